@@ -1,0 +1,68 @@
+"""Dice as report A defines it, and its summary over scans."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neurobento.labels import CLASS_COUNT
+
+__all__ = ["Summary", "class_dice", "mean_dice", "summarise"]
+
+
+def class_dice(
+    predicted: NDArray[np.uint8], reference: NDArray[np.uint8], classes: int = CLASS_COUNT
+) -> NDArray[np.float64]:
+    """Dice of every class, (C,) float64; NaN where neither map has the class.
+
+    2 |A and B| / (|A| + |B|), report A's equation 4.1.
+
+    >>> class_dice(np.array([0, 1, 1], np.uint8), np.array([0, 0, 1], np.uint8), 3).round(3)
+    array([0.667, 0.667,   nan])
+    """
+    a, b = predicted.ravel(), reference.ravel()
+    both = np.bincount(a[a == b], minlength=classes)
+    total = np.bincount(a, minlength=classes) + np.bincount(b, minlength=classes)
+    return np.divide(2.0 * both, total, out=np.full(classes, np.nan), where=total > 0)
+
+
+def mean_dice(predicted: NDArray[np.uint8], reference: NDArray[np.uint8]) -> float:
+    """Mean Dice of a scan over the labels present in either map, background included."""
+    return float(np.nanmean(class_dice(predicted, reference)))
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Scores of several scans.
+
+    Attributes
+    ----------
+    mean, sd
+        Over scans; the standard deviation is the sample's (n - 1).
+    low, high
+        95 % confidence interval of the mean, Student's t.
+    count
+        Scans.
+    """
+
+    mean: float
+    sd: float
+    low: float
+    high: float
+    count: int
+
+
+def summarise(scores: Sequence[float]) -> Summary:
+    """Mean, SD and confidence interval of scores; the interval needs two of them."""
+    from scipy.stats import t
+
+    values = np.asarray(scores, dtype=np.float64)
+    mean, count = float(values.mean()), len(values)
+    if count < 2:
+        return Summary(mean, float("nan"), float("nan"), float("nan"), count)
+    sd = float(values.std(ddof=1))
+    half = float(t.ppf(0.975, count - 1)) * sd / count**0.5
+    return Summary(mean, sd, mean - half, mean + half, count)

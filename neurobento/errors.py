@@ -1,0 +1,267 @@
+"""Every error neurobento raises on purpose, and the four parts of its message.
+
+NeuroBentoError
+├── ScanError                      the caller's scan cannot be used (HTTP 4xx)
+│   ├── UnreadableScan             the bytes are not a whole scan
+│   │   ├── UnknownFormat          neither NIfTI nor MGH
+│   │   ├── TruncatedScan          shorter than its header says
+│   │   ├── OverlongScan           longer than its header says
+│   │   └── CorruptCompression     the gzip stream is broken
+│   ├── OversizedScan              too large to be worth opening (HTTP 413)
+│   │   ├── FileTooLarge           bytes on disk
+│   │   ├── SuspiciousCompression  a gzip stream that inflates beyond reason
+│   │   └── TooManyVoxels          the grid is larger than the limit
+│   ├── UnsupportedScan            a whole scan, of a kind that is not handled
+│   │   ├── UnsupportedDimensions  not one 3D image, or an axis out of range
+│   │   ├── UnsupportedDatatype    colour, complex, or an unknown code
+│   │   └── NotOnNetworkGrid       level "none" was asked for another grid
+│   ├── DegenerateGeometry         the voxel grid has no usable place in the world
+│   │   ├── BadVoxelSize           not finite, not positive, or out of range
+│   │   ├── BadAffine              not finite or not invertible
+│   │   └── MissingOrientation     the header does not say where left is
+│   └── DegenerateIntensities      the voxels hold no image
+│       ├── EmptyScan              all zero
+│       ├── ConstantScan           one value everywhere
+│       └── NotFiniteScan          no finite voxel
+├── PreprocessingError             a step failed on a scan that could be read
+│   ├── SkullStrippingUnavailable  ROBEX does not run on this platform
+│   ├── SkullStrippingFailed       ROBEX ended with an error or an empty brain
+│   └── PreprocessingTimeout       a step outlived its time limit
+├── ModelError                     a model cannot be used
+│   ├── ModelNotFound              no model of that name
+│   ├── SpecMismatch               the files do not match spec.json
+│   ├── EngineMismatch             an engine was built for something else
+│   ├── ParityFailure              an export disagrees with the network it came from
+│   └── BackendUnavailable         the backend asked for is not installed here
+└── ConfigError                    an option or configuration file is wrong
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = [
+    "BackendUnavailable",
+    "BadAffine",
+    "BadVoxelSize",
+    "ConfigError",
+    "ConstantScan",
+    "CorruptCompression",
+    "DegenerateGeometry",
+    "DegenerateIntensities",
+    "EmptyScan",
+    "EngineMismatch",
+    "FileTooLarge",
+    "MissingOrientation",
+    "ModelError",
+    "ModelNotFound",
+    "NeuroBentoError",
+    "NotFiniteScan",
+    "NotOnNetworkGrid",
+    "OverlongScan",
+    "OversizedScan",
+    "ParityFailure",
+    "PreprocessingError",
+    "PreprocessingTimeout",
+    "ScanError",
+    "SkullStrippingFailed",
+    "SkullStrippingUnavailable",
+    "SpecMismatch",
+    "SuspiciousCompression",
+    "TooManyVoxels",
+    "TruncatedScan",
+    "UnknownFormat",
+    "UnreadableScan",
+    "UnsupportedDatatype",
+    "UnsupportedDimensions",
+    "UnsupportedScan",
+]
+
+
+class NeuroBentoError(Exception):
+    """Base of all errors; its message says what was expected, what was found and what to do.
+
+    Parameters
+    ----------
+    expected, found, remedy
+        Three of the four parts of the message. None of them may repeat voxel
+        values, header text or file names: these parts reach logs and clients.
+    subject
+        The fourth part: the file or option concerned, for a person at the
+        terminal. It is left out of `public_message`.
+    """
+
+    def __init__(
+        self, *, expected: str, found: str, remedy: str, subject: str | None = None
+    ) -> None:
+        self.expected = expected
+        self.found = found
+        self.remedy = remedy
+        self.subject = subject
+        super().__init__(self.message)
+
+    @property
+    def message(self) -> str:
+        """The whole message, subject first."""
+        return f"{self.subject}: {self.public_message}" if self.subject else self.public_message
+
+    @property
+    def public_message(self) -> str:
+        """The message without the subject, fit for logs and for a client."""
+        return f"expected {self.expected}; found {self.found}. {self.remedy}"
+
+    @property
+    def parts(self) -> dict[str, str | None]:
+        """The four parts by name, enough to build the same error elsewhere."""
+        return {
+            "expected": self.expected,
+            "found": self.found,
+            "remedy": self.remedy,
+            "subject": self.subject,
+        }
+
+    def about(self, subject: str) -> NeuroBentoError:
+        """The same error with its subject named."""
+        return type(self)(**{**self.parts, "subject": subject})  # type: ignore[arg-type]
+
+    def __str__(self) -> str:
+        return self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.parts)
+
+
+def _rebuild(kind: type[NeuroBentoError], parts: dict[str, str]) -> NeuroBentoError:
+    return kind(**parts)
+
+
+class ScanError(NeuroBentoError):
+    """The caller's scan cannot be used."""
+
+
+class UnreadableScan(ScanError):
+    """The bytes are not a whole scan."""
+
+
+class UnknownFormat(UnreadableScan):
+    """The file is neither NIfTI nor MGH."""
+
+
+class TruncatedScan(UnreadableScan):
+    """The file is shorter than its header says."""
+
+
+class OverlongScan(UnreadableScan):
+    """The file is longer than its header says."""
+
+
+class CorruptCompression(UnreadableScan):
+    """The gzip stream is broken."""
+
+
+class OversizedScan(ScanError):
+    """The scan is too large to be worth opening."""
+
+
+class FileTooLarge(OversizedScan):
+    """The file has more bytes than the limit."""
+
+
+class SuspiciousCompression(OversizedScan):
+    """The gzip stream inflates beyond what a scan does."""
+
+
+class TooManyVoxels(OversizedScan):
+    """The grid has more voxels than the limit."""
+
+
+class UnsupportedScan(ScanError):
+    """A whole scan, of a kind that is not handled."""
+
+
+class UnsupportedDimensions(UnsupportedScan):
+    """The file does not hold one 3D image, or an axis is out of range."""
+
+
+class UnsupportedDatatype(UnsupportedScan):
+    """The voxels are colour, complex or of an unknown type."""
+
+
+class NotOnNetworkGrid(UnsupportedScan):
+    """Level "none" was asked for a scan that is not on the network grid."""
+
+
+class DegenerateGeometry(ScanError):
+    """The voxel grid has no usable place in the world."""
+
+
+class BadVoxelSize(DegenerateGeometry):
+    """A voxel size is not finite, not positive or out of range."""
+
+
+class BadAffine(DegenerateGeometry):
+    """The voxel-to-world affine is not finite or not invertible."""
+
+
+class MissingOrientation(DegenerateGeometry):
+    """The header does not say where left is."""
+
+
+class DegenerateIntensities(ScanError):
+    """The voxels hold no image."""
+
+
+class EmptyScan(DegenerateIntensities):
+    """All voxels are zero."""
+
+
+class ConstantScan(DegenerateIntensities):
+    """All voxels have one value."""
+
+
+class NotFiniteScan(DegenerateIntensities):
+    """No voxel has a finite value."""
+
+
+class PreprocessingError(NeuroBentoError):
+    """A preprocessing step failed on a scan that could be read."""
+
+
+class SkullStrippingUnavailable(PreprocessingError):
+    """ROBEX does not run on this platform."""
+
+
+class SkullStrippingFailed(PreprocessingError):
+    """ROBEX ended with an error or found no brain."""
+
+
+class PreprocessingTimeout(PreprocessingError):
+    """A preprocessing step outlived its time limit."""
+
+
+class ModelError(NeuroBentoError):
+    """A model cannot be used."""
+
+
+class ModelNotFound(ModelError):
+    """There is no model of that name."""
+
+
+class SpecMismatch(ModelError):
+    """The model's files do not match its spec.json."""
+
+
+class EngineMismatch(ModelError):
+    """A TensorRT engine was built for something else."""
+
+
+class ParityFailure(ModelError):
+    """An exported model disagrees with the network it came from."""
+
+
+class BackendUnavailable(ModelError):
+    """The backend asked for is not installed here."""
+
+
+class ConfigError(NeuroBentoError):
+    """An option or a configuration file is wrong."""

@@ -1,0 +1,154 @@
+"""The way between a scan's own voxel grid and the grid the networks see.
+
+Every step of preprocessing is an affine map of the voxel grid, so the way back
+is one affine map too. This is the only file that moves labels between grids.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["NETWORK_SHAPE", "Grid", "axis_codes", "voxel_sizes_mm"]
+
+NETWORK_SHAPE: tuple[int, int, int] = (91, 122, 123)
+"""Voxels of the network grid, RAS order (report A, section 3.4)."""
+
+Labels = NDArray[np.uint8]
+Affine = NDArray[np.float64]
+
+
+def voxel_sizes_mm(voxel_to_ras: Affine) -> tuple[float, float, float]:
+    """Edge lengths of a voxel in mm: the norms of the affine's columns.
+
+    >>> voxel_sizes_mm(np.diag([-2.0, 1.0, 0.5, 1.0]))
+    (2.0, 1.0, 0.5)
+    """
+    x, y, z = np.sqrt((np.asarray(voxel_to_ras)[:3, :3] ** 2).sum(axis=0))
+    return float(x), float(y), float(z)
+
+
+def axis_codes(voxel_to_ras: Affine) -> str:
+    """The anatomical direction in which each voxel axis grows, such as "RAS" or "LPS".
+
+    >>> axis_codes(np.diag([-1.0, 1.0, 1.0, 1.0]))
+    'LAS'
+    """
+    from nibabel.orientations import aff2axcodes
+
+    return "".join(aff2axcodes(voxel_to_ras))
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """A native voxel grid and the network grid laid over the same brain.
+
+    Attributes
+    ----------
+    native_shape
+        Voxels of the scan's own grid, (X, Y, Z).
+    native_voxel_to_ras
+        (4, 4) float64, native voxel index -> world RAS in mm.
+    network_voxel_to_ras
+        (4, 4) float64, network voxel index -> the same world. The network
+        itself is told an origin of zero (step 8); this affine keeps the truth.
+    network_shape
+        Voxels of the network grid.
+    """
+
+    native_shape: tuple[int, int, int]
+    native_voxel_to_ras: Affine
+    network_voxel_to_ras: Affine
+    network_shape: tuple[int, int, int] = NETWORK_SHAPE
+
+    @property
+    def network_from_native(self) -> Affine:
+        """(4, 4) float64, native voxel index -> network voxel index."""
+        return np.linalg.inv(self.network_voxel_to_ras) @ self.native_voxel_to_ras
+
+    def restore(self, network_labels: Labels) -> Labels:
+        """Labels on the native grid, uint8 (X, Y, Z): nearest neighbour, background outside.
+
+        Parameters
+        ----------
+        network_labels
+            uint8, shape `network_shape`.
+
+        Raises
+        ------
+        ValueError
+            The labels are not on the network grid.
+        """
+        _require_shape(network_labels, self.network_shape)
+        return _nearest(network_labels, self.network_from_native, self.native_shape)
+
+    def apply(self, native_labels: Labels) -> Labels:
+        """Labels on the network grid, uint8: the inverse of `restore`, nearest neighbour.
+
+        Raises
+        ------
+        ValueError
+            The labels are not on the native grid.
+        """
+        _require_shape(native_labels, self.native_shape)
+        return _nearest(native_labels, np.linalg.inv(self.network_from_native), self.network_shape)
+
+
+def _require_shape(labels: Labels, shape: tuple[int, int, int]) -> None:
+    if labels.shape != shape:
+        raise ValueError(f"expected labels of shape {shape}, found {labels.shape}")
+
+
+def _nearest(source: Labels, source_from_target: Affine, shape: tuple[int, int, int]) -> Labels:
+    """Sample `source` at the voxel nearest to every voxel of a target grid, zero outside."""
+    source_axis = _matching_axes(source_from_target)
+    if source_axis is not None:
+        return _nearest_along_axes(source, source_from_target, shape, source_axis)
+    from scipy.ndimage import affine_transform
+
+    sampled = affine_transform(
+        source,
+        source_from_target[:3, :3],
+        offset=source_from_target[:3, 3],
+        output_shape=shape,
+        order=0,
+        mode="grid-constant",
+        cval=0,
+        prefilter=False,
+    )
+    return np.asarray(sampled, dtype=np.uint8)
+
+
+def _matching_axes(source_from_target: Affine) -> tuple[int, int, int] | None:
+    """The source axis that each target axis runs along, or None where the grids are oblique."""
+    linear = np.abs(source_from_target[:3, :3])
+    source_axis = linear.argmax(axis=0)
+    rest = linear.copy()
+    rest[source_axis, np.arange(3)] = 0
+    # below a thousandth of a voxel over the longest axis the gate lets through
+    if len(set(source_axis)) < 3 or rest.max() * 512 >= 1e-3:
+        return None
+    return int(source_axis[0]), int(source_axis[1]), int(source_axis[2])
+
+
+def _nearest_along_axes(
+    source: Labels,
+    source_from_target: Affine,
+    shape: tuple[int, int, int],
+    source_axis: tuple[int, int, int],
+) -> Labels:
+    """The same sampling as three lists of indices, for grids that differ by flips and scales."""
+    aligned = source.transpose(source_axis)
+    target = np.zeros(shape, dtype=np.uint8)
+    source_index, target_index = [], []
+    for axis in range(3):
+        row = source_from_target[source_axis[axis]]
+        position = row[axis] * np.arange(shape[axis]) + row[3]
+        index = np.floor(position + 0.5).astype(np.intp)
+        inside = (index >= 0) & (index < aligned.shape[axis])
+        source_index.append(index[inside])
+        target_index.append(np.flatnonzero(inside))
+    target[np.ix_(*target_index)] = aligned[np.ix_(*source_index)]
+    return target

@@ -1,0 +1,117 @@
+"""The regions of the AAL atlas: what each class index stands for.
+
+Tzourio-Mazoyer et al., "Automated anatomical labeling of activations in SPM",
+NeuroImage 2002. Class indices, codes and names are those of `aal.nii.txt` in
+Debian's mricron-data; "Cerebelum" is the atlas's own spelling.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import resources
+from typing import Literal
+
+__all__ = ["CLASS_COUNT", "Region", "RegionTable", "aal116"]
+
+CLASS_COUNT = 117
+"""116 regions and the background, class index 0."""
+
+Side = Literal["left", "right", "midline"]
+
+
+@dataclass(frozen=True)
+class Region:
+    """One named AAL region.
+
+    Attributes
+    ----------
+    class_index
+        1..116, the value of its voxels.
+    aal_code
+        The atlas's own number, such as 2001.
+    name
+        The atlas's own name, such as "Precentral_L".
+    side, lobe
+        Where it lies; the vermis is on the midline.
+    colour
+        "#rrggbb", for pictures and look-up tables.
+    """
+
+    class_index: int
+    aal_code: int
+    name: str
+    side: Side
+    lobe: str
+    colour: str
+
+    @property
+    def rgb(self) -> tuple[int, int, int]:
+        """Red, green, blue, 0..255."""
+        value = int(self.colour[1:], 16)
+        return value >> 16, value >> 8 & 255, value & 255
+
+
+@dataclass(frozen=True)
+class RegionTable:
+    """All regions in order of class index.
+
+    Attributes
+    ----------
+    regions
+        Class index 1 first.
+    sha256
+        Of the table's file; a model's spec names it.
+    """
+
+    regions: tuple[Region, ...]
+    sha256: str
+
+    def __iter__(self) -> Iterator[Region]:
+        return iter(self.regions)
+
+    def __len__(self) -> int:
+        return len(self.regions)
+
+    def __getitem__(self, class_index: int) -> Region:
+        if not 1 <= class_index <= len(self.regions):
+            raise KeyError(f"class index {class_index} is not in 1..{len(self.regions)}")
+        return self.regions[class_index - 1]
+
+    def opposite(self, region: Region) -> Region | None:
+        """The same region on the other side, or None on the midline."""
+        if region.side == "midline":
+            return None
+        other = "_R" if region.side == "left" else "_L"
+        return next(r for r in self.regions if r.name == region.name[:-2] + other)
+
+    def lookup_tsv(self) -> str:
+        """BIDS look-up table: index, name, color, then the AAL code, side and lobe."""
+        lines = ["index\tname\tcolor\taal_code\tside\tlobe"]
+        lines.append("0\tBackground\t#000000\t0\tn/a\tn/a")
+        lines += [
+            f"{r.class_index}\t{r.name}\t{r.colour}\t{r.aal_code}\t{r.side}\t{r.lobe}" for r in self
+        ]
+        return "\n".join(lines) + "\n"
+
+
+@functools.cache
+def aal116() -> RegionTable:
+    """The table in `data/aal116.tsv`."""
+    data = resources.files("neurobento").joinpath("data/aal116.tsv").read_bytes()
+    rows = csv.DictReader(data.decode().splitlines(), delimiter="\t")
+    regions = tuple(
+        Region(
+            int(row["class_index"]),
+            int(row["aal_code"]),
+            row["name"],
+            row["side"],  # type: ignore[arg-type]
+            row["lobe"],
+            row["colour"],
+        )
+        for row in rows
+    )
+    return RegionTable(regions, hashlib.sha256(data).hexdigest())

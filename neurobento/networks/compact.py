@@ -1,0 +1,195 @@
+"""The compact network: a residual U-Net at half resolution with a sub-pixel head.
+
+The image enters as 2 x 2 x 2 blocks, so nothing of it is lost to the stride.
+At the end every block answers for its eight voxels: the features are
+interpolated to each of the eight positions, refined there together with the
+block's own intensities, and classified. One position at a time is enough: in
+training one or two are drawn at random each step, in the exported graph all
+eight follow each other, so 117 logits never stand for the whole image at once.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from neurobento.geometry import NETWORK_SHAPE
+from neurobento.labels import CLASS_COUNT
+
+__all__ = ["Compact", "compact"]
+
+POSITIONS = tuple(itertools.product((0, 1), repeat=3))
+"""The eight voxels of a block, (x, y, z) offsets."""
+
+
+def compact() -> Compact:
+    """The default network: widths 32-64-128-192, 117 classes."""
+    return Compact(widths=(32, 64, 128, 192), head_width=48)
+
+
+class Compact(nn.Module):
+    """Class logits of an image on the network grid.
+
+    Parameters
+    ----------
+    widths
+        Channels at 1/2, 1/4, 1/8 ... of the resolution. Multiples of 32 run
+        at twice the speed of others on CPUs with bf16 dot products.
+    head_width
+        Channels of the sub-pixel head.
+    classes
+        Logits for each voxel.
+    shape
+        Voxels of the image.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        head_width: int,
+        classes: int = CLASS_COUNT,
+        shape: tuple[int, int, int] = NETWORK_SHAPE,
+    ) -> None:
+        super().__init__()
+        self.shape = shape
+        self.divisor = 2 ** len(widths)
+        self.register_buffer("places", self._places(), persistent=False)
+        self.stem = _Conv(8 + 3, widths[0])
+        self.encoder = nn.ModuleList(_Residual(w, 1 if i == 0 else 2) for i, w in enumerate(widths))
+        self.down = nn.ModuleList(_Conv(a, b, stride=2) for a, b in itertools.pairwise(widths))
+        self.up = nn.ModuleList(nn.Conv3d(b, a, 1) for a, b in itertools.pairwise(widths))
+        self.decoder = nn.ModuleList(_Residual(w, 1) for w in widths[:-1])
+        self.refine = nn.Conv3d(widths[0] + 8, head_width * len(POSITIONS), 1)
+        self.classify = nn.Conv3d(head_width, classes, 1)
+
+    @property
+    def padded_shape(self) -> tuple[int, int, int]:
+        """The image's shape rounded up to what the strides need."""
+        x, y, z = (-(-n // self.divisor) * self.divisor for n in self.shape)
+        return x, y, z
+
+    def _places(self) -> Tensor:
+        """(1, 3, X/2, Y/2, Z/2): where each block lies, -1..1 along each axis.
+
+        The network grid is the brain's bounding box, so a place in it says
+        much about the region.
+        """
+        axes = [torch.linspace(-1, 1, n // 2) for n in self.padded_shape]
+        return torch.stack(torch.meshgrid(*axes, indexing="ij"))[None]
+
+    def features(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Features and intensities of each block: (N, C, ...) and (N, 8, X/2, Y/2, Z/2)."""
+        x, y, z = (m - n for n, m in zip(self.shape, self.padded_shape, strict=True))
+        blocks = _to_blocks(F.pad(image, (0, z, 0, y, 0, x)))
+        places = self.places.expand(image.shape[0], -1, -1, -1, -1).to(image.dtype)
+        x = self.stem(torch.cat([blocks, places], dim=1))
+        skips = []
+        for i, stage in enumerate(self.encoder):
+            x = stage(x if i == 0 else self.down[i - 1](x))
+            skips.append(x)
+        for i in reversed(range(len(self.decoder))):
+            x = F.interpolate(self.up[i](x), scale_factor=2.0, mode="trilinear")
+            x = self.decoder[i](x + skips[i])
+        return x, blocks
+
+    def _classify(self, features: Tensor, blocks: Tensor, position: int) -> Tensor:
+        """Logits of the voxel at one position, from features interpolated there."""
+        width = self.classify.in_channels
+        rows = slice(position * width, (position + 1) * width)
+        x = torch.cat([features, blocks], dim=1)
+        x = F.conv3d(x, self.refine.weight[rows], self.refine.bias[rows])
+        logits: Tensor = self.classify(F.leaky_relu(x, 0.01))
+        return logits
+
+    def _each_position(self, features: Tensor, blocks: Tensor) -> Iterator[Tensor]:
+        """Logits (N, classes, X/2, Y/2, Z/2) of each of a block's voxels, as in `POSITIONS`."""
+        position = 0
+        for a in (0, 1):
+            along_x = _interpolate(features, 2, a)
+            for b in (0, 1):
+                along_y = _interpolate(along_x, 3, b)
+                for c in (0, 1):
+                    yield self._classify(_interpolate(along_y, 4, c), blocks, position)
+                    position += 1
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits (N, classes, X, Y, Z) of an image (N, 1, X, Y, Z) in [0, 1]."""
+        return self._crop(_from_blocks(list(self._each_position(*self.features(image)))))
+
+    def labels(self, image: Tensor) -> Tensor:
+        """Labels (N, X, Y, Z) uint8 of an image: the class of the largest logit."""
+        positions = self._each_position(*self.features(image))
+        best = [logits.argmax(dim=1, keepdim=True).to(torch.uint8) for logits in positions]
+        return self._crop(_from_blocks(best))[:, 0]
+
+    def sampled_logits(self, image: Tensor, labels: Tensor, position: int) -> tuple[Tensor, Tensor]:
+        """Logits and labels of one voxel of every block: an eighth of `forward`, for training.
+
+        Returns (V, C) and (V,) int64, the voxels beyond the image left out.
+        """
+        features, blocks = self.features(image)
+        starts = POSITIONS[position]
+        for axis, side in enumerate(starts, start=2):
+            features = _interpolate(features, axis, side)
+        a, b, c = (len(range(s, n, 2)) for s, n in zip(starts, self.shape, strict=True))
+        logits = self._classify(features[:, :, :a, :b, :c], blocks[:, :, :a, :b, :c], position)
+        chosen = labels[(slice(None), *(slice(s, None, 2) for s in starts))]
+        return logits.permute(0, 2, 3, 4, 1).flatten(0, 3), chosen.flatten().long()
+
+    def _crop(self, x: Tensor) -> Tensor:
+        a, b, c = self.shape
+        return x[..., :a, :b, :c]
+
+
+class _Conv(nn.Sequential):
+    """3 x 3 x 3 convolution, instance norm, leaky ReLU."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__(
+            nn.Conv3d(inputs, outputs, 3, stride=stride, padding=1, bias=False),
+            nn.InstanceNorm3d(outputs, affine=True),
+            nn.LeakyReLU(0.01, inplace=True),
+        )
+
+
+class _Residual(nn.Module):
+    """`depth` convolutions whose sum with the input goes on."""
+
+    def __init__(self, width: int, depth: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(*(_Conv(width, width) for _ in range(depth)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)
+
+
+def _to_blocks(image: Tensor) -> Tensor:
+    """(N, 1, X, Y, Z) -> (N, 8, X/2, Y/2, Z/2), positions in the order of `POSITIONS`."""
+    return torch.cat([image[:, :, a::2, b::2, c::2] for a, b, c in POSITIONS], dim=1)
+
+
+def _from_blocks(parts: Sequence[Tensor]) -> Tensor:
+    """Eight (N, C, X/2, Y/2, Z/2) -> (N, C, X, Y, Z): the inverse of `_to_blocks`."""
+    n, c, x, y, z = parts[0].shape
+    stacked = torch.stack(list(parts), dim=-1).reshape(n, c, x, y, z, 2, 2, 2)
+    return stacked.permute(0, 1, 2, 5, 3, 6, 4, 7).reshape(n, c, 2 * x, 2 * y, 2 * z)
+
+
+def _interpolate(features: Tensor, axis: int, side: int) -> Tensor:
+    """Block features at the first (0) or second (1) voxel of each block along one axis.
+
+    A voxel's centre lies a quarter block from its block's: three parts of that
+    block and one of the neighbour, as trilinear upsampling by two has it.
+    """
+    size = features.shape[axis]
+    if side == 0:
+        ends = features.narrow(axis, 0, 1), features.narrow(axis, 0, size - 1)
+    else:
+        ends = features.narrow(axis, 1, size - 1), features.narrow(axis, size - 1, 1)
+    neighbours = torch.cat(ends, dim=axis)
+    # not torch.lerp: its export adds a selection that costs as much again
+    return torch.add(features, neighbours - features, alpha=0.25)

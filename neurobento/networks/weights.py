@@ -1,0 +1,55 @@
+"""The network inside a checkpoint of `training.train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from neurobento.errors import ConfigError
+from neurobento.networks import build
+
+__all__ = ["CHECKPOINT_FORMAT", "load_network", "read_values"]
+
+CHECKPOINT_FORMAT = 1
+
+
+def read_values(path: Path) -> dict[str, Any]:
+    """The values in a checkpoint; nothing in it is executed (`weights_only`).
+
+    Raises
+    ------
+    ConfigError
+        The file is not a checkpoint of this format.
+    """
+    import pickle
+
+    import torch
+
+    try:
+        values: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        if values.pop("format") != CHECKPOINT_FORMAT:
+            raise KeyError("format")
+    except (KeyError, TypeError, AttributeError, RuntimeError, pickle.UnpicklingError) as error:
+        raise ConfigError(
+            subject=str(path),
+            expected=f"a checkpoint of format {CHECKPOINT_FORMAT}",
+            found=type(error).__name__,
+            remedy="Give a file that `python -m training.train` wrote.",
+        ) from None
+    return values
+
+
+def load_network(path: Path) -> nn.Module:
+    """The network of a checkpoint with its averaged weights, in evaluation mode.
+
+    Raises
+    ------
+    ConfigError
+        The file is not a checkpoint of this format.
+    """
+    values = read_values(path)
+    network = build(values["recipe"]["network"])
+    network.load_state_dict(values["average"])
+    return network.eval()

@@ -1,0 +1,38 @@
+"""Arrays with a RAS affine as ANTs images and back; ANTs counts world axes as LPS."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neurobento.geometry import voxel_sizes_mm
+
+__all__ = ["to_ants"]
+
+RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
+
+
+def to_ants(array: NDArray[Any], voxel_to_ras: NDArray[np.float64]) -> Any:
+    """The ANTs image (float32) of an array.
+
+    Parameters
+    ----------
+    array
+        (X, Y, Z), any real type.
+    voxel_to_ras
+        (4, 4), voxel index -> world RAS in mm. Shear is dropped: an ANTs
+        direction is a rotation.
+    """
+    import ants
+
+    spacing = voxel_sizes_mm(voxel_to_ras)
+    direction = RAS_TO_LPS @ voxel_to_ras[:3, :3] / spacing
+    u, _, vt = np.linalg.svd(direction)
+    return ants.from_numpy(
+        np.ascontiguousarray(array, dtype=np.float32),
+        origin=tuple(float(v) for v in RAS_TO_LPS @ voxel_to_ras[:3, 3]),
+        spacing=spacing,
+        direction=u @ vt,
+    )

@@ -1,0 +1,180 @@
+"""The nine steps one after the other, each timed; see the package for the list."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neurobento.errors import NotOnNetworkGrid, SkullStrippingFailed
+from neurobento.geometry import NETWORK_SHAPE, Grid, axis_codes
+from neurobento.preprocessing.bias_correction import correct_bias
+from neurobento.preprocessing.levels import Level
+from neurobento.preprocessing.skull_stripping import extract_brain
+from neurobento.scan import Scan
+
+__all__ = ["Preprocessed", "preprocess"]
+
+SKULL_STRIPPING_LIMIT_S = 600.0
+
+Progress = Callable[[str], None]
+"""Called with a step's name when the step begins."""
+
+
+@dataclass(frozen=True, eq=False)
+class Preprocessed:
+    """What the network sees of a scan, and the way back.
+
+    Attributes
+    ----------
+    image
+        `NETWORK_SHAPE` float32 in [0, 1], RAS, zero outside the brain.
+    grid
+        The native grid and the network grid over the same world.
+    seconds
+        Step name -> wall-clock seconds, in the order they ran.
+    """
+
+    image: NDArray[np.float32]
+    grid: Grid
+    seconds: dict[str, float]
+
+
+def preprocess(
+    scan: Scan,
+    level: Level = "full",
+    *,
+    progress: Progress | None = None,
+    skull_stripping_limit_s: float = SKULL_STRIPPING_LIMIT_S,
+) -> Preprocessed:
+    """The scan on the network grid.
+
+    Parameters
+    ----------
+    scan
+        A T1-weighted scan in its own space.
+    level
+        How much there is to do; see `Level`.
+    progress
+        Told each step as it begins.
+    skull_stripping_limit_s
+        Seconds that ROBEX may take.
+
+    Raises
+    ------
+    PreprocessingError
+        Skull stripping is not possible here, failed, or took too long.
+    NotOnNetworkGrid
+        Level `none` and a scan that is not 91 x 122 x 123, RAS, in [0, 1].
+    """
+    clock = _Clock(progress)
+    if level == "none":
+        return _as_it_is(scan, clock)
+    array = scan.array
+    if level == "full":
+        with clock("skull_stripping"):
+            brain = extract_brain(array, scan.voxel_to_ras, time_limit_s=skull_stripping_limit_s)
+    else:
+        brain = array > 0
+        _require_stripped(brain)
+    with clock("bias_correction"):
+        array = correct_bias(np.where(brain, array, 0), brain, scan.voxel_to_ras)
+    image, network_voxel_to_ras = _monai_steps(array, scan.voxel_to_ras, clock)
+    return Preprocessed(
+        image, Grid(scan.shape, scan.voxel_to_ras, network_voxel_to_ras), clock.seconds
+    )
+
+
+class _Clock:
+    """Times named steps and tells the caller when each begins."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self.seconds: dict[str, float] = {}
+        self._progress = progress
+
+    @contextmanager
+    def __call__(self, step: str) -> Iterator[None]:
+        if self._progress is not None:
+            self._progress(step)
+        start = time.perf_counter()
+        yield
+        self.seconds[step] = time.perf_counter() - start
+
+
+def _monai_steps(
+    array: NDArray[np.float32], voxel_to_ras: NDArray[np.float64], clock: _Clock
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Steps 3 to 9: the network's image and where it truly lies in the world."""
+    import torch
+    from monai.data.meta_tensor import MetaTensor
+    from monai.transforms import (
+        CropForeground,
+        HistogramNormalize,
+        Orientation,
+        Resize,
+        ScaleIntensity,
+        Spacing,
+    )
+
+    from neurobento.preprocessing.origin import SetOriginToZeroWithANTs
+
+    steps: dict[str, Callable[[Any], Any]] = {
+        "spacing": Spacing(pixdim=(1.0, 1.0, 1.0), mode="bilinear", padding_mode="border"),
+        "orientation": Orientation(axcodes="RAS", labels=(("L", "R"), ("P", "A"), ("I", "S"))),
+        "histogram_normalize": HistogramNormalize(),
+        "scale_intensity": ScaleIntensity(minv=0.0, maxv=1.0),
+        "crop_foreground": CropForeground(),
+        "set_origin_to_zero": SetOriginToZeroWithANTs(),
+        "resize": Resize(spatial_size=NETWORK_SHAPE, mode="area"),
+    }
+    image: Any = MetaTensor(torch.from_numpy(array[None].copy()), affine=torch.tensor(voxel_to_ras))
+    cropped_voxel_to_ras, cropped_shape = voxel_to_ras, array.shape
+    for name, step in steps.items():
+        with clock(name):
+            image = step(image)
+        if name == "crop_foreground":
+            cropped_voxel_to_ras = image.affine.numpy().astype(np.float64)
+            cropped_shape = tuple(image.shape[1:])
+    on_network = image.as_tensor()[0].numpy().astype(np.float32)
+    return np.clip(on_network, 0, 1), _resized(cropped_voxel_to_ras, cropped_shape)
+
+
+def _resized(voxel_to_ras: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """The affine after step 9: the field of view stays, so voxel edges align, not centres."""
+    factor = np.array(shape) / np.array(NETWORK_SHAPE)
+    resize = np.diag([*factor, 1.0])
+    resize[:3, 3] = (factor - 1) / 2
+    return voxel_to_ras @ resize
+
+
+def _require_stripped(brain: NDArray[np.bool_]) -> None:
+    if not brain.any():
+        raise SkullStrippingFailed(
+            expected="a brain of positive voxels on a background of zero",
+            found="no positive voxel",
+            remedy="Level `stripped` takes scans whose skull was removed; check the scan.",
+        )
+
+
+def _as_it_is(scan: Scan, clock: _Clock) -> Preprocessed:
+    """Level `none`: the image is what an earlier run put on the network grid."""
+    with clock("check"):
+        low, high = float(scan.array.min()), float(scan.array.max())
+        codes = axis_codes(scan.voxel_to_ras)
+        # a float image that was stored with fewer bits may overshoot a little
+        in_range = low >= 0 and high <= 1.001
+        if scan.shape != NETWORK_SHAPE or codes != "RAS" or not in_range:
+            shape = " x ".join(str(n) for n in scan.shape)
+            inside = "inside" if in_range else "outside"
+            raise NotOnNetworkGrid(
+                expected=" x ".join(str(n) for n in NETWORK_SHAPE) + " voxels, RAS, in [0, 1]",
+                found=f"{shape} voxels, {codes}, values {inside} [0, 1]",
+                remedy="Use the preprocessing level `full`, or `stripped` if the skull is gone.",
+            )
+    grid = Grid(scan.shape, scan.voxel_to_ras, scan.voxel_to_ras)
+    return Preprocessed(np.clip(scan.array, 0, 1), grid, clock.seconds)

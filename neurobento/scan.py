@@ -1,0 +1,336 @@
+"""A T1-weighted scan in memory, and the gate that every file passes before it is opened.
+
+The gate reads at most one header before it decides; nothing is decompressed or
+allocated on a file's word alone. Formats: NIfTI-1 and NIfTI-2 (single file,
+plain or gzip) and FreeSurfer MGH/MGZ, told apart by content, not by name.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from neurobento.errors import (
+    ConstantScan,
+    CorruptCompression,
+    EmptyScan,
+    FileTooLarge,
+    NeuroBentoError,
+    NotFiniteScan,
+    OverlongScan,
+    ScanError,
+    SuspiciousCompression,
+    TruncatedScan,
+)
+from neurobento.geometry import axis_codes, voxel_sizes_mm
+from neurobento.scan_header import (
+    HEADER_BYTES,
+    NativeSpace,
+    ScanHeader,
+    ScanLimits,
+    parse_header,
+    space_of,
+)
+
+__all__ = [
+    "NativeSpace",
+    "Scan",
+    "ScanLimits",
+    "label_bytes",
+    "read_scan",
+    "space_of",
+    "write_labels",
+    "write_whole",
+]
+
+CHUNK_BYTES = 1 << 20
+GZIP_MAGIC = b"\x1f\x8b"
+TRAILING_BYTES = 1 << 20
+"""Bytes allowed behind the voxels: MGH keeps scan parameters and tags there."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """Voxels and their place in the world.
+
+    Attributes
+    ----------
+    array
+        (X, Y, Z) float32, read-only, finite, in the scanner's own units.
+    space
+        The grid the voxels stand on.
+    """
+
+    array: NDArray[np.float32]
+    space: NativeSpace
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels, (X, Y, Z)."""
+        return self.space.shape
+
+    @property
+    def voxel_to_ras(self) -> NDArray[np.float64]:
+        """(4, 4) float64, voxel index -> world RAS in mm."""
+        return self.space.voxel_to_ras
+
+    @property
+    def voxel_sizes_mm(self) -> tuple[float, float, float]:
+        """Edge lengths of a voxel in mm."""
+        return voxel_sizes_mm(self.voxel_to_ras)
+
+    @property
+    def axis_codes(self) -> str:
+        """The anatomical direction in which each voxel axis grows, such as "RAS"."""
+        return axis_codes(self.voxel_to_ras)
+
+
+def read_scan(path: Path, limits: ScanLimits | None = None) -> Scan:
+    """The scan in a NIfTI or MGH file, after every check of the gate.
+
+    Parameters
+    ----------
+    path
+        `.nii`, `.nii.gz`, `.mgh` or `.mgz`; a 4D file with one volume is that volume.
+    limits
+        Bounds on what is accepted; the defaults are those of `ScanLimits`.
+
+    Raises
+    ------
+    ScanError
+        One of its leaves for each refusal, with `path` as its subject.
+    FileNotFoundError
+        There is no such file.
+    """
+    try:
+        return _read(path, limits or ScanLimits())
+    except ScanError as error:
+        raise error.about(str(path)) from None
+
+
+def _read(path: Path, limits: ScanLimits) -> Scan:
+    size = path.stat().st_size
+    if size > limits.max_file_bytes:
+        raise FileTooLarge(
+            expected=f"a file of at most {limits.max_file_bytes} bytes",
+            found=f"{size} bytes",
+            remedy="Send one T1 volume, not a series, and compress it with gzip.",
+        )
+    with path.open("rb") as file:
+        compressed = file.read(2) == GZIP_MAGIC
+        file.seek(0)
+        stream = _GzipStream(file, limits) if compressed else file
+        head = stream.read(HEADER_BYTES)
+        header = parse_header(head, limits)
+        if not compressed:
+            _check_length(size, header)
+        voxels = _read_voxels(stream, head, header)
+    return Scan(_as_finite_float32(voxels, header), header.space)
+
+
+def _check_length(found_bytes: int, header: ScanHeader) -> None:
+    """Refuse a file whose length is not what its header implies."""
+    if found_bytes < header.end_bytes:
+        raise _truncated(header.end_bytes, found_bytes)
+    if found_bytes > header.end_bytes + TRAILING_BYTES:
+        raise OverlongScan(
+            expected=f"about {header.end_bytes} bytes, as the header implies",
+            found="a longer file",
+            remedy="The header does not describe this file; write it again with the tool it "
+            "came from.",
+        )
+
+
+def _truncated(expected_bytes: int, found_bytes: int) -> NeuroBentoError:
+    return TruncatedScan(
+        expected=f"{expected_bytes} bytes, as the header implies",
+        found=f"{found_bytes} bytes",
+        remedy="The file is cut short; copy or download it again.",
+    )
+
+
+def _read_voxels(stream: BinaryIO | _GzipStream, head: bytes, header: ScanHeader) -> bytearray:
+    """The bytes of the voxels, read in pieces up to the length the header implies."""
+    data = bytearray(head[header.start_bytes :])
+    position = len(head)
+    while position < header.end_bytes:
+        piece = stream.read(min(CHUNK_BYTES, header.end_bytes - position))
+        if not piece:
+            raise _truncated(header.end_bytes, position)
+        skip = max(0, header.start_bytes - position)
+        data += piece[skip:]
+        position += len(piece)
+    if isinstance(stream, _GzipStream):
+        _check_length(position + len(stream.read(TRAILING_BYTES + 1)), header)
+    return data[: header.end_bytes - header.start_bytes]
+
+
+class _GzipStream:
+    """Decompressed bytes of a gzip file, counted as they come.
+
+    Several gzip members in a row are one stream (RFC 1952, section 2.2).
+    """
+
+    def __init__(self, file: BinaryIO, limits: ScanLimits) -> None:
+        self._file = file
+        self._limits = limits
+        self._inflate = zlib.decompressobj(wbits=31)
+        self._pending = b""
+        self._in_bytes = 0
+        self._out_bytes = 0
+
+    def read(self, size: int) -> bytes:
+        """Up to `size` decompressed bytes; fewer only at the end of the stream."""
+        out = bytearray()
+        while len(out) < size and not self._ended():
+            self._refill()
+            exhausted = not self._pending
+            try:
+                piece = self._inflate.decompress(self._pending, size - len(out))
+            except zlib.error:
+                raise _corrupt("a broken one") from None
+            self._pending = self._inflate.unconsumed_tail or self._inflate.unused_data
+            if exhausted and not piece and not self._inflate.eof:
+                raise _corrupt("one that ends early")
+            out += piece
+            self._count(len(piece))
+        return bytes(out)
+
+    def _refill(self, least: int = 1) -> None:
+        """Have that many compressed bytes at hand, unless the file has no more."""
+        if len(self._pending) < least:
+            piece = self._file.read(CHUNK_BYTES // 16)
+            self._pending += piece
+            self._in_bytes += len(piece)
+
+    def _ended(self) -> bool:
+        """Whether the last member is read; starts the next one where there is one."""
+        if not self._inflate.eof:
+            return False
+        self._refill(len(GZIP_MAGIC))
+        if not self._pending.startswith(GZIP_MAGIC):
+            return True
+        self._inflate = zlib.decompressobj(wbits=31)
+        return False
+
+    def _count(self, piece_bytes: int) -> None:
+        self._out_bytes += piece_bytes
+        allowed = self._limits.free_inflation_bytes + self._limits.max_gzip_ratio * self._in_bytes
+        if self._out_bytes > allowed:
+            raise SuspiciousCompression(
+                expected=f"a gzip stream that inflates at most {self._limits.max_gzip_ratio} times",
+                found="one that inflates more",
+                remedy="Send a real scan; a blank one holds nothing to parcellate.",
+            )
+
+
+def _corrupt(found: str) -> CorruptCompression:
+    return CorruptCompression(
+        expected="a whole gzip stream",
+        found=found,
+        remedy="Copy or download the file again; `gzip -t` tests it.",
+    )
+
+
+def _as_finite_float32(voxels: bytearray, header: ScanHeader) -> NDArray[np.float32]:
+    """Scaled voxels; what is not finite becomes zero, as background is."""
+    stored = np.frombuffer(voxels, dtype=header.datatype).reshape(header.space.shape, order="F")
+    with np.errstate(over="ignore", invalid="ignore"):
+        array = stored.astype(np.float32)
+        if (header.slope, header.intercept) != (1.0, 0.0):
+            array = array * np.float32(header.slope) + np.float32(header.intercept)
+    finite = np.isfinite(array)
+    if not finite.any():
+        raise NotFiniteScan(
+            expected="finite voxels",
+            found="NaN or infinity in every voxel",
+            remedy="Export the scan again; its voxels were lost.",
+        )
+    if not finite.all():
+        array[~finite] = 0
+    _check_contrast(array)
+    array.setflags(write=False)
+    return array
+
+
+def _check_contrast(array: NDArray[np.float32]) -> None:
+    low, high = float(array.min()), float(array.max())
+    if low == high == 0:
+        raise EmptyScan(
+            expected="a head",
+            found="zero in every voxel",
+            remedy="Export the scan again; its voxels were lost.",
+        )
+    if low == high:
+        raise ConstantScan(
+            expected="a head",
+            found="one value in every voxel",
+            remedy="Export the scan again; its voxels were lost.",
+        )
+
+
+def write_labels(
+    path: Path,
+    labels: NDArray[np.uint8],
+    space: NativeSpace,
+    *,
+    extension: bytes | None = None,
+) -> None:
+    """Write a label map beside its scan: `.nii.gz`, uint8, the scan's geometry to the bit.
+
+    Parameters
+    ----------
+    path
+        Where to; written whole or not at all.
+    labels
+        uint8, shape of `space`.
+    space
+        The scan's own grid.
+    extension
+        Text for a NIfTI comment extension (code 6), such as the region table.
+    """
+    write_whole(path, label_bytes(labels, space, extension=extension))
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def label_bytes(
+    labels: NDArray[np.uint8], space: NativeSpace, *, extension: bytes | None = None
+) -> bytes:
+    """The gzip NIfTI file that `write_labels` writes; equal input gives equal bytes.
+
+    Raises
+    ------
+    ValueError
+        The labels are not uint8 of the space's shape.
+    """
+    import gzip
+
+    if labels.shape != space.shape or labels.dtype != np.uint8:
+        raise ValueError(
+            f"expected uint8 labels of shape {space.shape}, found {labels.dtype} {labels.shape}"
+        )
+
+    header = space.header.copy()
+    header.set_data_dtype(np.uint8)
+    header["intent_code"] = 1002  # NIFTI_INTENT_LABEL
+    if extension is not None:
+        header.extensions.append(nib.nifti1.Nifti1Extension("comment", extension))
+    kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+    image = kind(labels, None, header)
+    # mtime 0 keeps the bytes a function of the labels alone
+    return gzip.compress(image.to_bytes(), compresslevel=6, mtime=0)

@@ -1,0 +1,152 @@
+"""Volumes of the regions, how the sides differ, and what looks implausible."""
+
+from __future__ import annotations
+
+import csv
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neurobento.labels import CLASS_COUNT, Region, aal116
+
+__all__ = ["BRAIN_RANGE_ML", "Flag", "RegionVolume", "brain_warnings", "measure", "volumes_tsv"]
+
+Flag = Literal["ok", "missing", "small", "large"]
+
+BRAIN_RANGE_ML = (500.0, 2000.0)
+"""All AAL regions of a head together: below, a child or a failure; above, a failure.
+AAL leaves out white matter and brain stem, so a brain of 1,200 ml has about 1,100 ml of labels
+here only where registration filled them."""
+
+PLAUSIBLE_SD = 4.0
+"""A region is flagged beyond this many standard deviations of the training labels' shares."""
+
+
+@dataclass(frozen=True)
+class RegionVolume:
+    """One region of one parcellation.
+
+    Attributes
+    ----------
+    region
+        Which.
+    voxels, volume_mm3
+        On the native grid.
+    share_percent
+        Of all labelled voxels.
+    asymmetry_percent
+        100 (left - right) / mean of both, of the pair this region belongs to;
+        None on the midline and where both sides are missing.
+    flag
+        "missing" without a voxel; "small" or "large" beyond the range of the
+        labels the networks learnt from.
+    """
+
+    region: Region
+    voxels: int
+    volume_mm3: float
+    share_percent: float
+    asymmetry_percent: float | None
+    flag: Flag
+
+
+def measure(
+    labels: NDArray[np.uint8], voxel_to_ras: NDArray[np.float64]
+) -> tuple[RegionVolume, ...]:
+    """The volumes of all 116 regions, in order of class index.
+
+    Parameters
+    ----------
+    labels
+        (X, Y, Z) uint8, class indices on the native grid.
+    voxel_to_ras
+        (4, 4), voxel index -> world RAS in mm; its determinant is a voxel's
+        volume in mm3.
+    """
+    voxel_mm3 = abs(float(np.linalg.det(voxel_to_ras[:3, :3])))
+    counts = np.bincount(labels.ravel(), minlength=CLASS_COUNT)
+    total = int(counts[1:].sum())
+    return tuple(_measure_region(region, counts, total, voxel_mm3) for region in aal116())
+
+
+def _measure_region(
+    region: Region, counts: NDArray[np.int64], total: int, voxel_mm3: float
+) -> RegionVolume:
+    voxels = int(counts[region.class_index])
+    share = 100 * voxels / total if total else 0.0
+    return RegionVolume(
+        region=region,
+        voxels=voxels,
+        volume_mm3=voxels * voxel_mm3,
+        share_percent=share,
+        asymmetry_percent=_asymmetry(region, counts),
+        flag=_flag(region, voxels, share),
+    )
+
+
+def _asymmetry(region: Region, counts: NDArray[np.int64]) -> float | None:
+    opposite = aal116().opposite(region)
+    if opposite is None:
+        return None
+    pair = sorted((region, opposite), key=lambda r: r.side)
+    left, right = (int(counts[r.class_index]) for r in pair)
+    return 200 * (left - right) / (left + right) if left + right else None
+
+
+def _flag(region: Region, voxels: int, share_percent: float) -> Flag:
+    if voxels == 0:
+        return "missing"
+    mean, sd = _reference_shares()[region.class_index]
+    if share_percent < mean - PLAUSIBLE_SD * sd:
+        return "small"
+    return "large" if share_percent > mean + PLAUSIBLE_SD * sd else "ok"
+
+
+@functools.cache
+def _reference_shares() -> dict[int, tuple[float, float]]:
+    """Class index -> mean and SD of the region's share in percent, over the training labels.
+
+    `python -m training.reference_shares` wrote the table.
+    """
+    text = resources.files("neurobento").joinpath("data/region_shares.tsv").read_text()
+    rows = csv.DictReader(text.splitlines(), delimiter="\t")
+    return {
+        int(row["class_index"]): (float(row["mean_percent"]), float(row["sd_percent"]))
+        for row in rows
+    }
+
+
+def brain_warnings(volumes: Sequence[RegionVolume]) -> list[str]:
+    """Sentences about what does not look like a brain; empty where all is plausible."""
+    warnings = []
+    total_ml = sum(v.volume_mm3 for v in volumes) / 1000
+    low, high = BRAIN_RANGE_ML
+    if not low <= total_ml <= high:
+        warnings.append(
+            f"the regions add up to {total_ml:.0f} ml, outside {low:.0f} to {high:.0f} ml: "
+            "check the preprocessing level and look at the overlay"
+        )
+    for flag in ("missing", "small", "large"):
+        names = [v.region.name for v in volumes if v.flag == flag]
+        if names:
+            warnings.append(f"{len(names)} region(s) {flag}: {', '.join(names)}")
+    return warnings
+
+
+def volumes_tsv(volumes: Sequence[RegionVolume]) -> str:
+    """The volumes as a table, one line a region."""
+    lines = [
+        "index\tname\tside\tlobe\tvoxels\tvolume_mm3\tshare_percent\tasymmetry_percent\tplausibility"
+    ]
+    for v in volumes:
+        asymmetry = "n/a" if v.asymmetry_percent is None else f"{v.asymmetry_percent:.2f}"
+        lines.append(
+            f"{v.region.class_index}\t{v.region.name}\t{v.region.side}\t{v.region.lobe}\t"
+            f"{v.voxels}\t{v.volume_mm3:.1f}\t{v.share_percent:.4f}\t{asymmetry}\t{v.flag}"
+        )
+    return "\n".join(lines) + "\n"

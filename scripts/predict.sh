@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Send a scan to the service and keep its parcellation.
+#   scripts/predict.sh -i scan.nii.gz -o parcellation.nii.gz [--preprocess] [-model compact]
+# NEUROBENTO_URL names the service (default http://127.0.0.1:3000).
+set -euo pipefail
+
+usage() {
+  echo "usage: $0 -i SCAN -o PARCELLATION [--preprocess] [-model NAME]" >&2
+  exit 2
+}
+
+input= output= preprocess=false model=compact
+while [ $# -gt 0 ]; do
+  case $1 in
+    -i | --input) input=${2:-}; shift 2 || usage ;;
+    -o | --output) output=${2:-}; shift 2 || usage ;;
+    -model | --model) model=${2:-}; shift 2 || usage ;;
+    --preprocess) preprocess=true; shift ;;
+    *) echo "unknown option: $1" >&2; usage ;;
+  esac
+done
+[ -n "$input" ] && [ -n "$output" ] || usage
+[ -f "$input" ] || { echo "no such file: $input" >&2; exit 1; }
+
+part=$(mktemp "$output.XXXXXX")
+trap 'rm -f "$part"' EXIT
+# the name goes unsaid: the service has no use for it
+status=$(curl --silent --show-error --request POST \
+  --header 'accept: application/gzip' \
+  --form "file=@\"$input\";filename=scan" \
+  --output "$part" --write-out '%{http_code}' \
+  "${NEUROBENTO_URL:-http://127.0.0.1:3000}/predict/?preprocessing=$preprocess&model=$model")
+if [ "$status" != 200 ]; then
+  cat "$part" >&2
+  echo >&2
+  exit 1
+fi
+chmod 644 "$part"
+mv "$part" "$output"

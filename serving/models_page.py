@@ -1,0 +1,40 @@
+"""`GET /v1/models`: which models answer, and how good they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from neurobento.spec import ModelSpec
+
+__all__ = ["describe_model", "models_app"]
+
+
+def describe_model(spec: ModelSpec) -> dict[str, Any]:
+    """What a client wants to know of a model."""
+    return {
+        "name": spec.name,
+        "version": spec.version,
+        "task": spec.task,
+        "network": spec.network,
+        "onnx_sha256": spec.onnx_sha256,
+        "input_shape": list(spec.input_shape),
+        "output_shape": list(spec.output_shape),
+        "classes": spec.classes,
+        "metrics": spec.metrics,
+    }
+
+
+def models_app(specs: Sequence[ModelSpec]) -> Starlette:
+    """The ASGI application to mount at /v1."""
+    models = {"models": [describe_model(spec) for spec in specs]}
+
+    async def answer(_: Request) -> JSONResponse:
+        return JSONResponse(models)
+
+    return Starlette(routes=[Route("/models", answer, methods=["GET"])])

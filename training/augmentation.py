@@ -1,0 +1,140 @@
+"""Random changes of an image and its labels that leave them a plausible pair.
+
+One resampling does rotation, scale, shift and two smooth random displacements
+together, on whatever device trains; MONAI's Rand3DElastic filters a full-size
+noise field instead, which on two cores takes longer than a training step
+(docs/decisions/0003-augmentation.md). The intensity changes follow.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from monai.transforms.transform import RandomizableTransform
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["Augmentation", "RandomIntensity", "RandomWarp", "augment"]
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How strong each random change is; zero turns one off.
+
+    Attributes
+    ----------
+    rotation_rad
+        Standard deviation of the angle about each axis.
+    scale
+        Standard deviation of the log scale along each axis.
+    shift
+        Standard deviation of the shift, as a share of half the grid.
+    displacement
+        Standard deviations of the displacement at the nodes of the coarse and
+        the fine grid, as a share of half the grid.
+    gamma
+        Standard deviation of the log exponent on intensities.
+    bias
+        Standard deviation of the log bias field at its 4 x 4 x 4 nodes.
+    noise
+        Largest standard deviation of Gaussian noise.
+    """
+
+    rotation_rad: float = 0.12
+    scale: float = 0.06
+    shift: float = 0.03
+    displacement: tuple[float, float] = (0.02, 0.01)
+    gamma: float = 0.2
+    bias: float = 0.15
+    noise: float = 0.04
+
+
+class RandomWarp(RandomizableTransform):
+    """A smooth random map of the grid, the same for image and labels.
+
+    Randomness comes from MONAI's `set_random_state`; the work runs where the
+    tensors are.
+    """
+
+    COARSE, FINE = (6, 8, 8), (12, 16, 16)
+
+    def __init__(self, strength: Augmentation) -> None:
+        super().__init__(prob=1.0)
+        self.strength = strength
+
+    def __call__(self, image: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Warped image (1, X, Y, Z) float and labels (X, Y, Z) uint8, zero beyond the edge."""
+        grid = self._grid(image.shape[1:], image.device)
+        moved = F.grid_sample(image[None], grid, mode="bilinear", align_corners=False)[0]
+        moved_labels = F.grid_sample(
+            labels[None, None].to(image.dtype), grid, mode="nearest", align_corners=False
+        )
+        return moved, moved_labels[0, 0].to(labels.dtype)
+
+    def _grid(self, shape: torch.Size, device: torch.device) -> Tensor:
+        """(1, X, Y, Z, 3) sampling positions, -1..1, last axis first as `grid_sample` wants."""
+        theta = torch.zeros(1, 3, 4)
+        theta[0, :, :3] = self._linear()
+        theta[0, :, 3] = self._normal((3,)) * self.strength.shift
+        grid = F.affine_grid(theta.to(device), [1, 1, *shape], align_corners=False)
+        for nodes, amount in zip((self.COARSE, self.FINE), self.strength.displacement, strict=True):
+            offsets = (self._normal((1, 3, *nodes)) * amount).to(device)
+            smooth = F.interpolate(offsets, size=tuple(shape), mode="trilinear", align_corners=True)
+            grid = grid + smooth.permute(0, 2, 3, 4, 1)
+        return grid
+
+    def _linear(self) -> Tensor:
+        a, b, c = (self._normal((3,)) * self.strength.rotation_rad).tolist()
+        generator = torch.tensor([[0.0, -c, b], [c, 0.0, -a], [-b, a, 0.0]])
+        scale = torch.exp(self._normal((3,)) * self.strength.scale)
+        return torch.linalg.matrix_exp(generator) * scale
+
+    def _normal(self, shape: tuple[int, ...]) -> Tensor:
+        return torch.from_numpy(self.R.standard_normal(shape)).float()
+
+
+class RandomIntensity(RandomizableTransform):
+    """Random gamma, bias field and noise inside the brain; the background stays zero."""
+
+    def __init__(self, strength: Augmentation) -> None:
+        super().__init__(prob=1.0)
+        self.strength = strength
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """The changed image (1, X, Y, Z), in [0, 1]."""
+        gamma = float(torch.exp(torch.tensor(self.R.standard_normal() * self.strength.gamma)))
+        nodes = torch.from_numpy(self.R.standard_normal((1, 1, 4, 4, 4))).float()
+        field = F.interpolate(
+            (nodes * self.strength.bias).to(image.device),
+            size=tuple(image.shape[1:]),
+            mode="trilinear",
+            align_corners=True,
+        )[0]
+        noise = torch.randn(
+            image.shape, generator=self._generator(image.device), device=image.device
+        )
+        level = float(self.R.uniform(0, self.strength.noise))
+        changed = image.clamp(0, 1) ** gamma * torch.exp(field) + level * noise
+        return changed.clamp(0, 1) * (image > 0)
+
+    def _generator(self, device: torch.device) -> torch.Generator:
+        return torch.Generator(device).manual_seed(int(self.R.randint(2**31)))
+
+
+def augment(
+    strength: Augmentation, seed: int, image: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor]:
+    """One random pair, a function of the seed alone.
+
+    Parameters
+    ----------
+    strength
+        How strong each change is.
+    seed
+        Two calls with one seed give one result.
+    image, labels
+        (1, X, Y, Z) float32 in [0, 1] and (X, Y, Z) uint8.
+    """
+    image, labels = RandomWarp(strength).set_random_state(seed)(image, labels)
+    return RandomIntensity(strength).set_random_state(seed + 1)(image), labels

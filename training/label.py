@@ -1,0 +1,266 @@
+"""Image and label pairs from T1 scans: preprocessing, then AAL by registration.
+
+    python -m training.label SCANS... -o PAIRS --level stripped
+
+Each scan NAME becomes four files in the folder given by -o:
+
+    NAME_image.nii.gz       what the network sees, float32 in [0, 1], 91 x 122 x 123
+    NAME_registered.nii.gz  AAL as registration left it, uint8, same grid
+    NAME_labels.nii.gz      the same after the clean-up: what networks learn
+    NAME.json               options, hashes and seconds; it is written last
+
+and `manifest.tsv` holds a line for each scan: seconds of every step, or the
+error. A scan whose NAME.json still matches its input, its options and its
+outputs is not done again; a failing scan does not stop the others.
+
+The work runs on Dask: two or more processes on this machine, or an existing
+cluster with `--scheduler tcp://HOST:8786`. dask-jobqueue starts such a cluster
+on SLURM and dask-kubernetes on Kubernetes; its workers need this package and
+the same paths.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from neurobento.errors import ConfigError, NeuroBentoError
+from neurobento.preprocessing import LEVELS, Level, preprocess
+from neurobento.preprocessing.threads import limit_threads
+from neurobento.scan import read_scan, write_whole
+from training.cleanup import CLEANUPS, Cleanup, clean_up
+from training.registration import find_atlas, register_atlas
+
+__all__ = ["Options", "label_all", "label_one", "main", "scan_name", "scan_paths"]
+
+SUFFIXES = (".nii.gz", ".nii", ".mgz", ".mgh")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What decides a pair besides its scan.
+
+    Attributes
+    ----------
+    level
+        Preprocessing level of the scans.
+    cleanup
+        What happens to the registered labels.
+    seed
+        Seed of the registration.
+    atlas
+        Folder of the atlas, or None for Debian's.
+    """
+
+    level: Level
+    cleanup: Cleanup = "gentle"
+    seed: int = 0
+    atlas: str | None = None
+
+
+def scan_paths(inputs: Sequence[Path]) -> list[Path]:
+    """The scans among files and folders, each once, in order of name.
+
+    Raises
+    ------
+    ConfigError
+        There is none, or two would have one name.
+    """
+    found = [p for path in inputs for p in (sorted(path.iterdir()) if path.is_dir() else [path])]
+    scans = sorted({p for p in found if p.name.endswith(SUFFIXES)})
+    names = [scan_name(p) for p in scans]
+    if not scans or len(set(names)) < len(names):
+        raise ConfigError(
+            subject=", ".join(str(path) for path in inputs),
+            expected=f"scans ({', '.join(SUFFIXES)}), each with a name of its own",
+            found="two with one name" if scans else "none",
+            remedy="Name scan files or folders that hold them.",
+        )
+    return scans
+
+
+def scan_name(path: Path) -> str:
+    """The file name without its suffix.
+
+    >>> scan_name(Path("sub-01_T1w.nii.gz"))
+    'sub-01_T1w'
+    """
+    return next(path.name.removesuffix(s) for s in SUFFIXES if path.name.endswith(s))
+
+
+def label_one(scan: Path, folder: Path, options: Options) -> dict[str, Any]:
+    """One scan's record: made now, or the earlier one where it still holds.
+
+    An error of the scan ends up in the record under "error"; it is not raised.
+    """
+    record_path = folder / f"{scan_name(scan)}.json"
+    try:
+        record = _earlier_record(record_path, scan, options)
+        if record is None:
+            record = _make_pair(scan, folder, options)
+            write_whole(record_path, json.dumps(record, indent=1).encode())
+        return record
+    # one scan must not stop a cohort, whatever a library raises over it
+    except Exception as error:
+        text = error.message if isinstance(error, NeuroBentoError) else repr(error)
+        return {"name": scan_name(scan), "status": "failed", "error": text, "seconds": {}}
+
+
+def _make_pair(scan_path: Path, folder: Path, options: Options) -> dict[str, Any]:
+    # a process does one scan at a time; more threads would only compete
+    limit_threads(1)
+    import torch
+
+    torch.set_num_threads(1)
+    name = scan_name(scan_path)
+    prepared = preprocess(read_scan(scan_path), options.level)
+    seconds = dict(prepared.seconds)
+    affine = prepared.grid.network_voxel_to_ras
+    with _timed(seconds, "registration"):
+        atlas = find_atlas(Path(options.atlas) if options.atlas else None)
+        registered = register_atlas(prepared.image, affine, atlas, seed=options.seed)
+    with _timed(seconds, "cleanup"):
+        labels = clean_up(registered, options.cleanup)
+    arrays = {"image": prepared.image, "registered": registered, "labels": labels}
+    outputs = {}
+    for kind, array in arrays.items():
+        path = folder / f"{name}_{kind}.nii.gz"
+        write_whole(path, gzip.compress(nib.Nifti1Image(array, affine).to_bytes(), 6, mtime=0))
+        outputs[path.name] = _sha256(path)
+    return {
+        "format": 1,
+        "name": name,
+        "status": "done",
+        "scan_sha256": _sha256(scan_path),
+        "options": asdict(options),
+        "outputs": outputs,
+        "regions": int(np.count_nonzero(np.bincount(labels.ravel(), minlength=117)[1:])),
+        "seconds": seconds,
+    }
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[step] = time.perf_counter() - start
+
+
+def _earlier_record(path: Path, scan: Path, options: Options) -> dict[str, Any] | None:
+    """The record of an earlier run, or None where scan, options or outputs differ from it."""
+    try:
+        record: dict[str, Any] = json.loads(path.read_text())
+        same = (
+            record["options"] == asdict(options)
+            and record["scan_sha256"] == _sha256(scan)
+            and all(_sha256(path.parent / n) == h for n, h in record["outputs"].items())
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return {**record, "status": "kept"} if same else None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def label_all(
+    scans: Sequence[Path],
+    folder: Path,
+    options: Options,
+    *,
+    workers: int,
+    scheduler: str | None = None,
+) -> list[dict[str, Any]]:
+    """The records of all scans, in their order; `manifest.tsv` is written beside the pairs.
+
+    Parameters
+    ----------
+    scans
+        What to label.
+    folder
+        Where to; made if it is not there.
+    options
+        What decides a pair besides its scan.
+    workers
+        Processes on this machine; ignored with a scheduler.
+    scheduler
+        Address of an existing Dask scheduler.
+    """
+    from dask.distributed import Client, LocalCluster, as_completed
+    from tqdm import tqdm
+
+    folder.mkdir(parents=True, exist_ok=True)
+    records: dict[str, dict[str, Any]] = {}
+    cluster = scheduler or LocalCluster(
+        n_workers=workers, threads_per_worker=1, dashboard_address="127.0.0.1:0"
+    )
+    with Client(cluster) as client, tqdm(total=len(scans), unit="scan") as bar:
+        futures = [
+            client.submit(label_one, scan.resolve(), folder.resolve(), options, pure=False)
+            for scan in scans
+        ]
+        for future in as_completed(futures):
+            record = future.result()
+            records[record["name"]] = record
+            bar.set_postfix_str(f"{record['name']} {record['status']}")
+            bar.update()
+    if not isinstance(cluster, str):
+        cluster.close()
+    ordered = [records[scan_name(scan)] for scan in scans]
+    write_whole(folder / "manifest.tsv", _manifest(ordered).encode())
+    return ordered
+
+
+def _manifest(records: Sequence[dict[str, Any]]) -> str:
+    steps = list(dict.fromkeys(step for record in records for step in record["seconds"]))
+    lines = ["\t".join(["name", "status", "regions", *(f"{s}_s" for s in steps), "error"])]
+    for record in records:
+        seconds = [f"{record['seconds'][s]:.2f}" if s in record["seconds"] else "" for s in steps]
+        error = " ".join(str(record.get("error", "")).split())
+        cells = [record["name"], record["status"], str(record.get("regions", "")), *seconds, error]
+        lines.append("\t".join(cells))
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; the exit status is 1 where a scan failed."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training.label", description=__doc__.split("\n")[0] if __doc__ else None
+    )
+    parser.add_argument("scans", nargs="+", type=Path, help="scan files, or folders of them")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the pairs")
+    parser.add_argument("--level", choices=LEVELS[:2], required=True)
+    parser.add_argument("--cleanup", choices=CLEANUPS, default="gentle")
+    parser.add_argument("--atlas", help="folder with aal.nii.gz and ch2bet.nii.gz")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the registration")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--scheduler", help="address of an existing Dask scheduler")
+    args = parser.parse_args(argv)
+    options = Options(args.level, args.cleanup, args.seed, args.atlas)
+    find_atlas(Path(args.atlas) if args.atlas else None)
+    records = label_all(
+        scan_paths(args.scans),
+        args.output,
+        options,
+        workers=args.workers,
+        scheduler=args.scheduler,
+    )
+    return 1 if any(record["status"] == "failed" for record in records) else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

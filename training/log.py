@@ -1,0 +1,76 @@
+"""What a run leaves to be read: CSV, TensorBoard events and a picture of the curves."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+
+__all__ = ["TrainingLog"]
+
+FIELDS = ("step", "seconds", "loss", "learning_rate", "validation_dice")
+
+
+class TrainingLog:
+    """Rows of `log.csv`, one a validation, and finer TensorBoard events.
+
+    Parameters
+    ----------
+    folder
+        The run's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.validations: list[dict[str, float]] = []
+        self._losses: list[float] = []
+        self._learning_rate = 0.0
+        self._events = SummaryWriter(str(folder))
+
+    def step(self, step: int, loss: float, learning_rate: float) -> None:
+        """Take note of one update."""
+        self._losses.append(loss)
+        self._learning_rate = learning_rate
+        self._events.add_scalar("loss", loss, step)
+        self._events.add_scalar("learning_rate", learning_rate, step)
+
+    def validation(self, step: int, seconds: float, dice: float) -> None:
+        """Take note of a validation; the loss beside it is the mean since the last one."""
+        loss = sum(self._losses) / max(1, len(self._losses))
+        self._losses.clear()
+        values = (float(step), seconds, loss, self._learning_rate, dice)
+        self.validations.append(dict(zip(FIELDS, values, strict=True)))
+        self._events.add_scalar("validation_dice", dice, step)
+        self._events.flush()
+        self._write()
+
+    def restore(self, step: int, history: list[dict[str, float]]) -> None:
+        """Go on from an earlier run's rows."""
+        self.validations = [dict(row) for row in history]
+        self._events.close()
+        self._events = SummaryWriter(str(self.folder), purge_step=step)
+
+    def _write(self) -> None:
+        with (self.folder / "log.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, FIELDS)
+            writer.writeheader()
+            writer.writerows(self.validations)
+
+    def draw(self) -> None:
+        """`curves.png`: training loss and validation Dice against the step."""
+        if not self.validations:
+            return
+        from matplotlib.figure import Figure
+
+        steps = [row["step"] for row in self.validations]
+        figure = Figure(figsize=(7, 4), layout="constrained")
+        left = figure.add_subplot()
+        left.plot(steps, [row["loss"] for row in self.validations], color="tab:blue")
+        left.set(xlabel="step", ylabel="training loss (Dice + cross-entropy)")
+        left.yaxis.label.set_color("tab:blue")
+        right = left.twinx()
+        right.plot(steps, [row["validation_dice"] for row in self.validations], color="tab:orange")
+        right.set(ylabel="validation Dice", ylim=(0, 1))
+        right.yaxis.label.set_color("tab:orange")
+        figure.savefig(self.folder / "curves.png", dpi=150)

@@ -7,7 +7,8 @@ Environment: NEUROBENTO_THREADS (of a scan's preprocessing and of a runner;
 default all cores), NEUROBENTO_PREPROCESSING_PROCESSES (scans prepared at the
 same time; default cores / threads), NEUROBENTO_BACKEND and
 NEUROBENTO_PRECISION (default auto), NEUROBENTO_TIMEOUT_S (of a request;
-default 1800), NEUROBENTO_MAX_BODY_BYTES (default 512 MiB).
+default 1800), NEUROBENTO_MAX_BODY_BYTES (default 512 MiB), NEUROBENTO_MODELS
+(folder of the models to serve; default models/).
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ TIMEOUT_S = int(os.environ.get("NEUROBENTO_TIMEOUT_S", 1800))
 MAX_BODY_BYTES = int(os.environ.get("NEUROBENTO_MAX_BODY_BYTES", 512 << 20))
 MAX_BATCH = 8
 
-SPECS = list_specs()
+MODELS = os.environ.get("NEUROBENTO_MODELS")
+
+SPECS = list_specs(Path(MODELS) if MODELS else None)
 
 DEPENDENCY: dict[str, Any] = {
     "workers": 1,
@@ -58,8 +61,8 @@ class Preprocessing:
         self.pool.warm_up()
 
     @bentoml.api
-    def prepare(self, path: str, level: str) -> Any:
-        """A `Prepared`, or the parts of an error."""
+    def prepare(self, path: str, level: str) -> dict[str, Any]:
+        """A prepared scan or an error, packed; see `serving.wire`."""
         return self.pool.prepare(Path(path), level)  # type: ignore[arg-type]
 
     @bentoml.on_shutdown
@@ -128,7 +131,7 @@ class NeuroBento(Runners):  # type: ignore[misc, valid-type]
     def predict(self, file: Path, *, ctx: bentoml.Context) -> Annotated[Path, ContentType(GZIP)]:
         """Report A's API: `?preprocessing=true|false&model=NAME[&space=network]`; gzip NIfTI."""
         options = Options.of_report(ctx.request.query_params, DEFAULT_MODEL)
-        return self.front.labels(file, options)
+        return self.front.labels(file, options)  # type: ignore[return-value]
 
     @bentoml.api(route="/v1/parcellation")
     @answered
@@ -145,7 +148,8 @@ class NeuroBento(Runners):  # type: ignore[misc, valid-type]
         `Accept: application/gzip`, the labels alone."""
         options = Options(model, preprocessing, space)
         wants_labels = GZIP in ctx.request.headers.get("accept", "")
-        return (self.front.labels if wants_labels else self.front.outputs)(file, options)
+        answer = self.front.labels if wants_labels else self.front.outputs
+        return answer(file, options)  # type: ignore[return-value]
 
 
 NeuroBento.add_asgi_middleware(Gate, max_body_bytes=MAX_BODY_BYTES)

@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from neurobento.command import run
 from neurobento.registry import ONNX_FILE, SPEC_FILE, Model, list_models, model_tag
 
 __all__ = ["main", "put_into_store"]
@@ -47,4 +48,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run(main, "export.to_bento"))

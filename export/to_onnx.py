@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from export.verify import read_images, verify
+from neurobento.command import run
 from neurobento.errors import ConfigError
 from neurobento.geometry import NETWORK_SHAPE
 from neurobento.networks.weights import load_network, read_values
@@ -65,6 +66,8 @@ def export_onnx(checkpoint: Path, onnx_path: Path) -> None:
         dynamo=True,
         verbose=False,
     )
+    if program is None:
+        raise RuntimeError("the exporter gave no program")
     model = program.model_proto
     _strip_notes(model.graph)
     onnx.save(model, onnx_path)
@@ -207,4 +210,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run(main, "export.to_onnx"))

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from neurobento.backends import BACKENDS, Images, Labels, open_backend
+from neurobento.command import run
 from neurobento.dice import class_dice
 from neurobento.errors import ConfigError, ParityFailure
 from neurobento.geometry import NETWORK_SHAPE
@@ -132,4 +133,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run(main, "export.verify"))

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from neurobento.errors import NeuroBentoError
+from neurobento.command import run
 from neurobento.preprocessing.levels import LEVELS
 from neurobento.preprocessing.threads import limit_threads
 from neurobento.registry import DEFAULT_MODEL
@@ -21,14 +21,7 @@ SUFFIXES = (".nii.gz", ".nii", ".mgz", ".mgh")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0 done, 1 an error that the message on stderr explains."""
     args = _parser().parse_args(argv)
-    try:
-        status: int = args.run(args)
-        return status
-    except NeuroBentoError as error:
-        print(f"neurobento: {error}", file=sys.stderr)
-    except OSError as error:
-        print(f"neurobento: {error.filename}: {error.strerror}", file=sys.stderr)
-    return 1
+    return run(lambda: args.run(args), "neurobento")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -112,8 +105,8 @@ def _models(args: argparse.Namespace) -> int:
     print("name\tversion\tnetwork\ttest Dice\tsize MB")
     for model in list_models(args.models):
         spec = model.spec
-        dice = next(iter(spec.metrics.values()), {}).get("mean")
-        shown = "not measured" if dice is None else f"{dice:.4f}"
+        first = next(iter(spec.metrics.values()), None)
+        shown = f"{first['mean']:.4f}" if first else "not measured"
         size = model.onnx.stat().st_size / 1e6
         print(f"{spec.name}\t{spec.version}\t{spec.network}\t{shown}\t{size:.1f}")
     return 0

@@ -26,7 +26,9 @@ def class_dice(
     a, b = predicted.ravel(), reference.ravel()
     both = np.bincount(a[a == b], minlength=classes)
     total = np.bincount(a, minlength=classes) + np.bincount(b, minlength=classes)
-    return np.divide(2.0 * both, total, out=np.full(classes, np.nan), where=total > 0)
+    dice = np.full(classes, np.nan)
+    np.divide(2.0 * both, total, out=dice, where=total > 0)
+    return dice
 
 
 def mean_dice(predicted: NDArray[np.uint8], reference: NDArray[np.uint8]) -> float:

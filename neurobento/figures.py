@@ -45,7 +45,7 @@ def overlay_png(
     figure = Figure(figsize=(12, 4.4), facecolor="black", layout="constrained")
     for axes, (name, axis, letters) in zip(figure.subplots(1, 3), PLANES, strict=True):
         a, b = (i for i in range(3) if i != axis)
-        panel = _blend(grey.take(cuts[axis], axis), ras_labels.take(cuts[axis], axis))
+        panel = _blend(grey, ras_labels, axis, cuts[axis])
         aspect = sizes[b] / sizes[a]
         axes.imshow(panel.swapaxes(0, 1), origin="lower", aspect=aspect, interpolation="nearest")
         axes.set_title(name, color="white", fontsize=11)
@@ -85,13 +85,17 @@ def _window(array: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.clip(array / (high or 1.0), 0, 1)
 
 
-def _blend(grey: NDArray[np.float32], labels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """(A, B, 3) colours: the region's over the scan's grey."""
+def _blend(
+    grey: NDArray[np.float32], labels: NDArray[np.uint8], axis: int, cut: int
+) -> NDArray[np.float32]:
+    """(A, B, 3) colours of one plane: the region's over the scan's grey."""
+    plane_grey, plane_labels = np.take(grey, cut, axis), np.take(labels, cut, axis)
     palette = np.zeros((CLASS_COUNT, 3), dtype=np.float32)
     for region in aal116():
         palette[region.class_index] = np.array(region.rgb) / 255
-    opacity = (labels > 0)[..., None] * OPACITY
-    return np.asarray((1 - opacity) * grey[..., None] + opacity * palette[labels], np.float32)
+    opacity = (plane_labels > 0)[..., None] * OPACITY
+    colours = (1 - opacity) * plane_grey[..., None] + opacity * palette[plane_labels]
+    return np.asarray(colours, np.float32)
 
 
 def _write_letters(axes: object, letters: tuple[str, str, str, str]) -> None:

@@ -68,6 +68,11 @@ class Grid:
         """(4, 4) float64, native voxel index -> network voxel index."""
         return np.linalg.inv(self.network_voxel_to_ras) @ self.native_voxel_to_ras
 
+    @property
+    def native_from_network(self) -> Affine:
+        """(4, 4) float64, network voxel index -> native voxel index."""
+        return np.linalg.inv(self.native_voxel_to_ras) @ self.network_voxel_to_ras
+
     def restore(self, network_labels: Labels) -> Labels:
         """Labels on the native grid, uint8 (X, Y, Z): nearest neighbour, background outside.
 
@@ -93,7 +98,7 @@ class Grid:
             The labels are not on the native grid.
         """
         _require_shape(native_labels, self.native_shape)
-        return _nearest(native_labels, np.linalg.inv(self.network_from_native), self.network_shape)
+        return _nearest(native_labels, self.native_from_network, self.network_shape)
 
 
 def _require_shape(labels: Labels, shape: tuple[int, int, int]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from neurobento.errors import (
@@ -200,7 +201,7 @@ def _checked_datatype(header: Any) -> np.dtype[Any]:
     try:
         datatype = np.dtype(header.get_data_dtype())
     # nibabel raises the one or the other for a code it does not know
-    except (nib.spatialimages.HeaderDataError, KeyError):
+    except (HeaderDataError, KeyError):
         datatype = np.dtype("V")
     if datatype.str[1:] not in DATATYPES:
         code = int(header["datatype"] if "datatype" in header else header["type"])
@@ -209,7 +210,8 @@ def _checked_datatype(header: Any) -> np.dtype[Any]:
             found=f"datatype code {code}",
             remedy="Convert the scan to float32; colour and complex images are not T1 scans.",
         )
-    return datatype.newbyteorder(header.endianness)
+    stored: np.dtype[Any] = datatype.newbyteorder(header.endianness)
+    return stored
 
 
 def _require_orientation(header: Any, head: bytes) -> None:
@@ -253,7 +255,7 @@ def _stated_affine(header: Any) -> NDArray[np.float64]:
     try:
         with np.errstate(all="ignore"):
             affine = np.array(header.get_best_affine(), dtype=np.float64)
-    except (nib.spatialimages.HeaderDataError, ValueError, np.linalg.LinAlgError):
+    except (HeaderDataError, ValueError, np.linalg.LinAlgError):
         affine = np.full((4, 4), np.nan)
     if not np.isfinite(affine).all() or np.abs(affine).max() > 1e6:
         raise BadAffine(

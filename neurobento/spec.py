@@ -137,7 +137,9 @@ class ModelSpec:
         checks = {
             "SHA-256 of the ONNX file": (self.onnx_sha256, file_sha256(onnx)),
             "region table": (self.region_table_sha256, aal116().sha256),
+            "task": (self.task, "parcellation"),
             "network grid": (self.output_shape, NETWORK_SHAPE),
+            "input grid": (self.input_shape, (1, *NETWORK_SHAPE)),
             "number of classes": (self.classes, CLASS_COUNT),
             "preprocessing version": (
                 self.preprocessing.get("version"),

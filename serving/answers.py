@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from http import HTTPStatus
 from typing import Any
 
 from neurobento import errors as e
 
-__all__ = ["error_body", "error_status", "from_parts", "to_parts"]
-
-logger = logging.getLogger("neurobento.serving")
+__all__ = ["error_body", "error_status"]
 
 STATUS: dict[type[e.NeuroBentoError], HTTPStatus] = {
     e.OversizedScan: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -35,15 +32,3 @@ def error_status(error: Exception) -> HTTPStatus:
 def error_body(kind: str, message: str, request_id: str) -> dict[str, Any]:
     """The one shape of every error: `{"error": {"type", "message", "request_id"}}`."""
     return {"error": {"type": kind, "message": message, "request_id": request_id}}
-
-
-def to_parts(error: e.NeuroBentoError) -> dict[str, Any]:
-    """An error as plain values, without its subject, to cross from one process to another."""
-    return {"type": type(error).__name__, **error.parts, "subject": None}
-
-
-def from_parts(parts: dict[str, Any]) -> e.NeuroBentoError:
-    """The error that `to_parts` took apart."""
-    values = dict(parts)
-    kind: type[e.NeuroBentoError] = getattr(e, values.pop("type"))
-    return kind(**values)

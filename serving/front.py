@@ -24,7 +24,8 @@ from neurobento.parcellation import Parcellation, Prepared, restore_and_measure
 from neurobento.preprocessing.levels import LEVELS, Level
 from neurobento.report import dseg_bytes, output_files
 from neurobento.scan import label_bytes, read_scan, space_of
-from serving.answers import error_body, error_status, from_parts
+from serving.answers import error_body, error_status
+from serving.wire import unpack
 
 __all__ = ["Front", "Options", "answered"]
 
@@ -38,8 +39,8 @@ FILE_STEM = "scan"
 class PreprocessingService(Protocol):
     """The preprocessing service as the front calls it."""
 
-    def prepare(self, path: str, level: str) -> Any:
-        """A `Prepared`, or the parts of an error."""
+    def prepare(self, path: str, level: str) -> dict[str, Any]:
+        """A prepared scan or an error, packed; see `serving.wire`."""
 
 
 class Runner(Protocol):
@@ -146,10 +147,7 @@ class Front:
         return self._runners[model]
 
     def _prepare(self, file: Path, level: Level) -> Prepared:
-        prepared = self._preprocessing.prepare(str(file), level)
-        if isinstance(prepared, dict):
-            raise from_parts(prepared)
-        return prepared  # type: ignore[no-any-return]
+        return unpack(self._preprocessing.prepare(str(file), level))
 
 
 def _dseg(parcellation: Parcellation, space: str) -> bytes:
@@ -165,11 +163,11 @@ def _download(content: bytes, name: str, media_type: str) -> Response:
     return Response(content, media_type=media_type, headers=headers)
 
 
-def answered(method: Callable[..., Response]) -> Callable[..., Response]:
+def answered(method: Callable[..., Any]) -> Callable[..., Any]:
     """An API method whose errors become answers; `ctx` carries the request and the status."""
 
     @functools.wraps(method)
-    def answer(self: Any, *args: Any, ctx: Any, **options: Any) -> Response:
+    def answer(self: Any, *args: Any, ctx: Any, **options: Any) -> Any:
         try:
             return method(self, *args, ctx=ctx, **options)
         except (NeuroBentoError, BentoMLException, OSError) as error:

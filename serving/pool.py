@@ -18,11 +18,11 @@ from threading import Lock
 from typing import Any
 
 from neurobento.errors import NeuroBentoError
-from neurobento.parcellation import Prepared, prepare
+from neurobento.parcellation import prepare
 from neurobento.preprocessing.levels import Level
 from neurobento.preprocessing.threads import limit_threads
 from neurobento.scan import read_scan
-from serving.answers import to_parts
+from serving.wire import pack_error, pack_prepared
 
 __all__ = ["PreprocessingPool"]
 
@@ -56,8 +56,8 @@ class PreprocessingPool:
         for future in [self._executor.submit(_import_all) for _ in range(self._processes)]:
             future.result()
 
-    def prepare(self, path: Path, level: Level) -> Prepared | dict[str, Any]:
-        """The scan on the network grid, or the parts of the error it met.
+    def prepare(self, path: Path, level: Level) -> dict[str, Any]:
+        """The scan on the network grid or the error it met, packed; see `serving.wire`.
 
         Raises
         ------
@@ -99,9 +99,9 @@ def _import_all() -> None:
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
-def _prepare_in_child(path: Path, level: Level) -> Prepared | dict[str, Any]:
+def _prepare_in_child(path: Path, level: Level) -> dict[str, Any]:
     _import_all()
     try:
-        return prepare(read_scan(path), level)
+        return pack_prepared(prepare(read_scan(path), level))
     except NeuroBentoError as error:
-        return to_parts(error)
+        return pack_error(error)

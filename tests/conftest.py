@@ -28,6 +28,9 @@ BLOBS_MM = {
 }
 """No mirror twin among them: a flip of any axis moves every blob off itself."""
 
+NETWORK = (91, 122, 123)
+"""The network grid of report A, section 3.4."""
+
 LANDMARK = 1
 """The blob that is also bright in the image; it lies on the left."""
 
@@ -183,17 +186,56 @@ def _gzipped(data: bytes) -> bytes:
 
 
 @pytest.fixture(scope="session")
+def known_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder models/compact with a model whose labels are known: k/116 is label k."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    from neurobento.spec import ModelSpec, file_sha256
+
+    folder = tmp_path_factory.mktemp("known") / "models" / "compact"
+    folder.mkdir(parents=True)
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 1, *NETWORK])
+    labels = helper.make_tensor_value_info("labels", TensorProto.UINT8, ["N", *NETWORK])
+    nodes = [
+        helper.make_node("Squeeze", ["image", "axis"], ["flat"]),
+        helper.make_node("Mul", ["flat", "classes"], ["scaled"]),
+        helper.make_node("Round", ["scaled"], ["whole"]),
+        helper.make_node("Cast", ["whole"], ["labels"], to=TensorProto.UINT8),
+    ]
+    constants = [
+        helper.make_tensor("axis", TensorProto.INT64, [1], [1]),
+        helper.make_tensor("classes", TensorProto.FLOAT, [], [116.0]),
+    ]
+    graph = helper.make_graph(nodes, "known", [image], [labels], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.save(model, folder / "model.onnx")
+    spec = ModelSpec(
+        "compact", "0.0.1", "compact", file_sha256(folder / "model.onnx"), "0" * 64, 18
+    )
+    spec.write(folder / "spec.json")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def known_labels() -> Callable[[int], NDArray[np.uint8]]:
+    """Labels on the network grid in blocks of 8 voxels, other ones for each seed.
+
+    `labels / np.float32(116)` is the image that `known_model` gives them for.
+    """
+
+    def draw(seed: int) -> NDArray[np.uint8]:
+        blocks = np.random.default_rng(seed).integers(0, 117, (12, 16, 16), dtype=np.uint8)
+        x, y, z = NETWORK
+        return blocks.repeat(8, 0).repeat(8, 1).repeat(8, 2)[:x, :y, :z].copy()
+
+    return draw
+
+
+@pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of public scans and references beside the repository."""
     return SHARED
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Name the markers, so that a misspelt one is an error."""
-    config.addinivalue_line(
-        "markers", "shared: needs the folder of public scans (NEUROBENTO_SHARED)"
-    )
-    config.addinivalue_line("markers", "slow: takes more than a few seconds")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

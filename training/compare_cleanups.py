@@ -20,6 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from neurobento.command import run
+from neurobento.errors import ConfigError
 from neurobento.labels import CLASS_COUNT, aal116
 from training.cleanup import CLEANUPS, CUBE, Cleanup, clean_up
 
@@ -32,7 +34,8 @@ def compare(registered: NDArray[np.uint8], how: Cleanup) -> dict[str, Any]:
     """The effect of one clean-up on one label map."""
     cleaned = clean_up(registered, how)
     labelled = registered > 0
-    lost = [r.name for r in aal116() if not (cleaned == r.class_index).any()]
+    before, after = (np.bincount(m.ravel(), minlength=CLASS_COUNT) for m in (registered, cleaned))
+    lost = [r.name for r in aal116() if before[r.class_index] and not after[r.class_index]]
     return {
         "changed_percent": 100 * float((cleaned != registered)[labelled].mean()),
         "removed_percent": 100 * float((cleaned == 0)[labelled].mean()),
@@ -65,6 +68,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args(argv)
     paths = sorted(args.pairs.glob(args.pattern + SUFFIX))
+    if not paths:
+        raise ConfigError(
+            subject=str(args.pairs),
+            expected=f"files {args.pattern}{SUFFIX}",
+            found="none",
+            remedy="Give the folder that `python -m training.label` wrote.",
+        )
     maps = [np.asarray(nib.load(path).dataobj) for path in paths]
     summary = {
         "scans": len(maps),
@@ -77,4 +87,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run(main, "training.compare_cleanups"))

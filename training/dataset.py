@@ -72,6 +72,8 @@ def find_split(
     train: Sequence[str],
     validation: Sequence[str],
     test: Mapping[str, Sequence[str]],
+    *,
+    tests_required: bool = True,
 ) -> Split:
     """The split that lists of glob patterns describe.
 
@@ -82,6 +84,9 @@ def find_split(
         scan names, such as "cohort/sub-0[1-4]*".
     train, validation, test
         Patterns of each part. Every pattern must match.
+    tests_required
+        False lets test patterns match nothing: training can begin before the
+        test scans are labelled.
 
     Raises
     ------
@@ -89,7 +94,7 @@ def find_split(
         A pattern matches nothing, or a scan is in two parts.
     """
     parts = {"train": _matches(folder, train), "validation": _matches(folder, validation)}
-    groups = {name: _matches(folder, patterns) for name, patterns in test.items()}
+    groups = {name: _matches(folder, patterns, tests_required) for name, patterns in test.items()}
     everything = [n for names in [*parts.values(), *groups.values()] for n in names]
     twice = {n for n in everything if everything.count(n) > 1}
     if twice:
@@ -102,11 +107,11 @@ def find_split(
     return Split(**parts, test=groups)
 
 
-def _matches(folder: Path, patterns: Sequence[str]) -> tuple[str, ...]:
+def _matches(folder: Path, patterns: Sequence[str], required: bool = True) -> tuple[str, ...]:
     names: list[str] = []
     for pattern in patterns:
         found = sorted(folder.glob(pattern + IMAGE_SUFFIX))
-        if not found:
+        if required and not found:
             raise ConfigError(
                 subject=str(folder),
                 expected=f"pairs that match {pattern!r}",

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from torch import nn
 from tqdm import tqdm
 
+from neurobento.command import run
 from neurobento.dice import class_dice, summarise
 from neurobento.labels import CLASS_COUNT, aal116
 from neurobento.networks.weights import load_network, read_values
@@ -66,7 +67,7 @@ class Scores:
         """Summary and scans, for JSON; Dice rounded to 4 places."""
         summary = dataclasses.asdict(summarise(self.per_scan.tolist()))
         return {
-            "summary": {k: round(v, 4) if k != "count" else v for k, v in summary.items()},
+            "summary": {k: _rounded(v) for k, v in summary.items()},
             "scans": {
                 n: round(float(d), 4) for n, d in zip(self.names, self.per_scan, strict=True)
             },
@@ -75,7 +76,14 @@ class Scores:
 
     def never_predicted(self) -> list[str]:
         """Regions whose Dice is zero on every scan."""
-        return [r.name for r in aal116() if np.nanmax(self.dice[:, r.class_index]) == 0]
+        present = np.isfinite(self.dice).any(axis=0)
+        found = np.nansum(self.dice, axis=0) > 0
+        return [r.name for r in aal116() if present[r.class_index] and not found[r.class_index]]
+
+
+def _rounded(value: float) -> float | None:
+    """Four places; JSON has no NaN, and one scan has no spread."""
+    return round(value, 4) if np.isfinite(value) else None
 
 
 def score(network: nn.Module, pairs: Sequence[Pair], device: str = "cpu") -> Scores:
@@ -124,8 +132,9 @@ def draw_regions(path: Path, scores: Scores, title: str) -> None:
     from matplotlib.figure import Figure
 
     regions = list(aal116())
-    medians = np.nanmedian(scores.dice[:, 1:], axis=0)
-    order = np.argsort(medians)
+    present = np.flatnonzero(np.isfinite(scores.dice[:, 1:]).any(axis=0))
+    medians = np.nanmedian(scores.dice[:, 1 + present], axis=0)
+    order = present[np.argsort(medians)]
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     for axes, chosen, name in zip(
         figure.subplots(1, 2, sharey=True),
@@ -190,4 +199,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run(main, "training.evaluate"))

@@ -36,6 +36,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from neurobento.command import run
 from neurobento.errors import ConfigError, NeuroBentoError
 from neurobento.preprocessing import LEVELS, Level, preprocess
 from neurobento.preprocessing.threads import limit_threads
@@ -263,4 +264,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run(main, "training.label"))

@@ -51,6 +51,10 @@ class TrainingLog:
         self._events.close()
         self._events = SummaryWriter(str(self.folder), purge_step=step)
 
+    def close(self) -> None:
+        """Finish the TensorBoard file."""
+        self._events.close()
+
     def _write(self) -> None:
         with (self.folder / "log.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, FIELDS)

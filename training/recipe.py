@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from neurobento.errors import ConfigError
 from neurobento.networks import PRESETS
@@ -79,13 +79,14 @@ class Recipe:
                 found=repr(self.network),
                 remedy="Choose a preset of neurobento.networks.",
             )
-        if self.optimisation.steps < 1 or self.optimisation.batch_size < 1:
-            raise ConfigError(
-                subject="optimisation",
-                expected="at least one step and one scan a step",
-                found=f"{self.optimisation.steps} and {self.optimisation.batch_size}",
-                remedy="Correct the recipe.",
-            )
+        for name in ("steps", "batch_size", "validate_epochs", "patience"):
+            if (value := getattr(self.optimisation, name)) < 1:
+                raise ConfigError(
+                    subject="optimisation",
+                    expected=f"{name} of at least 1",
+                    found=str(value),
+                    remedy="Correct the recipe.",
+                )
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as a checkpoint keeps them."""
@@ -102,14 +103,8 @@ def read_recipe(path: Path) -> Recipe:
     """
     try:
         values = tomllib.loads(path.read_text())
-        return Recipe(
-            network=values.pop("network"),
-            data=_data(values.pop("data")),
-            optimisation=Optimisation(**values.pop("optimisation")),
-            augmentation=_augmentation(values.pop("augmentation", {})),
-            **values,
-        )
-    except (tomllib.TOMLDecodeError, TypeError, KeyError) as error:
+        return _build(Recipe, values)
+    except (tomllib.TOMLDecodeError, TypeError, KeyError, ValueError) as error:
         raise ConfigError(
             subject=str(path),
             expected="a recipe: network, [data], [optimisation], [augmentation]",
@@ -118,13 +113,30 @@ def read_recipe(path: Path) -> Recipe:
         ) from None
 
 
-def _data(values: dict[str, Any]) -> Data:
-    test = {name: tuple(patterns) for name, patterns in values.pop("test", {}).items()}
-    return Data(**{key: tuple(value) for key, value in values.items()}, test=test)
+def _build(kind: Any, values: Any) -> Any:
+    """A dataclass from a TOML table; every value has to be of its field's type."""
+    if not isinstance(values, dict):
+        raise TypeError(f"{kind.__name__} is not a table")
+    hints = get_type_hints(kind)
+    unknown = set(values) - set(hints)
+    if unknown:
+        raise TypeError(f"unknown key {', '.join(sorted(unknown))}")
+    return kind(**{key: _convert(key, hints[key], value) for key, value in values.items()})
 
 
-def _augmentation(values: dict[str, Any]) -> Augmentation:
-    if "displacement" in values:
-        coarse, fine = values["displacement"]
-        values["displacement"] = (coarse, fine)
-    return Augmentation(**values)
+def _convert(key: str, hint: Any, value: Any) -> Any:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, value)
+    if origin is Literal and value in arguments:
+        return value
+    if origin is tuple and isinstance(value, list):
+        kinds = arguments[:1] * len(value) if arguments[-1] is ... else arguments
+        return tuple(_convert(key, k, v) for k, v in zip(kinds, value, strict=True))
+    if origin is Mapping and isinstance(value, dict):
+        return {name: _convert(key, arguments[1], part) for name, part in value.items()}
+    if hint is float and type(value) in (int, float):
+        return float(value)
+    if hint in (int, str) and type(value) is hint:
+        return value
+    raise TypeError(f"{key} = {value!r} is not {hint}")

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import neurobento
+from neurobento.command import run
 from neurobento.labels import CLASS_COUNT, aal116
 from training.dataset import Pair, find_split, load_pairs
 from training.recipe import read_recipe
@@ -49,11 +50,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--pairs", type=Path, required=True, help="folder of training.label")
     args = parser.parse_args(argv)
     data = read_recipe(args.recipe).data
-    split = find_split(args.pairs, data.train, data.validation, data.test)
+    split = find_split(args.pairs, data.train, data.validation, {})
     table = shares_tsv(shares_percent(load_pairs(args.pairs, split.train)))
     (Path(neurobento.__file__).parent / "data" / "region_shares.tsv").write_text(table)
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run(main, "training.reference_shares"))

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from neurobento.command import run
 from neurobento.dice import mean_dice
 from neurobento.errors import ConfigError
 from neurobento.networks import build
@@ -97,7 +98,7 @@ class Run:
 
     def train(self, minutes: float | None = None) -> None:
         """Go on until the run is finished or the time is up; a checkpoint is written either way."""
-        stop = time.perf_counter() + 60 * minutes if minutes else math.inf
+        stop = math.inf if minutes is None else time.perf_counter() + 60 * minutes
         with tqdm(total=self.options.steps, initial=self.step, unit="step") as bar:
             while not self.finished and time.perf_counter() < stop:
                 start = time.perf_counter()
@@ -242,7 +243,7 @@ class Run:
 
 def _load(recipe: Recipe, pairs: Path) -> tuple[Split, list[Pair], list[Pair]]:
     data = recipe.data
-    split = find_split(pairs, data.train, data.validation, data.test)
+    split = find_split(pairs, data.train, data.validation, data.test, tests_required=False)
     return split, load_pairs(pairs, split.train), load_pairs(pairs, split.validation)
 
 
@@ -269,4 +270,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run(main, "training.train"))

@@ -47,6 +47,8 @@ class Compact(nn.Module):
         Voxels of the image.
     """
 
+    places: Tensor
+
     def __init__(
         self,
         widths: Sequence[int],
@@ -83,8 +85,10 @@ class Compact(nn.Module):
 
     def features(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Features and intensities of each block: (N, C, ...) and (N, 8, X/2, Y/2, Z/2)."""
-        x, y, z = (m - n for n, m in zip(self.shape, self.padded_shape, strict=True))
-        blocks = _to_blocks(F.pad(image, (0, z, 0, y, 0, x)))
+        after_x, after_y, after_z = (
+            m - n for n, m in zip(self.shape, self.padded_shape, strict=True)
+        )
+        blocks = _to_blocks(F.pad(image, (0, after_z, 0, after_y, 0, after_x)))
         places = self.places.expand(image.shape[0], -1, -1, -1, -1).to(image.dtype)
         x = self.stem(torch.cat([blocks, places], dim=1))
         skips = []
@@ -101,6 +105,7 @@ class Compact(nn.Module):
         width = self.classify.in_channels
         rows = slice(position * width, (position + 1) * width)
         x = torch.cat([features, blocks], dim=1)
+        assert self.refine.bias is not None
         x = F.conv3d(x, self.refine.weight[rows], self.refine.bias[rows])
         logits: Tensor = self.classify(F.leaky_relu(x, 0.01))
         return logits

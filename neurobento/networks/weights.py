@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,11 @@ __all__ = ["CHECKPOINT_FORMAT", "load_network", "read_values"]
 
 CHECKPOINT_FORMAT = 1
 
+_BROKEN = (
+    *(KeyError, TypeError, AttributeError, RuntimeError, ValueError, EOFError),
+    *(pickle.UnpicklingError, OSError),
+)
+
 
 def read_values(path: Path) -> dict[str, Any]:
     """The values in a checkpoint; nothing in it is executed (`weights_only`).
@@ -23,15 +29,16 @@ def read_values(path: Path) -> dict[str, Any]:
     ConfigError
         The file is not a checkpoint of this format.
     """
-    import pickle
-
     import torch
 
+    if not path.is_file():
+        raise FileNotFoundError(2, "no such file", str(path))
     try:
         values: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         if values.pop("format") != CHECKPOINT_FORMAT:
             raise KeyError("format")
-    except (KeyError, TypeError, AttributeError, RuntimeError, pickle.UnpicklingError) as error:
+    # torch raises one of many for bytes that are not a checkpoint
+    except _BROKEN as error:
         raise ConfigError(
             subject=str(path),
             expected=f"a checkpoint of format {CHECKPOINT_FORMAT}",

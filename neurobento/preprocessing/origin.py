@@ -11,7 +11,7 @@ from neurobento.preprocessing.ants_image import to_ants
 __all__ = ["SetOriginToZeroWithANTs"]
 
 
-class SetOriginToZeroWithANTs(Transform):
+class SetOriginToZeroWithANTs(Transform):  # type: ignore[misc]
     """A MONAI transform that gives an image the origin (0, 0, 0) through ANTsPy.
 
     The voxels stay as they are; only the affine's translation goes. A world

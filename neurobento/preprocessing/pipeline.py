@@ -149,7 +149,7 @@ def _resized(voxel_to_ras: NDArray[np.float64], shape: tuple[int, ...]) -> NDArr
     factor = np.array(shape) / np.array(NETWORK_SHAPE)
     resize = np.diag([*factor, 1.0])
     resize[:3, 3] = (factor - 1) / 2
-    return voxel_to_ras @ resize
+    return np.asarray(voxel_to_ras @ resize, dtype=np.float64)
 
 
 def _require_stripped(brain: NDArray[np.bool_]) -> None:

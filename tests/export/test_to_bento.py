@@ -1,0 +1,69 @@
+"""Models in the BentoML model store, each once."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from neurobento.spec import ModelSpec
+
+ROOT = Path(__file__).resolve().parents[2]
+
+TWICE = """
+import sys
+from pathlib import Path
+from export.to_bento import put_into_store
+from neurobento.registry import open_model
+
+model = open_model(Path(sys.argv[1]))
+print(put_into_store(model), put_into_store(model))
+"""
+
+
+def run(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Python with a model store of its own; BentoML learns the place at import."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def stored(home: Path, spec: ModelSpec) -> Path:
+    return home / "models" / "neurobento-compact" / spec.onnx_sha256[:16]
+
+
+def test_the_second_time_it_is_there_already(known_model: Path, tmp_path: Path) -> None:
+    done = run(tmp_path, "-c", TWICE, str(known_model))
+    assert done.stdout == "True False\n", done.stderr
+
+
+def test_the_store_holds_both_files_under_the_graphs_hash(
+    known_model: Path, tmp_path: Path
+) -> None:
+    done = run(tmp_path, "-m", "export.to_bento", "--models", str(known_model.parent))
+    assert done.returncode == 0, done.stderr
+    spec = ModelSpec.read(known_model / "spec.json")
+    tag = f"neurobento-compact:{spec.onnx_sha256[:16]}"
+    assert done.stdout == f"{tag}: put into the store\n"
+    for name in ("model.onnx", "spec.json"):
+        copy = stored(tmp_path, spec) / name
+        assert copy.read_bytes() == (known_model / name).read_bytes()
+
+
+def test_a_changed_model_is_not_stored(known_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "models" / "compact"
+    folder.mkdir(parents=True)
+    (folder / "spec.json").write_bytes((known_model / "spec.json").read_bytes())
+    (folder / "model.onnx").write_bytes((known_model / "model.onnx").read_bytes() + b"\0")
+    home = tmp_path / "home"
+    done = run(home, "-m", "export.to_bento", "--models", str(folder.parent))
+    assert done.returncode != 0
+    assert "SpecMismatch" in done.stderr or "SHA-256" in done.stderr
+    assert not list(home.glob("models/*/*"))

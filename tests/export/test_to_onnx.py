@@ -1,0 +1,230 @@
+"""A checkpoint becomes a model, whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from export import to_onnx
+from export.to_onnx import OPSET, publish
+from neurobento.backends import BACKENDS
+from neurobento.errors import ConfigError, ParityFailure
+from neurobento.registry import open_model
+from neurobento.spec import ModelSpec
+
+ROOT = Path(__file__).resolve().parents[2]
+
+pytestmark = pytest.mark.slow
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {path.name: sha256(path) for path in sorted(folder.iterdir())}
+
+
+def graph_of(published: Any) -> Any:
+    import onnx
+
+    return onnx.load(published.folder / "model.onnx")
+
+
+def run(published: Any, images: Any) -> Any:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(published.folder / "model.onnx")
+    return session.run(["labels"], {"image": images})[0]
+
+
+def published_again(published: Any, folder: Path, **changes: Any) -> ModelSpec:
+    given: dict[str, Any] = {
+        "checkpoint": published.checkpoint,
+        "name": "compact",
+        "version": "9.1.0",
+        "scans": published.scans,
+        "metrics": {},
+        "licence": "",
+    }
+    return publish(**{**given, **changes}, folder=folder)
+
+
+@pytest.fixture
+def old_folder(tmp_path: Path) -> Path:
+    """A model that is there already."""
+    folder = tmp_path / "models" / "compact"
+    folder.mkdir(parents=True)
+    (folder / "model.onnx").write_bytes(b"old")
+    (folder / "spec.json").write_text("old")
+    return folder
+
+
+@pytest.fixture
+def no_export(published: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graph that was exported once stands in for each export."""
+
+    def copy(checkpoint: Path, onnx_path: Path) -> None:
+        shutil.copy(published.folder / "model.onnx", onnx_path)
+
+    monkeypatch.setattr(to_onnx, "export_onnx", copy)
+
+
+def test_the_folder_holds_a_model_that_matches_its_spec(published: Any) -> None:
+    assert list(contents(published.folder)) == ["model.onnx", "spec.json"]
+    assert open_model(published.folder).spec == published.spec
+    assert list(published.folder.parent.iterdir()) == [published.folder]
+
+
+def test_the_spec_is_complete(published: Any) -> None:
+    spec = published.spec
+    assert (spec.name, spec.version, spec.network) == ("compact", "9.1.0", "compact")
+    assert spec.onnx_sha256 == sha256(published.folder / "model.onnx")
+    assert spec.checkpoint_sha256 == sha256(published.checkpoint)
+    assert spec.opset == OPSET
+    assert spec.metrics == {"cohort": {"mean": 0.75}}
+    assert spec.licence == "none to note"
+
+
+def test_the_spec_tells_of_the_training(published: Any) -> None:
+    training = published.spec.training
+    assert training["recipe"] == {"network": "compact", "seed": 7}
+    assert (training["steps"], training["hours"]) == (120, 2.0)
+    assert (training["best_step"], training["best_validation_dice"]) == (100, 0.8124)
+
+
+def test_every_backend_and_precision_was_compared(published: Any) -> None:
+    verification = published.spec.verification
+    compared = {f"{name} {p}" for name, (_, _, precisions) in BACKENDS.items() for p in precisions}
+    assert compared <= verification.keys()
+    assert verification["scans"] == 3
+    for name in compared:
+        if name.endswith("fp32"):
+            assert verification[name]["least_agreement"] >= verification["required_agreement"]
+
+
+def test_onnx_gives_the_labels_of_the_network(published: Any, small: Callable[..., Any]) -> None:
+    import nibabel as nib
+    import torch
+
+    images = np.stack(
+        [nib.load(path).get_fdata(dtype=np.float32)[None] for path in published.scans]
+    )
+    with torch.inference_mode():
+        truth = small(0).labels(torch.from_numpy(images)).numpy()
+    found = run(published, images)
+    assert found.dtype == np.uint8
+    assert len(np.unique(truth)) > 3
+    assert (found == truth).mean() > 0.999
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_batch_is_free(published: Any, count: int) -> None:
+    """The export's own example is a batch of two."""
+    images = np.random.default_rng(3).random((count, 1, 91, 122, 123), dtype=np.float32)
+    found = run(published, images)
+    assert found.shape == (count, 91, 122, 123)
+    assert np.array_equal(found[-1:], run(published, images[-1:]))
+
+
+def test_names_and_types_are_those_of_the_contract(published: Any) -> None:
+    import onnx
+
+    graph = graph_of(published).graph
+    (image,), (labels,) = graph.input, graph.output
+    assert (image.name, labels.name) == ("image", "labels")
+    types = [value.type.tensor_type for value in (image, labels)]
+    assert [t.elem_type for t in types] == [onnx.TensorProto.FLOAT, onnx.TensorProto.UINT8]
+    image_shape, labels_shape = ([d.dim_value for d in t.shape.dim] for t in types)
+    assert (image_shape, labels_shape) == ([0, 1, 91, 122, 123], [0, 91, 122, 123])
+
+
+def test_the_weights_are_inside(published: Any) -> None:
+    from onnx import TensorProto
+
+    for tensor in graph_of(published).graph.initializer:
+        assert tensor.data_location != TensorProto.EXTERNAL
+        assert not tensor.external_data
+
+
+def test_nothing_of_the_machine_is_inside(published: Any) -> None:
+    model = graph_of(published)
+    for tensor in model.graph.initializer:
+        tensor.ClearField("raw_data")  # weights are bytes that may spell anything
+    text = model.SerializeToString()
+    for trace in (str(ROOT), str(published.checkpoint.parent), "site-packages", ".py", "Traceback"):
+        assert trace.encode() not in text, trace
+
+
+def test_the_exporters_notes_are_gone(published: Any) -> None:
+    model = graph_of(published)
+    graph = model.graph
+    entries = [*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer]
+    assert not model.metadata_props
+    assert not graph.metadata_props
+    assert not any(entry.metadata_props or entry.doc_string for entry in entries)
+    assert not any(f.doc_string or f.metadata_props for f in model.functions)
+
+
+@pytest.mark.usefixtures("no_export")
+def test_a_graph_that_disagrees_leaves_the_old_model_as_it_was(
+    published: Any, old_folder: Path, small: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = small(1)
+    monkeypatch.setattr(to_onnx, "load_network", lambda _: other)
+    before = contents(old_folder)
+    with pytest.raises(ParityFailure, match="Nothing was published"):
+        published_again(published, old_folder)
+    assert contents(old_folder) == before
+    assert list(old_folder.parent.iterdir()) == [old_folder]
+
+
+@pytest.mark.usefixtures("no_export")
+def test_a_new_model_replaces_the_old_one(published: Any, old_folder: Path) -> None:
+    spec = published_again(published, old_folder, version="9.2.0")
+    assert open_model(old_folder).spec == spec
+    assert spec.version == "9.2.0"
+    assert list(old_folder.parent.iterdir()) == [old_folder]
+
+
+def test_fewer_than_three_scans_are_refused_before_anything_is_made(
+    published: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="at least 3 scans; found 2"):
+        published_again(published, tmp_path / "new" / "compact", scans=published.scans[:2])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_no_checkpoint_leaves_the_old_model_as_it_was(
+    published: Any, old_folder: Path, tmp_path: Path
+) -> None:
+    text = tmp_path / "best.pt"
+    text.write_text("not a checkpoint")
+    before = contents(old_folder)
+    with pytest.raises(ConfigError, match="a checkpoint of format"):
+        published_again(published, old_folder, checkpoint=text)
+    assert contents(old_folder) == before
+    assert list(old_folder.parent.iterdir()) == [old_folder]
+
+
+def test_a_model_too_large_to_ship_is_refused(
+    published: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnx
+
+    monkeypatch.setattr(to_onnx, "LARGEST_MODEL_BYTES", 10)
+    model = graph_of(published)
+
+    class Program:
+        model_proto = onnx.ModelProto.FromString(model.SerializeToString())
+
+    monkeypatch.setattr("torch.onnx.export", lambda *_, **__: Program)
+    with pytest.raises(ConfigError, match="at most 10 bytes"):
+        published_again(published, tmp_path / "models" / "compact")
+    assert not (tmp_path / "models" / "compact").exists()

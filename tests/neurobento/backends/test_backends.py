@@ -1,0 +1,179 @@
+"""One suite that every installed backend passes, and how one is chosen."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from neurobento.backends import BACKENDS, Backend, open_backend
+from neurobento.errors import BackendUnavailable, ConfigError
+from neurobento.registry import Model, open_model
+
+NETWORK = (91, 122, 123)
+INSTALLED = [name for name, (package, *_) in BACKENDS.items() if importlib.util.find_spec(package)]
+CASES = [(name, precision) for name in INSTALLED for precision in BACKENDS[name][2]]
+Draw = Callable[[int], Any]
+
+
+@pytest.fixture(scope="module")
+def model(known_model: Path) -> Model:
+    return open_model(known_model)
+
+
+@pytest.fixture(scope="module", params=CASES, ids="-".join)
+def backend(request: pytest.FixtureRequest, model: Model) -> Iterator[Backend]:
+    name, precision = request.param
+    opened = open_backend(model, name, precision=precision, threads=1)
+    yield opened
+    opened.close()
+
+
+def image_of(labels: Any) -> Any:
+    """(1, 91, 122, 123): the image for which the known model answers these labels."""
+    return (labels / np.float32(116)).astype(np.float32)[None]
+
+
+@pytest.fixture
+def hide(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Makes packages look as if they were not installed."""
+    find = importlib.util.find_spec
+
+    def hide_packages(*packages: str) -> None:
+        def find_others(name: str, package: str | None = None) -> Any:
+            return None if name in packages else find(name, package)
+
+        monkeypatch.setattr(importlib.util, "find_spec", find_others)
+
+    return hide_packages
+
+
+def test_at_least_one_backend_is_installed() -> None:
+    assert INSTALLED
+
+
+def test_labels_are_the_models(backend: Backend, known_labels: Draw) -> None:
+    labels = known_labels(1)
+    found = backend.infer(image_of(labels)[None])
+    assert found.dtype == np.uint8
+    assert np.array_equal(found, labels[None])
+
+
+def test_every_class_index_comes_through(backend: Backend) -> None:
+    labels = np.zeros(NETWORK, dtype=np.uint8)
+    labels[0, 0, :117] = np.arange(117)
+    assert np.array_equal(backend.infer(image_of(labels)[None])[0], labels)
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_a_batch_of_n_gives_what_n_singles_give(
+    backend: Backend, known_labels: Draw, count: int
+) -> None:
+    images = np.stack([image_of(known_labels(seed)) for seed in range(count)])
+    singles = np.concatenate([backend.infer(image[None]) for image in images])
+    batch = backend.infer(images)
+    assert batch.shape == (count, *NETWORK)
+    assert np.array_equal(batch, singles)
+
+
+def test_an_answer_stays_as_it_is_when_the_next_one_comes(
+    backend: Backend, known_labels: Draw
+) -> None:
+    first = backend.infer(image_of(known_labels(1))[None])
+    backend.infer(image_of(known_labels(2))[None])
+    assert np.array_equal(first[0], known_labels(1))
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [
+        (NETWORK, np.float32),
+        ((1, *NETWORK), np.float32),
+        ((1, 2, *NETWORK), np.float32),
+        ((1, 1, 123, 122, 91), np.float32),
+        ((1, 1, *NETWORK), np.float64),
+        ((1, 1, *NETWORK), np.uint8),
+    ],
+    ids=str,
+)
+def test_other_shapes_and_types_are_refused(backend: Backend, shape: Any, dtype: Any) -> None:
+    with pytest.raises(ValueError, match="expected float32 images of shape"):
+        backend.infer(np.zeros(shape, dtype=dtype))
+
+
+def test_the_callers_images_may_be_read_only_and_stay_as_they_are(
+    backend: Backend, known_labels: Draw
+) -> None:
+    images = image_of(known_labels(3))[None]
+    copy = images.copy()
+    images.setflags(write=False)
+    assert np.array_equal(backend.infer(images)[0], known_labels(3))
+    assert np.array_equal(images, copy)
+
+
+def test_images_need_not_be_contiguous(backend: Backend, known_labels: Draw) -> None:
+    images = np.asfortranarray(image_of(known_labels(4))[None])
+    assert not images.flags.c_contiguous
+    assert np.array_equal(backend.infer(images)[0], known_labels(4))
+
+
+def test_details_say_how_the_model_is_run(backend: Backend, request: Any) -> None:
+    name, precision = request.node.callspec.params["backend"]
+    assert backend.name == name
+    assert {"library", "device", "precision", "threads"} <= backend.details.keys()
+    assert backend.details["precision"] == precision
+    assert backend.details["threads"] == "1"
+    assert backend.details["library"].startswith(f"{BACKENDS[name][0]} ")
+
+
+def test_the_spec_is_the_models(backend: Backend, model: Model) -> None:
+    assert backend.spec == model.spec
+
+
+def test_an_unknown_backend_is_refused_and_the_known_ones_named(model: Model) -> None:
+    with pytest.raises(ConfigError) as caught:
+        open_backend(model, "abacus")
+    assert all(name in caught.value.expected for name in BACKENDS)
+    assert "abacus" in caught.value.found
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_an_unknown_precision_is_refused_and_the_known_ones_named(model: Model, name: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        open_backend(model, name, precision="fp7")
+    assert all(precision in caught.value.expected for precision in BACKENDS[name][2])
+
+
+def test_a_precision_of_another_backend_is_refused(model: Model) -> None:
+    with pytest.raises(ConfigError):
+        open_backend(model, "onnxruntime", precision="bf16")
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_what_is_not_installed_is_an_error_that_says_how_to_install_it(
+    model: Model, hide: Callable[..., None], name: str
+) -> None:
+    hide(BACKENDS[name][0])
+    with pytest.raises(BackendUnavailable, match="pip install") as caught:
+        open_backend(model, name)
+    assert BACKENDS[name][0] in caught.value.expected
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_auto_takes_the_one_that_is_installed(
+    model: Model, hide: Callable[..., None], name: str
+) -> None:
+    hide(*(package for other, (package, *_) in BACKENDS.items() if other != name))
+    opened = open_backend(model, "auto", threads=1)
+    assert opened.name == name
+    opened.close()
+
+
+def test_auto_with_nothing_installed_is_an_error(model: Model, hide: Callable[..., None]) -> None:
+    hide(*(package for package, *_ in BACKENDS.values()))
+    with pytest.raises(BackendUnavailable, match="pip install"):
+        open_backend(model)

@@ -1,0 +1,154 @@
+"""The files of a parcellation, read back with other tools."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from neurobento.backends import Backend, open_backend
+from neurobento.labels import aal116
+from neurobento.parcellation import Parcellation, Parcellator
+from neurobento.registry import open_model
+from neurobento.report import RUN_FORMAT, backend_facts, dseg_bytes, output_files
+from neurobento.scan import Scan, space_of
+
+NETWORK = (91, 122, 123)
+MNI = nib.affines.from_matvec(np.diag([1.5, 1.25, 1.1]), [-68.0, -90.0, -60.0])
+
+
+@pytest.fixture(scope="module")
+def labels(known_labels: Callable[[int], Any]) -> Any:
+    labels = known_labels(6)
+    labels[labels == 95] = 0  # one region is missing
+    return labels
+
+
+@pytest.fixture(scope="module")
+def scan(labels: Any) -> Scan:
+    return Scan((labels / np.float32(116)).astype(np.float32), space_of(NETWORK, MNI))
+
+
+@pytest.fixture(scope="module")
+def backend(known_model: Path) -> Iterator[Backend]:
+    opened = open_backend(open_model(known_model), threads=1)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def parcellation(scan: Scan, backend: Backend) -> Parcellation:
+    return Parcellator(backend).parcellate(scan, "none")
+
+
+@pytest.fixture(scope="module")
+def files(scan: Scan, parcellation: Parcellation, backend: Backend) -> dict[str, bytes]:
+    return output_files("sub-01_T1w", scan, parcellation, backend_facts(backend))
+
+
+@pytest.fixture(scope="module")
+def run(files: dict[str, bytes]) -> Any:
+    return json.loads(files["sub-01_T1w_run.json"])
+
+
+def table(content: bytes) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(content.decode()), delimiter="\t"))
+
+
+def test_five_files_are_called_after_the_scan(files: dict[str, bytes]) -> None:
+    endings = ("dseg.nii.gz", "dseg.tsv", "volumes.tsv", "overlay.png", "run.json")
+    assert list(files) == [f"sub-01_T1w_{ending}" for ending in endings]
+
+
+def test_nibabel_reads_labels_and_affine(files: dict[str, bytes], labels: Any) -> None:
+    image = nib.Nifti1Image.from_bytes(gzip.decompress(files["sub-01_T1w_dseg.nii.gz"]))
+    assert image.get_data_dtype() == np.uint8
+    assert np.array_equal(np.asarray(image.dataobj), labels)
+    assert image.affine == pytest.approx(MNI, abs=1e-5)
+    assert image.header.get_intent()[0] == "label"
+
+
+def test_the_region_table_travels_in_the_nifti_file(files: dict[str, bytes]) -> None:
+    image = nib.Nifti1Image.from_bytes(gzip.decompress(files["sub-01_T1w_dseg.nii.gz"]))
+    (extension,) = image.header.extensions
+    assert extension.get_code() == 6
+    content = extension.get_content()
+    content = content.encode() if isinstance(content, str) else content
+    assert content.rstrip(b"\0") == files["sub-01_T1w_dseg.tsv"]
+
+
+def test_the_lookup_table_names_the_regions_of_the_atlas(files: dict[str, bytes]) -> None:
+    rows = table(files["sub-01_T1w_dseg.tsv"])
+    assert [int(row["index"]) for row in rows] == list(range(117))
+    by_index = {int(row["index"]): row for row in rows}
+    # Tzourio-Mazoyer et al. 2002: the first region, and the last of the vermis
+    assert (by_index[1]["name"], by_index[1]["aal_code"]) == ("Precentral_L", "2001")
+    assert (by_index[116]["name"], by_index[116]["aal_code"]) == ("Vermis_10", "9170")
+
+
+def test_the_volume_table_holds_the_voxels_of_each_region(
+    files: dict[str, bytes], labels: Any
+) -> None:
+    rows = table(files["sub-01_T1w_volumes.tsv"])
+    counts = np.bincount(labels.ravel(), minlength=117)
+    assert [int(row["index"]) for row in rows] == list(range(1, 117))
+    assert [int(row["voxels"]) for row in rows] == counts[1:].tolist()
+    volumes = [float(row["volume_mm3"]) for row in rows]
+    assert volumes == pytest.approx(counts[1:] * 1.5 * 1.25 * 1.1, abs=0.06)
+    assert rows[94]["plausibility"] == "missing"
+
+
+def test_the_picture_is_a_png(files: dict[str, bytes]) -> None:
+    assert files["sub-01_T1w_overlay.png"].startswith(b"\x89PNG\r\n\x1a\n")
+
+
+def test_the_run_file_says_which_model_answered(run: Any, backend: Backend) -> None:
+    assert run["format"] == RUN_FORMAT == 1
+    assert run["model"] == {
+        "name": "compact",
+        "version": "0.0.1",
+        "onnx_sha256": backend.spec.onnx_sha256,
+        "region_table_sha256": aal116().sha256,
+    }
+
+
+def test_the_run_file_says_how_it_was_run(run: Any, backend: Backend) -> None:
+    assert run["backend"]["name"] == backend.name
+    assert {"library", "device", "precision", "threads"} <= run["backend"].keys()
+    assert run["preprocessing"] == "none"
+    assert list(run["seconds"]) == ["check", "infer", "restore", "measure"]
+
+
+def test_the_run_file_says_what_was_found(run: Any, labels: Any) -> None:
+    assert run["native_shape"] == list(NETWORK)
+    assert run["regions_found"] == len(np.unique(labels)) - 1 == 115
+    assert any("1 region(s) missing: Cerebelum_3_L" in warning for warning in run["warnings"])
+
+
+def test_the_run_file_names_the_versions_installed(run: Any) -> None:
+    assert run["versions"]["numpy"] == metadata.version("numpy")
+    assert run["versions"]["nibabel"] == metadata.version("nibabel")
+
+
+def test_the_same_scan_gives_the_same_bytes(
+    scan: Scan, backend: Backend, parcellation: Parcellation
+) -> None:
+    again = Parcellator(backend).parcellate(scan, "none")
+    assert dseg_bytes(again) == dseg_bytes(parcellation)
+
+
+def test_another_scan_gives_other_bytes(
+    backend: Backend, parcellation: Parcellation, known_labels: Callable[[int], Any]
+) -> None:
+    image = (known_labels(7) / np.float32(116)).astype(np.float32)
+    other = Parcellator(backend).parcellate(Scan(image, space_of(NETWORK, MNI)), "none")
+    assert dseg_bytes(other) != dseg_bytes(parcellation)

@@ -1,0 +1,61 @@
+"""`GET /v1/models` says what the specs say."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from neurobento.spec import ModelSpec, file_sha256
+from serving.models_page import models_app
+
+
+@pytest.fixture(scope="module")
+def spec(known_model: Path) -> ModelSpec:
+    spec = ModelSpec.read(known_model / "spec.json")
+    return ModelSpec(**{**spec.__dict__, "metrics": {"cohort": {"mean": 0.75}}})
+
+
+def ask(specs: list[ModelSpec], method: str = "GET", path: str = "/models") -> Any:
+    async def send() -> Any:
+        transport = httpx.ASGITransport(models_app(specs))
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return await client.request(method, path)
+
+    return asyncio.run(send())
+
+
+def test_a_model_is_described_by_its_spec(spec: ModelSpec, known_model: Path) -> None:
+    assert ask([spec]).json() == {
+        "models": [
+            {
+                "name": "compact",
+                "version": "0.0.1",
+                "task": "parcellation",
+                "network": "compact",
+                "onnx_sha256": file_sha256(known_model / "model.onnx"),
+                "input_shape": [1, 91, 122, 123],
+                "output_shape": [91, 122, 123],
+                "classes": 117,
+                "metrics": {"cohort": {"mean": 0.75}},
+            }
+        ]
+    }
+
+
+def test_models_keep_their_order(spec: ModelSpec) -> None:
+    other = ModelSpec(**{**spec.__dict__, "name": "unet"})
+    names = [model["name"] for model in ask([other, spec]).json()["models"]]
+    assert names == ["unet", "compact"]
+
+
+def test_without_models_the_list_is_empty() -> None:
+    assert ask([]).json() == {"models": []}
+
+
+def test_other_methods_and_paths_are_refused(spec: ModelSpec) -> None:
+    assert ask([spec], "POST").status_code == 405
+    assert ask([spec], path="/model").status_code == 404

@@ -1,0 +1,51 @@
+"""README and MODEL_CARD say what the result files say, and point at files that are there."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+EVALUATION = ROOT / "results/evaluation/compact/evaluation.json"
+LATENCY = ROOT / "benchmarks/results/latency.json"
+LINK = re.compile(r"\]\(([^)#]+)\)")
+
+
+@pytest.mark.parametrize("document", ["README.md", "MODEL_CARD.md", "CONTRIBUTING.md"])
+def test_links_point_at_files_of_this_repository(document: str) -> None:
+    targets = [t for t in LINK.findall((ROOT / document).read_text()) if "://" not in t]
+    assert targets or document == "CONTRIBUTING.md"
+    missing = [target for target in targets if not (ROOT / target).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("document", ["README.md", "MODEL_CARD.md"])
+def test_dice_is_quoted_as_it_was_measured(document: str) -> None:
+    text = (ROOT / document).read_text()
+    for name, values in json.loads(EVALUATION.read_text())["summary"].items():
+        quoted = f"{values['mean']:.4f} | {values['sd']:.4f}"
+        assert quoted in text, f"{document} does not quote {name} as measured: {quoted}"
+
+
+def test_speed_is_quoted_as_it_was_measured() -> None:
+    candidates = json.loads(LATENCY.read_text())["candidates"]
+    reference = candidates["unet pytorch fp32"]["median"]
+    ours = candidates["compact openvino fp32"]["median"]
+    text = (ROOT / "README.md").read_text()
+    assert f"{ours:.2f} s" in text
+    assert f"{reference / ours:.0f} times" in text
+
+
+def test_the_shipped_model_carries_the_measured_dice() -> None:
+    spec = json.loads((ROOT / "models/compact/spec.json").read_text())
+    evaluation = json.loads(EVALUATION.read_text())
+    assert spec["metrics"] == evaluation["summary"]
+    assert spec["checkpoint_sha256"] == evaluation["checkpoint_sha256"]
+
+
+def test_nothing_left_to_fill_in() -> None:
+    for document in ("README.md", "MODEL_CARD.md"):
+        assert not re.search(r"@[A-Z]+@", (ROOT / document).read_text())

@@ -1,0 +1,99 @@
+"""Imports go one way, and stay light."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PARTS = ("neurobento", "serving", "training", "export", "benchmarks", "service")
+ALLOWED = {
+    "neurobento": {"neurobento"},
+    "serving": {"neurobento", "serving"},
+    "training": {"neurobento", "training"},
+    "export": {"neurobento", "export"},
+    "benchmarks": {"neurobento", "benchmarks"},
+    "service": {"neurobento", "serving"},
+}
+HEAVY = ("torch", "monai", "ants", "openvino", "matplotlib")
+FILES = [
+    path.relative_to(ROOT)
+    for part in PARTS
+    for path in sorted([*ROOT.glob(f"{part}.py"), *ROOT.glob(f"{part}/**/*.py")])
+]
+
+
+def imported(source: str, package: str) -> Iterator[str]:
+    """Every module a file names in an import, at its top or inside a function."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield package if node.level else node.module or ""
+
+
+def own_parts(source: str, package: str) -> set[str]:
+    return {name.split(".")[0] for name in imported(source, package)} & {*PARTS}
+
+
+def test_every_part_is_looked_at() -> None:
+    assert {file.parts[0].removesuffix(".py") for file in FILES} == {*PARTS}
+    assert len(FILES) > 40
+
+
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_a_part_imports_only_what_it_may(file: Path) -> None:
+    part = file.parts[0].removesuffix(".py")
+    assert own_parts((ROOT / file).read_text(), part) <= ALLOWED[part]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import training.train",
+        "from training import train",
+        "from training.train import main",
+        "def f():\n    from training.train import main",
+        "import os, training as t",
+    ],
+)
+def test_the_rule_sees_every_way_to_import(source: str) -> None:
+    assert own_parts(source, "neurobento") == {"training"}
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if f.parts[0] == "neurobento"], ids=str)
+def test_no_file_of_the_core_imports_itself_as_a_whole(file: Path) -> None:
+    """`from neurobento import NAME` inside the package runs in circles, but for its modules."""
+    for node in ast.walk(ast.parse((ROOT / file).read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "neurobento":
+            folder = ROOT / "neurobento"
+            names = [alias.name for alias in node.names]
+            assert all((folder / f"{n}.py").exists() or (folder / n).is_dir() for n in names)
+
+
+@pytest.mark.parametrize("module", ["neurobento", "neurobento.cli", "service"])
+def test_importing_is_light(module: str, known_model: Path, tmp_path: Path) -> None:
+    """So `--help`, `bentoml build` and the runners start without what they do not need."""
+    code = f"import sys, {module}; print(*(m for m in {HEAVY!r} if m in sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "BENTOML_HOME": str(tmp_path),
+            "BENTOML_DO_NOT_TRACK": "True",
+            "NEUROBENTO_MODELS": str(known_model.parent),
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []

@@ -1,0 +1,87 @@
+"""The scripts: they parse, they run, and they refuse what they cannot use."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = sorted([*(ROOT / "scripts").iterdir(), ROOT / ".ci/run"])
+PREDICT = ROOT / "scripts/predict.sh"
+
+
+def run(folder: Path, *command: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def test_the_scripts_the_design_names_are_there() -> None:
+    names = {path.name for path in SCRIPTS}
+    assert {"serve", "test", "check", "predict.sh", "run"} <= names
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_a_script_can_be_run_and_parses(script: Path, tmp_path: Path) -> None:
+    assert script.stat().st_mode & stat.S_IXUSR
+    assert script.read_text().startswith("#!/usr/bin/env bash\n")
+    done = run(tmp_path, "bash", "-n", str(script))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_a_script_stops_at_the_first_error(script: Path) -> None:
+    assert "\nset -euo pipefail\n" in script.read_text()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["-i", "scan.nii"],
+        ["-o", "out.nii.gz"],
+        ["-i"],
+        ["-i", "scan.nii", "-o", "out.nii.gz", "--fast"],
+        ["-i", "scan.nii", "-o", "out.nii.gz", "-model"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_options_are_a_usage_error(options: list[str], tmp_path: Path) -> None:
+    (tmp_path / "scan.nii").write_text("scan")
+    done = run(tmp_path, str(PREDICT), *options)
+    assert done.returncode == 2
+    assert "usage:" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["scan.nii"]
+
+
+def test_a_missing_scan_is_named(tmp_path: Path) -> None:
+    done = run(tmp_path, str(PREDICT), "-i", "none.nii", "-o", "out.nii.gz")
+    assert done.returncode == 1
+    assert "no such file: none.nii" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_service_nothing_is_written(tmp_path: Path) -> None:
+    (tmp_path / "scan.nii").write_text("scan")
+    url = "http://127.0.0.1:9"  # the discard port: nothing listens there
+    options = ["-i", "scan.nii", "-o", "out.nii.gz"]
+    done = run(tmp_path, str(PREDICT), *options, NEUROBENTO_URL=url)
+    assert done.returncode != 0
+    assert "curl" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["scan.nii"]
+
+
+def test_serve_refuses_unknown_options_before_it_installs_anything(tmp_path: Path) -> None:
+    done = run(tmp_path, str(ROOT / "scripts/serve"), "--fast")
+    assert done.returncode == 2
+    assert "usage:" in done.stderr

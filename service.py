@@ -26,6 +26,7 @@ from neurobento.registry import DEFAULT_MODEL, list_specs, model_tag
 from neurobento.spec import ModelSpec
 from serving.front import GZIP, ZIP, Front, Options, answered
 from serving.gate import Gate
+from serving.logs import begin_logging
 from serving.models_page import models_app
 from serving.uploads import refuse_urls
 
@@ -47,6 +48,7 @@ DEPENDENCY: dict[str, Any] = {
     "runner_connection": {"max_requests": 10**9, "max_age": 1e9},
 }
 
+begin_logging()
 refuse_urls()
 
 

@@ -105,15 +105,17 @@ class Parcellator:
         PreprocessingError, NotOnNetworkGrid
             The scan cannot be brought onto the network grid.
         """
+        say = progress or _say_nothing
         prepared = prepare(scan, level, progress=progress)
-        if progress is not None:
-            progress("infer")
+        say("infer")
         start = time.perf_counter()
         network_labels = self.backend.infer(prepared.image[None, None])[0]
         seconds = {"infer": time.perf_counter() - start}
-        if progress is not None:
-            progress("restore")
-        return restore_and_measure(prepared, network_labels, seconds)
+        return restore_and_measure(prepared, network_labels, seconds, progress=say)
+
+
+def _say_nothing(_: str) -> None:
+    pass
 
 
 def prepare(scan: Scan, level: Level, *, progress: Progress | None = None) -> Prepared:
@@ -125,7 +127,11 @@ def prepare(scan: Scan, level: Level, *, progress: Progress | None = None) -> Pr
 
 
 def restore_and_measure(
-    prepared: Prepared, network_labels: NDArray[np.uint8], seconds: dict[str, float]
+    prepared: Prepared,
+    network_labels: NDArray[np.uint8],
+    seconds: dict[str, float],
+    *,
+    progress: Progress | None = None,
 ) -> Parcellation:
     """The network's labels on the native grid, and their volumes.
 
@@ -137,10 +143,15 @@ def restore_and_measure(
         (91, 122, 123) uint8.
     seconds
         Of the stages between `prepare` and this one.
+    progress
+        Told each stage as it begins.
     """
+    say = progress or _say_nothing
+    say("restore")
     start = time.perf_counter()
     labels = prepared.grid.restore(network_labels)
     restored = time.perf_counter()
+    say("measure")
     volumes = measure(labels, prepared.space.voxel_to_ras)
     measured = time.perf_counter()
     return Parcellation(

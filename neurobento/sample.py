@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
+
+from neurobento.errors import ConfigError
+from neurobento.scan import write_whole
 
 __all__ = ["write_sample"]
 
@@ -17,9 +21,22 @@ def write_sample(path: Path) -> None:
     Parameters
     ----------
     path
-        Where to, .nii or .nii.gz.
+        Where to, .nii or .nii.gz; written whole or not at all.
+
+    Raises
+    ------
+    ConfigError
+        Another suffix.
     """
     import warnings
+
+    if not path.name.endswith((".nii", ".nii.gz")):
+        raise ConfigError(
+            subject=str(path),
+            expected="a name that ends in .nii or .nii.gz",
+            found=path.suffix or "no suffix",
+            remedy="Choose another name.",
+        )
 
     with warnings.catch_warnings():
         # nilearn speaks of plotting features that are not used here
@@ -28,4 +45,5 @@ def write_sample(path: Path) -> None:
 
         template = load_mni152_template(resolution=1)
     path.parent.mkdir(parents=True, exist_ok=True)
-    template.to_filename(path)
+    content = template.to_bytes()
+    write_whole(path, gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import io
-import logging
 import time
 import zipfile
 from collections.abc import Callable, Mapping
@@ -28,8 +27,6 @@ from serving.answers import error_body, error_status
 from serving.wire import unpack
 
 __all__ = ["Front", "Options", "answered"]
-
-logger = logging.getLogger("neurobento.serving")
 
 GZIP, ZIP = "application/gzip", "application/zip"
 FILE_STEM = "scan"
@@ -186,7 +183,6 @@ def _error_response(error: Exception, ctx: Any) -> Response:
         status, kind = HTTPStatus.SERVICE_UNAVAILABLE, "ServiceUnavailable"
         message = "a part of the service is not there at the moment; try again in a few seconds"
         ctx.response.metadata["retry-after"] = "5"
-    logger.info("request %s: %s", request_id, kind)
     # BentoML sets the context's status on every response of a method that has a context
     ctx.response.status_code = int(status)
     return JSONResponse(error_body(kind, message, request_id), status_code=int(status))

@@ -22,6 +22,7 @@ __all__ = ["KNOWN_PATHS", "Gate"]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 KNOWN_PATHS = frozenset(
@@ -30,6 +31,8 @@ KNOWN_PATHS = frozenset(
         *("/healthz", "/livez", "/readyz", "/metrics", "/docs.json", "/schema.json"),
     }
 )
+
+REPLACED_HEADERS = frozenset({b"content-type", b"content-length", b"x-request-id"})
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 """A client's own request id is taken over if it looks like this."""
@@ -72,6 +75,7 @@ class Gate:
             await self._pass_on(scope, _Body(receive, self.max_body_bytes), answer)
 
     async def _pass_on(self, scope: MutableMapping[str, Any], body: _Body, answer: _Answer) -> None:
+        answer.body = body
         try:
             await self.app(scope, body, answer)
         except _BodyTooLarge:
@@ -95,11 +99,17 @@ class _Body:
 
     def __init__(self, receive: Receive, max_bytes: int) -> None:
         self._receive, self._left = receive, max_bytes
+        self.max_bytes = max_bytes
+
+    @property
+    def too_large(self) -> bool:
+        """Whether more came than is allowed."""
+        return self._left < 0
 
     async def __call__(self) -> Message:
         message = await self._receive()
         self._left -= len(message.get("body", b""))
-        if self._left < 0:
+        if self.too_large:
             raise _BodyTooLarge
         return message
 
@@ -111,6 +121,7 @@ class _Answer:
         self._send = send
         self.request_id = request_id
         self.started = False
+        self.body: _Body | None = None
         self._held: Message | None = None
         self._text = b""
 
@@ -125,28 +136,41 @@ class _Answer:
         elif self._held is not None:
             self._text += message.get("body", b"")
             if not message.get("more_body"):
-                status = HTTPStatus(self._held["status"])
-                kind, text = _error_in(self._text, status)
-                self._held = None
-                await self.error(status, kind, text)
+                await self._held_error(self._held)
             return
         await self._send(message)
 
-    async def error(self, status: HTTPStatus, kind: str, text: str) -> None:
-        """Answer with an error."""
+    async def _held_error(self, start: Message) -> None:
+        """Answer with the error that the application gave, in our shape."""
+        if self.body is not None and self.body.too_large:
+            # BentoML catches what the body raised and makes a 500 of it
+            await self.error(*_too_large(self.body.max_bytes))
+            return
+        status = HTTPStatus(start["status"])
+        own = [(k, v) for k, v in start["headers"] if k.lower() not in REPLACED_HEADERS]
+        await self.error(status, *_error_in(self._text, status), own)
+
+    async def error(
+        self, status: HTTPStatus, kind: str, text: str, headers: Headers | None = None
+    ) -> None:
+        """Answer with an error, and with further headers if there are any."""
+        logger.info("request %s: %d %s", self.request_id, status, kind)
         body = json.dumps(error_body(kind, text, self.request_id)).encode()
-        await self._whole(status, b"application/json", body)
+        await self._whole(status, b"application/json", body, headers or [])
 
     async def page(self, html: str) -> None:
         """Answer with a page."""
-        await self._whole(HTTPStatus.OK, b"text/html; charset=utf-8", html.encode())
+        await self._whole(HTTPStatus.OK, b"text/html; charset=utf-8", html.encode(), [])
 
-    async def _whole(self, status: HTTPStatus, content_type: bytes, body: bytes) -> None:
+    async def _whole(
+        self, status: HTTPStatus, content_type: bytes, body: bytes, further: Headers
+    ) -> None:
         self.started = True
         headers = [
             (b"content-type", content_type),
             (b"content-length", str(len(body)).encode()),
             (b"x-request-id", self.request_id.encode()),
+            *further,
         ]
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
         await self._send({"type": "http.response.body", "body": body})

@@ -111,14 +111,17 @@ class Compact(nn.Module):
         return logits
 
     def _each_position(self, features: Tensor, blocks: Tensor) -> Iterator[Tensor]:
-        """Logits (N, classes, X/2, Y/2, Z/2) of each of a block's voxels, as in `POSITIONS`."""
+        """Logits of each of a block's voxels, as in `POSITIONS`; blocks of padding left out."""
+        x, y, z = (-(-n // 2) for n in self.shape)
+        blocks = blocks[:, :, :x, :y, :z]
         position = 0
         for a in (0, 1):
-            along_x = _interpolate(features, 2, a)
+            along_x = _interpolate(features, 2, a)[:, :, :x]
             for b in (0, 1):
-                along_y = _interpolate(along_x, 3, b)
+                along_y = _interpolate(along_x, 3, b)[:, :, :, :y]
                 for c in (0, 1):
-                    yield self._classify(_interpolate(along_y, 4, c), blocks, position)
+                    along_z = _interpolate(along_y, 4, c)[..., :z]
+                    yield self._classify(along_z, blocks, position)
                     position += 1
 
     def forward(self, image: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""A file field takes files; that no address is fetched is seen in tests/test_service.py."""
+"""A file field takes files; that no address is fetched is seen in tests/service."""
 
 from __future__ import annotations
 

@@ -1,0 +1,148 @@
+"""The real server on a loopback port, with the model whose labels are known."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import nibabel as nib
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TILTED = nib.affines.from_matvec(
+    nib.eulerangles.euler2mat(0.1, -0.05, 0.08) @ np.diag([1.5, 1.25, 1.1]), [-68.0, -90.0, -60.0]
+)
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server, its log, and a client for it."""
+
+    url: str
+    log: Path
+    client: httpx.Client
+
+    def predict(self, scan: bytes, query: str = "preprocessing=false&model=compact") -> Any:
+        return self.client.post(f"/predict/?{query}", files={"file": ("scan", scan)})
+
+    def parcellation(self, scan: bytes, accept: str = "*/*", **fields: str) -> Any:
+        files = {"file": ("scan", scan)}
+        headers = {"accept": accept}
+        return self.client.post("/v1/parcellation", files=files, data=fields, headers=headers)
+
+
+def descendants(pid: int) -> set[int]:
+    """Every process that a process started, directly or not."""
+    parents = {}
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(entry.parent.name)] = int(entry.read_text().rsplit(")", 1)[1].split()[1])
+        except (OSError, IndexError):
+            continue
+    found, grown = {pid}, True
+    while grown:
+        more = {child for child, parent in parents.items() if parent in found} - found
+        found, grown = found | more, bool(more)
+    return found
+
+
+def running(pids: set[int]) -> set[int]:
+    alive = set()
+    for pid in pids:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z":
+                alive.add(pid)
+        except FileNotFoundError:
+            continue
+    return alive
+
+
+def wait_until(true: Callable[[], bool], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if true():
+            return True
+        time.sleep(0.2)
+    return true()
+
+
+def is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz", timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@pytest.fixture(scope="package")
+def server(known_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server for all tests; at the end SIGTERM must end it and all it started."""
+    home = tmp_path_factory.mktemp("bentoml")
+    env = {
+        **os.environ,
+        "BENTOML_HOME": str(home),
+        "BENTOML_DO_NOT_TRACK": "True",
+        "NEUROBENTO_MODELS": str(known_model.parent),
+        "NEUROBENTO_THREADS": "1",
+        "NEUROBENTO_PREPROCESSING_PROCESSES": "1",
+        "NEUROBENTO_MAX_BODY_BYTES": str(32 << 20),
+    }
+    store = [sys.executable, "-m", "export.to_bento", "--models", str(known_model.parent)]
+    subprocess.run(store, cwd=ROOT, env=env, check=True, timeout=60)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "bentoml", "serve", "service:NeuroBento"]
+    log, url = home / "server.log", f"http://127.0.0.1:{port}"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*command, "--host", "127.0.0.1", "--port", str(port)],
+            cwd=ROOT,
+            env=env,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    family: set[int] = {process.pid}
+    try:
+        assert wait_until(lambda: is_ready(url), 120), log.read_text()[-3000:]
+        with httpx.Client(base_url=url, timeout=60) as client:
+            yield Server(url, log, client)
+    finally:
+        family |= descendants(process.pid)
+        process.send_signal(signal.SIGTERM)
+        ended = wait_until(lambda: process.poll() is not None and not running(family), 30)
+        for pid in running(family):
+            os.kill(pid, signal.SIGKILL)
+        process.wait(10)
+    assert ended, "SIGTERM left processes behind"
+    assert len(family) > 3
+
+
+def nifti(array: Any, affine: Any = TILTED, **header: Any) -> bytes:
+    image = nib.Nifti1Image(array, affine)
+    for field, value in header.items():
+        image.header[field] = value
+    return gzip.compress(image.to_bytes(), compresslevel=1)
+
+
+@pytest.fixture(scope="session")
+def nifti_bytes() -> Callable[..., bytes]:
+    """Makes a gzip NIfTI file of an array; keyword arguments set header fields."""
+    return nifti
+
+
+@pytest.fixture(scope="session")
+def scan_of(known_labels: Callable[[int], Any]) -> Callable[[int], bytes]:
+    """The scan whose labels are `known_labels(seed)`."""
+    return lambda seed: nifti((known_labels(seed) / np.float32(116)).astype(np.float32))

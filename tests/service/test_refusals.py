@@ -1,0 +1,120 @@
+"""What the running service refuses, and what its log keeps to itself."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+NONE = {"preprocessing": "none"}
+
+pytestmark = pytest.mark.slow
+
+
+def refused(answer: Any, *statuses: int) -> dict[str, str]:
+    """The error, in the one shape there is."""
+    assert answer.status_code in statuses, answer.text
+    assert answer.headers["content-type"] == "application/json"
+    body = answer.json()
+    assert body.keys() == {"error"}
+    assert body["error"].keys() == {"type", "message", "request_id"}
+    assert body["error"]["request_id"] == answer.headers["x-request-id"]
+    assert "/tmp" not in answer.text
+    assert "Traceback" not in answer.text
+    return body["error"]
+
+
+def claiming_18_gb() -> bytes:
+    """377 bytes: a header for 1320 voxels along each axis in float64, and 25 bytes behind it."""
+    header = nib.Nifti1Header()
+    header["dim"] = [3, 1320, 1320, 1320, 1, 1, 1, 1]
+    header["datatype"], header["bitpix"], header["vox_offset"] = 64, 64, 352
+    header.set_sform(np.eye(4), code=1)
+    return bytes(header.binaryblock) + bytes(377 - 348)
+
+
+NOISE = np.random.default_rng(1).random((40, 40, 40)).astype(np.float32)
+
+BAD: dict[str, tuple[Any, str | None]] = {
+    "text": (lambda _: b"this is no scan\n" * 50, "UnknownFormat"),
+    "empty": (lambda _: b"", None),
+    "gzip cut short": (lambda nifti: nifti(NOISE)[:-20], "CorruptCompression"),
+    "all zero": (lambda nifti: nifti(NOISE * 0), "EmptyScan"),
+    "another grid": (lambda nifti: nifti(NOISE), "NotOnNetworkGrid"),
+    "18 GB claimed": (lambda _: claiming_18_gb(), None),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_file_is_the_callers_fault_on_both_routes(
+    server: Any, nifti_bytes: Any, name: str
+) -> None:
+    make, kind = BAD[name]
+    content = make(nifti_bytes)
+    for answer in (server.predict(content), server.parcellation(content, **NONE)):
+        error = refused(answer, 400, 413, 422)
+        assert kind in (None, error["type"])
+
+
+def test_bad_options_are_the_callers_fault(server: Any, scan_of: Any) -> None:
+    scan = scan_of(51)
+    assert "compact" in refused(server.predict(scan, "model=grand"), 404)["message"]
+    assert "stripped" in refused(server.predict(scan, "preprocessing=some"), 400)["message"]
+    assert "network" in refused(server.parcellation(scan, space="outer"), 400)["message"]
+    assert refused(server.parcellation(scan, model="grand", **NONE), 404)["type"] == "ModelNotFound"
+
+
+def test_a_missing_file_is_the_callers_fault(server: Any) -> None:
+    for path in ("/predict/", "/v1/parcellation"):
+        other = server.client.post(path, files={"other": ("scan", b"x")})
+        assert "file" in refused(other, 400)["message"]
+        refused(server.client.post(path), 400, 415, 422)
+
+
+def test_other_paths_and_methods_are_refused(server: Any) -> None:
+    assert refused(server.client.get("/nothing"), 404)["type"] == "NotFound"
+    refused(server.client.get("/predict/"), 404, 405)
+
+
+def test_a_body_over_the_limit_is_refused(server: Any) -> None:
+    def chunks() -> Iterator[bytes]:
+        yield b'--x\r\nContent-Disposition: form-data; name="file"; filename="scan"\r\n\r\n'
+        for _ in range(40):
+            yield bytes(1 << 20)
+
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    answer = server.client.post("/predict/", content=chunks(), headers=headers)
+    assert refused(answer, 413)["type"] == "RequestTooLarge"
+
+
+@pytest.mark.parametrize("path", ["/predict/", "/v1/parcellation"])
+def test_an_address_in_the_file_field_is_not_fetched(server: Any, path: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as bait:
+        address = f"http://127.0.0.1:{bait.getsockname()[1]}/scan.nii.gz"
+        answer = server.client.post(path, files={"file": (None, address)})
+        refused(answer, 400)
+        answer = server.client.post(path, json={"file": address})
+        refused(answer, 400, 415, 422)
+        bait.settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            bait.accept()
+
+
+def test_the_log_knows_requests_by_their_id_alone(
+    server: Any, known_labels: Any, nifti_bytes: Any
+) -> None:
+    """An answered scan, one that preprocessing refuses, and one that the gate refuses."""
+    image = (known_labels(54) / np.float32(116)).astype(np.float32)
+    for array in (image, image[:40], image * 0):
+        scan = nifti_bytes(array, descrip=b"PATIENT_MARKER", db_name=b"OTHER_MARKER")
+        files = {"file": ("JANE_DOE_1970.nii.gz", scan)}
+        for path in ("/predict/?preprocessing=false", "/v1/parcellation"):
+            server.client.post(path, files=files, data=NONE, headers={"x-request-id": "seen-1"})
+    log = server.log.read_text()
+    assert "POST" in log
+    assert not [w for w in ("JANE_DOE", "PATIENT_MARKER", "OTHER_MARKER") if w in log]
+    assert "request seen-1: EmptyScan" in log

@@ -1,0 +1,138 @@
+"""What the running service answers: labels, the same as the command line's, to many at once."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+NONE = {"preprocessing": "none"}
+
+pytestmark = pytest.mark.slow
+
+
+def labels_in(content: bytes) -> Any:
+    return nib.Nifti1Image.from_bytes(gzip.decompress(content))
+
+
+def test_report_as_call_gives_the_labels_in_native_space(
+    server: Any, scan_of: Any, known_labels: Any
+) -> None:
+    answer = server.predict(scan_of(51))
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"] == "application/gzip"
+    image = labels_in(answer.content)
+    assert np.array_equal(np.asarray(image.dataobj), known_labels(51))
+    assert np.array_equal(image.affine, labels_in(scan_of(51)).affine)
+
+
+def test_the_zip_and_the_labels_alone_are_the_same(server: Any, scan_of: Any) -> None:
+    zipped = server.parcellation(scan_of(51), **NONE)
+    assert zipped.headers["content-type"] == "application/zip"
+    with zipfile.ZipFile(io.BytesIO(zipped.content)) as archive:
+        assert len(archive.namelist()) == 5
+        inside = archive.read("scan_dseg.nii.gz")
+        run = json.loads(archive.read("scan_run.json"))
+    alone = server.parcellation(scan_of(51), accept="application/gzip", **NONE)
+    assert alone.headers["content-type"] == "application/gzip"
+    assert inside == alone.content == server.predict(scan_of(51)).content
+    assert run["model"]["name"] == "compact"
+    assert run["preprocessing"] == "none"
+
+
+def test_a_scan_without_skull_comes_back_on_its_own_grid(
+    server: Any, phantom: Any, nifti_bytes: Any
+) -> None:
+    scan = nifti_bytes(phantom.image, phantom.affine)
+    image = labels_in(server.predict(scan, "preprocessing=stripped").content)
+    assert image.shape == phantom.shape
+    assert np.array_equal(image.affine, labels_in(scan).affine)
+    inside = np.asarray(image.dataobj) > 0
+    assert 2 * (inside & (phantom.image > 0)).sum() > 0.9 * (
+        inside.sum() + (phantom.image > 0).sum()
+    )
+
+
+def test_network_space_is_the_network_grid(server: Any, phantom: Any, nifti_bytes: Any) -> None:
+    scan = nifti_bytes(phantom.image, phantom.affine)
+    image = labels_in(server.predict(scan, "preprocessing=stripped&space=network").content)
+    assert image.shape == (91, 122, 123)
+    assert nib.aff2axcodes(image.affine) == ("R", "A", "S")
+
+
+def test_service_and_command_line_give_the_same_bytes(
+    server: Any, scan_of: Any, known_model: Path, tmp_path: Path
+) -> None:
+    scan = tmp_path / "sub.nii.gz"
+    scan.write_bytes(scan_of(52))
+    options = ["--models", str(known_model.parent), "--preprocessing", "none", "--threads", "1"]
+    command = [sys.executable, "-m", "neurobento.cli", "parcellate", str(scan)]
+    subprocess.run(
+        [*command, "-o", str(tmp_path / "out"), *options],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    written = (tmp_path / "out" / "sub_dseg.nii.gz").read_bytes()
+    assert written == server.predict(scan_of(52)).content
+
+
+def test_the_client_script_keeps_the_answer(server: Any, scan_of: Any, tmp_path: Path) -> None:
+    (tmp_path / "in put.nii.gz").write_bytes(scan_of(53))
+    command = [str(ROOT / "scripts/predict.sh"), "-i", "in put.nii.gz", "-o", "out.nii.gz"]
+    env = {**os.environ, "NEUROBENTO_URL": server.url}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out.nii.gz").read_bytes() == server.predict(scan_of(53)).content
+
+
+def test_the_client_script_passes_a_refusal_on_and_writes_nothing(
+    server: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "text.nii").write_text("no scan\n" * 100)
+    command = [str(ROOT / "scripts/predict.sh"), "-i", "text.nii", "-o", "out.nii.gz"]
+    env = {**os.environ, "NEUROBENTO_URL": server.url}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, timeout=60)
+    assert done.returncode == 1
+    assert json.loads(done.stderr)["error"]["type"] == "UnknownFormat"
+    assert [path.name for path in tmp_path.iterdir()] == ["text.nii"]
+
+
+def test_models_are_listed(server: Any) -> None:
+    (model,) = server.client.get("/v1/models").json()["models"]
+    assert (model["name"], model["version"]) == ("compact", "0.0.1")
+
+
+def test_callers_at_the_same_time_each_get_their_own_answer(
+    server: Any, scan_of: Any, known_labels: Any
+) -> None:
+    scans = {seed: scan_of(seed) for seed in range(60, 68)}
+    with ThreadPoolExecutor(8) as callers:
+        answers = dict(zip(scans, callers.map(server.predict, scans.values()), strict=True))
+    for seed, answer in answers.items():
+        assert np.array_equal(np.asarray(labels_in(answer.content).dataobj), known_labels(seed))
+    metrics = server.client.get("/metrics").text
+    limits = [
+        float(line.split('le="')[1].split('"')[0])
+        for line in metrics.splitlines()
+        if line.startswith("bentoml_service_adaptive_batch_size_bucket") and "segment" in line
+    ]
+    assert max(limits) > 1
+
+
+def test_a_request_id_is_given_back(server: Any) -> None:
+    answer = server.client.get("/v1/models", headers={"x-request-id": "mine-1"})
+    assert answer.headers["x-request-id"] == "mine-1"

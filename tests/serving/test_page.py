@@ -1,0 +1,46 @@
+"""The page at `/`."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+from neurobento.preprocessing.levels import LEVELS
+from serving.gate import KNOWN_PATHS
+from serving.page import PAGE
+
+
+class Tags(HTMLParser):
+    """Every tag with its attributes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, Any]]] = []
+        self.feed(PAGE)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+def test_the_page_loads_nothing_from_elsewhere() -> None:
+    assert not re.findall(r"(?:https?:)?//[\w.]+|@import|url\(", PAGE)
+    assert not {tag for tag, _ in Tags().found} & {"script", "link", "iframe", "img", "object"}
+
+
+def test_every_link_is_answered() -> None:
+    found = [attrs.get("href") or attrs.get("action") for _, attrs in Tags().found]
+    links = {link for link in found if link}
+    assert {"/v1/parcellation", "/v1/models"} <= links <= KNOWN_PATHS
+
+
+def test_the_form_offers_every_level() -> None:
+    levels = [attrs["value"] for tag, attrs in Tags().found if tag == "option"]
+    assert levels == list(LEVELS)
+
+
+def test_the_form_sends_a_file() -> None:
+    (form,) = (attrs for tag, attrs in Tags().found if tag == "form")
+    assert (form["method"], form["enctype"]) == ("post", "multipart/form-data")
+    inputs = [attrs for tag, attrs in Tags().found if tag == "input"]
+    assert [(i["type"], i["name"]) for i in inputs] == [("file", "file")]

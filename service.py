@@ -30,7 +30,7 @@ from serving.logs import begin_logging
 from serving.models_page import models_app
 from serving.uploads import refuse_urls
 
-CORES = os.cpu_count() or 1
+CORES = len(os.sched_getaffinity(0))
 THREADS = int(os.environ.get("NEUROBENTO_THREADS", CORES))
 PROCESSES = int(os.environ.get("NEUROBENTO_PREPROCESSING_PROCESSES", max(1, CORES // THREADS)))
 TIMEOUT_S = int(os.environ.get("NEUROBENTO_TIMEOUT_S", 1800))

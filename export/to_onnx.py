@@ -14,7 +14,6 @@ import argparse
 import datetime
 import json
 import logging
-import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -164,7 +163,8 @@ def publish(
         spec = ModelSpec(**{**spec.__dict__, "verification": verification})
         spec.write(made / SPEC_FILE)
         if folder.exists():
-            shutil.rmtree(folder)
+            # goes with the temporary folder, once the new model stands in its place
+            folder.rename(Path(temporary, "replaced"))
         made.rename(folder)
     return spec
 

@@ -15,8 +15,6 @@ from neurobento.registry import DEFAULT_MODEL
 
 __all__ = ["main"]
 
-SUFFIXES = (".nii.gz", ".nii", ".mgz", ".mgh")
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0 done, 1 an error that the message on stderr explains."""
@@ -58,7 +56,7 @@ def _add_parcellate(commands: argparse._SubParsersAction[argparse.ArgumentParser
     )
     command.add_argument("--backend", default="auto", help="auto, openvino or onnxruntime")
     command.add_argument("--precision", default="auto")
-    command.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    command.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     command.set_defaults(run=_parcellate)
 
 
@@ -68,7 +66,7 @@ def _parcellate(args: argparse.Namespace) -> int:
     from neurobento.parcellation import Parcellator
     from neurobento.registry import find_model
     from neurobento.report import backend_facts, output_files
-    from neurobento.scan import read_scan, write_whole
+    from neurobento.scan import read_scan, scan_name, write_whole
 
     scan = read_scan(args.scan)
     model = find_model(args.model, args.models)
@@ -76,7 +74,7 @@ def _parcellate(args: argparse.Namespace) -> int:
     parcellation = Parcellator(backend).parcellate(scan, args.preprocessing, progress=_say)
     _say("write")
     args.output.mkdir(parents=True, exist_ok=True)
-    name = _stem(args.scan)
+    name = scan_name(args.scan)
     for file_name, content in output_files(
         name, scan, parcellation, backend_facts(backend)
     ).items():
@@ -89,14 +87,6 @@ def _parcellate(args: argparse.Namespace) -> int:
 
 def _say(stage: str) -> None:
     print(f"{stage.replace('_', ' ')} ...", file=sys.stderr, flush=True)
-
-
-def _stem(path: Path) -> str:
-    """The scan's name without its suffix, by which the outputs are called."""
-    for suffix in SUFFIXES:
-        if path.name.endswith(suffix):
-            return path.name.removesuffix(suffix)
-    return path.stem
 
 
 def _models(args: argparse.Namespace) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 from collections.abc import Callable
 
 from neurobento.errors import NeuroBentoError
@@ -20,6 +22,9 @@ def run(command: Callable[[], int], name: str) -> int:
     name
         What the user typed, to begin the message with.
     """
+    if threading.current_thread() is threading.main_thread():
+        # as an exception, so that temporary folders go and child processes end
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         return command()
     except NeuroBentoError as error:

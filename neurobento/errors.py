@@ -17,6 +17,7 @@ NeuroBentoError
 │   │   └── NotOnNetworkGrid       level "none" was asked for another grid
 │   ├── DegenerateGeometry         the voxel grid has no usable place in the world
 │   │   ├── BadVoxelSize           not finite, not positive, or out of range
+│   ├── BadFieldOfView         larger than any head, or smaller
 │   │   ├── BadAffine              not finite or not invertible
 │   │   └── MissingOrientation     the header does not say where left is
 │   └── DegenerateIntensities      the voxels hold no image
@@ -26,6 +27,8 @@ NeuroBentoError
 ├── PreprocessingError             a step failed on a scan that could be read
 │   ├── SkullStrippingUnavailable  ROBEX does not run on this platform
 │   ├── SkullStrippingFailed       ROBEX ended with an error or an empty brain
+│   ├── NotABrain                  level "stripped" was asked for something else
+│   ├── PreprocessingFailed        a library gave up on the scan
 │   └── PreprocessingTimeout       a step outlived its time limit
 ├── ModelError                     a model cannot be used
 │   ├── ModelNotFound              no model of that name
@@ -43,6 +46,7 @@ from typing import Any
 __all__ = [
     "BackendUnavailable",
     "BadAffine",
+    "BadFieldOfView",
     "BadVoxelSize",
     "ConfigError",
     "ConstantScan",
@@ -56,12 +60,14 @@ __all__ = [
     "ModelError",
     "ModelNotFound",
     "NeuroBentoError",
+    "NotABrain",
     "NotFiniteScan",
     "NotOnNetworkGrid",
     "OverlongScan",
     "OversizedScan",
     "ParityFailure",
     "PreprocessingError",
+    "PreprocessingFailed",
     "PreprocessingTimeout",
     "ScanError",
     "SkullStrippingFailed",
@@ -199,6 +205,10 @@ class BadVoxelSize(DegenerateGeometry):
     """A voxel size is not finite, not positive or out of range."""
 
 
+class BadFieldOfView(DegenerateGeometry):
+    """The grid spans more than any head, or less."""
+
+
 class BadAffine(DegenerateGeometry):
     """The voxel-to-world affine is not finite or not invertible."""
 
@@ -233,6 +243,14 @@ class SkullStrippingUnavailable(PreprocessingError):
 
 class SkullStrippingFailed(PreprocessingError):
     """ROBEX ended with an error or found no brain."""
+
+
+class NotABrain(PreprocessingError):
+    """Level "stripped" was asked for a scan that is not a brain on a background of zero."""
+
+
+class PreprocessingFailed(PreprocessingError):
+    """A library gave up on the scan."""
 
 
 class PreprocessingTimeout(PreprocessingError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,14 +10,11 @@ from numpy.typing import NDArray
 
 from neurobento.backends.base import Backend
 from neurobento.geometry import Grid
-from neurobento.preprocessing.levels import Level
+from neurobento.preprocessing.levels import Level, Progress, say_nothing
 from neurobento.scan import NativeSpace, Scan
 from neurobento.volumetry import RegionVolume, brain_warnings, measure
 
 __all__ = ["Parcellation", "Parcellator", "Prepared", "prepare", "restore_and_measure"]
-
-Progress = Callable[[str], None]
-"""Called with a stage's name when the stage begins."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +83,7 @@ class Parcellator:
         self.backend = backend
 
     def parcellate(
-        self, scan: Scan, level: Level = "full", *, progress: Progress | None = None
+        self, scan: Scan, level: Level = "full", *, progress: Progress = say_nothing
     ) -> Parcellation:
         """The parcellation of a scan in the scan's own space.
 
@@ -105,20 +101,15 @@ class Parcellator:
         PreprocessingError, NotOnNetworkGrid
             The scan cannot be brought onto the network grid.
         """
-        say = progress or _say_nothing
         prepared = prepare(scan, level, progress=progress)
-        say("infer")
+        progress("infer")
         start = time.perf_counter()
         network_labels = self.backend.infer(prepared.image[None, None])[0]
         seconds = {"infer": time.perf_counter() - start}
-        return restore_and_measure(prepared, network_labels, seconds, progress=say)
+        return restore_and_measure(prepared, network_labels, seconds, progress=progress)
 
 
-def _say_nothing(_: str) -> None:
-    pass
-
-
-def prepare(scan: Scan, level: Level, *, progress: Progress | None = None) -> Prepared:
+def prepare(scan: Scan, level: Level, *, progress: Progress = say_nothing) -> Prepared:
     """The scan on the network grid; see `neurobento.preprocessing.preprocess`."""
     from neurobento.preprocessing import preprocess
 
@@ -131,7 +122,7 @@ def restore_and_measure(
     network_labels: NDArray[np.uint8],
     seconds: dict[str, float],
     *,
-    progress: Progress | None = None,
+    progress: Progress = say_nothing,
 ) -> Parcellation:
     """The network's labels on the native grid, and their volumes.
 
@@ -146,12 +137,11 @@ def restore_and_measure(
     progress
         Told each stage as it begins.
     """
-    say = progress or _say_nothing
-    say("restore")
+    progress("restore")
     start = time.perf_counter()
     labels = prepared.grid.restore(network_labels)
     restored = time.perf_counter()
-    say("measure")
+    progress("measure")
     volumes = measure(labels, prepared.space.voxel_to_ras)
     measured = time.perf_counter()
     return Parcellation(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from neurobento.errors import ModelNotFound
+from neurobento.errors import ModelNotFound, SpecMismatch
 from neurobento.spec import ModelSpec
 
 __all__ = [
@@ -93,8 +93,19 @@ def list_models(folder: Path | None = None) -> list[Model]:
     SpecMismatch
         The files of one of them do not agree.
     """
-    root = folder or models_folder()
+    root = _existing(folder or models_folder())
     return [open_model(spec.parent) for spec in sorted(root.glob(f"*/{SPEC_FILE}"))]
+
+
+def _existing(root: Path) -> Path:
+    if not root.is_dir():
+        raise ModelNotFound(
+            subject=str(root),
+            expected="a folder of models",
+            found="no such folder",
+            remedy="Work in a clone of the repository, which holds models/, or give --models.",
+        )
+    return root
 
 
 def find_model(name: str, folder: Path | None = None) -> Model:
@@ -107,7 +118,7 @@ def find_model(name: str, folder: Path | None = None) -> Model:
     SpecMismatch
         Its files do not agree.
     """
-    root = folder or models_folder()
+    root = _existing(folder or models_folder())
     names = sorted(spec.parent.name for spec in root.glob(f"*/{SPEC_FILE}"))
     if name not in names:
         raise ModelNotFound(
@@ -116,4 +127,12 @@ def find_model(name: str, folder: Path | None = None) -> Model:
             found=repr(name),
             remedy="Choose one of them; `neurobento models` lists them.",
         )
-    return open_model(root / name)
+    model = open_model(root / name)
+    if model.spec.name != name:
+        raise SpecMismatch(
+            subject=str(root / name),
+            expected=f"a spec of the model {name!r}",
+            found=repr(model.spec.name),
+            remedy="Call the folder as its model is called.",
+        )
+    return model

@@ -7,7 +7,6 @@ plain or gzip) and FreeSurfer MGH/MGZ, told apart by content, not by name.
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -18,17 +17,16 @@ from numpy.typing import NDArray
 
 from neurobento.errors import (
     ConstantScan,
-    CorruptCompression,
     EmptyScan,
     FileTooLarge,
     NeuroBentoError,
     NotFiniteScan,
     OverlongScan,
     ScanError,
-    SuspiciousCompression,
     TruncatedScan,
 )
 from neurobento.geometry import axis_codes, voxel_sizes_mm
+from neurobento.gzip_stream import GZIP_MAGIC, GzipStream
 from neurobento.scan_header import (
     HEADER_BYTES,
     NativeSpace,
@@ -44,13 +42,16 @@ __all__ = [
     "ScanLimits",
     "label_bytes",
     "read_scan",
+    "scan_name",
     "space_of",
     "write_labels",
     "write_whole",
 ]
 
+SUFFIXES = (".nii.gz", ".nii", ".mgz", ".mgh")
+"""What the names of scans end in; what they are is told by content."""
+
 CHUNK_BYTES = 1 << 20
-GZIP_MAGIC = b"\x1f\x8b"
 TRAILING_BYTES = 1 << 20
 """Bytes allowed behind the voxels: MGH keeps scan parameters and tags there."""
 
@@ -91,6 +92,18 @@ class Scan:
         return axis_codes(self.voxel_to_ras)
 
 
+def scan_name(path: Path) -> str:
+    """The file name without a scan's suffix, or without its last one.
+
+    >>> scan_name(Path("sub-01_T1w.nii.gz"))
+    'sub-01_T1w'
+    """
+    for suffix in SUFFIXES:
+        if path.name.endswith(suffix):
+            return path.name.removesuffix(suffix)
+    return path.stem
+
+
 def read_scan(path: Path, limits: ScanLimits | None = None) -> Scan:
     """The scan in a NIfTI or MGH file, after every check of the gate.
 
@@ -125,7 +138,7 @@ def _read(path: Path, limits: ScanLimits) -> Scan:
     with path.open("rb") as file:
         compressed = file.read(2) == GZIP_MAGIC
         file.seek(0)
-        stream = _GzipStream(file, limits) if compressed else file
+        stream = GzipStream(file, limits) if compressed else file
         head = stream.read(HEADER_BYTES)
         header = parse_header(head, limits)
         if not compressed:
@@ -155,7 +168,7 @@ def _truncated(expected_bytes: int, found_bytes: int) -> NeuroBentoError:
     )
 
 
-def _read_voxels(stream: BinaryIO | _GzipStream, head: bytes, header: ScanHeader) -> bytearray:
+def _read_voxels(stream: BinaryIO | GzipStream, head: bytes, header: ScanHeader) -> bytearray:
     """The bytes of the voxels, read in pieces up to the length the header implies."""
     data = bytearray(head[header.start_bytes :])
     position = len(head)
@@ -166,76 +179,9 @@ def _read_voxels(stream: BinaryIO | _GzipStream, head: bytes, header: ScanHeader
         skip = max(0, header.start_bytes - position)
         data += piece[skip:]
         position += len(piece)
-    if isinstance(stream, _GzipStream):
+    if isinstance(stream, GzipStream):
         _check_length(position + len(stream.read(TRAILING_BYTES + 1)), header)
     return data[: header.end_bytes - header.start_bytes]
-
-
-class _GzipStream:
-    """Decompressed bytes of a gzip file, counted as they come.
-
-    Several gzip members in a row are one stream (RFC 1952, section 2.2).
-    """
-
-    def __init__(self, file: BinaryIO, limits: ScanLimits) -> None:
-        self._file = file
-        self._limits = limits
-        self._inflate = zlib.decompressobj(wbits=31)
-        self._pending = b""
-        self._in_bytes = 0
-        self._out_bytes = 0
-
-    def read(self, size: int) -> bytes:
-        """Up to `size` decompressed bytes; fewer only at the end of the stream."""
-        out = bytearray()
-        while len(out) < size and not self._ended():
-            self._refill()
-            exhausted = not self._pending
-            try:
-                piece = self._inflate.decompress(self._pending, size - len(out))
-            except zlib.error:
-                raise _corrupt("a broken one") from None
-            self._pending = self._inflate.unconsumed_tail or self._inflate.unused_data
-            if exhausted and not piece and not self._inflate.eof:
-                raise _corrupt("one that ends early")
-            out += piece
-            self._count(len(piece))
-        return bytes(out)
-
-    def _refill(self, least: int = 1) -> None:
-        """Have that many compressed bytes at hand, unless the file has no more."""
-        if len(self._pending) < least:
-            piece = self._file.read(CHUNK_BYTES // 16)
-            self._pending += piece
-            self._in_bytes += len(piece)
-
-    def _ended(self) -> bool:
-        """Whether the last member is read; starts the next one where there is one."""
-        if not self._inflate.eof:
-            return False
-        self._refill(len(GZIP_MAGIC))
-        if not self._pending.startswith(GZIP_MAGIC):
-            return True
-        self._inflate = zlib.decompressobj(wbits=31)
-        return False
-
-    def _count(self, piece_bytes: int) -> None:
-        self._out_bytes += piece_bytes
-        allowed = self._limits.free_inflation_bytes + self._limits.max_gzip_ratio * self._in_bytes
-        if self._out_bytes > allowed:
-            raise SuspiciousCompression(
-                expected=f"a gzip stream that inflates at most {self._limits.max_gzip_ratio} times",
-                found="one that inflates more",
-                remedy="Send a real scan; a blank one holds nothing to parcellate.",
-            )
-
-
-def _corrupt(found: str) -> CorruptCompression:
-    return CorruptCompression(
-        expected="a whole gzip stream",
-        found=found,
-        remedy="Copy or download the file again; `gzip -t` tests it.",
-    )
 
 
 def _as_finite_float32(voxels: bytearray, header: ScanHeader) -> NDArray[np.float32]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from neurobento.errors import (
     BadAffine,
+    BadFieldOfView,
     BadVoxelSize,
     MissingOrientation,
     TooManyVoxels,
@@ -51,6 +52,10 @@ class ScanLimits:
         Voxels in all: 512 x 512 x 256, a head at 0.5 mm.
     min_voxel_mm, max_voxel_mm
         Edge lengths of a voxel.
+    max_extent_mm, max_volume_ml
+        What the grid spans along an axis and in all. Step 3 resamples it to
+        1 mm, so these bound what preprocessing allocates: 64,000 ml are 64
+        million voxels, a cube of 400 mm.
     """
 
     max_file_bytes: int = 512 << 20
@@ -61,6 +66,8 @@ class ScanLimits:
     max_voxels: int = 1 << 26
     min_voxel_mm: float = 0.3
     max_voxel_mm: float = 7.0
+    max_extent_mm: float = 520.0
+    max_volume_ml: float = 64_000.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +134,7 @@ def parse_header(head: bytes, limits: ScanLimits) -> ScanHeader:
     shape = _checked_shape(header, limits)
     datatype = _checked_datatype(header)
     voxel_to_ras = _checked_affine(header, limits)
+    _check_field_of_view(shape, voxel_to_ras, limits)
     start = _voxel_start(header)
     slope, intercept = _checked_scaling(header)
     return ScanHeader(
@@ -249,6 +257,20 @@ def _checked_affine(header: Any, limits: ScanLimits) -> NDArray[np.float64]:
             remedy="Convert the scan again from its source.",
         )
     return affine
+
+
+def _check_field_of_view(
+    shape: tuple[int, int, int], voxel_to_ras: NDArray[np.float64], limits: ScanLimits
+) -> None:
+    extents = [n * size for n, size in zip(shape, voxel_sizes_mm(voxel_to_ras), strict=True)]
+    volume_ml = float(np.prod(extents)) / 1000
+    if max(extents) > limits.max_extent_mm or volume_ml > limits.max_volume_ml:
+        raise BadFieldOfView(
+            expected=f"a field of view of at most {limits.max_extent_mm:.0f} mm along each axis "
+            f"and {limits.max_volume_ml:.0f} ml",
+            found=" x ".join(f"{extent:.0f}" for extent in extents) + " mm",
+            remedy="Crop the scan to the head, or check the units of its header.",
+        )
 
 
 def _stated_affine(header: Any) -> NDArray[np.float64]:

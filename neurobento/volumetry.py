@@ -19,9 +19,9 @@ __all__ = ["BRAIN_RANGE_ML", "Flag", "RegionVolume", "brain_warnings", "measure"
 Flag = Literal["ok", "missing", "small", "large"]
 
 BRAIN_RANGE_ML = (500.0, 2000.0)
-"""All AAL regions of a head together: below, a child or a failure; above, a failure.
-AAL leaves out white matter and brain stem, so a brain of 1,200 ml has about 1,100 ml of labels
-here only where registration filled them."""
+"""What all regions together may come to; the rest of a brain, mostly white matter, is no region.
+Whole brains of adults measure 950 to 1,700 ml (Allen et al., Am J Phys Anthropol 2002); the
+bounds leave room for children and for how AAL is drawn."""
 
 PLAUSIBLE_SD = 4.0
 """A region is flagged beyond this many standard deviations of the training labels' shares."""

@@ -110,12 +110,13 @@ class Front:
 
     def labels(self, file: Path, options: Options) -> Response:
         """The parcellation alone, as gzip NIfTI."""
-        parcellation, _ = self._parcellate(file, options)
+        parcellation = self._parcellate(file, options)
         return _download(_dseg(parcellation, options.space), f"{FILE_STEM}_dseg.nii.gz", GZIP)
 
     def outputs(self, file: Path, options: Options) -> Response:
         """All of the command line's output files, as a zip."""
-        parcellation, facts = self._parcellate(file, options)
+        parcellation = self._parcellate(file, options)
+        facts = self._runner(options.model).describe()
         files = output_files(FILE_STEM, read_scan(file), parcellation, facts)
         if options.space == "network":
             files[f"{FILE_STEM}_dseg.nii.gz"] = _dseg(parcellation, "network")
@@ -125,13 +126,13 @@ class Front:
                 target.writestr(name, content)
         return _download(archive.getvalue(), f"{FILE_STEM}_parcellation.zip", ZIP)
 
-    def _parcellate(self, file: Path, options: Options) -> tuple[Parcellation, dict[str, Any]]:
+    def _parcellate(self, file: Path, options: Options) -> Parcellation:
         runner = self._runner(options.model)
         prepared = self._prepare(file, options.level)
         start = time.perf_counter()
         network_labels = runner.segment(prepared.image[None, None])[0]
         seconds = {"infer": time.perf_counter() - start}
-        return restore_and_measure(prepared, network_labels, seconds), runner.describe()
+        return restore_and_measure(prepared, network_labels, seconds)
 
     def _runner(self, model: str) -> Runner:
         if model not in self._runners:

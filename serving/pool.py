@@ -10,6 +10,8 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import sys
+import traceback
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -17,7 +19,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from neurobento.errors import NeuroBentoError
+from neurobento.errors import NeuroBentoError, PreprocessingFailed
 from neurobento.parcellation import prepare
 from neurobento.preprocessing.levels import Level
 from neurobento.preprocessing.threads import limit_threads
@@ -25,6 +27,9 @@ from neurobento.scan import read_scan
 from serving.wire import pack_error, pack_prepared
 
 __all__ = ["PreprocessingPool"]
+
+CLOSE_LIMIT_S = 5.0
+"""How long a child may take to tidy up; ANTs does not listen before its step is done."""
 
 PR_SET_PDEATHSIG = 1
 """prctl(2): the signal a child gets when its parent dies."""
@@ -78,12 +83,20 @@ class PreprocessingPool:
                 self._executor = self._start()
 
     def close(self) -> None:
-        """End the children."""
-        self._executor.shutdown(cancel_futures=True)
+        """End the children, in the middle of a scan too; they tidy up after themselves."""
+        children = list((self._executor._processes or {}).values())
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        for child in children:
+            child.terminate()
+        for child in children:
+            child.join(CLOSE_LIMIT_S)
+            child.kill()
 
 
 def _begin_child(threads: int, parent: int) -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    # SIGTERM as an exception: temporary folders go and ROBEX is ended on the way out
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         os._exit(1)
     # a Ctrl-C reaches the whole terminal; the parent ends its children itself
@@ -105,3 +118,19 @@ def _prepare_in_child(path: Path, level: Level) -> dict[str, Any]:
         return pack_prepared(prepare(read_scan(path), level))
     except NeuroBentoError as error:
         return pack_error(error)
+    # whatever a library raises over a scan: its words may hold a path, its kind does not
+    except Exception as error:
+        return pack_error(
+            PreprocessingFailed(
+                expected="preprocessing to run through",
+                found=f"{type(error).__name__} in {_place(error)}",
+                remedy="The same scan will fail again; try another level, or report it.",
+            )
+        )
+
+
+def _place(error: BaseException) -> str:
+    """Module and line of ours where an exception came through last."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [f for f in frames if "neurobento" in Path(f.filename).parts]
+    return f"{Path(ours[-1].filename).stem}, line {ours[-1].lineno}" if ours else "a library"

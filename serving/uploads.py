@@ -1,4 +1,4 @@
-"""BentoML 1.4.39 takes text in a file field for a URL and fetches it; here it is refused."""
+"""Uploads as they should be: BentoML 1.4.39 takes text in a file field for a URL and fetches it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["refuse_urls"]
 
 
 def refuse_urls() -> None:
-    """Switch off the fetching of URLs for every service of this process.
+    """Switch off the fetching of URLs, and forget file names, for every service of this process.
 
     BentoML has no setting for it, so its private hook is replaced; a test
     sends such a request and watches that nothing connects.
@@ -21,6 +21,8 @@ def refuse_urls() -> None:
 
     async def uploads_only(value: Any) -> UploadFile:
         if isinstance(value, UploadFile):
+            # BentoML ends the temporary file's name with the client's, which may name a patient
+            value.filename = "scan"
             return value
         raise BentoMLException(
             "expected the field to hold a file; found text. Send multipart/form-data with a file "

@@ -33,6 +33,7 @@ from tqdm import tqdm
 
 from neurobento.command import run
 from neurobento.dice import class_dice, summarise
+from neurobento.errors import ConfigError
 from neurobento.labels import CLASS_COUNT, aal116
 from neurobento.networks.weights import load_network, read_values
 from neurobento.spec import file_sha256
@@ -169,6 +170,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     values = read_values(args.checkpoint)
     data = values["recipe"]["data"]
     split = find_split(args.pairs, data["train"], data["validation"], data["test"])
+    if not split.test:
+        raise ConfigError(
+            subject=str(args.checkpoint),
+            expected="a recipe with test scans",
+            found="none",
+            remedy="Name them under [data.test] before training.",
+        )
     network = load_network(args.checkpoint)
     groups = {
         name: score(network, load_pairs(args.pairs, names)) for name, names in split.test.items()

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 import gzip
-import hashlib
 import json
 import os
 import time
@@ -38,15 +37,18 @@ import numpy as np
 
 from neurobento.command import run
 from neurobento.errors import ConfigError, NeuroBentoError
+from neurobento.labels import CLASS_COUNT
 from neurobento.preprocessing import LEVELS, Level, preprocess
 from neurobento.preprocessing.threads import limit_threads
-from neurobento.scan import read_scan, write_whole
+from neurobento.scan import SUFFIXES, read_scan, scan_name, write_whole
+from neurobento.spec import PREPROCESSING, file_sha256
 from training.cleanup import CLEANUPS, Cleanup, clean_up
 from training.registration import find_atlas, register_atlas
 
-__all__ = ["Options", "label_all", "label_one", "main", "scan_name", "scan_paths"]
+__all__ = ["Options", "label_all", "label_one", "main", "scan_paths"]
 
-SUFFIXES = (".nii.gz", ".nii", ".mgz", ".mgh")
+FORMAT = 1
+"""Version of `NAME.json`."""
 
 
 @dataclass(frozen=True)
@@ -72,14 +74,14 @@ class Options:
 
 
 def scan_paths(inputs: Sequence[Path]) -> list[Path]:
-    """The scans among files and folders, each once, in order of name.
+    """The scans among files and in folders at any depth, each once, in order of path.
 
     Raises
     ------
     ConfigError
         There is none, or two would have one name.
     """
-    found = [p for path in inputs for p in (sorted(path.iterdir()) if path.is_dir() else [path])]
+    found = [p for path in inputs for p in (path.rglob("*") if path.is_dir() else [path])]
     scans = sorted({p for p in found if p.name.endswith(SUFFIXES)})
     names = [scan_name(p) for p in scans]
     if not scans or len(set(names)) < len(names):
@@ -90,15 +92,6 @@ def scan_paths(inputs: Sequence[Path]) -> list[Path]:
             remedy="Name scan files or folders that hold them.",
         )
     return scans
-
-
-def scan_name(path: Path) -> str:
-    """The file name without its suffix.
-
-    >>> scan_name(Path("sub-01_T1w.nii.gz"))
-    'sub-01_T1w'
-    """
-    return next(path.name.removesuffix(s) for s in SUFFIXES if path.name.endswith(s))
 
 
 def label_one(scan: Path, folder: Path, options: Options) -> dict[str, Any]:
@@ -116,7 +109,7 @@ def label_one(scan: Path, folder: Path, options: Options) -> dict[str, Any]:
     # one scan must not stop a cohort, whatever a library raises over it
     except Exception as error:
         text = error.message if isinstance(error, NeuroBentoError) else repr(error)
-        return {"name": scan_name(scan), "status": "failed", "error": text, "seconds": {}}
+        return _failure(scan, text)
 
 
 def _make_pair(scan_path: Path, folder: Path, options: Options) -> dict[str, Any]:
@@ -139,15 +132,16 @@ def _make_pair(scan_path: Path, folder: Path, options: Options) -> dict[str, Any
     for kind, array in arrays.items():
         path = folder / f"{name}_{kind}.nii.gz"
         write_whole(path, gzip.compress(nib.Nifti1Image(array, affine).to_bytes(), 6, mtime=0))
-        outputs[path.name] = _sha256(path)
+        outputs[path.name] = file_sha256(path)
     return {
-        "format": 1,
+        "format": FORMAT,
         "name": name,
         "status": "done",
-        "scan_sha256": _sha256(scan_path),
+        "scan_sha256": file_sha256(scan_path),
+        "preprocessing_version": PREPROCESSING["version"],
         "options": asdict(options),
         "outputs": outputs,
-        "regions": int(np.count_nonzero(np.bincount(labels.ravel(), minlength=117)[1:])),
+        "regions": int(np.count_nonzero(np.bincount(labels.ravel(), minlength=CLASS_COUNT)[1:])),
         "seconds": seconds,
     }
 
@@ -165,17 +159,13 @@ def _earlier_record(path: Path, scan: Path, options: Options) -> dict[str, Any] 
         record: dict[str, Any] = json.loads(path.read_text())
         same = (
             record["options"] == asdict(options)
-            and record["scan_sha256"] == _sha256(scan)
-            and all(_sha256(path.parent / n) == h for n, h in record["outputs"].items())
+            and record["scan_sha256"] == file_sha256(scan)
+            and record["preprocessing_version"] == PREPROCESSING["version"]
+            and all(file_sha256(path.parent / n) == h for n, h in record["outputs"].items())
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return {**record, "status": "kept"} if same else None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def label_all(
@@ -205,25 +195,41 @@ def label_all(
     from tqdm import tqdm
 
     folder.mkdir(parents=True, exist_ok=True)
-    records: dict[str, dict[str, Any]] = {}
     cluster = scheduler or LocalCluster(
         n_workers=workers, threads_per_worker=1, dashboard_address="127.0.0.1:0"
     )
-    with Client(cluster) as client, tqdm(total=len(scans), unit="scan") as bar:
-        futures = [
-            client.submit(label_one, scan.resolve(), folder.resolve(), options, pure=False)
-            for scan in scans
-        ]
-        for future in as_completed(futures):
-            record = future.result()
-            records[record["name"]] = record
-            bar.set_postfix_str(f"{record['name']} {record['status']}")
-            bar.update()
-    if not isinstance(cluster, str):
-        cluster.close()
-    ordered = [records[scan_name(scan)] for scan in scans]
-    write_whole(folder / "manifest.tsv", _manifest(ordered).encode())
-    return ordered
+    records: dict[Path, dict[str, Any]] = {}
+    try:
+        with Client(cluster) as client, tqdm(total=len(scans), unit="scan") as bar:
+            jobs = {_submit(client, scan, folder, options): scan for scan in scans}
+            for job in as_completed(jobs):
+                record = _outcome(job, jobs[job])
+                records[jobs[job]] = record
+                bar.set_postfix_str(f"{record['name']} {record['status']}")
+                bar.update()
+    finally:
+        if not isinstance(cluster, str):
+            cluster.close()
+        done = [records[scan] for scan in scans if scan in records]
+        write_whole(folder / "manifest.tsv", _manifest(done).encode())
+    return done
+
+
+def _submit(client: Any, scan: Path, folder: Path, options: Options) -> Any:
+    return client.submit(label_one, scan.resolve(), folder.resolve(), options, pure=False)
+
+
+def _outcome(job: Any, scan: Path) -> dict[str, Any]:
+    """A job's record; a worker that died with it is a failure of that scan alone."""
+    try:
+        record: dict[str, Any] = job.result()
+    except Exception as error:
+        return _failure(scan, repr(error))
+    return record
+
+
+def _failure(scan: Path, text: str) -> dict[str, Any]:
+    return {"name": scan_name(scan), "status": "failed", "error": text, "seconds": {}}
 
 
 def _manifest(records: Sequence[dict[str, Any]]) -> str:
@@ -248,7 +254,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--cleanup", choices=CLEANUPS, default="gentle")
     parser.add_argument("--atlas", help="folder with aal.nii.gz and ch2bet.nii.gz")
     parser.add_argument("--seed", type=int, default=0, help="seed of the registration")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--scheduler", help="address of an existing Dask scheduler")
     args = parser.parse_args(argv)
     options = Options(args.level, args.cleanup, args.seed, args.atlas)

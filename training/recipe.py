@@ -58,7 +58,7 @@ class Optimisation:
     ema_decay: float = 0.998
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     validate_epochs: int = 5
-    patience: int = 1000
+    patience: int = 10
     seed: int = 0
 
 

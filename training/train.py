@@ -67,6 +67,13 @@ class Run:
         device: str = "cpu",
     ) -> None:
         self.recipe, self.options = recipe, recipe.optimisation
+        if self.options.precision == "fp16" and not device.startswith("cuda"):
+            raise ConfigError(
+                subject="precision",
+                expected="a CUDA device for fp16",
+                found=device,
+                remedy='Use precision = "bf16".',
+            )
         self.train_pairs, self.validation_pairs = train, validation
         self.folder, self.device = folder, torch.device(device)
         folder.mkdir(parents=True, exist_ok=True)
@@ -99,18 +106,26 @@ class Run:
     def train(self, minutes: float | None = None) -> None:
         """Go on until the run is finished or the time is up; a checkpoint is written either way."""
         stop = math.inf if minutes is None else time.perf_counter() + 60 * minutes
-        with tqdm(total=self.options.steps, initial=self.step, unit="step") as bar:
-            while not self.finished and time.perf_counter() < stop:
-                start = time.perf_counter()
-                loss = self.update()
-                self.seconds += time.perf_counter() - start
-                self.log.step(self.step, loss, self.learning_rate)
-                bar.set_postfix(loss=f"{loss:.3f}", dice=f"{self.best_dice:.4f}", refresh=False)
-                bar.update()
-                if self._time_to_validate():
-                    self.validate()
-        self.save("last.pt")
-        self.log.draw()
+        try:
+            with tqdm(total=self.options.steps, initial=self.step, unit="step") as bar:
+                while not self.finished and time.perf_counter() < stop:
+                    loss = self._timed_update()
+                    bar.set_postfix(loss=f"{loss:.3f}", dice=f"{self.best_dice:.4f}", refresh=False)
+                    bar.update()
+                    if self._time_to_validate():
+                        self.validate()
+        # an interrupted run goes on from here too
+        finally:
+            self.save("last.pt")
+            self.log.draw()
+            self.log.close()
+
+    def _timed_update(self) -> float:
+        start, learning_rate = time.perf_counter(), self.learning_rate
+        loss = self.update()
+        self.seconds += time.perf_counter() - start
+        self.log.step(self.step, loss, learning_rate)
+        return loss
 
     @property
     def learning_rate(self) -> float:
@@ -261,11 +276,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     recipe = read_recipe(args.recipe)
     split, train, validation = _load(recipe, args.pairs)
     logger.info("%d training scans, %d for validation", len(split.train), len(split.validation))
-    run = Run(recipe, train, validation, args.output, args.device)
-    if args.resume and (args.output / "last.pt").is_file():
-        run.resume(args.output / "last.pt")
-    run.train(args.minutes)
-    logger.info("best validation Dice %.4f at step %d", run.best_dice, run.best_step)
+    last = args.output / "last.pt"
+    if last.is_file() != args.resume:
+        raise ConfigError(
+            subject=str(args.output),
+            expected="a run to go on from" if args.resume else "a folder without a run in it",
+            found="no last.pt" if args.resume else "last.pt",
+            remedy="Name another folder."
+            if args.resume
+            else "Go on with --resume, or name another folder.",
+        )
+    training = Run(recipe, train, validation, args.output, args.device)
+    if args.resume:
+        training.resume(last)
+    training.train(args.minutes)
+    logger.info("best validation Dice %.4f at step %d", training.best_dice, training.best_step)
     return 0
 
 

@@ -37,7 +37,12 @@ installed is "auto"."""
 
 
 def open_backend(
-    model: Model, backend: str = "auto", *, precision: str = "auto", threads: int = 0
+    model: Model,
+    backend: str = "auto",
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    threads: int = 0,
 ) -> Backend:
     """The backend of that name with a model loaded.
 
@@ -47,6 +52,8 @@ def open_backend(
         What to run; `neurobento.registry` finds it.
     backend
         "auto" takes the first of `BACKENDS` that is installed.
+    device
+        "auto" or "cpu", the only device of these backends.
     precision
         "auto", or one of the backend's.
     threads
@@ -57,8 +64,15 @@ def open_backend(
     BackendUnavailable
         What was asked for is not installed here.
     ConfigError
-        There is no such backend or precision.
+        There is no such backend, device or precision.
     """
+    if device not in ("auto", "cpu"):
+        raise ConfigError(
+            subject="device",
+            expected="auto or cpu",
+            found=repr(device),
+            remedy="Choose one of them.",
+        )
     name = _choose(backend)
     _, opener, precisions = BACKENDS[name]
     if precision not in ("auto", *precisions):
@@ -88,5 +102,5 @@ def _choose(backend: str) -> str:
         subject="backend",
         expected=f"the package {packages}",
         found="it is not installed",
-        remedy="Install it: `pip install neurobento[serving]`.",
+        remedy=f"Install it: `pip install {packages}`.",
     )

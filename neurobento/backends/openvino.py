@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from neurobento.backends.base import Images, Labels, check_images
+from neurobento.errors import BackendUnavailable
 from neurobento.registry import Model
 
 __all__ = ["OpenVINOBackend"]
@@ -45,6 +46,7 @@ class OpenVINOBackend:
         self.spec = model.spec
         self._compiled = core.compile_model(core.read_model(model.onnx), "CPU", config)
         self._request = self._compiled.create_infer_request()
+        _require_precision(self._compiled, precision)
         self.details = {
             "library": f"openvino {openvino.__version__}",
             "device": "CPU",
@@ -64,6 +66,18 @@ class OpenVINOBackend:
     def close(self) -> None:
         """Let go of the compiled model."""
         del self._request, self._compiled
+
+
+def _require_precision(compiled: Any, precision: str) -> None:
+    """OpenVINO takes another precision without a word where the CPU lacks one."""
+    found = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+    if found != {"fp32": "f32", "bf16": "bf16"}[precision]:
+        raise BackendUnavailable(
+            subject="precision",
+            expected=f"a CPU that computes in {precision}",
+            found=f"OpenVINO computing in {found}",
+            remedy="Choose --precision fp32.",
+        )
 
 
 def _has_amx() -> bool:

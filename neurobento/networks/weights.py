@@ -57,6 +57,14 @@ def load_network(path: Path) -> nn.Module:
         The file is not a checkpoint of this format.
     """
     values = read_values(path)
-    network = build(values["recipe"]["network"])
-    network.load_state_dict(values["average"])
+    try:
+        network = build(values["recipe"]["network"])
+        network.load_state_dict(values["average"])
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise ConfigError(
+            subject=str(path),
+            expected="weights of the network as it is now",
+            found=f"{type(error).__name__} while loading them",
+            remedy="Use the code the checkpoint was made with, or train again.",
+        ) from None
     return network.eval()

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neurobento.errors import NotOnNetworkGrid, SkullStrippingFailed
+from neurobento.errors import NotABrain, NotOnNetworkGrid
 from neurobento.geometry import NETWORK_SHAPE, Grid, axis_codes
 from neurobento.preprocessing.bias_correction import correct_bias
-from neurobento.preprocessing.levels import Level
+from neurobento.preprocessing.levels import Level, Progress, say_nothing
 from neurobento.preprocessing.skull_stripping import extract_brain
 from neurobento.scan import Scan
 
@@ -22,8 +22,8 @@ __all__ = ["Preprocessed", "preprocess"]
 
 SKULL_STRIPPING_LIMIT_S = 600.0
 
-Progress = Callable[[str], None]
-"""Called with a step's name when the step begins."""
+STRIPPED_RANGE_ML = (250.0, 3000.0)
+"""From less than a newborn's brain to a large brain in a loose mask; a head has 4,000 and more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +49,7 @@ def preprocess(
     scan: Scan,
     level: Level = "full",
     *,
-    progress: Progress | None = None,
+    progress: Progress = say_nothing,
     skull_stripping_limit_s: float = SKULL_STRIPPING_LIMIT_S,
 ) -> Preprocessed:
     """The scan on the network grid.
@@ -81,7 +81,7 @@ def preprocess(
             brain = extract_brain(array, scan.voxel_to_ras, time_limit_s=skull_stripping_limit_s)
     else:
         brain = array > 0
-        _require_stripped(brain)
+        _require_stripped(brain, scan)
     with clock("bias_correction"):
         array = correct_bias(np.where(brain, array, 0), brain, scan.voxel_to_ras)
     image, network_voxel_to_ras = _monai_steps(array, scan.voxel_to_ras, clock)
@@ -93,14 +93,13 @@ def preprocess(
 class _Clock:
     """Times named steps and tells the caller when each begins."""
 
-    def __init__(self, progress: Progress | None) -> None:
+    def __init__(self, progress: Progress) -> None:
         self.seconds: dict[str, float] = {}
         self._progress = progress
 
     @contextmanager
     def __call__(self, step: str) -> Iterator[None]:
-        if self._progress is not None:
-            self._progress(step)
+        self._progress(step)
         start = time.perf_counter()
         yield
         self.seconds[step] = time.perf_counter() - start
@@ -152,12 +151,14 @@ def _resized(voxel_to_ras: NDArray[np.float64], shape: tuple[int, ...]) -> NDArr
     return np.asarray(voxel_to_ras @ resize, dtype=np.float64)
 
 
-def _require_stripped(brain: NDArray[np.bool_]) -> None:
-    if not brain.any():
-        raise SkullStrippingFailed(
-            expected="a brain of positive voxels on a background of zero",
-            found="no positive voxel",
-            remedy="Level `stripped` takes scans whose skull was removed; check the scan.",
+def _require_stripped(brain: NDArray[np.bool_], scan: Scan) -> None:
+    volume_ml = float(brain.sum() * abs(np.linalg.det(scan.voxel_to_ras[:3, :3]))) / 1000
+    low, high = STRIPPED_RANGE_ML
+    if not low <= volume_ml <= high:
+        raise NotABrain(
+            expected=f"a brain of {low:.0f} to {high:.0f} ml on a background of zero",
+            found=f"{volume_ml:.0f} ml of positive voxels",
+            remedy="Use the preprocessing level `full` for a head with skull.",
         )
 
 

@@ -17,7 +17,7 @@ NeuroBentoError
 │   │   └── NotOnNetworkGrid       level "none" was asked for another grid
 │   ├── DegenerateGeometry         the voxel grid has no usable place in the world
 │   │   ├── BadVoxelSize           not finite, not positive, or out of range
-│   ├── BadFieldOfView         larger than any head, or smaller
+│   │   ├── BadFieldOfView         larger than any head
 │   │   ├── BadAffine              not finite or not invertible
 │   │   └── MissingOrientation     the header does not say where left is
 │   └── DegenerateIntensities      the voxels hold no image
@@ -206,7 +206,7 @@ class BadVoxelSize(DegenerateGeometry):
 
 
 class BadFieldOfView(DegenerateGeometry):
-    """The grid spans more than any head, or less."""
+    """The grid spans more than any head."""
 
 
 class BadAffine(DegenerateGeometry):

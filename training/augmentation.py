@@ -49,6 +49,19 @@ class Augmentation:
     bias: float = 0.15
     noise: float = 0.04
 
+    def scaled(self, share: float) -> Augmentation:
+        """Every strength times a share of it, 0..1."""
+        coarse, fine = self.displacement
+        return Augmentation(
+            rotation_rad=self.rotation_rad * share,
+            scale=self.scale * share,
+            shift=self.shift * share,
+            displacement=(coarse * share, fine * share),
+            gamma=self.gamma * share,
+            bias=self.bias * share,
+            noise=self.noise * share,
+        )
+
 
 class RandomWarp(RandomizableTransform):
     """A smooth random map of the grid, the same for image and labels.

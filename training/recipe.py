@@ -41,6 +41,10 @@ class Optimisation:
         Of the moving average of the weights that is validated and kept.
     precision
         Of the forward pass; "fp16" scales its gradients and needs CUDA.
+    fade_from, fade_to
+        From this share of the steps on the augmentation weakens, linearly, to
+        this share of its strength at the last step: once the network has seen
+        enough deformed brains it may learn the borders of real ones.
     validate_epochs
         Epochs from one validation to the next.
     patience
@@ -57,6 +61,8 @@ class Optimisation:
     clip_norm: float = 5.0
     ema_decay: float = 0.998
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    fade_from: float = 1.0
+    fade_to: float = 1.0
     validate_epochs: int = 5
     patience: int = 10
     seed: int = 0

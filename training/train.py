@@ -29,7 +29,7 @@ from neurobento.command import run
 from neurobento.dice import mean_dice
 from neurobento.errors import ConfigError
 from neurobento.networks import build
-from training.augmentation import augment
+from training.augmentation import Augmentation, augment
 from training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from training.dataset import Pair, Split, find_split, load_pairs
 from training.log import TrainingLog
@@ -137,6 +137,14 @@ class Run:
         )
         return self.options.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
+    @property
+    def augmentation(self) -> Augmentation:
+        """This step's augmentation: the recipe's, faded towards the end."""
+        start = self.options.fade_from * self.options.steps
+        left = max(1.0, self.options.steps - start)
+        done = min(1.0, max(0.0, (self.step - start) / left))
+        return self.recipe.augmentation.scaled(1 - done * (1 - self.options.fade_to))
+
     def update(self) -> float:
         """One step of the optimiser; returns its loss."""
         for group in self.optimiser.param_groups:
@@ -164,7 +172,7 @@ class Run:
         seeds = np.random.default_rng([self.options.seed, 1, self.step]).integers(2**31, size=size)
         pairs = [
             augment(
-                self.recipe.augmentation,
+                self.augmentation,
                 int(seed),
                 pair.float_image().to(self.device),
                 pair.labels.to(self.device),
@@ -180,8 +188,8 @@ class Run:
     def _logits(self, image: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (V, C) and labels (V,): a sample of voxels where the network offers one."""
         if hasattr(self.network, "sampled_logits"):
-            position = int(np.random.default_rng([self.options.seed, 2, self.step]).integers(8))
-            logits, chosen = self.network.sampled_logits(image, labels, position)
+            positions = np.random.default_rng([self.options.seed, 2, self.step]).permutation(8)
+            logits, chosen = self.network.sampled_logits(image, labels, positions.tolist())
             return logits, chosen
         logits = self.network(image).permute(0, 2, 3, 4, 1).flatten(0, 3)
         return logits, labels.flatten().long()

@@ -3,9 +3,9 @@
 The image enters as 2 x 2 x 2 blocks, so nothing of it is lost to the stride.
 At the end every block answers for its eight voxels: the features are
 interpolated to each of the eight positions, refined there together with the
-block's own intensities, and classified. One position at a time is enough: in
-training one or two are drawn at random each step, in the exported graph all
-eight follow each other, so 117 logits never stand for the whole image at once.
+block's own intensities, and classified. One voxel of each block is enough for
+a training step; in the exported graph the eight positions follow each other,
+so 117 logits never stand for the whole image at once.
 """
 
 from __future__ import annotations
@@ -134,19 +134,48 @@ class Compact(nn.Module):
         best = [logits.argmax(dim=1, keepdim=True).to(torch.uint8) for logits in positions]
         return self._crop(_from_blocks(best))[:, 0]
 
-    def sampled_logits(self, image: Tensor, labels: Tensor, position: int) -> tuple[Tensor, Tensor]:
+    def sampled_logits(
+        self, image: Tensor, labels: Tensor, positions: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
         """Logits and labels of one voxel of every block: an eighth of `forward`, for training.
+
+        The blocks are cut into slabs along x, as many as there are positions,
+        and each slab answers for its own. With a permutation of all eight
+        every position's weights learn in every step.
 
         Returns (V, C) and (V,) int64, the voxels beyond the image left out.
         """
         features, blocks = self.features(image)
-        starts = POSITIONS[position]
-        for axis, side in enumerate(starts, start=2):
-            features = _interpolate(features, axis, side)
-        a, b, c = (len(range(s, n, 2)) for s, n in zip(starts, self.shape, strict=True))
-        logits = self._classify(features[:, :, :a, :b, :c], blocks[:, :, :a, :b, :c], position)
-        chosen = labels[(slice(None), *(slice(s, None, 2) for s in starts))]
-        return logits.permute(0, 2, 3, 4, 1).flatten(0, 3), chosen.flatten().long()
+        count = -(-self.shape[0] // 2)
+        edges = [round(i * count / len(positions)) for i in range(len(positions) + 1)]
+        logits, chosen = [], []
+        for slab, position in zip(itertools.pairwise(edges), positions, strict=True):
+            chosen.append(self._labels_of(labels, slab, position).flatten().long())
+            logits.append(self._logits_of(features, blocks, slab, position))
+        return torch.cat(logits), torch.cat(chosen)
+
+    def _labels_of(self, labels: Tensor, slab: tuple[int, int], position: int) -> Tensor:
+        """(N, ...) labels of the voxels at a position of the blocks in a slab."""
+        x, y, z = POSITIONS[position]
+        return labels[:, 2 * slab[0] + x : 2 * slab[1] : 2, y::2, z::2]
+
+    def _logits_of(
+        self, features: Tensor, blocks: Tensor, slab: tuple[int, int], position: int
+    ) -> Tensor:
+        """(V, C) logits of the voxels at a position of the blocks in a slab."""
+        x, y, z = (
+            len(range(s, n, 2)) for s, n in zip(POSITIONS[position], self.shape, strict=True)
+        )
+        start, stop = slab[0], min(slab[1], x)
+        if stop <= start:
+            return features.new_zeros((0, self.classify.out_channels))
+        before = min(start, 1)
+        near = features[:, :, start - before : stop + 1]
+        for axis, side in enumerate(POSITIONS[position], start=2):
+            near = _interpolate(near, axis, side)
+        near = near[:, :, before : before + stop - start, :y, :z]
+        logits = self._classify(near, blocks[:, :, start:stop, :y, :z], position)
+        return logits.permute(0, 2, 3, 4, 1).flatten(0, 3)
 
     def _crop(self, x: Tensor) -> Tensor:
         a, b, c = self.shape

@@ -12,6 +12,7 @@ from nibabel.freesurfer.mghformat import MGHHeader
 
 from neurobento.errors import (
     BadAffine,
+    BadFieldOfView,
     BadVoxelSize,
     MissingOrientation,
     ScanError,
@@ -26,6 +27,7 @@ from neurobento.scan_header import HEADER_BYTES, ScanHeader, ScanLimits, parse_h
 LIMITS = ScanLimits()
 SHAPE = (20, 24, 18)
 AFFINE = nib.affines.from_matvec(np.diag([-2.0, 2.0, 3.0]), [30.0, -20.0, 10.0])
+HALF_MM = {"srow_x": [-0.5, 0, 0, 0], "srow_y": [0, 0.5, 0, 0], "srow_z": [0, 0, 0.5, 0]}
 NIFTI_KINDS = [nib.Nifti1Header, nib.Nifti2Header]
 
 
@@ -164,12 +166,29 @@ def test_an_axis_out_of_range_is_refused(axis: int, length: int) -> None:
 
 @pytest.mark.parametrize("length", [16, 512])
 def test_an_axis_at_the_limit_is_accepted(length: int) -> None:
-    assert parse_header(nifti(dim=dim(length, 16, 16)), LIMITS).space.shape == (length, 16, 16)
+    head = nifti(dim=dim(length, 16, 16), **HALF_MM)
+    assert parse_header(head, LIMITS).space.shape == (length, 16, 16)
 
 
 def test_a_grid_above_the_limit_has_too_many_voxels() -> None:
-    refused(nifti(dim=dim(512, 512, 257)), TooManyVoxels)
-    assert parse_header(nifti(dim=dim(512, 512, 256)), LIMITS).space.shape == (512, 512, 256)
+    refused(nifti(dim=dim(512, 512, 257), **HALF_MM), TooManyVoxels)
+    head = nifti(dim=dim(512, 512, 256), **HALF_MM)
+    assert parse_header(head, LIMITS).space.shape == (512, 512, 256)
+
+
+@pytest.mark.parametrize(
+    "lengths", [(261, 20, 20), (20, 20, 512), (205, 205, 205)], ids=["long", "longer", "wide"]
+)
+def test_a_field_of_view_beyond_any_head_is_refused(lengths: tuple[int, int, int]) -> None:
+    """Few voxels, but step 3 would make 1 mm of each: a small file would cost gigabytes."""
+    two_mm = {"srow_x": [-2, 0, 0, 0], "srow_y": [0, 2, 0, 0], "srow_z": [0, 0, 2, 0]}
+    refused(nifti(dim=dim(*lengths), **two_mm), BadFieldOfView)
+
+
+def test_a_field_of_view_at_the_limit_is_accepted() -> None:
+    two_mm = {"srow_x": [-2, 0, 0, 0], "srow_y": [0, 2, 0, 0], "srow_z": [0, 0, 2, 0]}
+    assert parse_header(nifti(dim=dim(200, 200, 200), **two_mm), LIMITS).space.shape == (200,) * 3
+    assert parse_header(nifti(dim=dim(260, 20, 20), **two_mm), LIMITS).space.shape == (260, 20, 20)
 
 
 def test_a_product_beyond_64_bits_is_refused() -> None:

@@ -152,3 +152,11 @@ def test_shapes_stay(seed: int) -> None:
     image, labels = augment(STRONG, seed, *pair())
     assert image.shape == (1, *SHAPE)
     assert labels.shape == SHAPE
+
+
+def test_scaled_weakens_every_strength_alike() -> None:
+    full = Augmentation()
+    half = dataclasses.asdict(full.scaled(0.5))
+    for name, value in dataclasses.asdict(full).items():
+        assert np.asarray(half[name]) == pytest.approx(np.asarray(value) / 2)
+    assert full.scaled(1.0) == full

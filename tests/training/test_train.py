@@ -235,3 +235,21 @@ def test_the_command_trains_then_resumes_on_the_network_grid(
     assert main([*command, "--resume"]) == 0
     again = read_checkpoint(run / "last.pt")
     assert (again.step, again.history) == (1, once[1].history)
+
+
+def test_augmentation_fades_linearly_to_its_last_share(runs: list[Run], tmp_path: Path) -> None:
+    run = start(runs, tmp_path, with_options(steps=100, fade_from=0.5, fade_to=0.2))
+    full = run.recipe.augmentation.rotation_rad
+    shares = {}
+    for step in (0, 50, 75, 100):
+        run.step = step
+        shares[step] = run.augmentation.rotation_rad / full
+    assert shares == pytest.approx({0: 1.0, 50: 1.0, 75: 0.6, 100: 0.2})
+
+
+def test_augmentation_stays_whole_unless_the_recipe_fades_it(
+    runs: list[Run], tmp_path: Path
+) -> None:
+    run = start(runs, tmp_path, with_options(steps=10))
+    run.step = 10
+    assert run.augmentation == run.recipe.augmentation

@@ -72,7 +72,7 @@ def test_labels_are_the_argmax_of_forward(network: Compact) -> None:
 def test_sampled_logits_are_forwards_at_the_same_voxels(network: Compact, position: int) -> None:
     a, b, c = list(itertools.product((0, 1), repeat=3))[position]
     labels = torch.randint(0, 5, (2, *SHAPE), generator=torch.Generator().manual_seed(2))
-    logits, chosen = network.sampled_logits(images(2), labels.byte(), position)
+    logits, chosen = network.sampled_logits(images(2), labels.byte(), [position])
     expected = network(images(2))[:, :, a::2, b::2, c::2].permute(0, 2, 3, 4, 1).reshape(-1, 5)
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
     assert chosen.dtype == torch.int64
@@ -80,9 +80,28 @@ def test_sampled_logits_are_forwards_at_the_same_voxels(network: Compact, positi
 
 
 @torch.inference_mode()
+def test_slabs_answer_as_forward_does_at_their_positions(network: Compact) -> None:
+    """Eight slabs, seven of one layer of blocks: every slab has a neighbour that is cut off."""
+    positions = [5, 2, 7, 0, 3, 6, 1, 4]
+    labels = torch.randint(0, 5, (2, *SHAPE), generator=torch.Generator().manual_seed(2)).byte()
+    logits, chosen = network.sampled_logits(images(2), labels, positions)
+    forward, corners = network(images(2)), list(itertools.product((0, 1), repeat=3))
+    edges = [round(i * 7 / 8) for i in range(9)]
+    expected, truth = [], []
+    for slab, position in zip(itertools.pairwise(edges), positions, strict=True):
+        a, b, c = corners[position]
+        x = slice(2 * slab[0] + a, 2 * slab[1], 2)
+        part = forward[:, :, x, b::2, c::2]
+        expected.append(part.permute(0, 2, 3, 4, 1).reshape(-1, 5))
+        truth.append(labels[:, x, b::2, c::2].flatten())
+    torch.testing.assert_close(logits, torch.cat(expected), rtol=1e-4, atol=1e-5)
+    assert torch.equal(chosen, torch.cat(truth).long())
+
+
+@torch.inference_mode()
 def test_the_eight_positions_cover_every_voxel_once(network: Compact) -> None:
     index = torch.arange(13 * 18 * 19).reshape(1, *SHAPE)
-    seen = [network.sampled_logits(images(1), index, p)[1] for p in range(8)]
+    seen = [network.sampled_logits(images(1), index, [p])[1] for p in range(8)]
     assert torch.equal(torch.cat(seen).sort().values, index.flatten())
 
 
@@ -93,11 +112,11 @@ def test_a_batch_equals_its_scans_one_by_one(network: Compact) -> None:
     torch.testing.assert_close(network(batch), single, rtol=1e-4, atol=1e-5)
 
 
-def test_every_parameter_learns_from_the_eight_positions(network: Compact) -> None:
+def test_every_parameter_learns_from_one_step_of_eight_slabs(network: Compact) -> None:
     network.zero_grad()
     labels = torch.zeros((1, *SHAPE), dtype=torch.uint8)
-    for position in range(8):
-        network.sampled_logits(images(1), labels, position)[0].square().sum().backward()
+    positions = [3, 0, 6, 1, 7, 2, 5, 4]
+    network.sampled_logits(images(1), labels, positions)[0].square().sum().backward()
     assert [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 

@@ -13,7 +13,7 @@ import pytest
 from nibabel.affines import apply_affine
 from nibabel.orientations import aff2axcodes
 
-from neurobento.errors import NotOnNetworkGrid, SkullStrippingFailed
+from neurobento.errors import NotABrain, NotOnNetworkGrid
 from neurobento.geometry import NETWORK_SHAPE
 from neurobento.preprocessing import LEVELS, pipeline, preprocess
 from neurobento.preprocessing.pipeline import Preprocessed
@@ -227,8 +227,16 @@ def test_negative_voxels_are_background(phantom: Any, las: Preprocessed) -> None
 @pytest.mark.parametrize("value", [0, -5])
 def test_a_stripped_scan_without_a_brain_is_refused(value: float, phantom: Any) -> None:
     array = np.where(phantom.image > 0, value, -9).astype(np.float32)
-    with pytest.raises(SkullStrippingFailed, match="no positive voxel"):
+    with pytest.raises(NotABrain, match="found 0 ml of positive voxels"):
         preprocess(on_grid(array, phantom.affine), "stripped")
+
+
+def test_a_head_is_refused_as_stripped(phantom: Any) -> None:
+    """Positive voxels everywhere on 20 x 20 x 20 cm are 8,000 ml: no brain."""
+    shape = (40, 40, 40)
+    head = np.full(shape, 5, dtype=np.float32)
+    with pytest.raises(NotABrain, match=r"8000 ml.*`full`"):
+        preprocess(on_grid(head, np.diag([5.0, 5.0, 5.0, 1.0])), "stripped")
 
 
 # --- level full ---

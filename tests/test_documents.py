@@ -26,7 +26,8 @@ def test_links_point_at_files_of_this_repository(document: str) -> None:
 def test_dice_is_quoted_as_it_was_measured(document: str) -> None:
     text = (ROOT / document).read_text()
     for name, values in json.loads(EVALUATION.read_text())["summary"].items():
-        quoted = f"{values['mean']:.4f} | {values['sd']:.4f}"
+        sd = "n/a" if values["sd"] is None else f"{values['sd']:.4f}"
+        quoted = f"{values['mean']:.4f} | {sd}"
         assert quoted in text, f"{document} does not quote {name} as measured: {quoted}"
 
 

@@ -29,6 +29,7 @@ from neurobento.command import run
 from neurobento.dice import mean_dice
 from neurobento.errors import ConfigError
 from neurobento.networks import build
+from neurobento.networks.weights import load_network
 from training.augmentation import Augmentation, augment
 from training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from training.dataset import Pair, Split, find_split, load_pairs
@@ -237,6 +238,17 @@ class Run:
         )
         write_checkpoint(self.folder / name, checkpoint)
 
+    def start_from(self, path: Path) -> None:
+        """Take over the averaged weights of another run's checkpoint, and nothing else of it.
+
+        Raises
+        ------
+        ConfigError
+            It is not a checkpoint of this network.
+        """
+        weights = load_network(path).state_dict()
+        self.network.load_state_dict(weights)
+
     def resume(self, path: Path) -> None:
         """Take over the state of a checkpoint of the same recipe.
 
@@ -277,6 +289,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--pairs", type=Path, required=True, help="folder of training.label")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the run")
     parser.add_argument("--resume", action="store_true", help="go on from the folder's last.pt")
+    parser.add_argument(
+        "--start-from", type=Path, help="a checkpoint whose weights a new run begins with"
+    )
     parser.add_argument("--minutes", type=float, help="stop cleanly after this time")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args(argv)
@@ -297,6 +312,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     training = Run(recipe, train, validation, args.output, args.device)
     if args.resume:
         training.resume(last)
+    elif args.start_from:
+        training.start_from(args.start_from)
     training.train(args.minutes)
     logger.info("best validation Dice %.4f at step %d", training.best_dice, training.best_step)
     return 0

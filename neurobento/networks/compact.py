@@ -201,7 +201,8 @@ class _Residual(nn.Module):
         self.body = nn.Sequential(*(_Conv(width, width) for _ in range(depth)))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x)
+        y: Tensor = x + self.body(x)
+        return y
 
 
 def _to_blocks(image: Tensor) -> Tensor:

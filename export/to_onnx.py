@@ -1,4 +1,4 @@
-"""A checkpoint becomes a model: models/NAME/model.onnx and spec.json.
+"""A checkpoint becomes a model: models/NAME/model.onnx, weights.pt and spec.json.
 
     python -m export.to_onnx RUN/best.pt --name compact --scans IMAGES... -o models/compact
 
@@ -23,8 +23,8 @@ from export.verify import read_images, verify
 from neurobento.command import run
 from neurobento.errors import ConfigError
 from neurobento.geometry import NETWORK_SHAPE
-from neurobento.networks.weights import load_network, read_values
-from neurobento.registry import ONNX_FILE, SPEC_FILE, Model
+from neurobento.networks.weights import load_network, read_values, write_weights
+from neurobento.registry import ONNX_FILE, SPEC_FILE, WEIGHTS_FILE, Model
 from neurobento.spec import ModelSpec, file_sha256
 
 __all__ = ["LARGEST_MODEL_BYTES", "OPSET", "export_onnx", "main", "publish"]
@@ -148,18 +148,20 @@ def publish(
         onnx_path = made / ONNX_FILE
         export_onnx(checkpoint, onnx_path)
         values = read_values(checkpoint)
+        write_weights(values, made / WEIGHTS_FILE)
         spec = ModelSpec(
             name=name,
             version=version,
             network=values["recipe"]["network"],
             onnx_sha256=file_sha256(onnx_path),
             checkpoint_sha256=file_sha256(checkpoint),
+            weights_sha256=file_sha256(made / WEIGHTS_FILE),
             opset=OPSET,
             training=_training_summary(values),
             metrics=metrics,
             licence=licence,
         )
-        verification = verify(load_network(checkpoint), Model(made, spec), images)
+        verification = verify(load_network(made / WEIGHTS_FILE), Model(made, spec), images)
         spec = ModelSpec(**{**spec.__dict__, "verification": verification})
         spec.write(made / SPEC_FILE)
         if folder.exists():

@@ -20,7 +20,7 @@ __all__ = [
 ]
 
 DEFAULT_MODEL = "compact"
-ONNX_FILE, SPEC_FILE = "model.onnx", "spec.json"
+ONNX_FILE, SPEC_FILE, WEIGHTS_FILE = "model.onnx", "spec.json", "weights.pt"
 
 
 @dataclass(frozen=True)

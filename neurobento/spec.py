@@ -57,8 +57,9 @@ class ModelSpec:
         "compact", "1.0.0".
     network
         Preset of `neurobento.networks`.
-    onnx_sha256, checkpoint_sha256
-        Of model.onnx and of the checkpoint it was exported from.
+    onnx_sha256, checkpoint_sha256, weights_sha256
+        Of model.onnx, of the checkpoint it was exported from, and of
+        weights.pt, the weights of that checkpoint for PyTorch.
     opset
         ONNX operator set of the graph.
     task
@@ -85,6 +86,7 @@ class ModelSpec:
     onnx_sha256: str
     checkpoint_sha256: str
     opset: int
+    weights_sha256: str = ""
     task: str = "parcellation"
     input_shape: tuple[int, ...] = (1, *NETWORK_SHAPE)
     output_shape: tuple[int, ...] = NETWORK_SHAPE

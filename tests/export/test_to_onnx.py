@@ -77,7 +77,7 @@ def no_export(published: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_folder_holds_a_model_that_matches_its_spec(published: Any) -> None:
-    assert list(contents(published.folder)) == ["model.onnx", "spec.json"]
+    assert list(contents(published.folder)) == ["model.onnx", "spec.json", "weights.pt"]
     assert open_model(published.folder).spec == published.spec
     assert list(published.folder.parent.iterdir()) == [published.folder]
 

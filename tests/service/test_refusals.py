@@ -117,4 +117,4 @@ def test_the_log_knows_requests_by_their_id_alone(
     log = server.log.read_text()
     assert "POST" in log
     assert not [w for w in ("JANE_DOE", "PATIENT_MARKER", "OTHER_MARKER") if w in log]
-    assert "request seen-1: EmptyScan" in log
+    assert "request seen-1: 422 EmptyScan" in log

@@ -107,7 +107,8 @@ def test_the_client_script_passes_a_refusal_on_and_writes_nothing(
     env = {**os.environ, "NEUROBENTO_URL": server.url}
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, timeout=60)
     assert done.returncode == 1
-    assert json.loads(done.stderr)["error"]["type"] == "UnknownFormat"
+    answer = done.stderr.splitlines()[-1]
+    assert json.loads(answer)["error"]["type"] == "UnknownFormat"
     assert [path.name for path in tmp_path.iterdir()] == ["text.nii"]
 
 

@@ -40,6 +40,8 @@ def overlay_png(
     from matplotlib.figure import Figure
 
     ras_array, ras_labels, sizes = _to_ras(array, labels, voxel_to_ras)
+    box = _foreground(ras_array)
+    ras_array, ras_labels = ras_array[box], ras_labels[box]
     cuts = _cuts(ras_labels)
     grey = _window(ras_array)
     figure = Figure(figsize=(12, 4.4), facecolor="black", layout="constrained")
@@ -65,6 +67,18 @@ def _to_ras(
     sizes = np.empty(3)
     sizes[orientation[:, 0].astype(int)] = voxel_sizes_mm(voxel_to_ras)
     return apply_orientation(array, orientation), apply_orientation(labels, orientation), sizes
+
+
+def _foreground(array: NDArray[np.float32]) -> tuple[slice, ...]:
+    """The box around what is not background, with a margin for the letters."""
+    box = []
+    for axis in range(3):
+        others = tuple(i for i in range(3) if i != axis)
+        found = np.flatnonzero((array > 0).any(axis=others))
+        margin = array.shape[axis] // 20
+        ends = (found[0], found[-1] + 1) if len(found) else (0, array.shape[axis])
+        box.append(slice(max(0, ends[0] - margin), ends[1] + margin))
+    return tuple(box)
 
 
 def _cuts(labels: NDArray[np.uint8]) -> tuple[int, int, int]:

@@ -23,6 +23,7 @@ import numpy as np
 from benchmarks.results import FORMAT, environment, summary
 from neurobento.backends import BACKENDS, Images, open_backend
 from neurobento.command import run
+from neurobento.errors import BackendUnavailable
 from neurobento.networks import build
 from neurobento.preprocessing import preprocess
 from neurobento.registry import list_models
@@ -37,13 +38,19 @@ Candidate = Callable[[Images], object]
 
 
 def candidates(threads: int, models: Path | None = None) -> dict[str, Candidate]:
-    """Name -> a function that runs one batch, for every model, backend and precision."""
+    """Name -> a function that runs one batch, for every model, backend and precision here."""
     found: dict[str, Candidate] = {REFERENCE: _pytorch("unet", threads)}
     for model in list_models(models):
         found[f"{model.spec.name} pytorch fp32"] = _pytorch(model.spec.network, threads)
         for name, (_, _, precisions) in BACKENDS.items():
             for precision in precisions:
-                backend = open_backend(model, name, precision=precision, threads=threads)
+                try:
+                    backend = open_backend(model, name, precision=precision, threads=threads)
+                except BackendUnavailable as error:
+                    if precision == "fp32":
+                        raise
+                    print(f"left out: {error.message}", flush=True)
+                    continue
                 found[f"{model.spec.name} {name} {precision}"] = backend.infer
     return found
 

@@ -114,6 +114,7 @@ def publish(
     scans: Sequence[Path],
     metrics: dict[str, Any],
     licence: str,
+    weights: bool = True,
 ) -> ModelSpec:
     """Export, verify and move into place; the folder is left as it was if anything fails.
 
@@ -132,6 +133,8 @@ def publish(
         Measured on test scans; goes into the spec.
     licence
         Notes on the data behind the weights.
+    weights
+        Whether weights.pt goes beside the graph, to train on from.
 
     Raises
     ------
@@ -148,20 +151,21 @@ def publish(
         onnx_path = made / ONNX_FILE
         export_onnx(checkpoint, onnx_path)
         values = read_values(checkpoint)
-        write_weights(values, made / WEIGHTS_FILE)
+        if weights:
+            write_weights(values, made / WEIGHTS_FILE)
         spec = ModelSpec(
             name=name,
             version=version,
             network=values["recipe"]["network"],
             onnx_sha256=file_sha256(onnx_path),
             checkpoint_sha256=file_sha256(checkpoint),
-            weights_sha256=file_sha256(made / WEIGHTS_FILE),
+            weights_sha256=file_sha256(made / WEIGHTS_FILE) if weights else "",
             opset=OPSET,
             training=_training_summary(values),
             metrics=metrics,
             licence=licence,
         )
-        verification = verify(load_network(made / WEIGHTS_FILE), Model(made, spec), images)
+        verification = verify(load_network(checkpoint), Model(made, spec), images)
         spec = ModelSpec(**{**spec.__dict__, "verification": verification})
         spec.write(made / SPEC_FILE)
         if folder.exists():
@@ -195,6 +199,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--metrics", type=Path, help="JSON that training.evaluate wrote")
     parser.add_argument("--licence", default="", help="notes on the data behind the weights")
+    parser.add_argument(
+        "--without-weights", action="store_true", help="no weights.pt: nobody will train on"
+    )
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     metrics = json.loads(args.metrics.read_text())["summary"] if args.metrics else {}
@@ -206,6 +213,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         scans=args.scans,
         metrics=metrics,
         licence=args.licence,
+        weights=not args.without_weights,
     )
     logger.info("%s %s: %s", spec.name, spec.version, json.dumps(spec.verification))
     return 0

@@ -52,6 +52,15 @@ def test_every_extra_of_pyproject_has_its_file() -> None:
         assert all((ROOT / name).is_file() for name in extra["file"])
 
 
+def test_tables_and_recipes_are_packed_with_the_code_that_reads_them() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    packed = project["tool"]["setuptools"]["package-data"]
+    for package in ("neurobento", "training"):
+        folder = ROOT / package
+        found = {path for pattern in packed[package] for path in folder.glob(pattern)}
+        assert found == {*folder.rglob("*.tsv"), *folder.rglob("*.toml")}, package
+
+
 def test_ci_runs_what_people_run() -> None:
     commands = [c for c in lines(".ci/run") if c.startswith("scripts/")]
     assert commands == ["scripts/check", "scripts/test"]

@@ -1,4 +1,4 @@
-"""Random changes of an image and its labels that leave them a plausible pair.
+"""Random changes of an image, its labels and its atlas positions that leave them plausible.
 
 One resampling does rotation, scale, shift and two smooth random displacements
 together, on whatever device trains; MONAI's Rand3DElastic filters a full-size
@@ -49,6 +49,11 @@ class Augmentation:
     bias: float = 0.15
     noise: float = 0.04
 
+    @property
+    def off(self) -> bool:
+        """Whether every strength is zero."""
+        return self == self.scaled(0.0)
+
     def scaled(self, share: float) -> Augmentation:
         """Every strength times a share of it, 0..1."""
         coarse, fine = self.displacement
@@ -64,7 +69,7 @@ class Augmentation:
 
 
 class RandomWarp(RandomizableTransform):
-    """A smooth random map of the grid, the same for image and labels.
+    """A smooth random map of the grid, the same for image, labels and positions.
 
     Randomness comes from MONAI's `set_random_state`; the work runs where the
     tensors are.
@@ -76,14 +81,27 @@ class RandomWarp(RandomizableTransform):
         super().__init__(prob=1.0)
         self.strength = strength
 
-    def __call__(self, image: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Warped image (1, X, Y, Z) float and labels (X, Y, Z) uint8, zero beyond the edge."""
+    def __call__(
+        self, image: Tensor, labels: Tensor, positions: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Warped image (1, X, Y, Z) float, labels (X, Y, Z) uint8 and positions (3, X/2, Y/2, Z/2).
+
+        Image and labels are zero beyond the edge; a position says where its
+        block lies in the atlas, wherever the block went.
+        """
         grid = self._grid(image.shape[1:], image.device)
         moved = F.grid_sample(image[None], grid, mode="bilinear", align_corners=False)[0]
         moved_labels = F.grid_sample(
             labels[None, None].to(image.dtype), grid, mode="nearest", align_corners=False
         )
-        return moved, moved_labels[0, 0].to(labels.dtype)
+        moved_positions = F.grid_sample(
+            positions[None],
+            _grid_of_blocks(grid, positions.shape[1:]),
+            mode="bilinear",
+            padding_mode="border",
+            align_corners=False,
+        )
+        return moved, moved_labels[0, 0].to(labels.dtype), moved_positions[0]
 
     def _grid(self, shape: torch.Size, device: torch.device) -> Tensor:
         """(1, X, Y, Z, 3) sampling positions, -1..1, last axis first as `grid_sample` wants."""
@@ -135,10 +153,26 @@ class RandomIntensity(RandomizableTransform):
         return torch.Generator(device).manual_seed(int(self.R.randint(2**31)))
 
 
+def _grid_of_blocks(grid: Tensor, blocks: torch.Size) -> Tensor:
+    """Sampling positions of 2 x 2 x 2 blocks' centres, (1, *blocks, 3), in the blocks' own terms.
+
+    Where a side is odd the last block is half beyond the edge: the grid goes
+    on there as it came.
+    """
+    sides = grid.shape[1:4]
+    for axis, (side, count) in enumerate(zip(sides, blocks, strict=True), start=1):
+        if side < 2 * count:
+            last, before = grid.narrow(axis, side - 1, 1), grid.narrow(axis, side - 2, 1)
+            grid = torch.cat([grid, 2 * last - before], dim=axis)
+    centres = F.avg_pool3d(grid.permute(0, 4, 1, 2, 3), 2).permute(0, 2, 3, 4, 1)
+    shares = [side / (2 * count) for side, count in zip(sides, blocks, strict=True)]
+    return (centres + 1) * torch.tensor(shares[::-1], device=grid.device) - 1
+
+
 def augment(
-    strength: Augmentation, seed: int, image: Tensor, labels: Tensor
-) -> tuple[Tensor, Tensor]:
-    """One random pair, a function of the seed alone.
+    strength: Augmentation, seed: int, image: Tensor, labels: Tensor, positions: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One random image, labels and positions, a function of the seed alone.
 
     Parameters
     ----------
@@ -146,8 +180,12 @@ def augment(
         How strong each change is.
     seed
         Two calls with one seed give one result.
-    image, labels
-        (1, X, Y, Z) float32 in [0, 1] and (X, Y, Z) uint8.
+    image, labels, positions
+        (1, X, Y, Z) float32 in [0, 1], (X, Y, Z) uint8 and (3, X/2, Y/2, Z/2)
+        float32, halves rounded up.
     """
-    image, labels = RandomWarp(strength).set_random_state(seed)(image, labels)
-    return RandomIntensity(strength).set_random_state(seed + 1)(image), labels
+    if strength.off:
+        return image, labels, positions
+    warp, intensity = RandomWarp(strength), RandomIntensity(strength)
+    moved = warp.set_random_state(seed)(image, labels, positions)
+    return intensity.set_random_state(seed + 1)(moved[0]), *moved[1:]

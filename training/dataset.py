@@ -2,13 +2,17 @@
 
 A pair on the network grid takes 2.7 MB as uint8 image and uint8 labels, so a
 cohort fits in memory and nothing is read from disk while a network trains.
+Pairs lie in a folder of `training.label` or in one file of `training.pack`.
 """
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any, Protocol
 
 import nibabel as nib
 import numpy as np
@@ -19,9 +23,13 @@ from torch import Tensor
 from neurobento.errors import ConfigError
 from neurobento.geometry import NETWORK_SHAPE
 
-__all__ = ["Pair", "Split", "find_split", "load_pairs"]
+__all__ = ["Pair", "PairSource", "Split", "find_split", "load_pairs", "open_pairs", "write_pack"]
 
 IMAGE_SUFFIX, LABEL_SUFFIX = "_image.nii.gz", "_labels.nii.gz"
+POSITION_SUFFIX = "_positions.nii.gz"
+POSITION_SHAPE = (*(-(-n // 2) for n in NETWORK_SHAPE), 3)
+POSITION_STEP_MM = 0.05
+"""To which positions are rounded in a pack."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,16 +46,157 @@ class Pair:
         (91, 122, 123) uint8, class index 0..116.
     voxel_to_ras
         (4, 4) float64, network voxel index -> world RAS in mm.
+    positions
+        (3, 46, 61, 62) float32: where the centre of each 2 x 2 x 2 block lies
+        in the atlas's world, RAS in mm.
     """
 
     name: str
     image: Tensor
     labels: Tensor
     voxel_to_ras: NDArray[np.float64]
+    positions: Tensor
 
     def float_image(self) -> Tensor:
         """(1, 91, 122, 123) float32 in [0, 1]."""
         return self.image.float() / 255
+
+
+class PairSource(Protocol):
+    """Where pairs come from."""
+
+    path: Path
+
+    def names(self) -> list[str]:
+        """Every pair's name, in alphabetical order."""
+
+    def load(self, name: str) -> Pair:
+        """The pair of a name."""
+
+
+def open_pairs(path: Path) -> PairSource:
+    """The pairs in a folder of `training.label` or in a file of `training.pack`.
+
+    Raises
+    ------
+    ConfigError
+        The path is neither.
+    """
+    if path.is_dir():
+        return _Folder(path)
+    if path.is_file() and zipfile.is_zipfile(path):
+        return _Pack(path)
+    raise ConfigError(
+        subject=str(path),
+        expected="a folder of training.label or a file of training.pack",
+        found="another file" if path.exists() else "nothing",
+        remedy="Label scans with `python -m training.label`.",
+    )
+
+
+class _Folder:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def names(self) -> list[str]:
+        found = self.path.rglob(f"*{IMAGE_SUFFIX}")
+        return sorted(p.relative_to(self.path).as_posix()[: -len(IMAGE_SUFFIX)] for p in found)
+
+    def load(self, name: str) -> Pair:
+        image = self._open(name, IMAGE_SUFFIX, NETWORK_SHAPE)
+        labels = self._open(name, LABEL_SUFFIX, NETWORK_SHAPE)
+        positions = self._open(name, POSITION_SUFFIX, POSITION_SHAPE)
+        return _pair(
+            name,
+            np.rint(np.asarray(image.dataobj, dtype=np.float32) * 255).astype(np.uint8),
+            np.asarray(labels.dataobj).astype(np.uint8),
+            np.asarray(image.affine, dtype=np.float64),
+            np.asarray(positions.dataobj, dtype=np.float32),
+        )
+
+    def _open(self, name: str, suffix: str, shape: tuple[int, ...]) -> Any:
+        path = self.path / (name + suffix)
+        file = nib.load(path) if path.is_file() else None
+        if file is None or file.shape != shape:
+            raise ConfigError(
+                subject=name + suffix,
+                expected=f"an array of shape {shape}",
+                found=str(file.shape) if file else "no file",
+                remedy="Make the pairs again with `python -m training.label`.",
+            )
+        return file
+
+
+class _Pack:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def names(self) -> list[str]:
+        with np.load(self.path, allow_pickle=False) as arrays:
+            return sorted(key[: -len("/image")] for key in arrays.files if key.endswith("/image"))
+
+    def load(self, name: str) -> Pair:
+        with np.load(self.path, allow_pickle=False) as arrays:
+            steps = _sums(arrays[f"{name}/positions"])
+            return _pair(
+                name,
+                arrays[f"{name}/image"],
+                arrays[f"{name}/labels"],
+                arrays[f"{name}/voxel_to_ras"],
+                (steps * POSITION_STEP_MM).astype(np.float32),
+            )
+
+
+def write_pack(path: Path, pairs: Sequence[Pair]) -> None:
+    """Write pairs into one file, whole or not at all; it is a zip of NumPy arrays.
+
+    Images and labels come back to the bit, positions to a fortieth of a
+    millimetre: they are kept as differences from block to block along each axis.
+    """
+    part = path.with_name(f".{path.name}.part")
+    with zipfile.ZipFile(part, "w", zipfile.ZIP_LZMA) as file:
+        for pair in pairs:
+            steps = np.rint(pair.positions.permute(1, 2, 3, 0).numpy() / POSITION_STEP_MM)
+            arrays = {
+                "image": pair.image[0].numpy(),
+                "labels": pair.labels.numpy(),
+                "voxel_to_ras": pair.voxel_to_ras,
+                "positions": _differences(steps.astype(np.int16)),
+            }
+            for key, array in arrays.items():
+                with file.open(f"{pair.name}/{key}.npy", "w") as member:
+                    np.lib.format.write_array(member, array, allow_pickle=False)
+    part.replace(path)
+
+
+def _differences(steps: NDArray[np.int16]) -> NDArray[np.int16]:
+    """Differences along the first three axes in turn: small numbers, that pack well."""
+    for axis in range(3):
+        steps = np.diff(steps, axis=axis, prepend=np.int16(0))
+    return steps
+
+
+def _sums(differences: NDArray[np.int16]) -> NDArray[np.int16]:
+    """The inverse of `_differences`, overflow and all."""
+    for axis in range(3):
+        differences = np.cumsum(differences, axis=axis, dtype=np.int16)
+    return differences
+
+
+def _pair(
+    name: str,
+    image: NDArray[np.uint8],
+    labels: NDArray[np.uint8],
+    voxel_to_ras: NDArray[np.float64],
+    positions: NDArray[np.float32],
+) -> Pair:
+    return Pair(
+        name=name,
+        image=torch.from_numpy(image)[None],
+        labels=torch.from_numpy(labels),
+        voxel_to_ras=voxel_to_ras,
+        positions=torch.from_numpy(positions).permute(3, 0, 1, 2).contiguous(),
+    )
 
 
 @dataclass(frozen=True)
@@ -68,7 +217,7 @@ class Split:
 
 
 def find_split(
-    folder: Path,
+    source: PairSource,
     train: Sequence[str],
     validation: Sequence[str],
     test: Mapping[str, Sequence[str]],
@@ -79,9 +228,8 @@ def find_split(
 
     Parameters
     ----------
-    folder
-        Where `training.label` wrote; patterns are relative to it and match
-        scan names, such as "cohort/sub-0[1-4]*".
+    source
+        Of `open_pairs`; patterns match its names, such as "cohort/sub-0[1-4]*".
     train, validation, test
         Patterns of each part. Every pattern must match.
     tests_required
@@ -93,13 +241,13 @@ def find_split(
     ConfigError
         A pattern matches nothing, or a scan is in two parts.
     """
-    parts = {"train": _matches(folder, train), "validation": _matches(folder, validation)}
-    groups = {name: _matches(folder, patterns, tests_required) for name, patterns in test.items()}
+    parts = {"train": _matches(source, train), "validation": _matches(source, validation)}
+    groups = {name: _matches(source, patterns, tests_required) for name, patterns in test.items()}
     everything = [n for names in [*parts.values(), *groups.values()] for n in names]
     twice = {n for n in everything if everything.count(n) > 1}
     if twice:
         raise ConfigError(
-            subject=str(folder),
+            subject=str(source.path),
             expected="every scan in one part of the split",
             found=f"{', '.join(sorted(twice))} in two",
             remedy="Correct the patterns of the recipe.",
@@ -107,47 +255,34 @@ def find_split(
     return Split(**parts, test=groups)
 
 
-def _matches(folder: Path, patterns: Sequence[str], required: bool = True) -> tuple[str, ...]:
-    names: list[str] = []
+def _matches(source: PairSource, patterns: Sequence[str], required: bool = True) -> tuple[str, ...]:
+    names = source.names()
+    matched: list[str] = []
     for pattern in patterns:
-        found = sorted(folder.glob(pattern + IMAGE_SUFFIX))
+        found = [name for name in names if _matches_path(name, pattern)]
         if required and not found:
             raise ConfigError(
-                subject=str(folder),
+                subject=str(source.path),
                 expected=f"pairs that match {pattern!r}",
                 found="none",
                 remedy="Make them with `python -m training.label`, or correct the recipe.",
             )
-        names += [str(p.relative_to(folder)).removesuffix(IMAGE_SUFFIX) for p in found]
-    return tuple(dict.fromkeys(names))
+        matched += found
+    return tuple(dict.fromkeys(matched))
 
 
-def load_pairs(folder: Path, names: Sequence[str]) -> list[Pair]:
+def _matches_path(name: str, pattern: str) -> bool:
+    """Whether a name matches a pattern folder by folder, as in a file system."""
+    parts, patterns = name.split("/"), pattern.split("/")
+    return len(parts) == len(patterns) and all(map(fnmatchcase, parts, patterns))
+
+
+def load_pairs(source: PairSource, names: Sequence[str]) -> list[Pair]:
     """The pairs of these names.
 
     Raises
     ------
     ConfigError
-        A pair is not on the network grid.
+        A pair in a folder is not whole, or not on the network grid.
     """
-    return [_load_pair(folder, name) for name in names]
-
-
-def _load_pair(folder: Path, name: str) -> Pair:
-    image_file = nib.load(folder / (name + IMAGE_SUFFIX))
-    image = np.asarray(image_file.dataobj, dtype=np.float32)
-    labels = np.asarray(nib.load(folder / (name + LABEL_SUFFIX)).dataobj)
-    for array in (image, labels):
-        if array.shape != NETWORK_SHAPE:
-            raise ConfigError(
-                subject=name,
-                expected=f"a pair of shape {NETWORK_SHAPE}",
-                found=str(array.shape),
-                remedy="Make the pairs again with `python -m training.label`.",
-            )
-    return Pair(
-        name=name,
-        image=torch.from_numpy(np.rint(image * 255).astype(np.uint8))[None],
-        labels=torch.from_numpy(labels.astype(np.uint8)),
-        voxel_to_ras=np.asarray(image_file.affine, dtype=np.float64),
-    )
+    return [source.load(name) for name in names]

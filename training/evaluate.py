@@ -11,98 +11,56 @@ can be told apart from its labels above it.
 
 Writes `evaluation.json`, `regions.csv` and `regions.png`, the box plot of the
 five best and five worst regions of the first group.
+
+    python -m training.evaluate --report models/compact models/unet models/highresnet \\
+        --pairs PAIRS -o results/evaluation [--truth LABELS] [--second-labels ...]
+
+compares exported models with each other, with report A's figures and with
+independent segmentations: `training.report`.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import dataclasses
 import datetime
 import json
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 from tqdm import tqdm
 
 from neurobento.command import run
-from neurobento.dice import class_dice, summarise
 from neurobento.errors import ConfigError
 from neurobento.labels import CLASS_COUNT, aal116
 from neurobento.networks.weights import load_network, read_values
 from neurobento.spec import file_sha256
-from training.dataset import Pair, find_split, load_pairs
+from training.dataset import Pair, find_split, load_pairs, open_pairs
+from training.scores import Scores, score_labels
 
-__all__ = ["Scores", "draw_regions", "main", "noise_ceiling", "score"]
+__all__ = ["draw_regions", "main", "noise_ceiling", "score"]
 
 FORMAT = 1
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Scores:
-    """Dice of several scans.
-
-    Attributes
-    ----------
-    names
-        The scans.
-    dice
-        (scans, 117) float64; NaN where a label is in neither map.
-    """
-
-    names: tuple[str, ...]
-    dice: NDArray[np.float64]
-
-    @property
-    def per_scan(self) -> NDArray[np.float64]:
-        """(scans,) mean over the labels present in either map."""
-        return np.asarray(np.nanmean(self.dice, axis=1))
-
-    def as_dict(self) -> dict[str, Any]:
-        """Summary and scans, for JSON; Dice rounded to 4 places."""
-        summary = dataclasses.asdict(summarise(self.per_scan.tolist()))
-        return {
-            "summary": {k: _rounded(v) for k, v in summary.items()},
-            "scans": {
-                n: round(float(d), 4) for n, d in zip(self.names, self.per_scan, strict=True)
-            },
-            "regions_never_predicted": self.never_predicted(),
-        }
-
-    def never_predicted(self) -> list[str]:
-        """Regions whose Dice is zero on every scan."""
-        present = np.isfinite(self.dice).any(axis=0)
-        found = np.nansum(self.dice, axis=0) > 0
-        return [r.name for r in aal116() if present[r.class_index] and not found[r.class_index]]
-
-
-def _rounded(value: float) -> float | None:
-    """Four places; JSON has no NaN, and one scan has no spread."""
-    return round(value, 4) if np.isfinite(value) else None
-
-
 def score(network: nn.Module, pairs: Sequence[Pair], device: str = "cpu") -> Scores:
     """Dice of a network on pairs, computed in fp32."""
-    rows = []
     with torch.inference_mode():
-        for pair in tqdm(pairs, unit="scan"):
-            labels = network.labels(pair.float_image()[None].to(device))[0].cpu().numpy()
-            rows.append(class_dice(labels, pair.labels.numpy()))
-    return Scores(tuple(pair.name for pair in pairs), np.stack(rows))
+        predicted = [
+            network.labels(pair.float_image()[None].to(device))[0].cpu().numpy()
+            for pair in tqdm(pairs, unit="scan")
+        ]
+    return score_labels([p.name for p in pairs], predicted, [p.labels.numpy() for p in pairs])
 
 
 def noise_ceiling(first: Sequence[Pair], second: Sequence[Pair]) -> Scores:
     """Dice between two label sets of the same scans."""
-    rows = [
-        class_dice(a.labels.numpy(), b.labels.numpy()) for a, b in zip(first, second, strict=True)
-    ]
-    return Scores(tuple(pair.name for pair in first), np.stack(rows))
+    names = [pair.name for pair in first]
+    return score_labels(names, *([p.labels.numpy() for p in pairs] for pairs in (first, second)))
 
 
 def write_regions(path: Path, groups: Mapping[str, Scores]) -> None:
@@ -154,43 +112,40 @@ def draw_regions(path: Path, scores: Scores, title: str) -> None:
 
 def _ceiling(pairs: Path, second: Path, names: Sequence[str]) -> Scores:
     again = [str(Path(name).name) for name in names]
-    return noise_ceiling(load_pairs(pairs, names), load_pairs(second, again))
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command."""
-    parser = argparse.ArgumentParser(prog="python -m training.evaluate")
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--pairs", type=Path, required=True, help="folder of training.label")
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument(
-        "--second-labels", type=Path, help="the first group's scans labelled with another --seed"
+    return noise_ceiling(
+        load_pairs(open_pairs(pairs), names), load_pairs(open_pairs(second), again)
     )
-    args = parser.parse_args(argv)
-    values = read_values(args.checkpoint)
-    data = values["recipe"]["data"]
-    split = find_split(args.pairs, data["train"], data["validation"], data["test"])
+
+
+def evaluate(checkpoint: Path, pairs: Path, output: Path, second_labels: Path | None) -> None:
+    """Score one checkpoint on its recipe's test scans and write the files.
+
+    Raises
+    ------
+    ConfigError
+        The recipe names no test scans, or they are not there.
+    """
+    values = read_values(checkpoint)
+    data, source = values["recipe"]["data"], open_pairs(pairs)
+    split = find_split(source, data["train"], data["validation"], data["test"])
     if not split.test:
         raise ConfigError(
-            subject=str(args.checkpoint),
+            subject=str(checkpoint),
             expected="a recipe with test scans",
             found="none",
             remedy="Name them under [data.test] before training.",
         )
-    network = load_network(args.checkpoint)
-    groups = {
-        name: score(network, load_pairs(args.pairs, names)) for name, names in split.test.items()
-    }
+    network = load_network(checkpoint)
+    groups = {name: score(network, load_pairs(source, names)) for name, names in split.test.items()}
     first = next(iter(groups))
-    if args.second_labels:
-        names = split.test[first]
-        groups["noise_ceiling"] = _ceiling(args.pairs, args.second_labels, names)
-    args.output.mkdir(parents=True, exist_ok=True)
+    if second_labels:
+        groups["noise_ceiling"] = _ceiling(pairs, second_labels, split.test[first])
+    output.mkdir(parents=True, exist_ok=True)
     results = {name: scores.as_dict() for name, scores in groups.items()}
     summary = {
         "format": FORMAT,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "checkpoint_sha256": file_sha256(args.checkpoint),
+        "checkpoint_sha256": file_sha256(checkpoint),
         "network": values["recipe"]["network"],
         "training_scans": len(split.train),
         "torch": torch.__version__,
@@ -199,10 +154,48 @@ def main(argv: Sequence[str] | None = None) -> int:
         "summary": {name: result["summary"] for name, result in results.items()},
         "groups": results,
     }
-    (args.output / "evaluation.json").write_text(json.dumps(summary, indent=1) + "\n")
-    write_regions(args.output / "regions.csv", groups)
-    draw_regions(args.output / "regions.png", groups[first], f"{summary['network']}, {first}")
+    (output / "evaluation.json").write_text(json.dumps(summary, indent=1) + "\n")
+    write_regions(output / "regions.csv", groups)
+    draw_regions(output / "regions.png", groups[first], f"{summary['network']}, {first}")
     print(json.dumps(summary["summary"], indent=1))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    parser = argparse.ArgumentParser(prog="python -m training.evaluate")
+    parser.add_argument("checkpoint", type=Path, nargs="?")
+    parser.add_argument("--report", type=Path, nargs="+", metavar="MODEL", help="models/NAME ...")
+    parser.add_argument("--pairs", type=Path, required=True, help="folder of training.label")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument(
+        "--second-labels", type=Path, help="the first group's scans labelled with another --seed"
+    )
+    parser.add_argument("--truth", type=Path, help="with --report: independent segmentations")
+    parser.add_argument("--split", type=Path, help="with --report: TOML that names the test scans")
+    parser.add_argument("--groups", nargs="+", default=[], help="with --report: take these")
+    parser.add_argument("--cache", type=Path, help="with --report: keep predictions here")
+    args = parser.parse_args(argv)
+    if (args.checkpoint is None) == (args.report is None):
+        parser.error("give either a checkpoint or --report with models")
+    if args.checkpoint and (args.truth or args.cache or args.split or args.groups):
+        parser.error("--truth, --split, --groups and --cache go with --report")
+    if args.checkpoint:
+        evaluate(args.checkpoint, args.pairs, args.output, args.second_labels)
+    else:
+        from training.report import write_report
+
+        print(
+            write_report(
+                args.report,
+                args.pairs,
+                args.output,
+                second_labels=args.second_labels,
+                truth=args.truth,
+                cache=args.cache,
+                split_file=args.split,
+                groups=args.groups,
+            )
+        )
     return 0
 
 

@@ -2,11 +2,12 @@
 
     python -m training.label SCANS... -o PAIRS --level stripped
 
-Each scan NAME becomes four files in the folder given by -o:
+Each scan NAME becomes five files in the folder given by -o:
 
     NAME_image.nii.gz       what the network sees, float32 in [0, 1], 91 x 122 x 123
     NAME_registered.nii.gz  AAL as registration left it, uint8, same grid
     NAME_labels.nii.gz      the same after the clean-up: what networks learn
+    NAME_positions.nii.gz   where each 2 x 2 x 2 block lies in the atlas, mm, 46 x 61 x 62 x 3
     NAME.json               options, hashes and seconds; it is written last
 
 and `manifest.tsv` holds a line for each scan: seconds of every step, or the
@@ -34,6 +35,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from numpy.typing import NDArray
 
 from neurobento.command import run
 from neurobento.errors import ConfigError, NeuroBentoError
@@ -47,7 +49,7 @@ from training.registration import find_atlas, register_atlas
 
 __all__ = ["Options", "label_all", "label_one", "main", "scan_paths"]
 
-FORMAT = 1
+FORMAT = 2
 """Version of `NAME.json`."""
 
 
@@ -126,12 +128,17 @@ def _make_pair(scan_path: Path, folder: Path, options: Options) -> dict[str, Any
         atlas = find_atlas(Path(options.atlas) if options.atlas else None)
         registered = register_atlas(prepared.image, affine, atlas, seed=options.seed)
     with _timed(seconds, "cleanup"):
-        labels = clean_up(registered, options.cleanup)
-    arrays = {"image": prepared.image, "registered": registered, "labels": labels}
+        labels = clean_up(registered.labels, options.cleanup)
+    images = {
+        "image": nib.Nifti1Image(prepared.image, affine),
+        "registered": nib.Nifti1Image(registered.labels, affine),
+        "labels": nib.Nifti1Image(labels, affine),
+        "positions": _positions_image(registered.positions, affine),
+    }
     outputs = {}
-    for kind, array in arrays.items():
+    for kind, image in images.items():
         path = folder / f"{name}_{kind}.nii.gz"
-        write_whole(path, gzip.compress(nib.Nifti1Image(array, affine).to_bytes(), 6, mtime=0))
+        write_whole(path, gzip.compress(image.to_bytes(), 6, mtime=0))
         outputs[path.name] = file_sha256(path)
     return {
         "format": FORMAT,
@@ -146,6 +153,17 @@ def _make_pair(scan_path: Path, folder: Path, options: Options) -> dict[str, Any
     }
 
 
+def _positions_image(
+    positions: NDArray[np.float32], voxel_to_ras: NDArray[np.float64]
+) -> nib.Nifti1Image:
+    """Positions in hundredths of a millimetre, on the grid of the 2 x 2 x 2 blocks."""
+    block = np.diag([2.0, 2.0, 2.0, 1.0])
+    block[:3, 3] = 0.5
+    image = nib.Nifti1Image(np.rint(positions * 100).astype(np.int16), voxel_to_ras @ block)
+    image.header.set_slope_inter(0.01, 0.0)
+    return image
+
+
 @contextmanager
 def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
     start = time.perf_counter()
@@ -158,7 +176,8 @@ def _earlier_record(path: Path, scan: Path, options: Options) -> dict[str, Any] 
     try:
         record: dict[str, Any] = json.loads(path.read_text())
         same = (
-            record["options"] == asdict(options)
+            record["format"] == FORMAT
+            and record["options"] == asdict(options)
             and record["scan_sha256"] == file_sha256(scan)
             and record["preprocessing_version"] == PREPROCESSING["version"]
             and all(file_sha256(path.parent / n) == h for n, h in record["outputs"].items())

@@ -19,21 +19,25 @@ class TrainingLog:
     ----------
     folder
         The run's folder.
+    silent
+        Write nothing: another process keeps the log.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, *, silent: bool = False) -> None:
+        self.folder, self.silent = folder, silent
         self.validations: list[dict[str, float]] = []
         self._losses: list[float] = []
         self._learning_rate = 0.0
-        self._events = SummaryWriter(str(folder))
+        self._events = self._open()
+
+    def _open(self, purge_step: int | None = None) -> SummaryWriter | None:
+        return None if self.silent else SummaryWriter(str(self.folder), purge_step=purge_step)
 
     def step(self, step: int, loss: float, learning_rate: float) -> None:
         """Take note of one update."""
         self._losses.append(loss)
         self._learning_rate = learning_rate
-        self._events.add_scalar("loss", loss, step)
-        self._events.add_scalar("learning_rate", learning_rate, step)
+        self._add(step, loss=loss, learning_rate=learning_rate)
 
     def validation(self, step: int, seconds: float, dice: float) -> None:
         """Take note of a validation; the loss beside it is the mean since the last one."""
@@ -41,19 +45,26 @@ class TrainingLog:
         self._losses.clear()
         values = (float(step), seconds, loss, self._learning_rate, dice)
         self.validations.append(dict(zip(FIELDS, values, strict=True)))
-        self._events.add_scalar("validation_dice", dice, step)
-        self._events.flush()
-        self._write()
+        self._add(step, validation_dice=dice)
+        if self._events:
+            self._events.flush()
+            self._write()
 
     def restore(self, step: int, history: list[dict[str, float]]) -> None:
         """Go on from an earlier run's rows."""
         self.validations = [dict(row) for row in history]
-        self._events.close()
-        self._events = SummaryWriter(str(self.folder), purge_step=step)
+        self.close()
+        self._events = self._open(purge_step=step)
 
     def close(self) -> None:
         """Finish the TensorBoard file."""
-        self._events.close()
+        if self._events:
+            self._events.close()
+
+    def _add(self, step: int, **scalars: float) -> None:
+        if self._events:
+            for name, value in scalars.items():
+                self._events.add_scalar(name, value, step)
 
     def _write(self) -> None:
         with (self.folder / "log.csv").open("w", newline="") as file:
@@ -63,7 +74,7 @@ class TrainingLog:
 
     def draw(self) -> None:
         """`curves.png`: training loss and validation Dice against the step."""
-        if not self.validations:
+        if self.silent or not self.validations:
             return
         from matplotlib.figure import Figure
 
@@ -71,7 +82,7 @@ class TrainingLog:
         figure = Figure(figsize=(7, 4), layout="constrained")
         left = figure.add_subplot()
         left.plot(steps, [row["loss"] for row in self.validations], color="tab:blue")
-        left.set(xlabel="step", ylabel="training loss (Dice + cross-entropy)")
+        left.set(xlabel="step", ylabel="training loss")
         left.yaxis.label.set_color("tab:blue")
         right = left.twinx()
         right.plot(steps, [row["validation_dice"] for row in self.validations], color="tab:orange")

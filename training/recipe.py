@@ -31,16 +31,34 @@ class Optimisation:
 
     Attributes
     ----------
-    steps
-        Updates in all; the learning rate's cosine ends there.
+    steps, epochs
+        Updates in all, or rounds through the training scans: one of the two.
     batch_size
-        Scans a step.
-    learning_rate, weight_decay, warmup_steps, clip_norm
-        AdamW with a linear warm-up and a cosine to zero; gradients clipped.
+        Scans a step, over all processes.
+    loss
+        "dice_cross_entropy", "dice" (report A's) or, for atlas_map, "positions".
+    optimiser
+        Adam, or with decoupled weight decay AdamW.
+    schedule
+        Of the learning rate after a linear warm-up: half a cosine to zero at
+        the last step, or constant.
+    learning_rate, weight_decay, warmup_steps
+        Of the optimiser.
+    clip_norm
+        Largest norm of the gradient; 0 for no limit.
     ema_decay
-        Of the moving average of the weights that is validated and kept.
+        Of the moving average of the weights that is validated and kept; 0
+        keeps the weights themselves.
     precision
-        Of the forward pass; "fp16" scales its gradients and needs CUDA.
+        Of the forward pass; "fp16" scales its gradients and needs CUDA. "auto"
+        is fp16 on CUDA, bf16 on CPUs with AVX-512, fp32 elsewhere.
+    patch
+        Voxels of the random patch that a step sees; none for the whole image.
+    first_until, second_from
+        Of atlas_map's two steps the second learns nothing before the one and the
+        first nothing from the other on; 0 for no such limit.
+    checkpointing
+        Compute activations again in the backward pass instead of keeping them.
     fade_from, fade_to
         From this share of the steps on the augmentation weakens, linearly, to
         this share of its strength at the last step: once the network has seen
@@ -53,14 +71,22 @@ class Optimisation:
         Of weights, order and augmentation.
     """
 
-    steps: int
+    steps: int = 0
+    epochs: int = 0
     batch_size: int = 1
+    loss: Literal["dice_cross_entropy", "dice", "positions"] = "dice_cross_entropy"
+    optimiser: Literal["adamw", "adam"] = "adamw"
+    schedule: Literal["cosine", "constant"] = "cosine"
     learning_rate: float = 2e-3
     weight_decay: float = 1e-4
     warmup_steps: int = 100
     clip_norm: float = 5.0
     ema_decay: float = 0.998
-    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    patch: tuple[int, ...] = ()
+    first_until: int = 0
+    second_from: int = 0
+    checkpointing: bool = False
     fade_from: float = 1.0
     fade_to: float = 1.0
     validate_epochs: int = 5
@@ -85,22 +111,31 @@ class Recipe:
                 found=repr(self.network),
                 remedy="Choose a preset of neurobento.networks.",
             )
-        for name in ("steps", "batch_size", "validate_epochs", "patience"):
-            if (value := getattr(self.optimisation, name)) < 1:
-                raise ConfigError(
-                    subject="optimisation",
-                    expected=f"{name} of at least 1",
-                    found=str(value),
-                    remedy="Correct the recipe.",
-                )
+        options = self.optimisation
+        if options.patch and options.loss == "positions":
+            raise _wrong("no patch: positions need the whole brain", f"patch {options.patch}")
+        if len(options.patch) not in (0, 3) or min(options.patch, default=1) < 1:
+            raise _wrong("a patch of three sides of at least 1", str(options.patch))
+        if (options.steps < 1) == (options.epochs < 1):
+            found = f"steps {options.steps}, epochs {options.epochs}"
+            raise _wrong("steps or epochs of at least 1", found)
+        for name in ("batch_size", "validate_epochs", "patience"):
+            if (value := getattr(options, name)) < 1:
+                raise _wrong(f"{name} of at least 1", str(value))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as a checkpoint keeps them."""
         return dataclasses.asdict(self)
 
 
+def _wrong(expected: str, found: str) -> ConfigError:
+    return ConfigError(
+        subject="optimisation", expected=expected, found=found, remedy="Correct the recipe."
+    )
+
+
 def read_recipe(path: Path) -> Recipe:
-    """The recipe in a TOML file.
+    """The recipe in a TOML file; `data` may name a file beside it that holds the table.
 
     Raises
     ------
@@ -109,6 +144,8 @@ def read_recipe(path: Path) -> Recipe:
     """
     try:
         values = tomllib.loads(path.read_text())
+        if isinstance(values.get("data"), str):
+            values["data"] = _read_data(path.parent / values["data"])
         return _build(Recipe, values)
     except (tomllib.TOMLDecodeError, TypeError, KeyError, ValueError) as error:
         raise ConfigError(
@@ -117,6 +154,12 @@ def read_recipe(path: Path) -> Recipe:
             found=str(error),
             remedy="Compare it with those in training/configs.",
         ) from None
+
+
+def _read_data(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ValueError(f"no file {path}")
+    return tomllib.loads(path.read_text())
 
 
 def _build(kind: Any, values: Any) -> Any:
@@ -143,6 +186,6 @@ def _convert(key: str, hint: Any, value: Any) -> Any:
         return {name: _convert(key, arguments[1], part) for name, part in value.items()}
     if hint is float and type(value) in (int, float):
         return float(value)
-    if hint in (int, str) and type(value) is hint:
+    if hint in (int, str, bool) and type(value) is hint:
         return value
     raise TypeError(f"{key} = {value!r} is not {hint}")

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 import neurobento
 from neurobento.command import run
 from neurobento.labels import CLASS_COUNT, aal116
-from training.dataset import Pair, find_split, load_pairs
+from training.dataset import Pair, find_split, load_pairs, open_pairs
 from training.recipe import read_recipe
 
 __all__ = ["main", "shares_percent", "shares_tsv"]
@@ -49,9 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--pairs", type=Path, required=True, help="folder of training.label")
     args = parser.parse_args(argv)
-    data = read_recipe(args.recipe).data
-    split = find_split(args.pairs, data.train, data.validation, {})
-    table = shares_tsv(shares_percent(load_pairs(args.pairs, split.train)))
+    data, source = read_recipe(args.recipe).data, open_pairs(args.pairs)
+    split = find_split(source, data.train, data.validation, {})
+    table = shares_tsv(shares_percent(load_pairs(source, split.train)))
     (Path(neurobento.__file__).parent / "data" / "region_shares.tsv").write_text(table)
     return 0
 

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurobento.errors import ConfigError
-from neurobento.preprocessing.ants_image import to_ants
+from neurobento.preprocessing.ants_image import RAS_TO_LPS, to_ants
 from neurobento.scan import read_scan
 
-__all__ = ["Atlas", "find_atlas", "register_atlas"]
+__all__ = ["Atlas", "Registered", "find_atlas", "register_atlas"]
 
 DEBIAN_ATLAS = Path("/usr/share/mricron/templates")
 """Where Debian's package mricron-data puts AAL on Colin27."""
@@ -42,6 +42,23 @@ class Atlas:
     brain: NDArray[np.float32]
     labels: NDArray[np.uint8]
     voxel_to_ras: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Registered:
+    """An atlas on a scan.
+
+    Attributes
+    ----------
+    labels
+        The image's shape, uint8, class index 0..116.
+    positions
+        (X/2, Y/2, Z/2, 3) float32, halves rounded up: where the centre of each
+        2 x 2 x 2 block of the image's voxels lies in the atlas's world, RAS in mm.
+    """
+
+    labels: NDArray[np.uint8]
+    positions: NDArray[np.float32]
 
 
 def find_atlas(folder: Path | None = None) -> Atlas:
@@ -74,8 +91,8 @@ def find_atlas(folder: Path | None = None) -> Atlas:
 
 def register_atlas(
     image: NDArray[np.float32], voxel_to_ras: NDArray[np.float64], atlas: Atlas, *, seed: int
-) -> NDArray[np.uint8]:
-    """AAL labels of a preprocessed image, uint8 on its grid, before any clean-up.
+) -> Registered:
+    """AAL on a preprocessed image: labels before any clean-up, and the map they came by.
 
     Parameters
     ----------
@@ -102,4 +119,21 @@ def register_atlas(
             registration["fwdtransforms"],
             interpolator="genericLabel",
         )
-    return np.rint(labels.numpy()).astype(np.uint8)
+        positions = _atlas_positions(image.shape, voxel_to_ras, registration["fwdtransforms"])
+    return Registered(np.rint(labels.numpy()).astype(np.uint8), positions)
+
+
+def _atlas_positions(
+    shape: tuple[int, ...], voxel_to_ras: NDArray[np.float64], transforms: list[str]
+) -> NDArray[np.float32]:
+    """Where the transforms that resample the atlas look for each block of an image."""
+    import ants
+    import pandas as pd
+
+    counts = [-(-n // 2) for n in shape]
+    axes = [2.0 * np.arange(n) + 0.5 for n in counts]
+    voxels = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+    world = voxels @ voxel_to_ras[:3, :3].T + voxel_to_ras[:3, 3]
+    points = pd.DataFrame(world @ RAS_TO_LPS, columns=["x", "y", "z"])
+    moved = ants.apply_transforms_to_points(3, points, transforms)[["x", "y", "z"]].to_numpy()
+    return (moved @ RAS_TO_LPS).astype(np.float32).reshape(*counts, 3)

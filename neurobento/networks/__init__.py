@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 __all__ = ["PRESETS", "build"]
 
 PRESETS: dict[str, str] = {
+    "atlas_map": "neurobento.networks.atlas_map",
     "compact": "neurobento.networks.compact",
+    "highresnet": "neurobento.networks.highresnet",
     "unet": "neurobento.networks.unet",
 }
 """Preset -> the module that defines a function of that name."""
@@ -22,9 +24,9 @@ PRESETS: dict[str, str] = {
 def build(preset: str) -> nn.Module:
     """The network of a preset, with fresh weights.
 
-    Its `forward` maps (N, 1, 91, 122, 123) float32 in [0, 1] to logits
-    (N, 117, 91, 122, 123); its `labels` maps the same to (N, 91, 122, 123)
-    uint8.
+    Its `labels` maps (N, 1, 91, 122, 123) float32 in [0, 1] to labels
+    (N, 91, 122, 123) uint8; its `forward` gives what its loss is taken of:
+    logits (N, 117, 91, 122, 123), or of "atlas_map" positions in the atlas.
 
     Raises
     ------

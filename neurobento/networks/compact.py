@@ -19,11 +19,9 @@ from torch.nn import functional as F
 
 from neurobento.geometry import NETWORK_SHAPE
 from neurobento.labels import CLASS_COUNT
+from neurobento.networks.layers import POSITIONS, Conv, Residual, from_blocks, to_blocks
 
 __all__ = ["Compact", "compact"]
-
-POSITIONS = tuple(itertools.product((0, 1), repeat=3))
-"""The eight voxels of a block, (x, y, z) offsets."""
 
 
 def compact() -> Compact:
@@ -60,11 +58,11 @@ class Compact(nn.Module):
         self.shape = shape
         self.divisor = 2 ** len(widths)
         self.register_buffer("places", self._places(), persistent=False)
-        self.stem = _Conv(8 + 3, widths[0])
-        self.encoder = nn.ModuleList(_Residual(w, 1 if i == 0 else 2) for i, w in enumerate(widths))
-        self.down = nn.ModuleList(_Conv(a, b, stride=2) for a, b in itertools.pairwise(widths))
+        self.stem = Conv(8 + 3, widths[0])
+        self.encoder = nn.ModuleList(Residual(w, 1 if i == 0 else 2) for i, w in enumerate(widths))
+        self.down = nn.ModuleList(Conv(a, b, stride=2) for a, b in itertools.pairwise(widths))
         self.up = nn.ModuleList(nn.Conv3d(b, a, 1) for a, b in itertools.pairwise(widths))
-        self.decoder = nn.ModuleList(_Residual(w, 1) for w in widths[:-1])
+        self.decoder = nn.ModuleList(Residual(w, 1) for w in widths[:-1])
         self.refine = nn.Conv3d(widths[0] + 8, head_width * len(POSITIONS), 1)
         self.classify = nn.Conv3d(head_width, classes, 1)
 
@@ -88,7 +86,7 @@ class Compact(nn.Module):
         after_x, after_y, after_z = (
             m - n for n, m in zip(self.shape, self.padded_shape, strict=True)
         )
-        blocks = _to_blocks(F.pad(image, (0, after_z, 0, after_y, 0, after_x)))
+        blocks = to_blocks(F.pad(image, (0, after_z, 0, after_y, 0, after_x)))
         places = self.places.expand(image.shape[0], -1, -1, -1, -1).to(image.dtype)
         x = self.stem(torch.cat([blocks, places], dim=1))
         skips = []
@@ -126,13 +124,13 @@ class Compact(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (N, classes, X, Y, Z) of an image (N, 1, X, Y, Z) in [0, 1]."""
-        return self._crop(_from_blocks(list(self._each_position(*self.features(image)))))
+        return self._crop(from_blocks(list(self._each_position(*self.features(image)))))
 
     def labels(self, image: Tensor) -> Tensor:
         """Labels (N, X, Y, Z) uint8 of an image: the class of the largest logit."""
         positions = self._each_position(*self.features(image))
         best = [logits.argmax(dim=1, keepdim=True).to(torch.uint8) for logits in positions]
-        return self._crop(_from_blocks(best))[:, 0]
+        return self._crop(from_blocks(best))[:, 0]
 
     def sampled_logits(
         self, image: Tensor, labels: Tensor, positions: Sequence[int]
@@ -180,41 +178,6 @@ class Compact(nn.Module):
     def _crop(self, x: Tensor) -> Tensor:
         a, b, c = self.shape
         return x[..., :a, :b, :c]
-
-
-class _Conv(nn.Sequential):
-    """3 x 3 x 3 convolution, instance norm, leaky ReLU."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
-        super().__init__(
-            nn.Conv3d(inputs, outputs, 3, stride=stride, padding=1, bias=False),
-            nn.InstanceNorm3d(outputs, affine=True),
-            nn.LeakyReLU(0.01, inplace=True),
-        )
-
-
-class _Residual(nn.Module):
-    """`depth` convolutions whose sum with the input goes on."""
-
-    def __init__(self, width: int, depth: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(*(_Conv(width, width) for _ in range(depth)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = x + self.body(x)
-        return y
-
-
-def _to_blocks(image: Tensor) -> Tensor:
-    """(N, 1, X, Y, Z) -> (N, 8, X/2, Y/2, Z/2), positions in the order of `POSITIONS`."""
-    return torch.cat([image[:, :, a::2, b::2, c::2] for a, b, c in POSITIONS], dim=1)
-
-
-def _from_blocks(parts: Sequence[Tensor]) -> Tensor:
-    """Eight (N, C, X/2, Y/2, Z/2) -> (N, C, X, Y, Z): the inverse of `_to_blocks`."""
-    n, c, x, y, z = parts[0].shape
-    stacked = torch.stack(list(parts), dim=-1).reshape(n, c, x, y, z, 2, 2, 2)
-    return stacked.permute(0, 1, 2, 5, 3, 6, 4, 7).reshape(n, c, 2 * x, 2 * y, 2 * z)
 
 
 def _interpolate(features: Tensor, axis: int, side: int) -> Tensor:

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from neurobento.geometry import voxel_sizes_mm
 
-__all__ = ["to_ants"]
+__all__ = ["RAS_TO_LPS", "to_ants"]
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
+"""World axes as ANTs counts them; its own inverse."""
 
 
 def to_ants(array: NDArray[Any], voxel_to_ras: NDArray[np.float64]) -> Any:

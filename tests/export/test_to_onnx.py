@@ -99,6 +99,16 @@ def test_the_spec_tells_of_the_training(published: Any) -> None:
     assert (training["best_step"], training["best_validation_dice"]) == (100, 0.8124)
 
 
+def test_weights_to_train_on_from_can_be_left_out(
+    published: Any, no_export: None, tmp_path: Path
+) -> None:
+    folder = tmp_path / "models" / "compact"
+    spec = published_again(published, folder, weights=False)
+    assert list(contents(folder)) == ["model.onnx", "spec.json"]
+    assert spec.weights_sha256 == ""
+    assert open_model(folder).spec == spec
+
+
 def test_every_backend_and_precision_was_compared(published: Any) -> None:
     verification = published.spec.verification
     compared = {f"{name} {p}" for name, (_, _, precisions) in BACKENDS.items() for p in precisions}

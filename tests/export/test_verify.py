@@ -12,7 +12,7 @@ import pytest
 
 from export import verify as verify_module
 from export.verify import REQUIRED_AGREEMENT, main, read_images, verify
-from neurobento.errors import ConfigError, NotOnNetworkGrid, ParityFailure
+from neurobento.errors import BackendUnavailable, ConfigError, NotOnNetworkGrid, ParityFailure
 from neurobento.registry import Model, open_model
 
 NETWORK = (91, 122, 123)
@@ -61,6 +61,10 @@ def backend_answers(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Answe
         opened: list[Answering] = []
 
         def open_fake(model: Model, name: str, *, precision: str) -> Answering:
+            if precision not in labels:
+                raise BackendUnavailable(
+                    subject="precision", expected=precision, found="none", remedy="Another CPU."
+                )
             opened.append(Answering(labels[precision]))
             return opened[-1]
 
@@ -116,6 +120,23 @@ def test_a_lower_precision_is_told_but_does_not_fail(
     backend_answers(fp32=truth, bf16=with_wrong_voxels(truth, 0.02))
     results = verify(Answering([]), model, images)
     assert results["openvino bf16"]["least_agreement"] == pytest.approx(0.98, abs=1e-5)
+
+
+def test_a_precision_that_this_machine_lacks_is_listed_as_not_verified(
+    model: Model, images: Any, truth: Any, backend_answers: Callable[..., Any]
+) -> None:
+    backend_answers(fp32=truth)
+    results = verify(Answering([]), model, images)
+    assert list(results["openvino bf16"]) == ["not_verified"]
+    assert "found none" in results["openvino bf16"]["not_verified"]
+
+
+def test_without_fp32_nothing_is_verified(
+    model: Model, images: Any, truth: Any, backend_answers: Callable[..., Any]
+) -> None:
+    backend_answers(bf16=truth)
+    with pytest.raises(BackendUnavailable):
+        verify(Answering([]), model, images)
 
 
 def test_every_backend_is_closed(

@@ -14,10 +14,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from neurobento.errors import ConfigError
 from neurobento.geometry import NETWORK_SHAPE
 from neurobento.labels import aal116
-from training.dataset import Pair
-from training.evaluate import Scores, draw_regions, main, noise_ceiling, score, write_regions
+from training.dataset import Pair, load_pairs, open_pairs, write_pack
+from training.evaluate import draw_regions, main, noise_ceiling, score, write_regions
+from training.scores import Scores
 
 PNG = b"\x89PNG\r\n\x1a\n"
 NAMES = [region.name for region in aal116()]
@@ -32,7 +34,7 @@ def ladder() -> Any:
 
 def pair(name: str, labels: Any) -> Pair:
     labels = torch.from_numpy(np.asarray(labels, np.uint8))
-    return Pair(name, labels[None].clone(), labels, np.eye(4))
+    return Pair(name, labels[None].clone(), labels, np.eye(4), torch.zeros(3, 1, 1, 1))
 
 
 class Echo(nn.Module):
@@ -40,42 +42,6 @@ class Echo(nn.Module):
 
     def labels(self, image: Tensor) -> Tensor:
         return (image[:, 0] * 255).round().byte()
-
-
-def test_a_scans_dice_is_the_mean_over_labels_present() -> None:
-    dice = np.full((2, 117), np.nan)
-    dice[0, [0, 5]] = 1.0, 0.5
-    dice[1, [0, 5, 9]] = 1.0, 0.5, 0.0
-    assert Scores(("a", "b"), dice).per_scan.tolist() == [0.75, 0.5]
-
-
-def test_the_summary_is_over_scans() -> None:
-    values = Scores(("a", "b"), ladder()).as_dict()
-    means = ladder().mean(axis=1)
-    assert values["scans"] == {"a": round(means[0], 4), "b": round(means[1], 4)}
-    assert values["summary"]["mean"] == pytest.approx(means.mean(), abs=1e-4)
-    assert values["summary"]["sd"] == pytest.approx(means.std(ddof=1), abs=1e-4)
-    assert values["summary"]["count"] == 2
-
-
-@pytest.mark.parametrize("scans", [1, 2])
-def test_a_summary_is_json_by_the_standard(scans: int) -> None:
-    values = Scores(("a", "b")[:scans], ladder()[:scans]).as_dict()
-    json.dumps(values, allow_nan=False)
-
-
-def test_a_region_is_never_predicted_where_its_dice_is_zero_on_every_scan() -> None:
-    dice = np.full((2, 117), 0.5)
-    dice[:, 7] = 0
-    dice[:, 9] = 0, 0.1
-    dice[:, 11] = 0, np.nan
-    assert Scores(("a", "b"), dice).never_predicted() == [NAMES[6], NAMES[10]]
-
-
-def test_a_region_that_no_map_has_is_not_called_never_predicted() -> None:
-    dice = np.full((2, 117), 0.5)
-    dice[:, 7] = np.nan
-    assert Scores(("a", "b"), dice).never_predicted() == []
 
 
 def test_a_network_that_gives_the_labels_scores_one() -> None:
@@ -162,24 +128,38 @@ def write_pair(folder: Path, name: str, labels: Any) -> None:
     image = labels.astype(np.float32) / 255
     nib.save(nib.Nifti1Image(image, np.eye(4)), folder / f"{name}_image.nii.gz")
     nib.save(nib.Nifti1Image(labels, np.eye(4)), folder / f"{name}_labels.nii.gz")
+    positions = nib.Nifti1Image(np.zeros((46, 61, 62, 3), np.float32), np.eye(4))
+    nib.save(positions, folder / f"{name}_positions.nii.gz")
 
 
-def test_the_command_evaluates_the_test_groups_of_the_checkpoints_own_recipe(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("neurobento.networks.weights.build", lambda _: Echo())
+def write_checkpoint(path: Path, **test: tuple[str, ...]) -> None:
+    """A checkpoint whose recipe names these test groups."""
+    data = {"train": ("c/s*",), "validation": ("c/v*",), "test": test}
+    values = {"format": 1, "recipe": {"network": "compact", "data": data}, "average": {}}
+    torch.save(values, path)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Pairs c/s1, c/v1, c/t1 and c/t2, and second labels that differ in t2."""
     x, y, z = np.indices(NETWORK_SHAPE, sparse=True)
     maps = [((x // 4 + 3 * (y // 4) + z // 8 + i) % 117).astype(np.uint8) for i in range(2)]
-    pairs, second = tmp_path / "pairs" / "c", tmp_path / "second"
+    root = tmp_path_factory.mktemp("labelled")
+    pairs, second = root / "pairs" / "c", root / "second"
     for name, labels in zip(("t1", "t2", "v1", "s1"), (*maps, *maps), strict=True):
         write_pair(pairs, name, labels)
     write_pair(second, "t1", maps[0])
     write_pair(second, "t2", maps[0])
-    data = {"train": ("c/s*",), "validation": ("c/v*",), "test": {"near": ("c/t*",)}}
-    values = {"format": 1, "recipe": {"network": "compact", "data": data}, "average": {}}
-    torch.save(values, tmp_path / "best.pt")
-    out = tmp_path / "out"
-    command = [str(tmp_path / "best.pt"), "--pairs", str(pairs.parent), "-o", str(out)]
+    return pairs.parent, second
+
+
+def test_the_command_evaluates_the_test_groups_of_the_checkpoints_own_recipe(
+    tmp_path: Path, folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("neurobento.networks.weights.build", lambda _: Echo())
+    write_checkpoint(tmp_path / "best.pt", near=("c/t*",))
+    (pairs, second), out = folders, tmp_path / "out"
+    command = [str(tmp_path / "best.pt"), "--pairs", str(pairs), "-o", str(out)]
     assert main([*command, "--second-labels", str(second)]) == 0
     result = json.loads((out / "evaluation.json").read_text())
     assert result["groups"]["near"]["scans"] == {"c/t1": 1.0, "c/t2": 1.0}
@@ -188,3 +168,57 @@ def test_the_command_evaluates_the_test_groups_of_the_checkpoints_own_recipe(
     assert result["training_scans"] == 1
     assert set(result["summary"]) == {"near", "noise_ceiling"}
     assert (out / "regions.csv").is_file() and (out / "regions.png").is_file()
+
+
+def test_a_pack_is_evaluated_as_its_folder_is(
+    tmp_path: Path, folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("neurobento.networks.weights.build", lambda _: Echo())
+    write_checkpoint(tmp_path / "best.pt", near=("c/t*",))
+    source, pack = open_pairs(folders[0]), tmp_path / "pairs.npz"
+    write_pack(pack, load_pairs(source, source.names()))
+    found = []
+    for pairs in (folders[0], pack):
+        out = tmp_path / f"{pairs.name}-out"
+        assert main([str(tmp_path / "best.pt"), "--pairs", str(pairs), "-o", str(out)]) == 0
+        found.append(json.loads((out / "evaluation.json").read_text())["groups"])
+    assert found[0] == found[1]
+
+
+def test_a_recipe_without_test_scans_is_refused(tmp_path: Path, folders: tuple[Path, Path]) -> None:
+    write_checkpoint(tmp_path / "best.pt")
+    command = [str(tmp_path / "best.pt"), "--pairs", str(folders[0]), "-o", str(tmp_path / "out")]
+    with pytest.raises(ConfigError, match="expected a recipe with test scans; found none"):
+        main(command)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("given", [[], ["best.pt", "--report", "models/compact"]])
+def test_the_command_takes_either_a_checkpoint_or_models(
+    given: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--pairs", "pairs", "-o", "out", *given])
+    assert caught.value.code == 2
+    assert "give either a checkpoint or --report with models" in capsys.readouterr().err
+
+
+def test_models_go_to_the_report_with_every_option(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[Any] = []
+
+    def write_report(*args: Any, **options: Any) -> str:
+        seen.extend((args, options))
+        return "# The report"
+
+    monkeypatch.setattr("training.report.write_report", write_report)
+    options = ["--truth", "labels", "--cache", "kept", "--second-labels", "again"]
+    assert main(["--report", "a", "b", "--pairs", "pairs", "-o", "out", *options]) == 0
+    assert seen[0] == ([Path("a"), Path("b")], Path("pairs"), Path("out"))
+    assert seen[1] == {
+        "second_labels": Path("again"),
+        "truth": Path("labels"),
+        "cache": Path("kept"),
+    }
+    assert capsys.readouterr().out == "# The report\n"

@@ -22,10 +22,11 @@ from neurobento.errors import ConfigError
 from neurobento.geometry import Grid
 from neurobento.preprocessing import Preprocessed
 from training.label import Options, label_all, label_one, main, scan_name, scan_paths
+from training.registration import Registered
 
 OPTIONS = Options("stripped")
 NETWORK_AFFINE = nib.affines.from_matvec(np.diag([1.4, 1.3, 1.1]), [-60, -70, -50])
-SHAPE = (20, 24, 18)
+SHAPE, BLOCKS = (20, 24, 17), (10, 12, 9)
 
 
 def registered_labels() -> Any:
@@ -36,6 +37,12 @@ def registered_labels() -> Any:
     labels[4:6, 20:22, 4:14] = 57
     labels[5, 5, 5] = 116
     return labels
+
+
+def registered_positions() -> Any:
+    """As far from the atlas's origin as a head reaches, in steps finer than a file keeps."""
+    random = np.random.default_rng(5)
+    return random.uniform(-200, 200, (*BLOCKS, 3)).astype(np.float32)
 
 
 class Calls:
@@ -66,7 +73,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[Calls]:
         assert np.array_equal(affine, NETWORK_AFFINE)
         assert atlas == "atlas"
         seen.seeds.append(seed)
-        return registered_labels()
+        return Registered(registered_labels(), registered_positions())
 
     monkeypatch.setattr(training.label, "preprocess", fake_preprocess)
     monkeypatch.setattr(training.label, "find_atlas", fake_find_atlas)
@@ -113,16 +120,18 @@ def table(path: Path) -> list[dict[str, str]]:
 # --- one scan ---
 
 
-def test_a_scan_becomes_three_images_and_a_record(scan: Path, folder: Path) -> None:
+def test_a_scan_becomes_four_images_and_a_record(scan: Path, folder: Path) -> None:
     record = label_one(scan, folder, OPTIONS)
     assert record["status"] == "done"
     assert sorted(path.name for path in folder.iterdir()) == [
         "sub-01_T1w.json",
         "sub-01_T1w_image.nii.gz",
         "sub-01_T1w_labels.nii.gz",
+        "sub-01_T1w_positions.nii.gz",
         "sub-01_T1w_registered.nii.gz",
     ]
     assert json.loads((folder / "sub-01_T1w.json").read_text()) == record
+    assert record["format"] == 2
 
 
 def test_the_images_lie_on_the_network_grid(scan: Path, folder: Path) -> None:
@@ -132,6 +141,25 @@ def test_the_images_lie_on_the_network_grid(scan: Path, folder: Path) -> None:
         assert image.affine == pytest.approx(NETWORK_AFFINE, abs=1e-5)
         assert image.get_data_dtype() == dtype
         assert image.shape == SHAPE
+
+
+def test_positions_come_back_to_half_a_hundredth_of_a_millimetre(scan: Path, folder: Path) -> None:
+    label_one(scan, folder, OPTIONS)
+    image = nib.load(folder / "sub-01_T1w_positions.nii.gz")
+    assert image.get_data_dtype() == np.int16
+    assert np.asarray(image.dataobj) == pytest.approx(registered_positions(), abs=0.00502)
+
+
+def test_positions_lie_where_the_blocks_centres_are(scan: Path, folder: Path) -> None:
+    """Voxel i of them is the middle of the network's voxels 2i and 2i + 1."""
+    label_one(scan, folder, OPTIONS)
+    image = nib.load(folder / "sub-01_T1w_positions.nii.gz")
+    assert image.shape == (*BLOCKS, 3)
+    for block in ([0, 0, 0], [3, 5, 2], [9, 11, 8]):
+        voxels = [2 * np.array(block), 2 * np.array(block) + 1]
+        corners = [nib.affines.apply_affine(NETWORK_AFFINE, voxel) for voxel in voxels]
+        centre = nib.affines.apply_affine(image.affine, block)
+        assert centre == pytest.approx(np.mean(corners, axis=0), abs=1e-4)
 
 
 def test_registered_labels_are_kept_beside_the_clean_ones(scan: Path, folder: Path) -> None:
@@ -165,7 +193,7 @@ def test_the_same_scan_gives_the_same_files(scan: Path, tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         outputs.append(label_one(scan, tmp_path / name, OPTIONS)["outputs"])
     assert outputs[0] == outputs[1]
-    assert len(outputs[0]) == 3
+    assert len(outputs[0]) == 4
 
 
 # --- resuming ---
@@ -218,7 +246,7 @@ def test_other_options_are_another_pair(
     assert len(calls.seeds) == 2
 
 
-@pytest.mark.parametrize("kind", ["image", "registered", "labels"])
+@pytest.mark.parametrize("kind", ["image", "registered", "labels", "positions"])
 @pytest.mark.parametrize("damage", ["missing", "changed"])
 def test_a_lost_or_changed_output_is_made_again(
     kind: str, damage: str, scan: Path, folder: Path
@@ -234,6 +262,13 @@ def test_a_lost_or_changed_output_is_made_again(
     assert again["outputs"] == done["outputs"]
     assert output.is_file()
     assert label_one(scan, folder, OPTIONS)["status"] == "kept"
+
+
+def test_a_pair_of_an_earlier_format_is_made_again(scan: Path, folder: Path, calls: Calls) -> None:
+    record = label_one(scan, folder, OPTIONS)
+    (folder / "sub-01_T1w.json").write_text(json.dumps({**record, "format": 1}))
+    assert label_one(scan, folder, OPTIONS)["status"] == "done"
+    assert len(calls.seeds) == 2
 
 
 @pytest.mark.parametrize("text", ["", "{", "{}", "[]", "null", '{"options": 1}', "\0"])

@@ -14,6 +14,7 @@ from neurobento.networks import PRESETS
 from training.recipe import Data, Optimisation, Recipe, read_recipe
 
 CONFIGS = sorted((Path(training.recipe.__file__).parent / "configs").glob("*.toml"))
+REPORT = [path for path in CONFIGS if path.stem.startswith("report_")]
 
 GOOD = """
 network = "compact"
@@ -39,7 +40,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_there_are_recipes() -> None:
-    assert "compact" in {path.stem for path in CONFIGS}
+    assert {path.stem for path in CONFIGS} >= {*PRESETS, "report_unet", "report_highresnet"}
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda p: p.stem)
@@ -47,8 +48,29 @@ def test_each_recipe_of_the_repository_reads(config: Path) -> None:
     recipe = read_recipe(config)
     assert recipe.network in PRESETS
     assert recipe.data.train and recipe.data.validation and recipe.data.test
-    assert recipe.optimisation.warmup_steps < recipe.optimisation.steps
+    options = recipe.optimisation
+    assert options.epochs or options.warmup_steps < options.steps
+    assert (options.loss == "positions") == (recipe.network == "atlas_map")
     assert recipe == read_recipe(config)
+
+
+def test_the_recipes_of_the_repository_share_one_split() -> None:
+    first, *others = [read_recipe(config).data for config in CONFIGS]
+    assert [data for data in others if data != first] == []
+
+
+@pytest.mark.parametrize("config", REPORT, ids=lambda p: p.stem)
+def test_the_reports_recipes_say_what_the_report_chose(config: Path) -> None:
+    recipe = read_recipe(config)
+    assert recipe.network == config.stem.removeprefix("report_")
+    assert recipe.augmentation.off
+    options = recipe.optimisation
+    assert (options.loss, options.optimiser, options.schedule) == ("dice", "adam", "constant")
+    assert (options.steps, options.epochs) == (0, 150)
+    assert (options.validate_epochs, options.patience) == (1, 10)
+    assert options.precision == "auto"
+    off = (options.weight_decay, options.warmup_steps, options.clip_norm, options.ema_decay)
+    assert off == (0, 0, 0, 0)
 
 
 def test_a_recipe_says_what_its_file_says(path: Path) -> None:
@@ -73,7 +95,7 @@ def plain(value: Any) -> bool:
         return all(isinstance(k, str) and plain(v) for k, v in value.items())
     if isinstance(value, tuple | list):
         return all(plain(v) for v in value)
-    return type(value) in (str, int, float)
+    return type(value) in (str, int, float, bool)
 
 
 def test_as_dict_is_plain_and_complete(path: Path) -> None:
@@ -91,7 +113,6 @@ def test_as_dict_is_plain_and_complete(path: Path) -> None:
         ("gamma = 0.5", "gama = 0.5"),
         ('validation = ["b/s2"]', 'validation = ["b/s2"]\nvalidate = ["b/s3"]'),
         ('network = "compact"\n', ""),
-        ("steps = 7\n", ""),
         ('train = ["a/*", "b/s1"]\n', ""),
         ("[optimisation]", "[optimization]"),
     ],
@@ -117,7 +138,18 @@ def test_broken_toml_is_refused(path: Path, text: str) -> None:
     assert caught.value.subject == str(path)
 
 
-@pytest.mark.parametrize("line", ["steps = 0", "steps = -1", "steps = 7\nbatch_size = 0"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "steps = 0",
+        "steps = -1",
+        "epochs = 0",
+        "steps = 7\nepochs = 1",
+        "steps = 7\nbatch_size = 0",
+        "steps = 7\npatience = 0",
+    ],
+)
 def test_a_run_without_a_step_or_a_scan_is_refused(path: Path, line: str) -> None:
     path.write_text(GOOD.replace("steps = 7", line))
     with pytest.raises(ConfigError, match="of at least 1"):
@@ -135,10 +167,84 @@ def test_a_run_without_a_step_or_a_scan_is_refused(path: Path, line: str) -> Non
         ('train = ["a/*", "b/s1"]', 'train = "a/*"'),
         ("learning_rate = 1e-3", 'learning_rate = "fast"'),
         ("gamma = 0.5", 'gamma = "much"'),
+        ("steps = 7", 'steps = 7\nloss = "mse"'),
+        ("steps = 7", 'steps = 7\noptimiser = "sgd"'),
+        ("steps = 7", 'steps = 7\nschedule = "step"'),
+        ("steps = 7", "steps = 7\npatch = 32"),
+        ("steps = 7", "steps = 7\npatch = [32, 32, 32.5]"),
+        ("steps = 7", "steps = 7\ncheckpointing = 1"),
+        ("steps = 7", "steps = 7\nfirst_until = 0.5"),
+        ("steps = 7", 'steps = 7\nsecond_from = "never"'),
         (GOOD[GOOD.index("[data]") : GOOD.index("[opt")], 'data = "everything"\n'),
     ],
 )
 def test_a_value_of_the_wrong_kind_is_refused(path: Path, old: str, new: str) -> None:
     path.write_text(GOOD.replace(old, new))
     with pytest.raises(ConfigError):
+        read_recipe(path)
+
+
+@pytest.fixture
+def data_beside(path: Path) -> Path:
+    """The recipe with its data in a file of their own."""
+    start, end = GOOD.index("[data]"), GOOD.index("[optimisation]")
+    data = path.parent / "data" / "split.toml"
+    data.parent.mkdir()
+    data.write_text(GOOD[start:end].replace("[data]", "").replace("[data.test]", "[test]"))
+    path.write_text('data = "data/split.toml"\n' + GOOD[:start] + GOOD[end:])
+    return data
+
+
+@pytest.mark.usefixtures("data_beside")
+def test_data_may_lie_in_a_file_beside_the_recipe(path: Path, tmp_path: Path) -> None:
+    beside = read_recipe(path)
+    inside = tmp_path / "inside.toml"
+    inside.write_text(GOOD)
+    assert beside == read_recipe(inside)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (None, "no file"),
+        ("train = [", "Invalid value"),
+        ('train = ["a"]\nvalidation = ["b"]\nvalidate = ["c"]', "unknown key validate"),
+        ('train = ["a"]', "validation"),
+        ('[data]\ntrain = ["a"]\nvalidation = ["b"]', "unknown key data"),
+    ],
+)
+def test_a_wrong_file_of_data_is_refused(
+    path: Path, data_beside: Path, text: str | None, found: str
+) -> None:
+    if text is None:
+        data_beside.unlink()
+    else:
+        data_beside.write_text(text)
+    with pytest.raises(ConfigError, match=found) as caught:
+        read_recipe(path)
+    assert caught.value.subject == str(path)
+
+
+def test_a_recipe_may_count_epochs(path: Path) -> None:
+    path.write_text(GOOD.replace("steps = 7", "epochs = 3"))
+    options = read_recipe(path).optimisation
+    assert (options.steps, options.epochs) == (0, 3)
+
+
+def test_a_patch_has_three_sides(path: Path) -> None:
+    path.write_text(GOOD.replace("steps = 7", "steps = 7\npatch = [64, 48, 32]"))
+    assert read_recipe(path).optimisation.patch == (64, 48, 32)
+
+
+@pytest.mark.parametrize("patch", ["[64]", "[64, 48]", "[64, 48, 32, 16]", "[64, 48, 0]"])
+def test_a_patch_of_another_form_is_refused(path: Path, patch: str) -> None:
+    path.write_text(GOOD.replace("steps = 7", f"steps = 7\npatch = {patch}"))
+    with pytest.raises(ConfigError, match="a patch of three sides"):
+        read_recipe(path)
+
+
+def test_positions_are_not_learnt_from_patches(path: Path) -> None:
+    line = 'steps = 7\nloss = "positions"\npatch = [64, 48, 32]'
+    path.write_text(GOOD.replace("steps = 7", line))
+    with pytest.raises(ConfigError, match="positions need the whole brain"):
         read_recipe(path)

@@ -17,13 +17,13 @@ import training.reference_shares
 from neurobento import volumetry
 from neurobento.geometry import NETWORK_SHAPE
 from neurobento.labels import aal116
-from training.dataset import Pair
+from training.dataset import POSITION_SHAPE, Pair
 from training.reference_shares import main, shares_percent, shares_tsv
 
 
 def pair(labels: Any) -> Pair:
     values = torch.from_numpy(np.asarray(labels, np.uint8)).reshape(-1, 1, 1)
-    return Pair("s", values[None], values, np.eye(4))
+    return Pair("s", values[None], values, np.eye(4), torch.zeros(3, 1, 1, 1))
 
 
 def random_pairs(count: int) -> list[Pair]:
@@ -64,9 +64,13 @@ def test_the_command_writes_what_volumetry_reads(
     x, y, z = np.indices(NETWORK_SHAPE, sparse=True)
     for name, shift in (("s1", 0), ("s2", 40), ("v1", 80)):
         labels = ((x + y + z // 2) // 3 % 60 + shift % 57).astype(np.uint8)
-        image = np.zeros(NETWORK_SHAPE, np.float32)
-        nib.save(nib.Nifti1Image(image, np.eye(4)), tmp_path / f"{name}_image.nii.gz")
-        nib.save(nib.Nifti1Image(labels, np.eye(4)), tmp_path / f"{name}_labels.nii.gz")
+        arrays = {
+            "image": np.zeros(NETWORK_SHAPE, np.float32),
+            "labels": labels,
+            "positions": np.zeros(POSITION_SHAPE, np.float32),
+        }
+        for kind, array in arrays.items():
+            nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / f"{name}_{kind}.nii.gz")
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(
         'network = "compact"\n[data]\ntrain = ["s*"]\nvalidation = ["v*"]\n'

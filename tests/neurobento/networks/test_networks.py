@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from neurobento.errors import ConfigError
 from neurobento.networks import PRESETS, build
-from neurobento.networks.compact import POSITIONS, Compact, _from_blocks, _interpolate, _to_blocks
+from neurobento.networks.compact import Compact, _interpolate
 from neurobento.networks.unet import ReportUNet
 
 SHAPE = (13, 18, 19)
@@ -34,9 +34,9 @@ def test_each_preset_is_a_network_that_gives_labels(preset: str) -> None:
     assert callable(network.labels)
 
 
-@pytest.mark.parametrize("preset", ["", "Compact", "highresnet", "neurobento.networks.unet"])
+@pytest.mark.parametrize("preset", ["", "Compact", "atlas-map", "neurobento.networks.unet"])
 def test_an_unknown_preset_is_answered_with_the_known_ones(preset: str) -> None:
-    with pytest.raises(ConfigError, match="one of compact, unet") as caught:
+    with pytest.raises(ConfigError, match=f"one of {', '.join(PRESETS)}") as caught:
         build(preset)
     assert caught.value.found == repr(preset)
 
@@ -132,24 +132,6 @@ def test_padding_is_the_next_multiple_of_the_strides(
     shape: tuple[int, int, int], widths: tuple[int, ...], padded: tuple[int, int, int]
 ) -> None:
     assert Compact(widths, head_width=8, classes=2, shape=shape).padded_shape == padded
-
-
-def test_positions_are_the_eight_corners_of_a_block() -> None:
-    assert sorted(set(POSITIONS)) == list(itertools.product((0, 1), repeat=3))
-
-
-def test_blocks_hold_a_voxels_eight_neighbours() -> None:
-    image = images(1, (4, 6, 8))
-    blocks = _to_blocks(image)
-    assert blocks.shape == (1, 8, 2, 3, 4)
-    for channel, (a, b, c) in enumerate(POSITIONS):
-        assert blocks[0, channel, 1, 2, 3] == image[0, 0, 2 + a, 4 + b, 6 + c]
-
-
-def test_from_blocks_undoes_to_blocks() -> None:
-    image = images(2, (4, 6, 8))
-    parts = list(_to_blocks(image).split(1, dim=1))
-    assert torch.equal(_from_blocks(parts), image)
 
 
 @pytest.mark.parametrize("sides", list(itertools.product((0, 1), repeat=3)))

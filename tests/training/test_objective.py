@@ -1,0 +1,209 @@
+"""The loss of a batch, with and without gradient checkpointing."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+from monai.networks.nets import HighResNet, UNet
+from torch import Tensor, nn
+
+from neurobento.errors import ConfigError
+from neurobento.networks.atlas_map import AtlasMap, Learning
+from neurobento.networks.compact import Compact
+from neurobento.networks.highresnet import ReportHighResNet
+from neurobento.networks.unet import ReportUNet
+from training.loss import (
+    dice,
+    dice_cross_entropy,
+    position_loss,
+    sampled_dice_cross_entropy,
+)
+from training.objective import CHECKPOINTED, Objective
+
+SHAPE, BLOCKS, BRAIN, CLASSES = (16, 18, 17), (8, 9, 9), (20, 24, 22), 4
+
+
+def compact() -> nn.Module:
+    return Compact((8, 8), head_width=8, classes=CLASSES, shape=SHAPE)
+
+
+def atlas_map() -> nn.Module:
+    network = AtlasMap((8, 8), (8, 8), brain_shape=BRAIN, shape=SHAPE)
+    brain = torch.zeros(tuple(n + 12 for n in BRAIN))
+    brain[6:-6, 6:-6, 6:-6] = torch.rand(BRAIN) + 0.1
+    network.take_atlas(
+        (brain > 0.5).byte(), brain, torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0]).double())
+    )
+    return network
+
+
+def unet() -> nn.Module:
+    return ReportUNet(UNet(3, 1, CLASSES, channels=(4, 8), strides=(2,), num_res_units=2))
+
+
+def highresnet() -> nn.Module:
+    layers = [
+        {"name": "conv_0", "n_features": 4, "kernel_size": 3},
+        {"name": "res_1", "n_features": 4, "kernels": (3, 3), "repeat": 2},
+        {"name": "conv_1", "n_features": 8, "kernel_size": 1},
+        {"name": "conv_2", "kernel_size": 1},
+    ]
+    return ReportHighResNet(HighResNet(3, 1, CLASSES, layer_params=layers))
+
+
+NETWORKS = {"compact": compact, "atlas_map": atlas_map, "unet": unet, "highresnet": highresnet}
+
+
+def fitting_loss(network: nn.Module) -> str:
+    return "positions" if isinstance(network, AtlasMap) else "dice_cross_entropy"
+
+
+@pytest.fixture(params=NETWORKS)
+def network(request: pytest.FixtureRequest) -> nn.Module:
+    torch.manual_seed(0)
+    return NETWORKS[request.param]()
+
+
+def batch(scans: int = 2) -> tuple[Tensor, Tensor, Tensor]:
+    random = torch.Generator().manual_seed(1)
+    image = torch.rand((scans, 1, *SHAPE), generator=random)
+    labels = torch.randint(CLASSES, (scans, *SHAPE), generator=random).byte()
+    positions = torch.from_numpy(4.0 * np.indices(BLOCKS) + 11.0).float()
+    return image, labels, positions.expand(scans, -1, -1, -1, -1).contiguous()
+
+
+def slopes(network: nn.Module) -> dict[str, Tensor]:
+    """The gradient of every weight; each has one."""
+    found = {name: p.grad for name, p in network.named_parameters()}
+    return {name: gradient.clone() for name, gradient in found.items() if gradient is not None}
+
+
+def test_checkpointing_changes_neither_loss_nor_gradients_nor_state(network: nn.Module) -> None:
+    """States are the batch norms' statistics: what is computed again is not counted again."""
+    again = copy.deepcopy(network)
+    loss = fitting_loss(network)
+    kept = Objective(network, loss)(*batch())
+    kept.backward()
+    computed = Objective(again, loss, checkpointing=True)(*batch())
+    computed.backward()
+    assert torch.equal(computed, kept)
+    gradients = slopes(network)
+    assert len(gradients) == len(list(network.parameters()))
+    assert any(gradient.any() for gradient in gradients.values())
+    torch.testing.assert_close(slopes(again), gradients)
+    torch.testing.assert_close(dict(again.state_dict()), dict(network.state_dict()))
+
+
+def test_checkpointing_computes_the_blocks_again(network: nn.Module) -> None:
+    """In the backward pass, and only where there will be one."""
+    blocks = [m for m in network.modules() if type(m).__name__ in CHECKPOINTED]
+    assert blocks
+    calls = []
+    for block in blocks:
+        inner = next(m for m in block.modules() if isinstance(m, nn.Conv3d))
+        inner.register_forward_pre_hook(lambda *_: calls.append(1))
+    objective = Objective(network, fitting_loss(network), checkpointing=True)
+    with torch.no_grad():
+        objective(*batch())
+    assert len(calls) == len(blocks)
+    loss = objective(*batch())
+    assert len(calls) == 2 * len(blocks)
+    loss.backward()
+    assert len(calls) == 3 * len(blocks)
+
+
+def test_a_copy_made_before_is_not_checkpointed(network: nn.Module) -> None:
+    before = copy.deepcopy(network)
+    Objective(network, fitting_loss(network), checkpointing=True)
+    assert not any("forward" in vars(module) for module in before.modules())
+    assert any("forward" in vars(module) for module in network.modules())
+
+
+@pytest.mark.parametrize(
+    ("name", "loss"), [("dice", dice), ("dice_cross_entropy", dice_cross_entropy)]
+)
+def test_a_classifiers_loss_is_that_of_its_logits(
+    name: str, loss: Callable[[Tensor, Tensor], Tensor]
+) -> None:
+    network = unet()
+    image, labels, positions = batch()
+    expected = loss(network(image), labels)
+    torch.testing.assert_close(Objective(network, name)(image, labels, positions), expected)
+
+
+def test_compacts_reports_loss_is_that_of_all_its_logits() -> None:
+    network = compact()
+    image, labels, positions = batch()
+    expected = dice(network(image), labels)
+    torch.testing.assert_close(Objective(network, "dice")(image, labels, positions), expected)
+
+
+ORDERS = [(0, 1, 2, 3, 4, 5, 6, 7), (5, 2, 7, 0, 3, 6, 1, 4)]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_compacts_loss_is_that_of_a_voxel_a_block_in_the_order(order: tuple[int, ...]) -> None:
+    network = compact()
+    image, labels, positions = batch()
+    objective = Objective(network, "dice_cross_entropy")
+    objective.order = order
+    expected = sampled_dice_cross_entropy(*network.sampled_logits(image, labels, order))
+    torch.testing.assert_close(objective(image, labels, positions), expected)
+
+
+def test_compacts_order_chooses_the_voxels() -> None:
+    objective = Objective(compact(), "dice_cross_entropy")
+    costs = []
+    for objective.order in ORDERS:
+        costs.append(objective(*batch()).item())
+    assert abs(costs[0] - costs[1]) > 1e-4
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_one_step_of_compact_teaches_every_position(order: tuple[int, ...]) -> None:
+    """An eighth of the head's rows belongs to each of a block's eight voxels."""
+    network: Any = compact()
+    objective = Objective(network, "dice_cross_entropy")
+    objective.order = order
+    objective(*batch()).backward()
+    rows = network.refine.weight.grad.reshape(8, -1)
+    assert (rows.abs().amax(dim=1) > 0).all()
+    assert [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+@pytest.mark.parametrize("learning", get_args(Learning))
+def test_the_map_networks_loss_is_that_of_the_steps_that_learn(learning: Learning) -> None:
+    network: Any = atlas_map()
+    objective = Objective(network, "positions")
+    assert objective.learning == "both"
+    objective.learning = learning
+    loss = objective(*batch())
+    torch.testing.assert_close(loss, position_loss(network, *batch(), learning))
+    loss.backward()
+    learnt = {name.split(".")[0] for name in slopes(network)}
+    assert (
+        learnt
+        == {"both": {"locate", "refine"}, "first": {"locate"}, "second": {"refine"}}[learning]
+    )
+
+
+@pytest.mark.parametrize(
+    ("build", "loss"),
+    [
+        (atlas_map, "dice"),
+        (atlas_map, "dice_cross_entropy"),
+        (compact, "positions"),
+        (unet, "positions"),
+        (highresnet, "positions"),
+    ],
+)
+def test_a_loss_that_does_not_fit_the_network_is_refused(
+    build: Callable[[], nn.Module], loss: str
+) -> None:
+    with pytest.raises(ConfigError, match=f'"positions" for atlas_map.*found {loss!r}'):
+        Objective(build(), loss)

@@ -1,0 +1,75 @@
+"""What torchrun starts in test_processes.py: the command on a tiny network, three times.
+
+    torchrun --nproc-per-node 2 tests/training/train_together.py RECIPE PAIRS OUT
+
+OUT/straightN is a whole run, with a folder for each process N; OUT/parts is one
+that the first process's clock stops after two steps, then goes on. Every
+process leaves its weights as OUT/NAME_rankN.pt.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from contextlib import nullcontext
+from itertools import count
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor, nn
+
+import training.run
+import training.train
+from training.processes import join_processes
+from training.run import Run
+
+
+class Classifier(nn.Module):
+    """Logits of four classes from two convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv3d(1, 8, 3, padding=1, bias=False),
+            nn.InstanceNorm3d(8),
+            nn.ReLU(),
+            nn.Conv3d(8, 4, 1),
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        logits: Tensor = self.body(image)
+        return logits
+
+    def labels(self, image: Tensor) -> Tensor:
+        return self.forward(image).argmax(dim=1).byte()
+
+
+class Kept(Run):
+    """A run that leaves every process's weights."""
+
+    def train(self, minutes: float | None = None) -> None:
+        super().train(minutes)
+        name = f"{self.folder.name.rstrip('01')}_rank{self.processes.rank}.pt"
+        torch.save(self.network.state_dict(), self.folder.parent / name)
+
+
+def main() -> None:
+    recipe, pairs, output = sys.argv[1:]
+    torch.set_num_threads(1)
+    training.run.build = lambda _: Classifier()
+    training.train.Run = Kept
+    with join_processes("cpu") as (processes, device):
+        training.train.join_processes = lambda _: nullcontext((processes, device))
+        command = [recipe, "--pairs", pairs, "--device", "cpu"]
+        training.train.main([*command, "-o", f"{output}/straight{processes.rank}"])
+        clock = count(step=10) if processes.first else count(step=0)
+        training.run.time = SimpleNamespace(perf_counter=lambda: float(next(clock)))
+        parts = f"{output}/parts"
+        training.train.main([*command, "-o", parts, "--minutes", "1"])
+        if processes.first:
+            shutil.copy(f"{parts}/last.pt", f"{output}/stopped.pt")
+        training.train.main([*command, "-o", parts, "--resume"])
+
+
+if __name__ == "__main__":
+    main()

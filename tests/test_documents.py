@@ -50,3 +50,14 @@ def test_the_shipped_model_carries_the_measured_dice() -> None:
 def test_nothing_left_to_fill_in() -> None:
     for document in ("README.md", "MODEL_CARD.md"):
         assert not re.search(r"@[A-Z]+@", (ROOT / document).read_text())
+
+
+def test_the_independent_truth_is_quoted_as_it_was_measured() -> None:
+    report = json.loads(max((ROOT / "results/evaluation").glob("*.json")).read_text())
+    found = report["independent_truth"]["oasis_trt_20"]
+    means = {maker: sum(d.values()) / len(d) for maker, d in found["dice"].items()}
+    text = (ROOT / "MODEL_CARD.md").read_text()
+    assert f"{means['compact']:.3f} against {means['registration']:.3f}" in text
+    assert f"p = {found['against_registration']['compact']['p_text']} " in text
+    oasis = report["networks"]["compact"]["groups"]["oasis_trt_20"]["summary"]
+    assert f"Dice of {oasis['mean']:.4f} (SD {oasis['sd']:.4f})" in text

@@ -23,7 +23,16 @@ from torch import Tensor
 from neurobento.errors import ConfigError
 from neurobento.geometry import NETWORK_SHAPE
 
-__all__ = ["Pair", "PairSource", "Split", "find_split", "load_pairs", "open_pairs", "write_pack"]
+__all__ = [
+    "Pair",
+    "PairSource",
+    "Split",
+    "find_split",
+    "load_pairs",
+    "name_matches",
+    "open_pairs",
+    "write_pack",
+]
 
 IMAGE_SUFFIX, LABEL_SUFFIX = "_image.nii.gz", "_labels.nii.gz"
 POSITION_SUFFIX = "_positions.nii.gz"
@@ -259,7 +268,7 @@ def _matches(source: PairSource, patterns: Sequence[str], required: bool = True)
     names = source.names()
     matched: list[str] = []
     for pattern in patterns:
-        found = [name for name in names if _matches_path(name, pattern)]
+        found = [name for name in names if name_matches(name, pattern)]
         if required and not found:
             raise ConfigError(
                 subject=str(source.path),
@@ -271,7 +280,7 @@ def _matches(source: PairSource, patterns: Sequence[str], required: bool = True)
     return tuple(dict.fromkeys(matched))
 
 
-def _matches_path(name: str, pattern: str) -> bool:
+def name_matches(name: str, pattern: str) -> bool:
     """Whether a name matches a pattern folder by folder, as in a file system."""
     parts, patterns = name.split("/"), pattern.split("/")
     return len(parts) == len(patterns) and all(map(fnmatchcase, parts, patterns))

@@ -30,7 +30,15 @@ from neurobento.errors import ConfigError
 from neurobento.geometry import voxel_sizes_mm
 from neurobento.labels import CLASS_COUNT
 from neurobento.registry import Model, open_model
-from training.dataset import Pair, PairSource, Split, find_split, load_pairs, open_pairs
+from training.dataset import (
+    Pair,
+    PairSource,
+    Split,
+    find_split,
+    load_pairs,
+    name_matches,
+    open_pairs,
+)
 from training.findings import Findings, Network
 from training.independent_truth import find_truth, truth_dice
 from training.report_page import draw_figures, markdown, write_regions
@@ -120,8 +128,8 @@ def _split(
     split = find_split(source, data["train"], data["validation"], wanted)
     tested = {scan for scans in split.test.values() for scan in scans}
     for name, recipe in zip(names, recipes, strict=True):
-        seen = find_split(source, recipe["train"], recipe["validation"], {})
-        leaked = tested & {*seen.train, *seen.validation}
+        patterns = [*recipe["train"], *recipe["validation"]]
+        leaked = {scan for scan in tested if any(name_matches(scan, p) for p in patterns)}
         if leaked or names.count(name) > 1:
             raise ConfigError(
                 subject=name,

@@ -214,11 +214,14 @@ def test_models_go_to_the_report_with_every_option(
 
     monkeypatch.setattr("training.report.write_report", write_report)
     options = ["--truth", "labels", "--cache", "kept", "--second-labels", "again"]
+    options += ["--split", "split.toml", "--groups", "x", "y"]
     assert main(["--report", "a", "b", "--pairs", "pairs", "-o", "out", *options]) == 0
     assert seen[0] == ([Path("a"), Path("b")], Path("pairs"), Path("out"))
     assert seen[1] == {
         "second_labels": Path("again"),
         "truth": Path("labels"),
         "cache": Path("kept"),
+        "split_file": Path("split.toml"),
+        "groups": ["x", "y"],
     }
     assert capsys.readouterr().out == "# The report\n"

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.stats import t, wilcoxon
 
+from neurobento.errors import ConfigError
 from neurobento.geometry import NETWORK_SHAPE
 from neurobento.labels import aal116
 from neurobento.spec import ModelSpec, file_sha256
@@ -512,3 +513,41 @@ def test_the_figures_show_the_five_best_and_the_five_worst(written: Written) -> 
     assert len({*best, *worst}) == 10
     assert sorted(medians[i] for i in best) == ranked[-5:]
     assert sorted(medians[i] for i in worst) == ranked[:5]
+
+
+def write_split(path: Path, **groups: list[str]) -> Path:
+    lines = [f"{name} = {json.dumps(patterns)}" for name, patterns in groups.items()]
+    path.write_text('train = ["c/s*"]\nvalidation = ["c/v*"]\n[test]\n' + "\n".join(lines) + "\n")
+    return path
+
+
+@pytest.mark.usefixtures("no_distances")
+def test_a_split_file_names_other_scans(given: Given, tmp_path: Path) -> None:
+    split = write_split(tmp_path / "split.toml", both=["c/t*", "d/*"])
+    text = write_report(
+        given.models[:1], given.pairs, tmp_path / "out", cache=given.cache, split_file=split
+    )
+    assert "Test scans: both (5)." in text
+
+
+@pytest.mark.usefixtures("no_distances")
+def test_of_the_groups_only_those_asked_for_are_taken(given: Given, tmp_path: Path) -> None:
+    text = write_report(given.models[:1], given.pairs, tmp_path, cache=given.cache, groups=["far"])
+    assert f"Test scans: far ({len(SCANS['far'])})." in text
+
+
+def test_an_unknown_group_is_refused_and_the_known_ones_named(given: Given, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nearby.*near, far"):
+        write_report(given.models, given.pairs, tmp_path, groups=["nearby"])
+
+
+def test_a_model_that_saw_a_test_scan_is_refused(given: Given, tmp_path: Path) -> None:
+    split = write_split(tmp_path / "split.toml", near=["c/t*", "c/s1"])
+    split.write_text(split.read_text().replace("c/s*", "c/s2"))
+    with pytest.raises(ConfigError, match=r"compact.*trained on c/s1"):
+        write_report(given.models, given.pairs, tmp_path, split_file=split)
+
+
+def test_two_models_of_one_name_are_refused(given: Given, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="two of that name"):
+        write_report([given.models[0]] * 2, given.pairs, tmp_path)

@@ -41,6 +41,10 @@ class Processes:
         distributed.broadcast(shared, src=0)
         return float(shared)
 
+    def wait_for_first(self, device: torch.device) -> None:
+        """Return once the first process is here too: what it wrote before is there."""
+        self.tell(0.0, device)
+
 
 ALONE = Processes()
 

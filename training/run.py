@@ -148,6 +148,7 @@ class Run:
             self.save("last.pt")
             self.log.draw()
             self.log.close()
+        self.processes.wait_for_first(self.device)
 
     def _told(self, stop: bool) -> bool:
         """Whether the first process wants to stop: the others' clocks do not count."""

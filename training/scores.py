@@ -54,10 +54,6 @@ class Scores:
         found = np.nansum(self.dice, axis=0) > 0
         return [r.name for r in aal116() if present[r.class_index] and not found[r.class_index]]
 
-    def missed(self) -> int:
-        """Regions without any overlap, summed over the scans; the background is not one."""
-        return int((self.dice[:, 1:] == 0).sum())
-
 
 def _rounded(value: float) -> float | None:
     """Four places; JSON has no NaN, and one scan has no spread."""

@@ -76,14 +76,6 @@ def test_a_region_that_no_map_has_is_not_called_never_predicted() -> None:
     assert Scores(("a", "b"), dice).never_predicted() == []
 
 
-def test_missed_regions_are_counted_on_every_scan_and_the_background_is_none() -> None:
-    dice = np.full((3, 117), 0.5)
-    dice[:, 0] = 0
-    dice[:, 7] = 0, 0, 0.1
-    dice[:, 116] = np.nan, 0, np.nan
-    assert Scores(("a", "b", "c"), dice).missed() == 3
-
-
 def test_labels_are_scored_scan_by_scan() -> None:
     predicted = [np.array([0, 1, 1, 2], np.uint8), np.array([0, 3, 3, 3], np.uint8)]
     reference = [np.array([0, 1, 2, 2], np.uint8), np.array([3, 3, 3, 3], np.uint8)]

@@ -3,9 +3,10 @@
     python -m export.to_onnx RUN/best.pt --name compact --scans IMAGES... -o models/compact
 
 The graph takes `image` (N, 1, 91, 122, 123) float32 and gives `labels`
-(N, 91, 122, 123) uint8; padding, cropping and argmax are inside it. Both files
-are made beside the destination, compared with PyTorch on real scans
-(`export.verify`) and only then moved into place.
+(N, 91, 122, 123) uint8; padding, cropping and argmax are inside it. Weights are
+kept in half precision and computed with in single. Both files are made beside
+the destination, compared with PyTorch on real scans (`export.verify`) and only
+then moved into place.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ import argparse
 import datetime
 import json
 import logging
+import math
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from export.verify import read_images, verify
 from neurobento.command import run
@@ -31,6 +35,8 @@ __all__ = ["LARGEST_MODEL_BYTES", "OPSET", "export_onnx", "main", "publish"]
 
 OPSET = 18
 LARGEST_MODEL_BYTES = 30_000_000
+SMALL = 1024
+"""Numbers of a constant that is not worth a cast."""
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +75,7 @@ def export_onnx(checkpoint: Path, onnx_path: Path) -> None:
         raise RuntimeError("the exporter gave no program")
     model = program.model_proto
     _strip_notes(model.graph)
+    _halve(model.graph)
     onnx.save(model, onnx_path)
     onnx.checker.check_model(str(onnx_path), full_check=True)
     if onnx_path.stat().st_size > LARGEST_MODEL_BYTES:
@@ -87,6 +94,32 @@ def _strip_notes(graph: Any) -> None:
         for entry in entries:
             entry.ClearField("doc_string")
             entry.ClearField("metadata_props")
+
+
+def _halve(graph: Any) -> None:
+    """Keep constants that half precision holds exactly in it, and a cast in front of their use.
+
+    Engines fold the casts when they load the graph: it computes as before.
+    """
+    import onnx
+
+    casts = []
+    for constant in graph.initializer:
+        if constant.data_type != onnx.TensorProto.FLOAT or math.prod(constant.dims) < SMALL:
+            continue
+        values = onnx.numpy_helper.to_array(constant)
+        with np.errstate(over="ignore"):
+            halved = values.astype(np.float16)
+        if not np.array_equal(halved, values):
+            continue
+        name = constant.name
+        constant.CopyFrom(onnx.numpy_helper.from_array(halved, f"{name}_half"))
+        casts.append(
+            onnx.helper.make_node("Cast", [constant.name], [name], to=onnx.TensorProto.FLOAT)
+        )
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def _label_graph(network: Any) -> Any:
@@ -114,7 +147,6 @@ def publish(
     scans: Sequence[Path],
     metrics: dict[str, Any],
     licence: str,
-    weights: bool = True,
 ) -> ModelSpec:
     """Export, verify and move into place; the folder is left as it was if anything fails.
 
@@ -133,8 +165,6 @@ def publish(
         Measured on test scans; goes into the spec.
     licence
         Notes on the data behind the weights.
-    weights
-        Whether weights.pt goes beside the graph, to train on from.
 
     Raises
     ------
@@ -148,24 +178,23 @@ def publish(
     with tempfile.TemporaryDirectory(prefix=".export-", dir=folder.parent) as temporary:
         made = Path(temporary, folder.name)
         made.mkdir()
-        onnx_path = made / ONNX_FILE
-        export_onnx(checkpoint, onnx_path)
+        onnx_path, weights = made / ONNX_FILE, made / WEIGHTS_FILE
         values = read_values(checkpoint)
-        if weights:
-            write_weights(values, made / WEIGHTS_FILE)
+        write_weights(values, weights)
+        export_onnx(weights, onnx_path)
         spec = ModelSpec(
             name=name,
             version=version,
             network=values["recipe"]["network"],
             onnx_sha256=file_sha256(onnx_path),
             checkpoint_sha256=file_sha256(checkpoint),
-            weights_sha256=file_sha256(made / WEIGHTS_FILE) if weights else "",
+            weights_sha256=file_sha256(weights),
             opset=OPSET,
             training=_training_summary(values),
             metrics=metrics,
             licence=licence,
         )
-        verification = verify(load_network(checkpoint), Model(made, spec), images)
+        verification = verify(load_network(weights), Model(made, spec), images)
         spec = ModelSpec(**{**spec.__dict__, "verification": verification})
         spec.write(made / SPEC_FILE)
         if folder.exists():
@@ -199,9 +228,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--metrics", type=Path, help="JSON that training.evaluate wrote")
     parser.add_argument("--licence", default="", help="notes on the data behind the weights")
-    parser.add_argument(
-        "--without-weights", action="store_true", help="no weights.pt: nobody will train on"
-    )
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     metrics = json.loads(args.metrics.read_text())["summary"] if args.metrics else {}
@@ -213,7 +239,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         scans=args.scans,
         metrics=metrics,
         licence=args.licence,
-        weights=not args.without_weights,
     )
     logger.info("%s %s: %s", spec.name, spec.version, json.dumps(spec.verification))
     return 0

@@ -61,3 +61,21 @@ def test_the_independent_truth_is_quoted_as_it_was_measured() -> None:
     assert f"p = {found['against_registration']['compact']['p_text']} " in text
     oasis = report["networks"]["compact"]["groups"]["oasis_trt_20"]["summary"]
     assert f"Dice of {oasis['mean']:.4f} (SD {oasis['sd']:.4f})" in text
+
+
+def test_every_network_is_quoted_as_it_was_measured() -> None:
+    report = json.loads(max((ROOT / "results/evaluation").glob("*.json")).read_text())
+    text = (ROOT / "MODEL_CARD.md").read_text()
+    assert set(report["networks"]) == {p.parent.name for p in (ROOT / "models").glob("*/spec.json")}
+    for name, network in report["networks"].items():
+        for group in network["groups"].values():
+            summary = group["summary"]
+            sd = "" if summary["sd"] is None else f" ± {summary['sd']:.4f}"
+            assert f"| {summary['mean']:.4f}{sd} |" in text, f"{name}: {summary}"
+
+
+def test_the_report_is_on_the_models_that_ship() -> None:
+    report = json.loads(max((ROOT / "results/evaluation").glob("*.json")).read_text())
+    for name, network in report["networks"].items():
+        spec = json.loads((ROOT / "models" / name / "spec.json").read_text())
+        assert network["onnx_sha256"] == spec["onnx_sha256"]

@@ -12,10 +12,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from neurobento.errors import ConfigError
-from neurobento.networks.atlas_map import AtlasMap, Learning
-from neurobento.networks.compact import Compact
+from neurobento.networks.atlas_map import AtlasMap
 from neurobento.networks.layers import POSITIONS
-from training.loss import LOGIT_LOSSES, position_loss, sampled_dice_cross_entropy
+from training.loss import dice, dice_cross_entropy, position_loss
 
 __all__ = ["Objective"]
 
@@ -31,19 +30,17 @@ class Objective(nn.Module):
     network
         What is trained.
     loss
-        "positions" for networks that predict atlas positions, else a name of
-        `training.loss.LOGIT_LOSSES`.
+        "positions" for networks that predict atlas positions, else "dice" (report
+        A's) or "dice_cross_entropy", of a sample of the voxels.
     checkpointing
         Keep only the inputs of residual blocks and compute their activations
         again in the backward pass: less memory for about a third more time.
 
     Attributes
     ----------
-    learning
-        Which of atlas_map's two steps learn for now.
     order
-        A permutation of a block's eight voxels, for compact: which slab of the
-        image answers for which of them.
+        A permutation of a block's eight voxels: which of them the networks'
+        `sampled_logits` take.
 
     Raises
     ------
@@ -61,7 +58,6 @@ class Objective(nn.Module):
                 remedy="Correct the recipe.",
             )
         self.network, self.loss = network, loss
-        self.learning: Learning = "both"
         self.order: Sequence[int] = range(len(POSITIONS))
         if checkpointing:
             for module in network.modules():
@@ -82,13 +78,11 @@ class Objective(nn.Module):
         """
         if self.loss == "positions":
             assert isinstance(self.network, AtlasMap)
-            return position_loss(self.network, image, labels, positions, self.learning)
-        if self.loss == "dice_cross_entropy" and isinstance(self.network, Compact):
-            # an eighth of the voxels teaches as well as all of them, at an eighth of the price
-            return sampled_dice_cross_entropy(
-                *self.network.sampled_logits(image, labels, self.order)
-            )
-        return LOGIT_LOSSES[self.loss](self.network(image), labels)
+            return position_loss(self.network, image, positions)
+        if self.loss == "dice":
+            return dice(self.network(image), labels)
+        # a part of the voxels teaches as well as all of them, at a part of the price
+        return dice_cross_entropy(*self.network.sampled_logits(image, labels, self.order))
 
 
 def _checkpoint(module: nn.Module) -> None:

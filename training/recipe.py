@@ -54,9 +54,9 @@ class Optimisation:
         is fp16 on CUDA, bf16 on CPUs with AVX-512, fp32 elsewhere.
     patch
         Voxels of the random patch that a step sees; none for the whole image.
-    first_until, second_from
-        Of atlas_map's two steps the second learns nothing before the one and the
-        first nothing from the other on; 0 for no such limit.
+    mixing_from
+        Report A's U-Net learns without the neighbours in its last convolution, which take
+        nine tenths of the arithmetic, until this step; 0 for never without.
     checkpointing
         Compute activations again in the backward pass instead of keeping them.
     fade_from, fade_to
@@ -84,8 +84,7 @@ class Optimisation:
     ema_decay: float = 0.998
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     patch: tuple[int, ...] = ()
-    first_until: int = 0
-    second_from: int = 0
+    mixing_from: int = 0
     checkpointing: bool = False
     fade_from: float = 1.0
     fade_to: float = 1.0

@@ -19,9 +19,10 @@ from tqdm import tqdm
 from neurobento.dice import mean_dice
 from neurobento.errors import ConfigError
 from neurobento.networks import build
-from neurobento.networks.atlas_map import AtlasMap, Learning
+from neurobento.networks.atlas_map import AtlasMap
 from neurobento.networks.compact import Compact
 from neurobento.networks.layers import POSITIONS
+from neurobento.networks.unet import ReportUNet
 from neurobento.networks.weights import load_network
 from training.augmentation import Augmentation, augment
 from training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
@@ -89,6 +90,8 @@ class Run:
             )
         if isinstance(self.network, AtlasMap):
             _give_atlas(self.network, atlas)
+        if self.options.mixing_from:
+            _hold_mixing(self.network)
         self.network.to(self.device, memory_format=torch.channels_last_3d)
         average = get_ema_multi_avg_fn(self.options.ema_decay)
         self.average = AveragedModel(self.network, multi_avg_fn=average)
@@ -100,7 +103,7 @@ class Run:
         )
         self.loss: nn.Module = self.objective
         if processes.count > 1:
-            partly = self.options.first_until + self.options.second_from > 0
+            partly = self.options.mixing_from > 0
             self.loss = DistributedDataParallel(self.objective, find_unused_parameters=partly)
         self.optimiser = self._new_optimiser()
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
@@ -181,19 +184,11 @@ class Run:
         done = min(1.0, max(0.0, (self.step - start) / left))
         return self.recipe.augmentation.scaled(1 - done * (1 - self.options.fade_to))
 
-    @property
-    def learning(self) -> Learning:
-        """Which of atlas_map's steps learn in this step."""
-        if self.step < self.options.first_until:
-            return "first"
-        second_alone = 0 < self.options.second_from <= self.step
-        return "second" if second_alone else "both"
-
     def update(self) -> float:
         """One step of the optimiser; returns its loss."""
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate
-        self.objective.learning = self.learning
+        self._set_mixing()
         random = np.random.default_rng([self.options.seed, 2, self.step])
         self.objective.order = random.permutation(len(POSITIONS)).tolist()
         with self._autocast():
@@ -208,6 +203,11 @@ class Run:
         self.average.update_parameters(self.network)
         self.step += 1
         return float(loss.detach())
+
+    def _set_mixing(self) -> None:
+        for network in (self.network, self.average.module):
+            if isinstance(network, ReportUNet):
+                network.mixing = self.step >= self.options.mixing_from
 
     def _batch(self) -> tuple[Tensor, Tensor, Tensor]:
         """This process's share of the step's augmented pairs, as `Objective` takes them."""
@@ -296,14 +296,17 @@ class Run:
     def start_from(self, path: Path) -> None:
         """Take over the averaged weights of another run's checkpoint, and nothing else of it.
 
+        A fresh atlas_map takes those of compact: they are what it sees regions by.
+
         Raises
         ------
         ConfigError
             It is not a checkpoint of this network.
         """
-        weights = load_network(path).state_dict()
+        given = load_network(path)
+        part = isinstance(given, Compact) and isinstance(self.network, AtlasMap)
         try:
-            self.network.load_state_dict(weights)
+            (self.network.regions if part else self.network).load_state_dict(given.state_dict())
         except RuntimeError:
             raise ConfigError(
                 subject=str(path),
@@ -311,6 +314,8 @@ class Run:
                 found="one of another network",
                 remedy="Name a checkpoint of the recipe's network.",
             ) from None
+        if self.options.mixing_from:
+            _hold_mixing(self.network)
 
     def resume(self, path: Path) -> None:
         """Take over the state of a checkpoint of the same recipe.
@@ -371,6 +376,17 @@ def _precision(wanted: str, device: torch.device) -> str:
         return "fp16"
     # without AVX-512 a bf16 convolution falls back to a loop a hundred times slower
     return "bf16" if torch.backends.cpu.get_cpu_capability().startswith("AVX512") else "fp32"
+
+
+def _hold_mixing(network: nn.Module) -> None:
+    if not isinstance(network, ReportUNet):
+        raise ConfigError(
+            subject="mixing_from",
+            expected="0: only unet has the layer that it means",
+            found=type(network).__name__,
+            remedy="Leave mixing_from out.",
+        )
+    network.hold_mixing()
 
 
 def _give_atlas(network: AtlasMap, atlas: Atlas | None) -> None:

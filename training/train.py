@@ -14,6 +14,7 @@ part of the image.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import dataclasses
 import logging
 from collections.abc import Sequence
@@ -30,6 +31,9 @@ from training.registration import find_atlas
 from training.run import Run
 
 __all__ = ["main"]
+
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+"""Of glibc's malloc.h."""
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +57,13 @@ def _train(args: argparse.Namespace, recipe: Recipe, processes: Processes, devic
             if args.resume
             else "Go on with --resume, or name another folder.",
         )
+    if recipe.network == "atlas_map" and not (args.resume or args.start_from):
+        raise ConfigError(
+            subject="atlas_map",
+            expected="weights of compact to see regions by",
+            found="none",
+            remedy="Give --start-from models/compact/weights.pt.",
+        )
     data, source = recipe.data, open_pairs(args.pairs)
     split = find_split(source, data.train, data.validation, data.test, tests_required=False)
     training = Run(
@@ -73,6 +84,17 @@ def _train(args: argparse.Namespace, recipe: Recipe, processes: Processes, devic
         training.start_from(args.start_from)
     training.train(args.minutes)
     return training
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc reuse large tensors' memory: pages given back are cleared again for the next."""
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+    except OSError:
+        return
+    libc.mallopt(M_MMAP_MAX, 0)
+    libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    libc.mallopt(M_TOP_PAD, 2**30)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -98,6 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     recipe = _recipe(args)
+    _keep_freed_memory()
     with join_processes(args.device) as (processes, device):
         training = _train(args, recipe, processes, device)
     if processes.first:

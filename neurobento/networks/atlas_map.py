@@ -1,24 +1,25 @@
 """The map network: it finds where every voxel lies in the atlas and reads the label there.
 
-AAL on a scan is a smooth map of one atlas. So this network does not paint 117
-classes; it predicts that map, three numbers for every block of 2 x 2 x 2
-voxels, in two steps at half of the resolution. The first looks at the image
-alone. The second also sees the atlas's brain as the smoothed map so far lays it
-over the image, and corrects what does not match. The labels are then read from
-the atlas: no region can be lost or torn apart, and 117 logits of the whole image
-never exist.
+AAL on a scan is a smooth map of one atlas. This network predicts that map, and
+no region can be lost or torn apart. It begins with `compact`, which says what
+each place looks like: 116 centres of mass, each with its counterpart in the
+atlas, give a map that is already 2 mm from the registration's. A small residual
+U-Net then corrects it, three times over. Each time it sees the image, the
+atlas's brain as the map so far lays it over the image, and which way the two
+pull each other: by local correlation, and by `compact`'s regions against the
+atlas's.
 
 The idea is that of learned registration (VoxelMorph, Balakrishnan et al. 2019,
-10.1109/TMI.2019.2897538) and of predicting a registration's result (Quicksilver,
-Yang et al. 2017, 10.1016/j.neuroimage.2017.07.008).
+10.1109/TMI.2019.2897538), of predicting a registration's result (Quicksilver,
+Yang et al. 2017, 10.1016/j.neuroimage.2017.07.008) and of correcting a map again
+and again with the same weights (RAFT, Teed and Deng 2020, arXiv:2003.12039).
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -26,22 +27,28 @@ from torch.nn import functional as F
 
 from neurobento.geometry import NETWORK_SHAPE
 from neurobento.labels import CLASS_COUNT
+from neurobento.networks.compact import Compact, compact
 from neurobento.networks.layers import Conv, Residual, to_blocks
+from neurobento.networks.matching import code_force, correlation_force, fit_affine, sample
 
-__all__ = ["AtlasMap", "Learning", "Step", "atlas_map"]
+__all__ = ["AtlasMap", "atlas_map"]
 
 MARGIN = 4
 """Voxels around the brain in the atlas table."""
 
-BRAIN_STEP = 2
-"""Voxels of the atlas, along each axis, for one of the brain that is laid over images."""
+BLOCK = 4
+"""Voxels of image or atlas, along each axis, for one value of map or codes."""
 
-Learning = Literal["both", "first", "second"]
+CODE_LENGTH, CODE_SCALE = 16, 508
+"""Numbers that stand for a class, each a quarter or minus that; 127 in the table is a quarter."""
+
+LANDMARK_RADII = (30.0, 20.0, 12.0)
+"""How far, in atlas voxels, a centre of mass pulls what is around it: from coarse to fine."""
 
 
 def atlas_map() -> AtlasMap:
     """AAL on Colin27, 1 mm; fresh, its atlas is empty: `take_atlas`, or a checkpoint."""
-    return AtlasMap((32, 64, 128, 192), (16, 32, 48, 64))
+    return AtlasMap(compact(), (32, 64, 96))
 
 
 class AtlasMap(nn.Module):
@@ -49,9 +56,13 @@ class AtlasMap(nn.Module):
 
     Parameters
     ----------
-    locate, refine
-        Channels of the two steps at 1/2, 1/4 ... of the resolution. Multiples
-        of 32 run at twice the speed of others on CPUs with bf16 dot products.
+    regions
+        Says what each place looks like; it is not trained here.
+    widths
+        Channels of the correction at 1/4, 1/8 ... of the resolution, no deeper
+        than the regions' network.
+    updates
+        Corrections.
     brain_shape
         Voxels of the box around the atlas's brain.
     shape
@@ -60,28 +71,41 @@ class AtlasMap(nn.Module):
 
     atlas_labels: Tensor
     atlas_brain: Tensor
+    atlas_codes: Tensor
+    atlas_centres: Tensor
     atlas_voxel_to_ras: Tensor
-    places: Tensor
+    codes: Tensor
 
     def __init__(
         self,
-        locate: Sequence[int],
-        refine: Sequence[int],
+        regions: Compact,
+        widths: Sequence[int],
+        updates: int = 3,
         brain_shape: tuple[int, int, int] = (144, 180, 152),
         shape: tuple[int, int, int] = NETWORK_SHAPE,
     ) -> None:
         super().__init__()
-        self.shape = shape
-        self.divisor = 2 ** max(len(locate), len(refine))
+        self.shape, self.updates = shape, updates
+        self.divisor = regions.divisor
+        if self.divisor % (BLOCK * 2 ** (len(widths) - 1)):
+            raise ValueError(f"expected fewer than {len(widths)} widths for these regions")
         self.brain_shape = brain_shape
         table = tuple(n + 2 * MARGIN for n in brain_shape)
         self.register_buffer("atlas_labels", torch.zeros(table, dtype=torch.uint8))
-        halved = [n // BRAIN_STEP for n in table]
+        halved, blocks = ([n // step for n in table] for step in (2, BLOCK))
         self.register_buffer("atlas_brain", torch.zeros(halved, dtype=torch.uint8))
+        codes = torch.zeros((1, CODE_LENGTH, *blocks), dtype=torch.int8)
+        self.register_buffer("atlas_codes", codes)
+        self.register_buffer("atlas_centres", torch.zeros(CLASS_COUNT - 1, 3))
         self.register_buffer("atlas_voxel_to_ras", torch.eye(4, dtype=torch.float64))
-        self.register_buffer("places", self._places(), persistent=False)
-        self.locate = _Step(8 + 3, locate, 0.0, max(table), bins=25, classes=CLASS_COUNT)
-        self.refine = _Step(8 + 3 + 8, refine, -6.0, 6.0, bins=13)
+        # two of the 117 share a code; the shipped weights have learnt with it
+        random = torch.Generator().manual_seed(5)
+        signs = torch.rand(CLASS_COUNT, CODE_LENGTH, generator=random) < 0.5
+        self.register_buffer("codes", torch.where(signs, -0.25, 0.25))
+        self.regions = regions.requires_grad_(requires_grad=False)
+        #        blocks of image and of brain, place, position, two forces, turn, mask, code force
+        inputs = 8 + 8 + 3 + 3 + 4 + 4 + 1 + 1 + 4 + regions.features_width
+        self.correct = _Correction(inputs, widths)
 
     def take_atlas(self, labels: Tensor, brain: Tensor, voxel_to_ras: Tensor) -> None:
         """Keep an atlas, cut to its brain's box and a margin.
@@ -96,7 +120,8 @@ class AtlasMap(nn.Module):
         Raises
         ------
         ValueError
-            The brain's box is not `brain_shape`, or its margin leaves the grid.
+            The brain's box is not `brain_shape`, its margin leaves the grid, or
+            a region is missing.
         """
         inside = torch.nonzero(brain > 0)
         low, high = inside.amin(dim=0), inside.amax(dim=0) + 1
@@ -110,9 +135,22 @@ class AtlasMap(nn.Module):
         box = tuple(
             slice(s, s + n) for s, n in zip(start.tolist(), self.atlas_labels.shape, strict=True)
         )
+        voxels = torch.bincount(labels[box].flatten().long(), minlength=CLASS_COUNT)
+        if missing := torch.nonzero(voxels[:CLASS_COUNT] == 0).flatten().tolist():
+            raise ValueError(f"expected all {CLASS_COUNT - 1} regions, found none of {missing}")
         self.atlas_labels.copy_(labels[box])
-        shares = F.avg_pool3d(brain[box].float()[None], BRAIN_STEP)[0] / float(brain.max())
+        shares = F.avg_pool3d(brain[box].float()[None], 2)[0] / float(brain.max())
         self.atlas_brain.copy_((shares * 255).round())
+        coded = self.codes[labels[box].long()].movedim(-1, 0)
+        self.atlas_codes[0] = (F.avg_pool3d(coded, BLOCK) * CODE_SCALE).round()
+        self.atlas_centres.copy_(
+            torch.stack(
+                [
+                    torch.nonzero(self.atlas_labels == c).float().mean(dim=0)
+                    for c in range(1, len(self.atlas_centres) + 1)
+                ]
+            )
+        )
         self.atlas_voxel_to_ras.copy_(voxel_to_ras)
         self.atlas_voxel_to_ras[:3, 3] += voxel_to_ras[:3, :3] @ start.double()
 
@@ -130,152 +168,162 @@ class AtlasMap(nn.Module):
         x, y, z = (-(-n // self.divisor) * self.divisor for n in self.shape)
         return x, y, z
 
-    def _axes(self, block: int) -> list[Tensor]:
-        """Where the centres of blocks would lie in the atlas table, for each axis.
+    def start(self) -> Tensor:
+        """(1, 3, X/4, Y/4, Z/4): where blocks would lie in the atlas table without displacement.
 
         The network grid is a brain's bounding box, so it is laid over the
-        atlas's brain: the displacements start from there.
-
-        Parameters
-        ----------
-        block
-            Voxels along each edge of a block.
+        atlas's brain.
         """
+        return _mesh(self._axes(BLOCK)).to(self.codes)
+
+    def _axes(self, block: int) -> list[Tensor]:
+        """The same for blocks of any size, one tensor for each axis."""
         return [
-            (block * (torch.arange(n // block) + 0.5)) / size * width + MARGIN - 0.5
+            block * (torch.arange(n // block) + 0.5) / size * width + MARGIN - 0.5
             for n, size, width in zip(self.padded_shape, self.shape, self.brain_shape, strict=True)
         ]
 
-    def _places(self) -> Tensor:
-        """(1, 3, X/2, Y/2, Z/2): where each block lies in the grid, -1..1 along each axis."""
-        axes = [torch.linspace(-1, 1, n // 2) for n in self.padded_shape]
-        return torch.stack(torch.meshgrid(*axes, indexing="ij"))[None]
+    def _positions(self, displacements: Tensor, block: int) -> list[Tensor]:
+        """Three (N, ...): where blocks lie in the atlas table. No mesh of the image is made."""
+        shapes = (-1, 1, 1), (1, -1, 1), (1, 1, -1)
+        return [
+            displacements[:, i] + axis.to(displacements).reshape(shape)
+            for i, (axis, shape) in enumerate(zip(self._axes(block), shapes, strict=True))
+        ]
 
-    def forward(self, image: Tensor, learning: Learning = "both") -> list[Step]:
-        """What each step finds.
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """The map before and after each correction.
 
         Parameters
         ----------
         image
             (N, 1, X, Y, Z) in [0, 1].
-        learning
-            "first" leaves the second step out; "second" gives it alone, and
-            the first gets no slope.
+
+        Returns
+        -------
+        list of (N, 3, X/4, Y/4, Z/4) float32
+            Displacements of blocks of 4 x 4 x 4 voxels from `start`, in voxels
+            of the atlas table. Each correction gets no slope from those after it.
         """
-        after_x, after_y, after_z = (
-            m - n for n, m in zip(self.shape, self.padded_shape, strict=True)
-        )
-        image = F.pad(image, (0, after_z, 0, after_y, 0, after_x))
-        places = self.places.expand(image.shape[0], -1, -1, -1, -1)
-        known = torch.cat([to_blocks(image), places], dim=1)
-        # what a place looks like tells where it lies in the atlas, not how far it is from there
-        origin = -self.start()
-        if learning == "second":
+        with torch.no_grad():
+            features, blocks = self.regions.features(image)
+            shares = F.avg_pool3d(self.regions.block_shares(features, blocks).float(), 2)
+            features = F.avg_pool3d(features, 2)
+            ends = [m - n for n, m in zip(self.shape, self.padded_shape, strict=True)]
+            image = F.pad(image, (0, ends[2], 0, ends[1], 0, ends[0]))
+            halved = F.avg_pool3d(image, 2)
+            with _without_autocast(image.device):
+                codes = torch.einsum("ncxyz,ck->nkxyz", shares, self.codes)
+                found = [self._from_centres(shares)]
+        places = _mesh([torch.linspace(-1, 1, n // BLOCK) for n in self.padded_shape])
+        places = places.to(image).expand(image.shape[0], -1, -1, -1, -1)
+        for turn in range(self.updates):
+            before = found[-1].detach()
             with torch.no_grad():
-                first = self.locate(known, origin)
-        else:
-            first = self.locate(known, origin)
-            if learning == "first":
-                return [first]
-        # the map is smooth; what differs from block to block is noise
-        before = _double(F.avg_pool3d(first.displacements, 2))
-        second = self.refine(torch.cat([known, self._laid_over(before)], dim=1), before)
-        return [second] if learning == "second" else [first, second]
+                seen = [places, *self._matches(halved, codes, before, turn), features]
+            found.append(before + BLOCK * self.correct(torch.cat(seen, dim=1)))
+        return found
 
-    def start(self) -> Tensor:
-        """(1, 3, X/2, Y/2, Z/2): where blocks lie in the atlas table without displacement."""
-        return torch.stack(torch.meshgrid(*self._axes(2), indexing="ij"))[None].to(self.places)
+    def _from_centres(self, shares: Tensor) -> Tensor:
+        """The map that lays the regions' centres of mass over the atlas's.
 
-    def _laid_over(self, displacements: Tensor) -> Tensor:
-        """The atlas's brain as the displacements lay it over the image, 8 values a block."""
-        brain = self._look_up(self.atlas_brain, _double(displacements), BRAIN_STEP)
-        return to_blocks(brain[:, None].float() / 255)
+        An affine map, then smooth corrections: each centre pulls what lies
+        around it.
 
-    def _look_up(self, table: Tensor, displacements: Tensor, step: int = 1) -> Tensor:
-        """(N, X, Y, Z) what a table holds where each voxel is displaced to, nearest neighbour.
-
-        One voxel of the table stands for `step` of the atlas along each axis.
+        Parameters
+        ----------
+        shares
+            (N, 117, X/4, Y/4, Z/4), of each block, over the classes.
         """
-        x, y, z = (
-            ((displacements[:, i].detach() + axis.to(table.device).reshape(shape)) / step)
-            .add(0.5 / step - 0.5)
-            .round()
-            .clamp(0, size - 1)
-            .long()
-            for i, (axis, shape, size) in enumerate(
-                zip(
-                    self._axes(1),
-                    ((-1, 1, 1), (1, -1, 1), (1, 1, -1)),
-                    table.shape,
-                    strict=True,
-                )
-            )
+        weights = shares[:, 1:].flatten(2)
+        mass = weights.sum(dim=2) + 1e-3
+        start = self.start()
+        flat = start.flatten(2).mT  # (1, V, 3)
+        centres = weights @ flat / mass[..., None]
+        targets = self.atlas_centres[None]
+        matrix, offset = fit_affine(centres, targets.expand_as(centres), mass)
+        positions = flat @ matrix.mT + offset[:, None]
+        distance = (
+            flat.square().sum(dim=2, keepdim=True)
+            - 2 * flat @ centres.mT
+            + centres.square().sum(dim=2)[:, None]
         )
-        index = (x * table.shape[1] + y) * table.shape[2] + z
-        return table.flatten()[index.flatten()].reshape(index.shape)
+        for radius in LANDMARK_RADII:
+            gaps = targets - weights @ positions / mass[..., None]
+            pull = torch.exp(-distance / (2 * radius**2)) * mass[:, None]
+            # far from every centre nothing is known, and nothing moves
+            calm = 1e-3 * mass.mean(dim=1)[:, None, None]
+            positions = positions + pull @ gaps / (pull.sum(dim=2, keepdim=True) + calm)
+        return positions.mT.reshape(-1, *start.shape[1:]) - start
+
+    def _matches(
+        self, halved: Tensor, codes: Tensor, displacements: Tensor, turn: int
+    ) -> list[Tensor]:
+        """What a map shows when the atlas is laid over the image by it.
+
+        Parameters
+        ----------
+        halved
+            (N, 1, X/2, Y/2, Z/2), the image at half of the resolution.
+        codes
+            (N, K, X/4, Y/4, Z/4), of the regions seen in the image.
+        displacements
+            (N, 3, X/4, Y/4, Z/4).
+        turn
+            Corrections so far.
+        """
+        at_blocks = self.start() + displacements
+        at_halves = torch.stack(self._positions(_double(displacements), 2), dim=1)
+        brain = sample(self.atlas_brain.to(halved)[..., None] / 255, at_halves / 2 - 0.25)
+        quartered = F.avg_pool3d(halved, 2)
+        fine = torch.cat(correlation_force(halved, brain), dim=1)
+        coarse = torch.cat(correlation_force(quartered, F.avg_pool3d(brain, 2)), dim=1)
+        table = self.atlas_codes[0].movedim(0, -1).to(halved) / CODE_SCALE
+        sampled = sample(table, (at_blocks + 0.5) / BLOCK - 0.5)
+        gap, force = code_force(codes, sampled)
+        weights = halved.new_tensor([1.0, 10.0, 10.0, 10.0]).reshape(1, 4, 1, 1, 1)
+        return [
+            to_blocks(halved),
+            to_blocks(brain),
+            at_blocks / 80 - 1,
+            coarse * weights,
+            F.avg_pool3d(fine, 2) * weights,
+            torch.full_like(quartered, turn - 1.0),
+            (quartered > 0).to(halved),
+            gap,
+            force,
+        ]
 
     def labels(self, image: Tensor) -> Tensor:
         """Labels (N, X, Y, Z) uint8 of an image: the atlas's where each voxel lies in it."""
-        displacements = _double(self.forward(image)[-1].displacements)
+        positions = self._positions(_double(_double(self.forward(image)[-1])), 1)
+        x, y, z = (
+            place.round().clamp(0, size - 1).long()
+            for place, size in zip(positions, self.atlas_labels.shape, strict=True)
+        )
+        _, b, c = self.atlas_labels.shape
+        index = (x * b + y) * c + z
+        read = self.atlas_labels.flatten().index_select(0, index.flatten()).reshape(index.shape)
         a, b, c = self.shape
-        return self._look_up(self.atlas_labels, displacements, 1)[:, :a, :b, :c]
+        return read[:, :a, :b, :c]
 
 
-@dataclass(frozen=True, eq=False)
-class Step:
-    """What a step finds for its blocks.
+class _Correction(nn.Module):
+    """A residual U-Net that says how far to move each block, in blocks; fresh, it moves none."""
 
-    Attributes
-    ----------
-    displacements
-        (N, 3, X, Y, Z) float32, voxels of the atlas table, from `AtlasMap.start`.
-    before
-        The same before this step, without slope.
-    logits
-        Three (N, B, X, Y, Z), one an axis: how far to move from there, in bins.
-    centres
-        (B,), the bins' centres in voxels of the table.
-    classes
-        (N, 117, X, Y, Z) logits of each block's label, while the first step
-        trains: what a region looks like is learnt long before where it lies.
-    """
-
-    displacements: Tensor
-    before: Tensor
-    logits: list[Tensor]
-    centres: Tensor
-    classes: Tensor | None
-
-
-class _Step(nn.Module):
-    """A residual U-Net that says how far to move each block.
-
-    It weighs bins of distance for each axis and moves by their mean.
-    """
-
-    centres: Tensor
-
-    def __init__(
-        self,
-        inputs: int,
-        widths: Sequence[int],
-        low: float,
-        high: float,
-        bins: int,
-        classes: int = 0,
-    ) -> None:
+    def __init__(self, inputs: int, widths: Sequence[int]) -> None:
         super().__init__()
-        self.register_buffer("centres", torch.linspace(low, high, bins), persistent=False)
         self.stem = Conv(inputs, widths[0])
-        self.encoder = nn.ModuleList(Residual(w, 1 if i == 0 else 2) for i, w in enumerate(widths))
+        self.encoder = nn.ModuleList(Residual(w, 2) for w in widths)
         self.down = nn.ModuleList(Conv(a, b, stride=2) for a, b in itertools.pairwise(widths))
         self.up = nn.ModuleList(nn.Conv3d(b, a, 1) for a, b in itertools.pairwise(widths))
         self.decoder = nn.ModuleList(Residual(w, 1) for w in widths[:-1])
-        self.out = nn.Conv3d(widths[0], 3 * bins, 1)
-        self.classify = nn.Conv3d(widths[0], classes, 1) if classes else None
+        self.out = nn.Conv3d(widths[0], 3, 3, padding=1)
+        for parameter in self.out.parameters():
+            nn.init.zeros_(parameter)
 
-    def forward(self, x: Tensor, before: Tensor) -> Step:
-        """From inputs (N, C, X, Y, Z) and the displacements (N, 3, X, Y, Z) so far."""
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 3, X, Y, Z) of inputs (N, C, X, Y, Z)."""
         x = self.stem(x)
         skips = []
         for i, stage in enumerate(self.encoder):
@@ -283,13 +331,20 @@ class _Step(nn.Module):
             skips.append(x)
         for i in reversed(range(len(self.decoder))):
             x = self.decoder[i](_double(self.up[i](x)) + skips[i])
-        logits = list(self.out(x).float().chunk(3, dim=1))
-        centres = self.centres.reshape(1, -1, 1, 1, 1)
-        moved = [(axis.softmax(dim=1) * centres).sum(dim=1, keepdim=True) for axis in logits]
-        before = before.detach()
-        displacements = before + torch.cat(moved, dim=1)
-        classes = self.classify(x) if self.classify and self.training else None
-        return Step(displacements, before, logits, self.centres, classes)
+        moved: Tensor = self.out(x).float()
+        return moved
+
+
+def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Sums of masses times positions leave fp16's range."""
+    if not torch.is_autocast_enabled(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
+def _mesh(axes: Sequence[Tensor]) -> Tensor:
+    """(1, 3, X, Y, Z) of three axes' coordinates."""
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"))[None]
 
 
 def _double(x: Tensor) -> Tensor:

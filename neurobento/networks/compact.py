@@ -57,6 +57,7 @@ class Compact(nn.Module):
         super().__init__()
         self.shape = shape
         self.divisor = 2 ** len(widths)
+        self.features_width = widths[0]
         self.register_buffer("places", self._places(), persistent=False)
         self.stem = Conv(8 + 3, widths[0])
         self.encoder = nn.ModuleList(Residual(w, 1 if i == 0 else 2) for i, w in enumerate(widths))
@@ -131,6 +132,20 @@ class Compact(nn.Module):
         positions = self._each_position(*self.features(image))
         best = [logits.argmax(dim=1, keepdim=True).to(torch.uint8) for logits in positions]
         return self._crop(from_blocks(best))[:, 0]
+
+    def block_shares(self, features: Tensor, blocks: Tensor) -> Tensor:
+        """(N, classes, X/2, Y/2, Z/2): how much each class is in each block, from `features`.
+
+        Two opposite corners speak for a block: what one has more of a
+        neighbour's the other has less.
+        """
+        parts = []
+        for side, position in ((0, 0), (1, len(POSITIONS) - 1)):
+            corner = features
+            for axis in (2, 3, 4):
+                corner = _interpolate(corner, axis, side)
+            parts.append(self._classify(corner, blocks, position).softmax(dim=1))
+        return (parts[0] + parts[1]) / 2
 
     def sampled_logits(
         self, image: Tensor, labels: Tensor, positions: Sequence[int]

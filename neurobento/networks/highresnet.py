@@ -1,11 +1,21 @@
-"""Report A's HighResNet: MONAI's, with the parameters of its section 3.6."""
+"""Report A's HighResNet: MONAI's, with the parameters of its section 3.6.
+
+It has no strides: three stages at full resolution, whose convolutions are
+dilated by 1, 2 and 4. A convolution that is dilated by two never mixes voxels
+of even and odd index, so training may go on with every second voxel along each
+axis from the second stage on, and with every fourth from the third: the logits
+that are left are exactly `forward`'s, at a sixth of the arithmetic.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from monai.networks.nets import HighResNet
 from torch import Tensor, nn
 
 from neurobento.labels import CLASS_COUNT
+from neurobento.networks.layers import POSITIONS
 
 __all__ = ["ReportHighResNet", "highresnet"]
 
@@ -24,15 +34,60 @@ class ReportHighResNet(nn.Module):
         Maps (N, 1, X, Y, Z) to (N, C, X, Y, Z).
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: HighResNet) -> None:
         super().__init__()
         self.network = network
+        self._dilations = [
+            max(m.dilation[0] for m in _convolutions(block)) for block in network.blocks
+        ]
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (N, 117, X, Y, Z) of an image (N, 1, X, Y, Z) in [0, 1]."""
+        self._set_dilations(skipping=False)
         logits: Tensor = self.network(image)
         return logits
+
+    def sampled_logits(
+        self, image: Tensor, labels: Tensor, order: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        """Logits (V, C) and labels (V,) int64 of one voxel in 4 x 4 x 4, for training.
+
+        Batch norms count the voxels that are left.
+
+        Parameters
+        ----------
+        image, labels
+            (N, 1, X, Y, Z) and (N, X, Y, Z) uint8.
+        order
+            Its first two say which voxels stay, as places in `layers.POSITIONS`.
+        """
+        self._set_dilations(skipping=True)
+        x, chosen = image, labels[:, None]
+        step = 1
+        for block, dilation in zip(self.network.blocks, self._dilations, strict=True):
+            if dilation > step:
+                a, b, c = POSITIONS[order[step // 2]]
+                x, chosen = x[..., a::2, b::2, c::2], chosen[..., a::2, b::2, c::2]
+                step = dilation
+            x = block(x)
+        return x.movedim(1, -1).flatten(0, 3), chosen.flatten().long()
+
+    def _set_dilations(self, *, skipping: bool) -> None:
+        """Dilate the convolutions as the report has them, or not at all where voxels are skipped.
+
+        It stays so until the next call: gradient checkpointing computes
+        activations again after `sampled_logits` has returned.
+        """
+        for block, dilation in zip(self.network.blocks, self._dilations, strict=True):
+            wanted = 1 if skipping else dilation
+            for module in _convolutions(block):
+                if dilation > 1 and module.dilation[0] != wanted:
+                    module.dilation = module.padding = (wanted, wanted, wanted)
 
     def labels(self, image: Tensor) -> Tensor:
         """Labels (N, X, Y, Z) uint8 of an image: the class of the largest logit."""
         return self.forward(image).argmax(dim=1).byte()
+
+
+def _convolutions(block: nn.Module) -> list[nn.Conv3d]:
+    return [m for m in block.modules() if isinstance(m, nn.Conv3d)]

@@ -49,7 +49,10 @@ def read_values(path: Path) -> dict[str, Any]:
 
 
 def write_weights(values: dict[str, Any], path: Path) -> None:
-    """Write a checkpoint without what only a resumed run needs: a quarter of its size.
+    """Write a checkpoint's averaged weights as they are shipped, without what only a run needs.
+
+    Convolutions' weights are rounded to half precision, at half of the size;
+    everything computes with them in single precision.
 
     Parameters
     ----------
@@ -60,8 +63,14 @@ def write_weights(values: dict[str, Any], path: Path) -> None:
     """
     import torch
 
-    kept = ("recipe", "step", "seconds", "best_dice", "best_step", "average")
-    torch.save({"format": CHECKPOINT_FORMAT, **{key: values[key] for key in kept}}, path)
+    kept = ("recipe", "step", "seconds", "best_dice", "best_step")
+    average = {
+        # float64 and integers are tables, and one or two axes are no convolution
+        key: value.half() if value.dtype == torch.float32 and value.dim() > 2 else value
+        for key, value in values["average"].items()
+    }
+    shipped = {key: values[key] for key in kept} | {"average": average}
+    torch.save({"format": CHECKPOINT_FORMAT, **shipped}, path)
 
 
 def load_network(path: Path) -> nn.Module:

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from export import to_onnx
-from export.to_onnx import OPSET, publish
+from export.to_onnx import OPSET, SMALL, publish
 from neurobento.backends import BACKENDS
 from neurobento.errors import ConfigError, ParityFailure
+from neurobento.networks.weights import load_network, read_values
 from neurobento.registry import open_model
 from neurobento.spec import ModelSpec
 
@@ -87,6 +88,7 @@ def test_the_spec_is_complete(published: Any) -> None:
     assert (spec.name, spec.version, spec.network) == ("compact", "9.1.0", "compact")
     assert spec.onnx_sha256 == sha256(published.folder / "model.onnx")
     assert spec.checkpoint_sha256 == sha256(published.checkpoint)
+    assert spec.weights_sha256 == sha256(published.folder / "weights.pt")
     assert spec.opset == OPSET
     assert spec.metrics == {"cohort": {"mean": 0.75}}
     assert spec.licence == "none to note"
@@ -99,14 +101,39 @@ def test_the_spec_tells_of_the_training(published: Any) -> None:
     assert (training["best_step"], training["best_validation_dice"]) == (100, 0.8124)
 
 
-def test_weights_to_train_on_from_can_be_left_out(
-    published: Any, no_export: None, tmp_path: Path
+def test_the_graph_is_made_from_the_weights_beside_it(
+    published: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tmp_path / "models" / "compact"
-    spec = published_again(published, folder, weights=False)
-    assert list(contents(folder)) == ["model.onnx", "spec.json"]
-    assert spec.weights_sha256 == ""
-    assert open_model(folder).spec == spec
+    """Not from the checkpoint, whose weights are not rounded."""
+    given = []
+
+    def copy(checkpoint: Path, onnx_path: Path) -> None:
+        given.append((checkpoint.parent == onnx_path.parent, sha256(checkpoint)))
+        shutil.copy(published.folder / "model.onnx", onnx_path)
+
+    monkeypatch.setattr(to_onnx, "export_onnx", copy)
+    spec = published_again(published, tmp_path / "models" / "compact")
+    assert given == [(True, spec.weights_sha256)]
+
+
+def test_the_graph_keeps_in_half_precision_what_the_weights_file_does(published: Any) -> None:
+    """And in single what was never rounded, or is too small to matter."""
+    from onnx import TensorProto, numpy_helper
+
+    tensors = graph_of(published).graph.initializer
+    single, half = (
+        [numpy_helper.to_array(tensor) for tensor in tensors if tensor.data_type == kind]
+        for kind in (TensorProto.FLOAT, TensorProto.FLOAT16)
+    )
+    assert all(array.size >= SMALL for array in half)
+    large = [array for array in single if array.size >= SMALL]
+    assert large
+    assert not any(np.array_equal(array.astype(np.float16), array) for array in large)
+    average = read_values(published.folder / "weights.pt")["average"]
+    convolutions = [w.numpy() for w in average.values() if w.shape[2:] == (3, 3, 3)]
+    assert convolutions
+    found = {array.tobytes() for array in half}
+    assert {w.tobytes() for w in convolutions if w.size >= SMALL} <= found
 
 
 def test_every_backend_and_precision_was_compared(published: Any) -> None:
@@ -119,7 +146,8 @@ def test_every_backend_and_precision_was_compared(published: Any) -> None:
             assert verification[name]["least_agreement"] >= verification["required_agreement"]
 
 
-def test_onnx_gives_the_labels_of_the_network(published: Any, small: Callable[..., Any]) -> None:
+def test_onnx_gives_the_labels_of_the_network(published: Any) -> None:
+    """Of the weights that are shipped beside it."""
     import nibabel as nib
     import torch
 
@@ -127,7 +155,8 @@ def test_onnx_gives_the_labels_of_the_network(published: Any, small: Callable[..
         [nib.load(path).get_fdata(dtype=np.float32)[None] for path in published.scans]
     )
     with torch.inference_mode():
-        truth = small(0).labels(torch.from_numpy(images)).numpy()
+        network: Any = load_network(published.folder / "weights.pt")
+        truth = network.labels(torch.from_numpy(images)).numpy()
     found = run(published, images)
     assert found.dtype == np.uint8
     assert len(np.unique(truth)) > 3

@@ -174,5 +174,6 @@ def test_a_scan_on_another_grid_is_refused(write_nifti: Callable[..., Path], pha
 @pytest.mark.slow
 def test_the_command_prints_the_result(published: Any, capsys: pytest.CaptureFixture[str]) -> None:
     scans = [str(path) for path in published.scans]
-    assert main([str(published.checkpoint), str(published.folder), "--scans", *scans]) == 0
+    weights = published.folder / "weights.pt"
+    assert main([str(weights), str(published.folder), "--scans", *scans]) == 0
     assert json.loads(capsys.readouterr().out) == published.spec.verification

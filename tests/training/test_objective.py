@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,19 +14,14 @@ from monai.networks.nets import HighResNet, UNet
 from torch import Tensor, nn
 
 from neurobento.errors import ConfigError
-from neurobento.networks.atlas_map import AtlasMap, Learning
+from neurobento.networks.atlas_map import AtlasMap
 from neurobento.networks.compact import Compact
 from neurobento.networks.highresnet import ReportHighResNet
 from neurobento.networks.unet import ReportUNet
-from training.loss import (
-    dice,
-    dice_cross_entropy,
-    position_loss,
-    sampled_dice_cross_entropy,
-)
+from training.loss import dice, dice_cross_entropy, position_loss
 from training.objective import CHECKPOINTED, Objective
 
-SHAPE, BLOCKS, BRAIN, CLASSES = (16, 18, 17), (8, 9, 9), (20, 24, 22), 4
+SHAPE, BLOCKS, BRAIN, CLASSES = (18, 20, 17), (9, 10, 9), (20, 24, 22), 4
 
 
 def compact() -> nn.Module:
@@ -33,12 +29,15 @@ def compact() -> nn.Module:
 
 
 def atlas_map() -> nn.Module:
-    network = AtlasMap((8, 8), (8, 8), brain_shape=BRAIN, shape=SHAPE)
-    brain = torch.zeros(tuple(n + 12 for n in BRAIN))
+    """With a correction that is not fresh, on an atlas with every region."""
+    regions = Compact((8, 8, 8), head_width=8, shape=SHAPE)
+    network = AtlasMap(regions, (8, 8), brain_shape=BRAIN, shape=SHAPE)
+    nn.init.normal_(network.correct.out.weight, std=0.05)
+    brain, labels = torch.zeros((2, *(n + 12 for n in BRAIN)))
     brain[6:-6, 6:-6, 6:-6] = torch.rand(BRAIN) + 0.1
-    network.take_atlas(
-        (brain > 0.5).byte(), brain, torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0]).double())
-    )
+    labels[6:-6, 6:-6, 6:-6] = torch.arange(math.prod(BRAIN)).reshape(BRAIN) % 117
+    voxel_to_ras = torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0]).double())
+    network.take_atlas(labels.byte(), brain, voxel_to_ras)
     return network
 
 
@@ -47,9 +46,12 @@ def unet() -> nn.Module:
 
 
 def highresnet() -> nn.Module:
+    """All three stages, as the second and the third are dilated."""
     layers = [
         {"name": "conv_0", "n_features": 4, "kernel_size": 3},
         {"name": "res_1", "n_features": 4, "kernels": (3, 3), "repeat": 2},
+        {"name": "res_2", "n_features": 4, "kernels": (3, 3), "repeat": 1},
+        {"name": "res_3", "n_features": 6, "kernels": (3, 3), "repeat": 1},
         {"name": "conv_1", "n_features": 8, "kernel_size": 1},
         {"name": "conv_2", "kernel_size": 1},
     ]
@@ -78,7 +80,7 @@ def batch(scans: int = 2) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def slopes(network: nn.Module) -> dict[str, Tensor]:
-    """The gradient of every weight; each has one."""
+    """The gradient of every weight that learns; each has one."""
     found = {name: p.grad for name, p in network.named_parameters()}
     return {name: gradient.clone() for name, gradient in found.items() if gradient is not None}
 
@@ -93,28 +95,36 @@ def test_checkpointing_changes_neither_loss_nor_gradients_nor_state(network: nn.
     computed.backward()
     assert torch.equal(computed, kept)
     gradients = slopes(network)
-    assert len(gradients) == len(list(network.parameters()))
+    assert gradients.keys() == {n for n, p in network.named_parameters() if p.requires_grad}
     assert any(gradient.any() for gradient in gradients.values())
     torch.testing.assert_close(slopes(again), gradients)
     torch.testing.assert_close(dict(again.state_dict()), dict(network.state_dict()))
 
 
 def test_checkpointing_computes_the_blocks_again(network: nn.Module) -> None:
-    """In the backward pass, and only where there will be one."""
+    """In the backward pass, and only those that learn."""
     blocks = [m for m in network.modules() if type(m).__name__ in CHECKPOINTED]
     assert blocks
-    calls = []
+    calls: dict[bool, int] = {True: 0, False: 0}
+
+    def count(learns: bool) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            calls[learns] += 1
+
+        return hook
+
     for block in blocks:
         inner = next(m for m in block.modules() if isinstance(m, nn.Conv3d))
-        inner.register_forward_pre_hook(lambda *_: calls.append(1))
+        inner.register_forward_pre_hook(count(inner.weight.requires_grad))
     objective = Objective(network, fitting_loss(network), checkpointing=True)
     with torch.no_grad():
         objective(*batch())
-    assert len(calls) == len(blocks)
+    once = dict(calls)
+    assert sum(once.values()) >= len(blocks)
     loss = objective(*batch())
-    assert len(calls) == 2 * len(blocks)
+    assert calls == {learns: 2 * count for learns, count in once.items()}
     loss.backward()
-    assert len(calls) == 3 * len(blocks)
+    assert calls == {True: 3 * once[True], False: 2 * once[False]}
 
 
 def test_a_copy_made_before_is_not_checkpointed(network: nn.Module) -> None:
@@ -124,40 +134,35 @@ def test_a_copy_made_before_is_not_checkpointed(network: nn.Module) -> None:
     assert any("forward" in vars(module) for module in network.modules())
 
 
-@pytest.mark.parametrize(
-    ("name", "loss"), [("dice", dice), ("dice_cross_entropy", dice_cross_entropy)]
-)
-def test_a_classifiers_loss_is_that_of_its_logits(
-    name: str, loss: Callable[[Tensor, Tensor], Tensor]
-) -> None:
-    network = unet()
-    image, labels, positions = batch()
-    expected = loss(network(image), labels)
-    torch.testing.assert_close(Objective(network, name)(image, labels, positions), expected)
+ORDERS = [(0, 1, 2, 3, 4, 5, 6, 7), (5, 2, 7, 0, 3, 6, 1, 4)]
+CLASSIFIERS = pytest.mark.parametrize("build", [compact, unet, highresnet])
 
 
-def test_compacts_reports_loss_is_that_of_all_its_logits() -> None:
-    network = compact()
+@CLASSIFIERS
+def test_a_classifiers_report_loss_is_that_of_all_its_logits(build: Callable[[], Any]) -> None:
+    network = build()
     image, labels, positions = batch()
     expected = dice(network(image), labels)
     torch.testing.assert_close(Objective(network, "dice")(image, labels, positions), expected)
 
 
-ORDERS = [(0, 1, 2, 3, 4, 5, 6, 7), (5, 2, 7, 0, 3, 6, 1, 4)]
-
-
+@CLASSIFIERS
 @pytest.mark.parametrize("order", ORDERS)
-def test_compacts_loss_is_that_of_a_voxel_a_block_in_the_order(order: tuple[int, ...]) -> None:
-    network = compact()
+def test_a_classifiers_loss_is_that_of_a_sample_in_the_order(
+    build: Callable[[], Any], order: tuple[int, ...]
+) -> None:
+    network = build()
     image, labels, positions = batch()
     objective = Objective(network, "dice_cross_entropy")
     objective.order = order
-    expected = sampled_dice_cross_entropy(*network.sampled_logits(image, labels, order))
+    expected = dice_cross_entropy(*network.sampled_logits(image, labels, order))
     torch.testing.assert_close(objective(image, labels, positions), expected)
 
 
-def test_compacts_order_chooses_the_voxels() -> None:
-    objective = Objective(compact(), "dice_cross_entropy")
+@CLASSIFIERS
+def test_the_order_chooses_the_voxels(build: Callable[[], Any]) -> None:
+    torch.manual_seed(0)
+    objective = Objective(build(), "dice_cross_entropy")
     costs = []
     for objective.order in ORDERS:
         costs.append(objective(*batch()).item())
@@ -176,20 +181,14 @@ def test_one_step_of_compact_teaches_every_position(order: tuple[int, ...]) -> N
     assert [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
-@pytest.mark.parametrize("learning", get_args(Learning))
-def test_the_map_networks_loss_is_that_of_the_steps_that_learn(learning: Learning) -> None:
+def test_the_map_networks_loss_is_that_of_its_positions() -> None:
+    torch.manual_seed(0)
     network: Any = atlas_map()
-    objective = Objective(network, "positions")
-    assert objective.learning == "both"
-    objective.learning = learning
-    loss = objective(*batch())
-    torch.testing.assert_close(loss, position_loss(network, *batch(), learning))
+    image, labels, positions = batch()
+    loss = Objective(network, "positions")(image, labels, positions)
+    torch.testing.assert_close(loss, position_loss(network, image, positions))
     loss.backward()
-    learnt = {name.split(".")[0] for name in slopes(network)}
-    assert (
-        learnt
-        == {"both": {"locate", "refine"}, "first": {"locate"}, "second": {"refine"}}[learning]
-    )
+    assert {name.split(".")[0] for name in slopes(network)} == {"correct"}
 
 
 @pytest.mark.parametrize(

@@ -173,8 +173,8 @@ def test_a_run_without_a_step_or_a_scan_is_refused(path: Path, line: str) -> Non
         ("steps = 7", "steps = 7\npatch = 32"),
         ("steps = 7", "steps = 7\npatch = [32, 32, 32.5]"),
         ("steps = 7", "steps = 7\ncheckpointing = 1"),
-        ("steps = 7", "steps = 7\nfirst_until = 0.5"),
-        ("steps = 7", 'steps = 7\nsecond_from = "never"'),
+        ("steps = 7", "steps = 7\nmixing_from = 0.5"),
+        ("steps = 7", 'steps = 7\nmixing_from = "never"'),
         (GOOD[GOOD.index("[data]") : GOOD.index("[opt")], 'data = "everything"\n'),
     ],
 )
@@ -229,6 +229,12 @@ def test_a_recipe_may_count_epochs(path: Path) -> None:
     path.write_text(GOOD.replace("steps = 7", "epochs = 3"))
     options = read_recipe(path).optimisation
     assert (options.steps, options.epochs) == (0, 3)
+
+
+def test_a_recipe_may_hold_the_mixing_until_a_step(path: Path) -> None:
+    assert read_recipe(path).optimisation.mixing_from == 0
+    path.write_text(GOOD.replace("steps = 7", "steps = 7\nmixing_from = 5"))
+    assert read_recipe(path).optimisation.mixing_from == 5
 
 
 def test_a_patch_has_three_sides(path: Path) -> None:

@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from monai.networks.nets import UNet
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import neurobento.networks.weights
 import training.run
@@ -22,6 +24,7 @@ from neurobento.dice import mean_dice
 from neurobento.errors import ConfigError
 from neurobento.networks.atlas_map import AtlasMap
 from neurobento.networks.compact import Compact
+from neurobento.networks.unet import ReportUNet
 from training.augmentation import Augmentation
 from training.checkpoint import read_checkpoint
 from training.dataset import Pair
@@ -61,15 +64,39 @@ class Classifier(nn.Module):
         logits: Tensor = self.body(image)
         return logits
 
+    def sampled_logits(self, image: Tensor, labels: Tensor, _: Any) -> tuple[Tensor, Tensor]:
+        return self(image).movedim(1, -1).flatten(0, 3), labels.flatten().long()
+
     def labels(self, image: Tensor) -> Tensor:
         return self.forward(image).argmax(dim=1).byte()
 
 
+def cells(shape: tuple[int, int, int]) -> Any:
+    """Classes 1 to 112 in a grid's boxes."""
+    x, y, z = np.indices(shape, sparse=True)
+    a, b, c = shape
+    return (1 + (x * 4 // a * 4 + y * 4 // b) * 7 + z * 7 // c).astype(np.uint8)
+
+
+class Places(Compact):
+    """Sees regions by where they are, as if every brain were as wide as the image."""
+
+    def block_shares(self, features: Tensor, blocks: Tensor) -> Tensor:
+        ends = [m - n for n, m in zip(BLOCKS, blocks.shape[2:], strict=True)]
+        seen = np.pad(cells(BLOCKS), [(0, end) for end in ends])
+        shares = F.one_hot(torch.from_numpy(seen).long(), 117).movedim(-1, 0).float()
+        return shares.expand(len(blocks), -1, -1, -1, -1)
+
+
+WIDTHS = (8, 8, 8)
+
+
 def tiny_network(preset: str) -> nn.Module:
     if preset == "compact":
-        return Compact((8, 8), head_width=8, classes=4, shape=SHAPE)
+        return Compact(WIDTHS, head_width=8, shape=SHAPE)
     if preset == "atlas_map":
-        return AtlasMap((8, 8), (8, 8), brain_shape=BRAIN, shape=SHAPE)
+        regions = Places(WIDTHS, head_width=8, shape=SHAPE)
+        return AtlasMap(regions, (8, 8), brain_shape=BRAIN, shape=SHAPE)
     return Classifier()
 
 
@@ -94,11 +121,25 @@ def pair(seed: int) -> Pair:
 
 
 def small_atlas(shape: tuple[int, int, int] = BRAIN) -> Atlas:
-    """A textured box in an empty grid."""
+    """A textured box in an empty grid; regions without a cell have a voxel beside it."""
     random = np.random.default_rng(0)
-    brain = np.zeros(tuple(n + 12 for n in shape), np.float32)
-    brain[6:-6, 6:-6, 6:-6] = random.uniform(0.1, 1, shape)
-    return Atlas(brain, labels_of(brain.shape, 1), np.eye(4))
+    brain, labels = np.zeros((2, *(n + 12 for n in shape)), np.float32)
+    inside = (slice(6, -6),) * 3
+    brain[inside] = random.uniform(0.1, 1, shape)
+    labels[inside] = cells(shape)
+    labels[3, 3, 3:7] = range(113, 117)
+    return Atlas(brain, labels.astype(np.uint8), np.eye(4))
+
+
+@pytest.fixture
+def report_unet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network of the recipes for "unet" is report A's, with narrow layers."""
+
+    def build(_: str) -> nn.Module:
+        return ReportUNet(UNet(3, 1, 4, channels=(4, 8), strides=(2,), num_res_units=2))
+
+    monkeypatch.setattr(training.run, "build", build)
+    monkeypatch.setattr(neurobento.networks.weights, "build", build)
 
 
 @pytest.fixture
@@ -167,12 +208,13 @@ def test_a_resumed_run_ends_where_a_straight_one_does(
     assert dices[0] == dices[1]
 
 
+@pytest.mark.usefixtures("report_unet")
 @pytest.mark.parametrize("step", [1, 2, 3])
-def test_a_resumed_run_learns_the_steps_of_the_map_when_a_straight_one_does(
+def test_a_resumed_run_mixes_when_a_straight_one_does(
     runs: list[Run], tmp_path: Path, step: int
 ) -> None:
-    """Before the second step begins to learn, as it does, and as the first stops."""
-    recipe = with_options(ATLAS_MAP, first_until=2, second_from=3)
+    """Before the last convolution begins to learn, as it does, and after."""
+    recipe = with_options(mixing_from=2)
     straight = start(runs, tmp_path / "straight", recipe)
     straight.train()
     stop_after(start(runs, tmp_path / "parts", recipe), step)
@@ -245,6 +287,47 @@ def test_a_run_starts_from_no_other_networks_weights(runs: list[Run], tmp_path: 
     start(runs, tmp_path / "a", COMPACT).save("last.pt")
     run = start(runs, tmp_path / "b")
     with pytest.raises(ConfigError, match="a checkpoint of unet; found one of another network"):
+        run.start_from(tmp_path / "a" / "last.pt")
+
+
+def test_a_fresh_map_network_takes_compacts_weights_to_see_regions_by(
+    runs: list[Run], tmp_path: Path
+) -> None:
+    """And its average does; nothing else of it changes."""
+    start(runs, tmp_path / "a", COMPACT).train()
+    run = start(runs, tmp_path / "b", ATLAS_MAP)
+    before = weights(run)
+    run.start_from(tmp_path / "a" / "last.pt")
+    average = read_checkpoint(tmp_path / "a" / "last.pt").average
+    found = dict(run.network.state_dict())
+    assert any(not torch.equal(before[f"regions.{k}"], average[k]) for k in average)
+    assert_bit_equal({k: found[f"regions.{k}"] for k in average}, average)
+    others = [k for k in found if not k.startswith("regions.")]
+    assert_bit_equal({k: found[k] for k in others}, {k: before[k] for k in others})
+    run.update()
+    averaged: Any = run.average.module
+    assert_bit_equal(dict(averaged.regions.state_dict()), average)
+
+
+def test_a_map_network_takes_no_compact_of_other_widths(
+    runs: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        wide = Compact((16, 8, 8), head_width=8, shape=SHAPE)
+        patch.setattr(training.run, "build", lambda _: wide)
+        start(runs, tmp_path / "a", COMPACT).save("last.pt")
+    run = start(runs, tmp_path / "b", ATLAS_MAP)
+    monkeypatch.setattr(neurobento.networks.weights, "build", lambda _: wide)
+    with pytest.raises(ConfigError, match="a checkpoint of atlas_map; found one of another"):
+        run.start_from(tmp_path / "a" / "last.pt")
+
+
+def test_a_map_network_starts_from_no_other_networks_weights(
+    runs: list[Run], tmp_path: Path
+) -> None:
+    start(runs, tmp_path / "a").save("last.pt")
+    run = start(runs, tmp_path / "b", ATLAS_MAP)
+    with pytest.raises(ConfigError, match="a checkpoint of atlas_map; found one of another"):
         run.start_from(tmp_path / "a" / "last.pt")
 
 
@@ -434,28 +517,100 @@ def test_augmentation_stays_whole_unless_the_recipe_fades_it(
 # --- what learns ---
 
 
-def test_the_steps_of_the_map_learn_when_the_recipe_says(runs: list[Run], tmp_path: Path) -> None:
-    run = start(runs, tmp_path, with_options(ATLAS_MAP, first_until=2, second_from=3))
-    found = []
-    for _ in range(4):
-        before = weights(run)
-        run.update()
-        after = run.network.state_dict()
-        moved = {k.split(".")[0] for k in after if not torch.equal(before[k], after[k])}
-        found.append((run.objective.learning, moved))
-    assert found == [
-        ("first", {"locate"}),
-        ("first", {"locate"}),
-        ("both", {"locate", "refine"}),
-        ("second", {"refine"}),
-    ]
-
-
-def test_both_steps_of_the_map_learn_unless_the_recipe_limits_them(
+def test_what_the_map_network_sees_regions_by_does_not_learn(
     runs: list[Run], tmp_path: Path
 ) -> None:
-    run = start(runs, tmp_path, ATLAS_MAP)
-    assert {run.learning for run.step in range(5)} == {"both"}
+    """Nor does weight decay shrink it."""
+    run = start(runs, tmp_path, with_options(ATLAS_MAP, weight_decay=0.5))
+    before = weights(run)
+    run.train()
+    after = weights(run)
+    moved = {k.removeprefix("average.") for k in after if not torch.equal(before[k], after[k])}
+    assert {name.split(".")[0] for name in moved} == {"correct"}
+
+
+MIXING = "network.model.2.1.conv.unit0.conv.weight"
+
+
+def neighbours(weight: Tensor) -> Tensor:
+    """The weights of report A's U-Net that `mixing` means: all but those of the voxel itself."""
+    found = weight.detach().clone()
+    found[:, :, 1, 1, 1] = 0
+    return found
+
+
+def mixes(network: nn.Module) -> bool:
+    return bool(neighbours(network.get_parameter(MIXING)).any())
+
+
+@pytest.mark.usefixtures("report_unet")
+def test_the_unet_mixes_from_the_recipes_step_on(runs: list[Run], tmp_path: Path) -> None:
+    """In the network and in its average; until then neighbours' weights stand at zero."""
+    run = start(runs, tmp_path, with_options(mixing_from=2))
+    networks: list[Any] = [run.network, run.average.module]
+    assert not any(network.mixing for network in networks)
+    found = []
+    for _ in range(4):
+        run.update()
+        found.append([(n.mixing, mixes(n)) for n in networks])
+    assert found == [[(False, False)] * 2] * 2 + [[(True, True)] * 2] * 2
+
+
+@pytest.mark.usefixtures("report_unet")
+def test_what_a_held_run_leaves_is_the_whole_unet(runs: list[Run], tmp_path: Path) -> None:
+    """A checkpoint knows nothing of what is left out: at zero it changes nothing."""
+    run = start(runs, tmp_path, with_options(mixing_from=100))
+    run.train()
+    loaded: Any = neurobento.networks.weights.load_network(tmp_path / "last.pt")
+    assert loaded.mixing
+    image = pair(2).float_image()[None]
+    with torch.inference_mode():
+        held = run.average.module.eval()(image)
+        torch.testing.assert_close(loaded(image), held, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("report_unet")
+def test_the_unet_always_mixes_unless_the_recipe_holds_it(runs: list[Run], tmp_path: Path) -> None:
+    run = start(runs, tmp_path)
+    networks: list[Any] = [run.network, run.average.module]
+    for _ in range(2):
+        assert all(network.mixing for network in networks)
+        assert all(map(mixes, networks))
+        run.update()
+
+
+@pytest.mark.usefixtures("report_unet")
+def test_a_run_that_starts_from_a_mixing_unet_holds_it_again(
+    runs: list[Run], tmp_path: Path
+) -> None:
+    """Of the weights that it takes over, and of its average once it learns."""
+    start(runs, tmp_path / "a").train()
+    average = read_checkpoint(tmp_path / "a" / "last.pt").average
+    assert neighbours(average[MIXING]).any()
+    run = start(runs, tmp_path / "b", with_options(mixing_from=2, seed=1))
+    run.start_from(tmp_path / "a" / "last.pt")
+    held = {**average, MIXING: average[MIXING] - neighbours(average[MIXING])}
+    assert_bit_equal(dict(run.network.state_dict()), held)
+    networks: list[Any] = [run.network, run.average.module]
+    found = []
+    for _ in range(3):
+        run.update()
+        found.append([(n.mixing, mixes(n)) for n in networks])
+    assert found == [[(False, False)] * 2] * 2 + [[(True, True)] * 2]
+
+
+@pytest.mark.usefixtures("report_unet")
+def test_a_run_goes_on_mixing_where_the_one_it_starts_from_was_held(
+    runs: list[Run], tmp_path: Path
+) -> None:
+    """Unless its recipe holds it: neighbours begin to learn with its first step."""
+    start(runs, tmp_path / "a", with_options(mixing_from=100)).train()
+    run = start(runs, tmp_path / "b")
+    run.start_from(tmp_path / "a" / "last.pt")
+    assert not mixes(run.network)
+    run.update()
+    networks: list[Any] = [run.network, run.average.module]
+    assert [(n.mixing, mixes(n)) for n in networks] == [(True, True)] * 2
 
 
 def orders(run: Run, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
@@ -608,6 +763,15 @@ def test_the_map_network_with_another_atlas_is_refused(tmp_path: Path) -> None:
     other = small_atlas((20, 24, 23))
     with pytest.raises(ConfigError, match="the atlas that atlas_map was made for"):
         Run(ATLAS_MAP, [pair(0)], [pair(1)], tmp_path, atlas=other)
+
+
+@ALL
+def test_mixing_of_a_network_without_that_layer_is_refused(tmp_path: Path, recipe: Recipe) -> None:
+    """Here the recipe's unet is no U-Net either."""
+    with pytest.raises(ConfigError, match="0: only unet has the layer") as caught:
+        start([], tmp_path, with_options(recipe, mixing_from=2))
+    assert caught.value.subject == "mixing_from"
+    assert caught.value.found == type(tiny_network(recipe.network)).__name__
 
 
 def test_a_loss_of_another_network_is_refused(tmp_path: Path) -> None:

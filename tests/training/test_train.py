@@ -39,6 +39,9 @@ class Classifier(nn.Module):
         logits: Tensor = self.body(image)
         return logits
 
+    def sampled_logits(self, image: Tensor, labels: Tensor, _: Any) -> tuple[Tensor, Tensor]:
+        return self(image).movedim(1, -1).flatten(0, 3), labels.flatten().long()
+
     def labels(self, image: Tensor) -> Tensor:
         return self.forward(image).argmax(dim=1).byte()
 
@@ -164,12 +167,36 @@ def test_a_patch_of_nothing_is_refused(command: Command, side: str) -> None:
         command("--patch", "8", side, "8")
 
 
-def test_the_map_network_needs_an_atlas(command: Command, tmp_path: Path) -> None:
+@pytest.fixture
+def map_recipe(command: Command, tmp_path: Path) -> None:
+    """In place of the command's own."""
+    assert command
     text = RECIPE.replace("unet", "atlas_map").replace("steps = 2", 'steps = 2\nloss = "positions"')
     (tmp_path / "recipe.toml").write_text(text)
+
+
+@pytest.mark.usefixtures("map_recipe")
+def test_the_map_network_needs_an_atlas(command: Command, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="the atlas files") as caught:
-        command("--atlas", str(tmp_path / "nowhere"))
+        command("--atlas", str(tmp_path / "nowhere"), "--start-from", "weights.pt")
     assert caught.value.subject == str(tmp_path / "nowhere")
+
+
+@pytest.mark.usefixtures("map_recipe")
+def test_the_map_network_needs_weights_to_see_regions_by(command: Command, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"weights of compact.*found none.*--start-from") as error:
+        command()
+    assert error.value.subject == "atlas_map"
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("map_recipe")
+def test_a_run_of_the_map_network_goes_on_without_them(command: Command, tmp_path: Path) -> None:
+    """Its own checkpoint has them; that far it comes, and no atlas is where it looks."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "last.pt").touch()
+    with pytest.raises(ConfigError, match="the atlas files"):
+        command("--atlas", str(tmp_path / "nowhere"), "--resume")
 
 
 def test_pairs_have_to_be_there(command: Command, tmp_path: Path) -> None:

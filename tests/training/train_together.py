@@ -40,6 +40,9 @@ class Classifier(nn.Module):
         logits: Tensor = self.body(image)
         return logits
 
+    def sampled_logits(self, image: Tensor, labels: Tensor, _: object) -> tuple[Tensor, Tensor]:
+        return self(image).movedim(1, -1).flatten(0, 3), labels.flatten().long()
+
     def labels(self, image: Tensor) -> Tensor:
         return self.forward(image).argmax(dim=1).byte()
 

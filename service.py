@@ -36,8 +36,6 @@ PROCESSES = int(os.environ.get("NEUROBENTO_PREPROCESSING_PROCESSES", max(1, CORE
 TIMEOUT_S = int(os.environ.get("NEUROBENTO_TIMEOUT_S", 1800))
 MAX_BODY_BYTES = int(os.environ.get("NEUROBENTO_MAX_BODY_BYTES", 512 << 20))
 MAX_BATCH = 8
-MAX_BATCH_OF_LOGITS = 1
-"""Of report A's networks: each scan holds logits of 0.6 GB, twice."""
 
 MODELS = os.environ.get("NEUROBENTO_MODELS")
 
@@ -77,7 +75,6 @@ class Preprocessing:
 
 def _runner(spec: ModelSpec) -> Any:
     """The service that runs one model."""
-    batch = MAX_BATCH_OF_LOGITS if spec.network in ("unet", "highresnet") else MAX_BATCH
 
     @bentoml.service(name=f"runner-{spec.name}", **DEPENDENCY)
     class Runner:
@@ -99,7 +96,7 @@ def _runner(spec: ModelSpec) -> Any:
             self.backend.infer(np.zeros((1, *spec.input_shape), dtype=np.float32))
 
         # a latency bound would drop requests by a learned estimate; load is shed in front
-        @bentoml.api(batchable=True, max_batch_size=batch, max_latency_ms=1000 * TIMEOUT_S)
+        @bentoml.api(batchable=True, max_batch_size=MAX_BATCH, max_latency_ms=1000 * TIMEOUT_S)
         def segment(self, images: np.ndarray) -> np.ndarray:
             """Labels (N, 91, 122, 123) uint8 of images (N, 1, 91, 122, 123) float32."""
             return self.backend.infer(images)

@@ -23,7 +23,7 @@ CHECKPOINTED = ("ResidualUnit", "HighResBlock", "Residual")
 
 
 class Objective(nn.Module):
-    """The loss of a batch.
+    """The loss of a batch: the mean of its scans'; batch norms see one scan at a time.
 
     Parameters
     ----------
@@ -76,6 +76,11 @@ class Objective(nn.Module):
         positions
             (N, 3, X/2, Y/2, Z/2) float32, RAS mm in the atlas's world.
         """
+        # scan by scan: several processes learn from their mean what one does
+        scans = zip(image.split(1), labels.split(1), positions.split(1), strict=True)
+        return torch.stack([self._of_a_scan(*scan) for scan in scans]).mean()
+
+    def _of_a_scan(self, image: Tensor, labels: Tensor, positions: Tensor) -> Tensor:
         if self.loss == "positions":
             assert isinstance(self.network, AtlasMap)
             return position_loss(self.network, image, positions)

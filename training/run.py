@@ -103,8 +103,7 @@ class Run:
         )
         self.loss: nn.Module = self.objective
         if processes.count > 1:
-            partly = self.options.mixing_from > 0
-            self.loss = DistributedDataParallel(self.objective, find_unused_parameters=partly)
+            self.loss = DistributedDataParallel(self.objective)
         self.optimiser = self._new_optimiser()
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self.step, self.seconds = 0, 0.0

@@ -25,7 +25,7 @@ class OpenVINOBackend:
         What to run.
     precision
         "auto" computes in bf16 where the CPU has AMX (plain AVX-512 bf16 is
-        left to a request by name), else in fp32.
+        left to a request by name) and the model was verified in it, else in fp32.
     threads
         CPU threads; 0 lets OpenVINO choose.
     """
@@ -37,7 +37,8 @@ class OpenVINOBackend:
 
         core = openvino.Core()
         if precision == "auto":
-            precision = "bf16" if _has_amx() else "fp32"
+            verified = "mean_dice" in model.spec.verification.get("openvino bf16", {})
+            precision = "bf16" if verified and _has_amx() else "fp32"
         config = {
             "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
             "PERFORMANCE_HINT": "LATENCY",

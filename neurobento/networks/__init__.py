@@ -26,7 +26,7 @@ def build(preset: str) -> nn.Module:
 
     Its `labels` maps (N, 1, 91, 122, 123) float32 in [0, 1] to labels
     (N, 91, 122, 123) uint8; its `forward` gives what its loss is taken of:
-    logits (N, 117, 91, 122, 123), or of "atlas_map" positions in the atlas.
+    logits (N, 117, 91, 122, 123), or of "atlas_map" its map, step by step.
 
     Raises
     ------

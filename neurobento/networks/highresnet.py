@@ -4,7 +4,7 @@ It has no strides: three stages at full resolution, whose convolutions are
 dilated by 1, 2 and 4. A convolution that is dilated by two never mixes voxels
 of even and odd index, so training may go on with every second voxel along each
 axis from the second stage on, and with every fourth from the third: the logits
-that are left are exactly `forward`'s, at a sixth of the arithmetic.
+that are left are exactly `forward`'s, at a twelfth of the arithmetic.
 """
 
 from __future__ import annotations

@@ -126,7 +126,7 @@ def code_force(fixed: Tensor, moving: Tensor) -> tuple[Tensor, Tensor]:
         steep and shorter where several are; damped where the image is flat.
     """
     difference = fixed - moving
-    gradient = _gradient(moving).reshape(len(moving), 3, *moving.shape[1:])
+    gradient = _gradient(moving).reshape(moving.shape[0], 3, *moving.shape[1:])
     towards = (gradient * difference[:, None]).sum(dim=2)
     steepness = gradient.square().sum(dim=(1, 2)).unsqueeze(1) + 0.05
     return difference.square().sum(dim=1, keepdim=True), towards / steepness

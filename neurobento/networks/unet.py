@@ -92,10 +92,10 @@ class ReportUNet(nn.Module):
     def sampled_logits(
         self, image: Tensor, labels: Tensor, order: Sequence[int]
     ) -> tuple[Tensor, Tensor]:
-        """Logits (V, C) and labels (V,) int64 of one voxel of every 2 x 2 x 2 block, for training.
+        """Logits (V, C) and labels (V,) int64 for training: with `mixing` of all voxels.
 
-        With `mixing` off no other voxel is computed, and the instance norm before
-        the last layer counts these alone.
+        Without it of one voxel of every 2 x 2 x 2 block; no other is computed, and
+        the instance norm before the last layer counts these alone.
 
         Parameters
         ----------
@@ -104,11 +104,11 @@ class ReportUNet(nn.Module):
         order
             Its first is the voxel's place in `layers.POSITIONS`.
         """
-        place = x, y, z = POSITIONS[order[0]]
-        chosen = labels[:, x::2, y::2, z::2]
         if self.mixing:
-            logits = self.forward(image)[:, :, x::2, y::2, z::2]
+            logits, chosen = self.forward(image), labels
         else:
+            place = x, y, z = POSITIONS[order[0]]
+            chosen = labels[:, x::2, y::2, z::2]
             a, b, c = chosen.shape[1:]
             logits = self._mixed(self._risen(self._inside(image), place))[..., :a, :b, :c]
         return logits.movedim(1, -1).flatten(0, 3), chosen.flatten().long()

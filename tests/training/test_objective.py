@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -45,6 +45,13 @@ def unet() -> nn.Module:
     return ReportUNet(UNet(3, 1, CLASSES, channels=(4, 8), strides=(2,), num_res_units=2))
 
 
+def held_unet() -> nn.Module:
+    """Which samples voxels as long as it does without its last layer's neighbours."""
+    network: Any = unet()
+    network.hold_mixing()
+    return cast(nn.Module, network)
+
+
 def highresnet() -> nn.Module:
     """All three stages, as the second and the third are dilated."""
     layers = [
@@ -77,6 +84,21 @@ def batch(scans: int = 2) -> tuple[Tensor, Tensor, Tensor]:
     labels = torch.randint(CLASSES, (scans, *SHAPE), generator=random).byte()
     positions = torch.from_numpy(4.0 * np.indices(BLOCKS) + 11.0).float()
     return image, labels, positions.expand(scans, -1, -1, -1, -1).contiguous()
+
+
+def mean_of(losses: Iterable[Tensor]) -> Tensor:
+    """Of the scans of a batch."""
+    return torch.stack(list(losses)).mean()
+
+
+@pytest.mark.parametrize("loss", ["dice", "dice_cross_entropy"])
+def test_halves_of_a_batch_learn_on_average_what_the_whole_does(loss: str) -> None:
+    """Also of a network whose batch norms see the scans: so do several processes."""
+    network = highresnet()
+    objective = Objective(network, loss)
+    parts = [one.split(2) for one in batch(4)]
+    halves = torch.stack([objective(*half) for half in zip(*parts, strict=True)]).mean()
+    torch.testing.assert_close(objective(*batch(4)), halves)
 
 
 def slopes(network: nn.Module) -> dict[str, Tensor]:
@@ -142,7 +164,8 @@ CLASSIFIERS = pytest.mark.parametrize("build", [compact, unet, highresnet])
 def test_a_classifiers_report_loss_is_that_of_all_its_logits(build: Callable[[], Any]) -> None:
     network = build()
     image, labels, positions = batch()
-    expected = dice(network(image), labels)
+    scans = zip(image.split(1), labels.split(1), strict=True)
+    expected = mean_of(dice(network(one), truth) for one, truth in scans)
     torch.testing.assert_close(Objective(network, "dice")(image, labels, positions), expected)
 
 
@@ -155,11 +178,12 @@ def test_a_classifiers_loss_is_that_of_a_sample_in_the_order(
     image, labels, positions = batch()
     objective = Objective(network, "dice_cross_entropy")
     objective.order = order
-    expected = dice_cross_entropy(*network.sampled_logits(image, labels, order))
+    scans = zip(image.split(1), labels.split(1), strict=True)
+    expected = mean_of(dice_cross_entropy(*network.sampled_logits(*scan, order)) for scan in scans)
     torch.testing.assert_close(objective(image, labels, positions), expected)
 
 
-@CLASSIFIERS
+@pytest.mark.parametrize("build", [compact, held_unet, highresnet])
 def test_the_order_chooses_the_voxels(build: Callable[[], Any]) -> None:
     torch.manual_seed(0)
     objective = Objective(build(), "dice_cross_entropy")
@@ -186,7 +210,8 @@ def test_the_map_networks_loss_is_that_of_its_positions() -> None:
     network: Any = atlas_map()
     image, labels, positions = batch()
     loss = Objective(network, "positions")(image, labels, positions)
-    torch.testing.assert_close(loss, position_loss(network, image, positions))
+    scans = zip(image.split(1), positions.split(1), strict=True)
+    torch.testing.assert_close(loss, mean_of(position_loss(network, *scan) for scan in scans))
     loss.backward()
     assert {name.split(".")[0] for name in slopes(network)} == {"correct"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -137,6 +138,33 @@ def test_details_say_how_the_model_is_run(backend: Backend, request: Any) -> Non
 
 def test_the_spec_is_the_models(backend: Backend, model: Model) -> None:
     assert backend.spec == model.spec
+
+
+@pytest.mark.skipif("openvino" not in INSTALLED, reason="openvino is not installed")
+@pytest.mark.parametrize(
+    ("amx", "verification", "expected"),
+    [
+        (False, {"openvino bf16": {"mean_dice": 0.99}}, "fp32"),
+        (True, {}, "fp32"),
+        (True, {"openvino bf16": {"not_verified": "no such CPU"}}, "fp32"),
+        (True, {"openvino bf16": {"mean_dice": 0.99}}, "bf16"),
+    ],
+)
+def test_openvino_computes_in_bf16_by_itself_only_where_the_model_was_verified_in_it(
+    monkeypatch: pytest.MonkeyPatch,
+    model: Model,
+    amx: bool,
+    verification: dict[str, Any],
+    expected: str,
+) -> None:
+    """And the CPU is quick at it."""
+    found = []
+    module = importlib.import_module("neurobento.backends.openvino")
+    monkeypatch.setattr(module, "_has_amx", lambda: amx)
+    monkeypatch.setattr(module, "_require_precision", lambda _, name: found.append(name))
+    spec = dataclasses.replace(model.spec, verification=verification)
+    open_backend(dataclasses.replace(model, spec=spec), "openvino", threads=1).close()
+    assert found == [expected]
 
 
 def test_an_unknown_backend_is_refused_and_the_known_ones_named(model: Model) -> None:

@@ -228,9 +228,10 @@ def _verdict(name: str, found: Mapping[str, Any]) -> str:
     if not found["difference"]:
         return f"`{name}` is as far from the independent truth as the registration that taught it."
     side = "closer to" if found["difference"] > 0 else "farther from"
+    chance = "" if found["p"] is not None and found["p"] < 0.05 else ": it may be chance"
     return (
         f"`{name}` is {side} the independent truth than the registration that taught it, by "
-        f"{abs(found['difference']):.3f} of mean Dice (p = {found['p_text']})."
+        f"{abs(found['difference']):.3f} of mean Dice (p = {found['p_text']}){chance}."
     )
 
 

@@ -390,8 +390,15 @@ def test_a_verdict_says_which_side_of_registration_a_network_is_on(written: Writ
     for name, side in (("compact", "closer to"), ("unet", "farther from")):
         assert (
             f"`{name}` is {side} the independent truth than the registration that taught it, "
-            f"by {abs(found[name]['difference']):.3f} of mean Dice (p = 0.5)."
+            f"by {abs(found[name]['difference']):.3f} of mean Dice (p = 0.5): it may be chance."
         ) in written.text
+
+
+@pytest.mark.parametrize(
+    ("p", "end"), [(0.04, "(p = 0.040)."), (0.05, "(p = 0.050): it may be chance.")]
+)
+def test_a_verdict_says_where_it_may_be_chance(p: float, end: str) -> None:
+    assert _verdict("unet", {"difference": 0.1, "p": p, "p_text": f"{p:.3f}"}).endswith(end)
 
 
 def test_a_verdict_without_a_difference_takes_no_side() -> None:

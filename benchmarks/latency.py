@@ -1,123 +1,125 @@
-"""How long one scan takes in the network, backend beside backend.
+"""How long a scan takes: in the network alone, or from its file to its regions.
 
-    python -m benchmarks.latency IMAGE -o benchmarks/results/latency.json
+    python -m benchmarks.latency IMAGE -o network.json --batches 1 2 4 8
+    python -m benchmarks.latency --end-to-end SCAN -o end_to_end.json
 
-SingleStream in MLPerf's words: one image on the network grid at a time, the
-next when the last is done. Report A's U-Net in PyTorch fp32 runs in the same
-rounds, as the yardstick: within a round every candidate runs once, so that a
-noisy neighbour strikes all alike. Its weights are fresh; they do not change
-its time.
+Scenarios by MLPerf's names. SingleStream: one image at a time, the next when the
+last is done. Offline: batches, of which a scan's share is the batch's time over
+its size. All candidates take part in the same rounds, report A's U-Net in
+PyTorch fp32 eager and each model's own network in it as the yardsticks; all of
+them are held open, so choose fewer `--models` where memory is short.
+
+A backend's `infer` takes host images and returns host labels: a GPU has done all
+its work when it returns, and the copies both ways are in the time.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import dataclasses
+import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from benchmarks.results import FORMAT, environment, summary
-from neurobento.backends import BACKENDS, Images, open_backend
+from benchmarks.candidates import REFERENCE, Candidate, add_choices, choose, open_all
+from benchmarks.end_to_end import measure_end_to_end
+from benchmarks.results import Entry, Run, begin_run, summary
+from benchmarks.rounds import Call, add_round_options, measure, resumed, warm_up
+from neurobento.backends import Images
 from neurobento.command import run
-from neurobento.errors import BackendUnavailable
-from neurobento.networks import build
+from neurobento.errors import ConfigError
 from neurobento.preprocessing import preprocess
-from neurobento.registry import list_models
+from neurobento.preprocessing.threads import limit_threads
 from neurobento.scan import read_scan
+from neurobento.spec import file_sha256
 
-__all__ = ["REFERENCE", "candidates", "main", "measure"]
-
-REFERENCE = "unet pytorch fp32"
-WARM_UP = 1
-
-Candidate = Callable[[Images], object]
+__all__ = ["entry_name", "main", "measure_network", "timed"]
 
 
-def candidates(threads: int, models: Path | None = None) -> dict[str, Candidate]:
-    """Name -> a function that runs one batch, for every model, backend and precision here."""
-    found: dict[str, Candidate] = {REFERENCE: _pytorch("unet", threads)}
-    for model in list_models(models):
-        found[f"{model.spec.name} pytorch fp32"] = _pytorch(model.spec.network, threads)
-        for name, (_, _, precisions) in BACKENDS.items():
-            for precision in precisions:
-                try:
-                    backend = open_backend(model, name, precision=precision, threads=threads)
-                except BackendUnavailable as error:
-                    if precision == "fp32":
-                        raise
-                    print(f"left out: {error.message}", flush=True)
-                    continue
-                found[f"{model.spec.name} {name} {precision}"] = backend.infer
-    return found
+def entry_name(candidate: Candidate, batch: int) -> str:
+    """What a candidate is called in a run: with its batch size where that is not 1."""
+    return candidate.name + (f" batch {batch}" if batch > 1 else "")
 
 
-def _pytorch(preset: str, threads: int) -> Candidate:
-    import torch
-
-    torch.set_num_threads(threads)
-    network: Any = build(preset).eval()
-
-    def infer(images: Images) -> object:
-        with torch.inference_mode():
-            return network.labels(torch.from_numpy(images)).numpy()
-
-    return infer
+def timed(infer: Callable[[Images], object], images: Images) -> Mapping[str, float]:
+    """Wall-clock seconds of one batch."""
+    start = time.perf_counter()
+    infer(images)
+    return {"seconds": time.perf_counter() - start}
 
 
-def measure(functions: dict[str, Candidate], images: Images, rounds: int) -> dict[str, list[float]]:
-    """Seconds of every call, by name; each round calls every function once."""
-    for function in functions.values():
-        for _ in range(WARM_UP):
-            function(images)
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for done in range(rounds):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            function(images)
-            seconds[name].append(time.perf_counter() - start)
-        print(f"round {done + 1} of {rounds}", flush=True)
-    return seconds
+def measure_network(args: argparse.Namespace) -> Run:
+    """SingleStream and Offline, network alone; see `main` for the options."""
+    image = np.array(preprocess(read_scan(args.image), "none").image)[None, None]
+    candidates = choose(args)
+    fresh = begin_run(
+        "latency",
+        {
+            "name": "network alone",
+            "scenarios": {"1": "SingleStream", "2 and more": "Offline"},
+            "warm_up_calls": args.warm_up,
+            "image_sha256": file_sha256(args.image),
+            **{key: getattr(args, key) for key in ("threads", "device", "batches")},
+        },
+        {c.model.spec.name: c.model.spec.onnx_sha256 for c in candidates},
+    )
+    if not args.resume:
+        fresh.require_place(args.output)
+    backends, left_out = open_all(candidates, args.threads, args.device)
+    entries: dict[str, Entry] = {}
+    calls: dict[str, Call] = {}
+    for candidate, backend in backends:
+        for batch in args.batches:
+            name, images = entry_name(candidate, batch), np.repeat(image, batch, axis=0)
+            entries[name] = Entry({**candidate.facts(), "batch": batch, **backend.details})
+            calls[name] = functools.partial(timed, backend.infer, images)
+    ready, failed = warm_up(calls, args.warm_up)
+    fresh = dataclasses.replace(
+        fresh,
+        entries={name: entries[name] for name in ready},
+        left_out={**left_out, **failed},
+    )
+    begun = resumed(fresh, args.output) if args.resume else fresh
+    return measure(begun, ready, args.rounds, args.output, minutes=args.minutes)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.latency")
-    parser.add_argument("image", type=Path, help="NAME_image.nii.gz of training.label")
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("image", type=Path, nargs="?", help="NAME_image.nii.gz of training.label")
+    parser.add_argument("--end-to-end", type=Path, metavar="SCAN", help="a raw scan instead")
+    parser.add_argument("--level", default="full", help="preprocessing level of that scan")
+    parser.add_argument("--registration", action="store_true", help="with the atlas as a peer")
+    parser.add_argument("--atlas", type=Path, help="its folder; default: Debian's mricron-data")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1])
+    add_choices(parser)
+    add_round_options(parser, rounds=7)
     args = parser.parse_args(argv)
-    machine = environment()
-    image = np.array(preprocess(read_scan(args.image), "none").image)[None, None]
-    seconds = measure(candidates(args.threads), image, args.rounds)
-    reference = float(np.median(seconds[REFERENCE]))
-    result = {
-        "format": FORMAT,
-        "scenario": "SingleStream, network alone, batch 1",
-        "threads": args.threads,
-        "warm_up_calls": WARM_UP,
-        "environment": machine,
-        "models": {m.spec.name: m.spec.onnx_sha256 for m in list_models()},
-        "candidates": {
-            name: {
-                **summary(samples),
-                f"times_faster_than_{REFERENCE.replace(' ', '_')}": round(
-                    reference / float(np.median(samples)), 2
-                ),
-                "seconds": [round(s, 4) for s in samples],
-            }
-            for name, samples in seconds.items()
-        },
-    }
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(result, indent=1) + "\n")
-    for name, values in result["candidates"].items():  # type: ignore[attr-defined]
-        print(f"{name:32} median {values['median']:.3f} s")
+    if (args.image is None) == (args.end_to_end is None):
+        raise ConfigError(
+            subject="benchmarks.latency",
+            expected="an image on the network grid, or --end-to-end with a scan",
+            found="neither" if args.image is None else "both",
+            remedy="Give one of them.",
+        )
+    limit_threads(args.threads)
+    done = measure_end_to_end(args) if args.end_to_end else measure_network(args)
+    _print_summary(done)
     return 0
+
+
+def _print_summary(done: Run) -> None:
+    quantity = "seconds" if done.kind == "latency" else "total_s"
+    medians = {
+        name: summary(entry.samples[quantity])["p50"] / entry.facts.get("batch", 1)
+        for name, entry in done.entries.items()
+    }
+    for name, median in medians.items():
+        ratio = f", {medians[REFERENCE] / median:.2f} x" if REFERENCE in medians else ""
+        print(f"{name:40} median {median:.4f} s a scan{ratio}")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ from typing import Any
 
 import numpy as np
 
+from export.graph import drop_zero_taps, strip_notes
+from export.last_layer import classify_by_product
 from export.verify import read_images, verify
 from neurobento.command import run
 from neurobento.errors import ConfigError
@@ -74,7 +76,9 @@ def export_onnx(checkpoint: Path, onnx_path: Path) -> None:
     if program is None:
         raise RuntimeError("the exporter gave no program")
     model = program.model_proto
-    _strip_notes(model.graph)
+    strip_notes(model)
+    drop_zero_taps(model)
+    classify_by_product(model)
     _halve(model.graph)
     onnx.save(model, onnx_path)
     onnx.checker.check_model(str(onnx_path), full_check=True)
@@ -85,15 +89,6 @@ def export_onnx(checkpoint: Path, onnx_path: Path) -> None:
             found=str(onnx_path.stat().st_size),
             remedy="Train a smaller network.",
         )
-
-
-def _strip_notes(graph: Any) -> None:
-    """Drop the exporter's notes: they hold the paths and stack of the machine it ran on."""
-    graph.ClearField("metadata_props")
-    for entries in (graph.node, graph.input, graph.output, graph.value_info, graph.initializer):
-        for entry in entries:
-            entry.ClearField("doc_string")
-            entry.ClearField("metadata_props")
 
 
 def _halve(graph: Any) -> None:

@@ -1,15 +1,20 @@
 """Does an exported model give the labels of the network it came from?
 
-    python -m export.verify RUN/best.pt models/compact --scans IMAGES...
+    python -m export.verify models/* --scans IMAGES... --write
 
-PyTorch in fp32 is the truth. ONNX Runtime and OpenVINO, each in every
-precision this machine computes in, answer the same scans; below the required share of
-equal voxels in a default precision the model is not published.
+PyTorch in fp32, from the weights beside the ONNX file, is the truth. Everything
+that runs the model here answers the same scans: ONNX Runtime, OpenVINO and
+TensorRT engines, each in every precision. Below the required share of equal
+voxels in fp32 the model is not published; a lower precision does not pass. What
+cannot run here is listed as not verified. Where labels lie beside the scans, as
+`training.label` leaves them, the Dice against them is told too.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,22 +22,27 @@ from typing import Any
 
 import numpy as np
 
-from neurobento.backends import BACKENDS, Images, Labels, open_backend
+from neurobento.backends import BACKENDS, Images, Labels, Way, list_ways, open_backend
+from neurobento.backends.pytorch import open_weights
 from neurobento.command import run
-from neurobento.dice import class_dice
-from neurobento.errors import BackendUnavailable, ConfigError, ParityFailure
+from neurobento.dice import class_dice, mean_dice
+from neurobento.errors import BackendUnavailable, ConfigError, EngineMismatch, ParityFailure
 from neurobento.geometry import NETWORK_SHAPE
+from neurobento.labels import aal116
 from neurobento.networks.weights import load_network
 from neurobento.preprocessing import preprocess
-from neurobento.registry import Model, open_model
+from neurobento.registry import SPEC_FILE, Model, open_model
 from neurobento.scan import read_scan
 
-__all__ = ["REQUIRED_AGREEMENT", "main", "read_images", "verify"]
+__all__ = ["REQUIRED_AGREEMENT", "main", "read_images", "read_labels", "remember", "verify"]
 
 REQUIRED_AGREEMENT = 0.995
 """Share of all voxels with equal labels, on every scan."""
 
 FEWEST_SCANS = 3
+
+NEEDED = (Way("openvino", "cpu", "fp32"), Way("onnxruntime", "cpu", "fp32"))
+"""What every machine that exports can run; without it nothing was verified."""
 
 
 def read_images(paths: Sequence[Path]) -> Images:
@@ -55,10 +65,20 @@ def read_images(paths: Sequence[Path]) -> Images:
     return np.stack([preprocess(read_scan(path), "none").image[None] for path in paths])
 
 
-def verify(network: Any, model: Model, images: Images) -> dict[str, Any]:
-    """How each backend agrees with PyTorch, for the model's spec.
+def read_labels(paths: Sequence[Path]) -> Labels | None:
+    """(N, 91, 122, 123) uint8: NAME_labels.nii.gz beside NAME_image.nii.gz, if all are there."""
+    beside = [path.with_name(path.name.replace("_image.", "_labels.")) for path in paths]
+    if any(path in paths or not path.is_file() for path in beside):
+        return None
+    return np.stack([read_scan(path).array.astype(np.uint8) for path in beside])
 
-    A precision that this machine cannot compute in is listed as not verified.
+
+def verify(
+    network: Any, model: Model, images: Images, labels: Labels | None = None
+) -> dict[str, Any]:
+    """How each way to run a model agrees with PyTorch, for the model's spec.
+
+    What this machine cannot run is listed as not verified.
 
     Parameters
     ----------
@@ -68,6 +88,8 @@ def verify(network: Any, model: Model, images: Images) -> dict[str, Any]:
         The exported model.
     images
         (N, 1, 91, 122, 123) float32.
+    labels
+        (N, 91, 122, 123) uint8, to tell the Dice of; none if there are none.
 
     Raises
     ------
@@ -81,20 +103,30 @@ def verify(network: Any, model: Model, images: Images) -> dict[str, Any]:
         "grid": list(NETWORK_SHAPE),
         "required_agreement": REQUIRED_AGREEMENT,
     }
-    for name, (_, _, precisions) in BACKENDS.items():
-        for precision in precisions:
-            try:
-                backend = open_backend(model, name, precision=precision)
-            except BackendUnavailable as error:
-                # fp32 is what every machine computes in; without it nothing was verified
-                if precision == "fp32":
-                    raise
-                results[f"{name} {precision}"] = {"not_verified": error.message}
-                continue
-            results[f"{name} {precision}"] = _compare(backend.infer(images), truth)
-            backend.close()
+    if labels is not None:
+        results["reference_dice"] = _scans_dice(truth, labels)
+    for way in list_ways():
+        if BACKENDS[way.backend].package != "torch":
+            results[str(way)] = _answer(way, model, images, truth, labels)
     _require_agreement(model, results)
     return results
+
+
+def _answer(
+    way: Way, model: Model, images: Images, truth: Labels, labels: Labels | None
+) -> dict[str, Any]:
+    try:
+        backend = open_backend(model, way.backend, device=way.device, precision=way.precision)
+    except (BackendUnavailable, EngineMismatch) as error:
+        if way in NEEDED:
+            raise
+        return {"not_verified": error.public_message}
+    with contextlib.closing(backend):
+        found = backend.infer(images)
+    result = _compare(found, truth)
+    if labels is not None:
+        result["dice"] = _scans_dice(found, labels)
+    return result
 
 
 def _pytorch_labels(network: Any, images: Images) -> Labels:
@@ -106,21 +138,27 @@ def _pytorch_labels(network: Any, images: Images) -> Labels:
         )
 
 
-def _compare(found: Labels, truth: Labels) -> dict[str, float]:
+def _scans_dice(found: Labels, truth: Labels) -> float:
+    scores = [mean_dice(f, t) for f, t in zip(found, truth, strict=True)]
+    return round(float(np.mean(scores)), 4)
+
+
+def _compare(found: Labels, truth: Labels) -> dict[str, Any]:
     agreement = [float((f == t).mean()) for f, t in zip(found, truth, strict=True)]
     dice = np.stack([class_dice(f, t) for f, t in zip(found, truth, strict=True)])
+    worst = int(np.unravel_index(np.nanargmin(dice), dice.shape)[1])
     return {
+        "passed": min(agreement) >= REQUIRED_AGREEMENT,
         "least_agreement": round(min(agreement), 6),
         "mean_dice": round(float(np.nanmean(dice)), 6),
+        "worst_region": "background" if worst == 0 else aal116()[worst].name,
         "worst_region_dice": round(float(np.nanmin(dice)), 6),
     }
 
 
 def _require_agreement(model: Model, results: dict[str, Any]) -> None:
     for name, result in results.items():
-        if not name.endswith("fp32") or not isinstance(result, dict):
-            continue
-        if result["least_agreement"] < REQUIRED_AGREEMENT:
+        if " fp32" in name and not result.get("passed", True):
             raise ParityFailure(
                 subject=str(model.onnx),
                 expected=f"{name} to agree with PyTorch on {REQUIRED_AGREEMENT:.3f} of the voxels",
@@ -129,15 +167,36 @@ def _require_agreement(model: Model, results: dict[str, Any]) -> None:
             )
 
 
+def remember(verified: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
+    """What was verified, and what an earlier run on another machine verified beyond that."""
+    kept = {
+        name: result
+        for name, result in known.items()
+        if isinstance(result, dict) and "passed" in result
+    }
+    return {
+        name: kept.get(name, result)
+        if isinstance(result, dict) and "not_verified" in result
+        else result
+        for name, result in verified.items()
+    }
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; prints the result as JSON."""
+    """Run the command; prints the results as JSON."""
     parser = argparse.ArgumentParser(prog="python -m export.verify")
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("model", type=Path, help="folder with model.onnx and spec.json")
+    parser.add_argument("models", type=Path, nargs="+", help="folders of models")
     parser.add_argument("--scans", type=Path, nargs="+", required=True)
+    parser.add_argument("--write", action="store_true", help="put the results into spec.json")
     args = parser.parse_args(argv)
-    result = verify(load_network(args.checkpoint), open_model(args.model), read_images(args.scans))
-    print(json.dumps(result, indent=2))
+    images, labels = read_images(args.scans), read_labels(args.scans)
+    for folder in args.models:
+        model = open_model(folder)
+        result = verify(load_network(open_weights(model)), model, images, labels)
+        if args.write:
+            verification = remember(result, model.spec.verification)
+            dataclasses.replace(model.spec, verification=verification).write(folder / SPEC_FILE)
+        print(json.dumps({model.spec.name: result}, indent=2), flush=True)
     return 0
 
 

@@ -239,10 +239,17 @@ def shared() -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs the shared folder where there is none, and say so."""
-    if (SHARED / "reference").is_dir():
-        return
-    reason = f"no shared data at {SHARED}: set NEUROBENTO_SHARED to the folder that holds them"
+    """Skip what needs the shared folder or a GPU where there is none, and say so."""
+    from neurobento.backends.cuda import find_gpu
+
+    lacking = {}
+    if not (SHARED / "reference").is_dir():
+        lacking["shared"] = (
+            f"no shared data at {SHARED}: set NEUROBENTO_SHARED to the folder that holds them"
+        )
+    if find_gpu() is None:
+        lacking["gpu"] = "no NVIDIA GPU with its driver, or no cuda-bindings"
     for item in items:
-        if item.get_closest_marker("shared"):
-            item.add_marker(pytest.mark.skip(reason=reason))
+        for marker, reason in lacking.items():
+            if item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))

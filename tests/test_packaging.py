@@ -6,6 +6,8 @@ import re
 import tomllib
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -15,7 +17,8 @@ def lines(name: str) -> list[str]:
 
 
 def named(requirement: str) -> str:
-    return re.split(r"[<>=!~\[; ]", requirement)[0].lower()
+    name = re.split(r"[<>=!~\[; ]", requirement)[0].lower()
+    return re.sub(r"[-_.]+", "-", name)
 
 
 def test_the_bento_needs_what_core_and_serving_need_at_the_tested_versions() -> None:
@@ -25,10 +28,42 @@ def test_the_bento_needs_what_core_and_serving_need_at_the_tested_versions() -> 
 
 
 def test_every_direct_need_is_pinned() -> None:
+    """But for gpu's: constraints.txt is what stands in one environment, with onnxruntime."""
     pins = {named(line) for line in lines("constraints.txt")}
-    for part in ("core", "serving", "training", "export", "dev"):
+    for part in ("core", "serving", "training", "export", "cpu", "rtx", "bench", "dev"):
         missing = {named(need) for need in lines(f"requirements/{part}.txt")} - pins
         assert not missing, part
+
+
+def test_what_was_tested_held_one_distribution_of_onnx_runtime() -> None:
+    pins = {named(line) for line in lines("constraints.txt")}
+    assert {pin for pin in pins if pin.startswith("onnxruntime")} == {"onnxruntime"}
+
+
+def onnx_runtimes(*parts: str) -> set[str]:
+    """Distributions of ONNX Runtime that the core and some extras ask for."""
+    needs = {named(n) for part in ("core", *parts) for n in lines(f"requirements/{part}.txt")}
+    return {need for need in needs if need.startswith("onnxruntime")}
+
+
+def test_no_two_distributions_of_onnx_runtime_are_asked_for() -> None:
+    """They overwrite each other's files: cpu and gpu each bring one, and nothing else does."""
+    others = ("serving", "training", "export", "rtx", "bench", "dev")
+    assert onnx_runtimes(*others) == set()
+    assert onnx_runtimes("cpu", *others) == {"onnxruntime"}
+    assert onnx_runtimes("gpu", *others) == {"onnxruntime-gpu"}
+
+
+@pytest.mark.parametrize("script", ["scripts/test", "scripts/check", "scripts/serve"])
+def test_no_script_installs_cpu_and_gpu_together(script: str) -> None:
+    (extras,) = [line.split()[1].split(",") for line in lines(script) if "scripts/venv " in line]
+    assert not {"cpu", "gpu"} <= {*extras}
+
+
+@pytest.mark.parametrize("script", ["scripts/test", "scripts/check"])
+def test_all_that_runs_without_a_gpu_is_installed_for_tests(script: str) -> None:
+    (extras,) = [line.split()[1].split(",") for line in lines(script) if "scripts/venv " in line]
+    assert {*extras} == {"serving", "training", "export", "cpu", "rtx", "bench", "dev"}
 
 
 def test_floors_that_close_known_holes_hold() -> None:
@@ -48,8 +83,9 @@ def test_floors_that_close_known_holes_hold() -> None:
 def test_every_extra_of_pyproject_has_its_file() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     extras = project["tool"]["setuptools"]["dynamic"]["optional-dependencies"]
-    for extra in extras.values():
-        assert all((ROOT / name).is_file() for name in extra["file"])
+    for name, extra in extras.items():
+        assert extra["file"] == [f"requirements/{name}.txt"]
+        assert lines(extra["file"][0])
 
 
 def test_tables_and_recipes_are_packed_with_the_code_that_reads_them() -> None:

@@ -37,7 +37,7 @@ class OpenVINOBackend:
 
         core = openvino.Core()
         if precision == "auto":
-            verified = "mean_dice" in model.spec.verification.get("openvino bf16", {})
+            verified = model.spec.verification.get("openvino bf16", {}).get("passed", False)
             precision = "bf16" if verified and _has_amx() else "fp32"
         config = {
             "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],

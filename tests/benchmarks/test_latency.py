@@ -1,44 +1,76 @@
-"""The latency benchmark keeps every sample and gives every candidate the same rounds."""
+"""The latency benchmark: every candidate and batch in one run, with its samples."""
 
 from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks.latency import measure
-from benchmarks.results import environment, summary
+from benchmarks.latency import main, timed
+from benchmarks.results import Run
+from neurobento.errors import ConfigError
 
 
-def test_every_round_calls_every_candidate_once_in_turn() -> None:
-    calls: list[str] = []
-    functions = {name: (lambda _, n=name: calls.append(n)) for name in ("a", "b", "c")}
-    seconds = measure(functions, np.zeros((1, 1, 2, 2, 2), np.float32), rounds=3)
-    warm_up, rounds = calls[:3], calls[3:]
-    assert warm_up == ["a", "b", "c"]
-    assert rounds == ["a", "b", "c"] * 3
-    assert {name: len(samples) for name, samples in seconds.items()} == {"a": 3, "b": 3, "c": 3}
+@pytest.fixture
+def arguments(
+    known_model: Path,
+    known_labels: Callable[[int], Any],
+    write_nifti: Callable[..., Path],
+    tmp_path: Path,
+    own_environment: None,
+) -> list[str]:
+    """A quick measurement of the known model."""
+    image = write_nifti(known_labels(0) / np.float32(116), np.eye(4), name="image.nii")
+    return [
+        *(str(image), "-o", str(tmp_path / "run.json"), "--rounds", "2", "--threads", "1"),
+        *("--models-folder", str(known_model.parent)),
+    ]
 
 
 def test_a_slow_candidate_is_measured_as_slow() -> None:
-    import time
-
-    functions = {"slow": lambda _: time.sleep(0.03), "quick": lambda _: None}
-    seconds = measure(functions, np.zeros((1, 1, 2, 2, 2), np.float32), rounds=2)
-    assert min(seconds["slow"]) >= 0.03
-    assert max(seconds["quick"]) < 0.03
+    images = np.zeros((1, 1, 2, 2, 2), np.float32)
+    assert timed(lambda _: time.sleep(0.03), images)["seconds"] >= 0.03
+    assert timed(lambda _: None, images)["seconds"] < 0.03
 
 
-def test_summary_agrees_with_numpy() -> None:
-    samples = np.random.default_rng(0).uniform(1, 2, 50)
-    found = summary(samples.tolist())
-    assert found["median"] == pytest.approx(np.median(samples), abs=1e-4)
-    assert found["p95"] == pytest.approx(np.quantile(samples, 0.95), abs=1e-4)
-    assert found["mean"] == pytest.approx(samples.mean(), abs=1e-4)
-    assert found["sd"] == pytest.approx(samples.std(ddof=1), abs=1e-4)
+@pytest.mark.usefixtures("idle_backends")
+def test_a_run_holds_every_candidate_and_batch(arguments: list[str], tmp_path: Path) -> None:
+    assert main([*arguments, "--batches", "1", "2"]) == 0
+    run = Run.read(tmp_path / "run.json")
+    assert list(run.entries) == [
+        *("compact pytorch fp32", "compact pytorch fp32 batch 2"),
+        *("compact openvino fp32", "compact openvino fp32 batch 2", "compact openvino bf16"),
+    ]
+    assert all(len(entry.samples["seconds"]) == 2 for entry in run.entries.values())
+    assert run.entries["compact openvino fp32 batch 2"].facts["batch"] == 2
+    assert set(run.left_out) == {"compact tensorrt fp16", "compact openvino bf16 batch 2"}
+    assert run.scenario["threads"] == 1
+    assert len(run.models["compact"]) == 64
 
 
-def test_the_environment_names_machine_and_versions() -> None:
-    found = environment()
-    assert found["cores"] >= 1
-    assert found["versions"]["numpy"] == np.__version__
-    assert len(found["load_at_start"]) == 3
+@pytest.mark.usefixtures("idle_backends")
+def test_a_run_is_never_measured_over_another(arguments: list[str]) -> None:
+    main(arguments)
+    with pytest.raises(ConfigError, match="--resume"):
+        main(arguments)
+    main([*arguments, "--resume", "--rounds", "3"])
+    run = Run.read(Path(arguments[2]))
+    assert len(run.entries["compact pytorch fp32"].samples["seconds"]) == 3
+
+
+@pytest.mark.usefixtures("idle_backends")
+@pytest.mark.parametrize("extra", [[], ["--end-to-end", "scan.nii.gz"]])
+def test_an_image_or_a_scan_is_measured_not_both(extra: list[str], arguments: list[str]) -> None:
+    with pytest.raises(ConfigError, match="Give one of them"):
+        main([*(arguments[:1] if extra else ()), *arguments[1:], *extra])
+
+
+def test_a_real_backend_takes_part(arguments: list[str], tmp_path: Path) -> None:
+    main([*arguments, "--backends", "openvino", "--precisions", "fp32"])
+    samples: Any = Run.read(tmp_path / "run.json").entries["compact openvino fp32"].samples
+    assert len(samples["seconds"]) == 2
+    assert min(samples["seconds"]) > 0

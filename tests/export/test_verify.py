@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,20 @@ import numpy as np
 import pytest
 
 from export import verify as verify_module
-from export.verify import REQUIRED_AGREEMENT, main, read_images, verify
-from neurobento.errors import BackendUnavailable, ConfigError, NotOnNetworkGrid, ParityFailure
+from export.verify import REQUIRED_AGREEMENT, main, read_images, read_labels, remember, verify
+from neurobento.backends import Way, list_ways
+from neurobento.dice import mean_dice
+from neurobento.errors import (
+    BackendUnavailable,
+    ConfigError,
+    EngineMismatch,
+    NotOnNetworkGrid,
+    ParityFailure,
+    SpecMismatch,
+)
+from neurobento.labels import aal116
 from neurobento.registry import Model, open_model
+from neurobento.spec import ModelSpec
 
 NETWORK = (91, 122, 123)
 
@@ -55,12 +68,16 @@ def model(known_model: Path) -> Model:
 
 @pytest.fixture
 def backend_answers(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Answering]]:
-    """Has each backend answer given labels, by precision."""
+    """Has each backend on a CPU answer given labels, by precision; a GPU has no engine."""
 
     def install(**labels: Any) -> list[Answering]:
         opened: list[Answering] = []
 
-        def open_fake(model: Model, name: str, *, precision: str) -> Answering:
+        def open_fake(model: Model, name: str, *, device: str, precision: str) -> Answering:
+            if device == "cuda":
+                raise EngineMismatch(
+                    subject="engine", expected=precision, found="no engine", remedy="Build it."
+                )
             if precision not in labels:
                 raise BackendUnavailable(
                     subject="precision", expected=precision, found="none", remedy="Another CPU."
@@ -89,8 +106,10 @@ def test_a_model_that_agrees_passes_with_full_marks(model: Model, images: Any) -
     assert results["grid"] == list(NETWORK)
     for name in ("openvino fp32", "onnxruntime fp32"):
         assert results[name] == {
+            "passed": True,
             "least_agreement": 1.0,
             "mean_dice": 1.0,
+            "worst_region": "background",
             "worst_region_dice": 1.0,
         }
 
@@ -120,6 +139,69 @@ def test_a_lower_precision_is_told_but_does_not_fail(
     backend_answers(fp32=truth, bf16=with_wrong_voxels(truth, 0.02))
     results = verify(Answering([]), model, images)
     assert results["openvino bf16"]["least_agreement"] == pytest.approx(0.98, abs=1e-5)
+    assert not results["openvino bf16"]["passed"]
+    assert results["openvino fp32"]["passed"]
+
+
+def test_the_worst_region_is_named(
+    model: Model, images: Any, truth: Any, backend_answers: Callable[..., Any]
+) -> None:
+    found = truth.copy()
+    found[2][(found[2] == 77) & (np.arange(NETWORK[2]) % 2 == 0)] = 0
+    backend_answers(fp32=found, bf16=truth)
+    result = verify(Answering([]), model, images)["openvino fp32"]
+    assert result["worst_region"] == aal116()[77].name
+    kept, whole = ((labels[2] == 77).sum() for labels in (found, truth))
+    assert result["worst_region_dice"] == pytest.approx(2 * kept / (kept + whole), abs=1e-6)
+
+
+def test_classes_that_no_scan_has_are_no_bad_regions(
+    model: Model, images: Any, truth: Any, backend_answers: Callable[..., Any]
+) -> None:
+    few = np.minimum(truth, 3)
+    backend_answers(fp32=few, bf16=few)
+    result = verify(Answering([]), model, (few[:, None] / np.float32(116)).astype(np.float32))
+    assert result["openvino fp32"]["mean_dice"] == 1
+
+
+def test_dice_against_labels_stands_beside_the_references(
+    model: Model, images: Any, truth: Any, backend_answers: Callable[..., Any]
+) -> None:
+    labels = with_wrong_voxels(truth, 0.1)
+    found = with_wrong_voxels(truth, 0.004)
+    backend_answers(fp32=found, bf16=labels)
+    results = verify(Answering([]), model, images, labels)
+    own, references = (
+        np.mean([mean_dice(a, b) for a, b in zip(x, labels, strict=True)]) for x in (found, truth)
+    )
+    assert own > references
+    assert results["reference_dice"] == pytest.approx(references, abs=1e-4)
+    assert results["openvino fp32"]["dice"] == pytest.approx(own, abs=1e-4)
+    assert results["openvino bf16"]["dice"] == 1
+
+
+def test_without_labels_no_dice_is_told(
+    model: Model, images: Any, truth: Any, backend_answers: Callable[..., Any]
+) -> None:
+    backend_answers(fp32=truth, bf16=truth)
+    results = verify(Answering([]), model, images)
+    assert "reference_dice" not in results
+    assert "dice" not in results["openvino fp32"]
+
+
+def test_every_way_but_pytorch_is_told_of(
+    model: Model, images: Any, truth: Any, backend_answers: Callable[..., Any]
+) -> None:
+    """It is the truth."""
+    backend_answers(fp32=truth)
+    results = verify(Answering([]), model, images)
+    ways = {str(way) for way in list_ways() if not way.backend.startswith("pytorch")}
+    told = {name for name, result in results.items() if isinstance(result, dict)}
+    assert told == ways
+    for way in list_ways():
+        if way.device == "cuda" and str(way) in ways:
+            assert list(results[str(way)]) == ["not_verified"]
+            assert "found no engine" in results[str(way)]["not_verified"]
 
 
 def test_a_precision_that_this_machine_lacks_is_listed_as_not_verified(
@@ -144,7 +226,8 @@ def test_every_backend_is_closed(
 ) -> None:
     opened = backend_answers(fp32=truth, bf16=truth)
     verify(Answering([]), model, images)
-    assert len(opened) == 3
+    on_cpu = [way for way in list_ways() if way.device == "cpu" and "pytorch" not in way.backend]
+    assert len(opened) == len(on_cpu) == 3
     assert all(backend.closed for backend in opened)
 
 
@@ -171,9 +254,91 @@ def test_a_scan_on_another_grid_is_refused(write_nifti: Callable[..., Path], pha
         read_images([path] * 3)
 
 
+def test_labels_are_read_from_beside_the_images(
+    write_nifti: Callable[..., Path], truth: Any
+) -> None:
+    paths = [write_nifti(truth[i] / 116, name=f"{i}_image.nii.gz") for i in range(3)]
+    for i in range(3):
+        assert read_labels(paths) is None
+        write_nifti(truth[i], name=f"{i}_labels.nii.gz")
+    found = read_labels(paths)
+    assert found is not None
+    assert found.dtype == np.uint8
+    assert np.array_equal(found, truth)
+
+
+def test_an_image_is_not_taken_for_its_own_labels(
+    write_nifti: Callable[..., Path], truth: Any
+) -> None:
+    assert read_labels([write_nifti(truth[0], name="scan.nii.gz")]) is None
+
+
+def test_what_another_machine_verified_is_remembered() -> None:
+    known = {"tensorrt fp16": {"passed": True, "dice": 0.8}, "scans": 3}
+    verified = {"tensorrt fp16": {"not_verified": "no GPU"}, "scans": 4}
+    assert remember(verified, known) == {"tensorrt fp16": known["tensorrt fp16"], "scans": 4}
+
+
+@pytest.mark.parametrize("passed", [True, False])
+def test_what_was_verified_here_replaces_what_was_known(passed: bool) -> None:
+    known = {"openvino fp32": {"passed": not passed}, "gone fp32": {"passed": True}}
+    verified = {"openvino fp32": {"passed": passed}}
+    assert remember(verified, known) == verified
+
+
+@pytest.mark.parametrize("known", [{"least_agreement": 1.0}, {"not_verified": "long ago"}, 7])
+def test_what_never_passed_nor_failed_is_not_remembered(known: Any) -> None:
+    verified = {"tensorrt fp16": {"not_verified": "no GPU"}}
+    assert remember(verified, {"tensorrt fp16": known}) == verified
+
+
+@pytest.fixture
+def copied(published: Any, tmp_path: Path) -> Path:
+    """The published model, to be written to."""
+    folder = tmp_path / "compact"
+    shutil.copytree(published.folder, folder)
+    return folder
+
+
+@pytest.fixture
+def one_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Verifies with what every machine has, and one thing that it has not."""
+    ways = [Way("openvino", "cpu", "fp32"), Way("tensorrt", "cuda", "fp16")]
+    monkeypatch.setattr(verify_module, "list_ways", lambda: ways)
+
+
 @pytest.mark.slow
-def test_the_command_prints_the_result(published: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    scans = [str(path) for path in published.scans]
-    weights = published.folder / "weights.pt"
-    assert main([str(weights), str(published.folder), "--scans", *scans]) == 0
-    assert json.loads(capsys.readouterr().out) == published.spec.verification
+@pytest.mark.usefixtures("one_way")
+def test_the_command_prints_the_result_and_writes_nothing(
+    published: Any, copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (copied / "spec.json").read_bytes()
+    assert main([str(copied), "--scans", *map(str, published.scans)]) == 0
+    printed = json.loads(capsys.readouterr().out)["compact"]
+    assert printed.items() <= published.spec.verification.items()
+    assert (copied / "spec.json").read_bytes() == before
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_way")
+def test_on_demand_the_command_writes_the_result_beside_what_is_known(
+    published: Any, copied: Path
+) -> None:
+    spec = ModelSpec.read(copied / "spec.json")
+    known = {"tensorrt fp16": {"passed": True, "dice": 0.8}, "openvino fp32": {"passed": False}}
+    dataclasses.replace(spec, verification=known).write(copied / "spec.json")
+    assert main([str(copied), "--scans", *map(str, published.scans), "--write"]) == 0
+    written = open_model(copied).spec
+    assert written.verification["tensorrt fp16"] == known["tensorrt fp16"]
+    assert written.verification["openvino fp32"] == spec.verification["openvino fp32"]
+    assert dataclasses.replace(written, verification={}) == dataclasses.replace(
+        spec, verification={}
+    )
+
+
+@pytest.mark.slow
+def test_the_command_takes_no_other_weights_than_the_specs(published: Any, copied: Path) -> None:
+    with (copied / "weights.pt").open("ab") as file:
+        file.write(b"\0")
+    with pytest.raises(SpecMismatch, match="SHA-256"):
+        main([str(copied), "--scans", *map(str, published.scans), "--write"])

@@ -3,40 +3,90 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import importlib.util
-from collections.abc import Callable, Iterator
+import logging
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from neurobento.backends import BACKENDS, Backend, open_backend
-from neurobento.errors import BackendUnavailable, ConfigError
+from neurobento import backends
+from neurobento.backends import AUTO, BACKENDS, Backend, BackendEntry, Way, list_ways, open_backend
+from neurobento.backends.cuda import Gpu
+from neurobento.errors import BackendUnavailable, ConfigError, EngineMismatch
 from neurobento.registry import Model, open_model
+from neurobento.spec import file_sha256
 
 NETWORK = (91, 122, 123)
-INSTALLED = [name for name, (package, *_) in BACKENDS.items() if importlib.util.find_spec(package)]
-CASES = [(name, precision) for name in INSTALLED for precision in BACKENDS[name][2]]
+INSTALLED = [
+    name for name, entry in BACKENDS.items() if "cpu" in entry.precisions and entry.is_installed()
+]
+ON_CPU = [way for way in list_ways() if way.device == "cpu" and way.backend in INSTALLED]
+GPU = Gpu("NVIDIA GeForce RTX 4090", "8.9")
 Draw = Callable[[int], Any]
 
 
+def case(way: Way) -> Any:
+    marks = [pytest.mark.slow] if way.backend == "pytorch-compiled" else []
+    return pytest.param(way, marks=marks, id=str(way).replace(" ", "-"))
+
+
+def known_network() -> Any:
+    """The known model's rule with its one weight, for PyTorch."""
+    import torch
+
+    class Known(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.classes = torch.nn.Parameter(torch.zeros(()))
+
+        def labels(self, image: Any) -> Any:
+            return torch.round(image[:, 0] * self.classes).to(torch.uint8)
+
+    return Known()
+
+
 @pytest.fixture(scope="module")
-def model(known_model: Path) -> Model:
-    return open_model(known_model)
+def model(known_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+    """The known model with weights beside it."""
+    import torch
+
+    folder = tmp_path_factory.mktemp("weighted") / "compact"
+    shutil.copytree(known_model, folder)
+    average = {"classes": torch.tensor(116.0)}
+    values = {"format": 1, "recipe": {"network": "known"}, "average": average}
+    torch.save(values, folder / "weights.pt")
+    spec = dataclasses.replace(
+        open_model(known_model).spec, weights_sha256=file_sha256(folder / "weights.pt")
+    )
+    spec.write(folder / "spec.json")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("neurobento.networks.weights.build", lambda _: known_network())
+        yield open_model(folder)
 
 
-@pytest.fixture(scope="module", params=CASES, ids="-".join)
+@pytest.fixture(scope="module", params=map(case, ON_CPU))
 def backend(request: pytest.FixtureRequest, model: Model) -> Iterator[Backend]:
-    name, precision = request.param
+    import torch
+
+    way: Way = request.param
+    threads = torch.get_num_threads()
     try:
-        opened = open_backend(model, name, precision=precision, threads=1)
+        opened = open_backend(
+            model, way.backend, device=way.device, precision=way.precision, threads=1
+        )
     except BackendUnavailable as error:
-        if precision == "fp32":
+        if way.precision == "fp32" and way.backend != "pytorch-compiled":
             raise
-        pytest.skip(f"not on this CPU: {error.message}")
+        pytest.skip(f"not on this machine: {error.message}")
     yield opened
     opened.close()
+    torch.set_num_threads(threads)
 
 
 def image_of(labels: Any) -> Any:
@@ -128,12 +178,13 @@ def test_images_need_not_be_contiguous(backend: Backend, known_labels: Draw) -> 
 
 
 def test_details_say_how_the_model_is_run(backend: Backend, request: Any) -> None:
-    name, precision = request.node.callspec.params["backend"]
+    name, device, precision = request.node.callspec.params["backend"]
     assert backend.name == name
+    assert (device, backend.details["device"]) == ("cpu", "CPU")
     assert {"library", "device", "precision", "threads"} <= backend.details.keys()
     assert backend.details["precision"] == precision
     assert backend.details["threads"] == "1"
-    assert backend.details["library"].startswith(f"{BACKENDS[name][0]} ")
+    assert backend.details["library"].startswith(f"{BACKENDS[name].package} ")
 
 
 def test_the_spec_is_the_models(backend: Backend, model: Model) -> None:
@@ -144,10 +195,11 @@ def test_the_spec_is_the_models(backend: Backend, model: Model) -> None:
 @pytest.mark.parametrize(
     ("amx", "verification", "expected"),
     [
-        (False, {"openvino bf16": {"mean_dice": 0.99}}, "fp32"),
+        (False, {"openvino bf16": {"passed": True}}, "fp32"),
         (True, {}, "fp32"),
         (True, {"openvino bf16": {"not_verified": "no such CPU"}}, "fp32"),
-        (True, {"openvino bf16": {"mean_dice": 0.99}}, "bf16"),
+        (True, {"openvino bf16": {"passed": False}}, "fp32"),
+        (True, {"openvino bf16": {"passed": True}}, "bf16"),
     ],
 )
 def test_openvino_computes_in_bf16_by_itself_only_where_the_model_was_verified_in_it(
@@ -177,36 +229,286 @@ def test_an_unknown_backend_is_refused_and_the_known_ones_named(model: Model) ->
 @pytest.mark.parametrize("name", INSTALLED)
 def test_an_unknown_precision_is_refused_and_the_known_ones_named(model: Model, name: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        open_backend(model, name, precision="fp7")
-    assert all(precision in caught.value.expected for precision in BACKENDS[name][2])
+        open_backend(model, name, device="cpu", precision="fp7")
+    assert all(precision in caught.value.expected for precision in BACKENDS[name].precisions["cpu"])
+    assert "fp7" in caught.value.found
 
 
-def test_a_precision_of_another_backend_is_refused(model: Model) -> None:
-    with pytest.raises(ConfigError):
-        open_backend(model, "onnxruntime", precision="bf16")
+@pytest.mark.parametrize(
+    ("name", "device", "precision"),
+    [
+        ("onnxruntime", "cpu", "bf16"),
+        ("onnxruntime", "cuda", "fp16"),
+        ("openvino", "cpu", "fp16"),
+        ("pytorch", "cpu", "fp16"),
+    ],
+)
+def test_a_precision_of_another_backend_or_device_is_refused(
+    model: Model, name: str, device: str, precision: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"for {name} on {device}"):
+        open_backend(model, name, device=device, precision=precision)
+
+
+def test_an_unknown_device_is_refused_and_the_known_ones_named(model: Model) -> None:
+    with pytest.raises(ConfigError, match="auto or one of cpu, cuda; found 'tpu'"):
+        open_backend(model, device="tpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "served"),
+    [
+        ("openvino", "cuda", "cpu"),
+        ("tensorrt", "cpu", "cuda"),
+        ("tensorrt-rtx", "cpu", "cuda"),
+        ("onnxruntime-tensorrt", "cpu", "cuda"),
+    ],
+)
+def test_a_device_that_a_backend_does_not_serve_is_refused(
+    model: Model, fakes: Fakes, name: str, device: str, served: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"auto or one of {served} for the backend {name}"):
+        open_backend(model, name, device=device)
+    assert fakes.tried == []
 
 
 @pytest.mark.parametrize("name", BACKENDS)
 def test_what_is_not_installed_is_an_error_that_says_how_to_install_it(
     model: Model, hide: Callable[..., None], name: str
 ) -> None:
-    hide(BACKENDS[name][0])
+    entry = BACKENDS[name]
+    hide(entry.package)
     with pytest.raises(BackendUnavailable, match="pip install") as caught:
         open_backend(model, name)
-    assert BACKENDS[name][0] in caught.value.expected
+    assert entry.package in caught.value.expected
+    assert (f"neurobento[{entry.extra}]" if entry.extra else entry.package) in caught.value.remedy
 
 
-@pytest.mark.parametrize("name", INSTALLED)
+@pytest.mark.parametrize("name", [n for n, d in AUTO if d == "cpu" and n in INSTALLED])
 def test_auto_takes_the_one_that_is_installed(
     model: Model, hide: Callable[..., None], name: str
 ) -> None:
-    hide(*(package for other, (package, *_) in BACKENDS.items() if other != name))
-    opened = open_backend(model, "auto", threads=1)
+    package = BACKENDS[name].package
+    hide("cuda", *({entry.package for entry in BACKENDS.values()} - {package}))
+    opened = open_backend(model, "auto")
     assert opened.name == name
     opened.close()
 
 
 def test_auto_with_nothing_installed_is_an_error(model: Model, hide: Callable[..., None]) -> None:
-    hide(*(package for package, *_ in BACKENDS.values()))
-    with pytest.raises(BackendUnavailable, match="pip install"):
+    hide("cuda", *(entry.package for entry in BACKENDS.values()))
+    with pytest.raises(BackendUnavailable, match="pip install openvino"):
         open_backend(model)
+
+
+class Fakes:
+    """Stand-ins for all backends, installed and able unless said otherwise.
+
+    Attributes
+    ----------
+    tried
+        Backend, device, precision and threads, as they were asked for.
+    unable
+        (backend, device) -> the error it ends with.
+    """
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self._patch = patch
+        self.tried: list[tuple[str, str, str, int]] = []
+        self.unable: dict[tuple[str, str], Exception] = {}
+        self._entries = {
+            name: BackendEntry("numpy", entry.extra, self._opener(name), entry.precisions)
+            for name, entry in BACKENDS.items()
+        }
+        patch.setattr(backends, "BACKENDS", self._entries)
+        self.have_gpu(None)
+
+    def _opener(self, name: str) -> Callable[..., Any]:
+        def open_it(model: Model, device: str, precision: str, threads: int) -> Any:
+            self.tried.append((name, device, precision, threads))
+            if (name, device) in self.unable:
+                raise self.unable[name, device]
+            return SimpleNamespace(name=name, device=device, precision=precision)
+
+        return open_it
+
+    def have_gpu(self, gpu: Gpu | None) -> None:
+        def require() -> Gpu:
+            if gpu is None:
+                raise error(BackendUnavailable, "no GPU")
+            return gpu
+
+        self._patch.setattr(backends, "find_gpu", lambda: gpu)
+        self._patch.setattr(backends, "require_gpu", require)
+
+    def leave_out(self, *names: str) -> None:
+        for name in names:
+            entry = dataclasses.replace(self._entries[name], package="no_such_package")
+            self._entries[name] = entry
+
+
+def error(kind: type[Any], found: str) -> Any:
+    return kind(subject="test", expected="another", found=found, remedy="None.")
+
+
+NO_ENGINE = error(EngineMismatch, "no engine")
+NO_PROVIDER = error(BackendUnavailable, "no provider")
+GPU_ORDER = [("tensorrt", "cuda"), ("tensorrt-rtx", "cuda"), ("onnxruntime", "cuda")]
+
+
+@pytest.fixture
+def fakes(monkeypatch: pytest.MonkeyPatch) -> Fakes:
+    return Fakes(monkeypatch)
+
+
+@pytest.mark.parametrize("unable", range(4))
+def test_auto_takes_the_first_on_the_gpu_that_can_run_the_model(
+    model: Model, fakes: Fakes, unable: int
+) -> None:
+    """And a CPU where none can."""
+    fakes.have_gpu(GPU)
+    fakes.unable = dict.fromkeys(GPU_ORDER[:unable], NO_ENGINE)
+    opened: Any = open_backend(model)
+    expected = [*GPU_ORDER, ("openvino", "cpu")]
+    assert (opened.name, opened.device) == expected[unable]
+    assert [(name, device) for name, device, *_ in fakes.tried] == expected[: unable + 1]
+
+
+def test_auto_passes_over_what_is_not_installed(model: Model, fakes: Fakes) -> None:
+    fakes.have_gpu(GPU)
+    fakes.leave_out("tensorrt", "tensorrt-rtx")
+    assert open_backend(model).name == "onnxruntime"
+    assert len(fakes.tried) == 1
+
+
+def test_auto_says_in_the_log_what_it_left_out(
+    model: Model, fakes: Fakes, caplog: pytest.LogCaptureFixture
+) -> None:
+    fakes.have_gpu(GPU)
+    fakes.unable = {("tensorrt", "cuda"): NO_ENGINE}
+    with caplog.at_level(logging.INFO):
+        open_backend(model)
+    assert "tensorrt left out: expected another; found no engine" in caplog.text
+
+
+def test_auto_asks_nothing_of_a_gpu_where_there_is_none(model: Model, fakes: Fakes) -> None:
+    opened: Any = open_backend(model, threads=3)
+    assert (opened.name, opened.device) == ("openvino", "cpu")
+    assert fakes.tried == [("openvino", "cpu", "auto", 3)]
+
+
+def test_auto_on_a_cpu_that_was_asked_for_leaves_the_gpu_alone(model: Model, fakes: Fakes) -> None:
+    fakes.have_gpu(GPU)
+    open_backend(model, device="cpu")
+    assert fakes.tried == [("openvino", "cpu", "auto", 0)]
+
+
+def test_auto_does_not_hide_that_an_installed_cpu_backend_fails(model: Model, fakes: Fakes) -> None:
+    fakes.unable = {("openvino", "cpu"): NO_PROVIDER}
+    with pytest.raises(BackendUnavailable, match="no provider"):
+        open_backend(model)
+    assert len(fakes.tried) == 1
+
+
+def test_a_gpu_that_was_asked_for_and_is_not_there_is_an_error(model: Model, fakes: Fakes) -> None:
+    with pytest.raises(BackendUnavailable, match="no GPU"):
+        open_backend(model, device="cuda")
+    assert fakes.tried == []
+
+
+def test_no_cpu_stands_in_for_a_gpu_that_was_asked_for(model: Model, fakes: Fakes) -> None:
+    fakes.have_gpu(GPU)
+    fakes.unable = {**dict.fromkeys(GPU_ORDER, NO_PROVIDER), GPU_ORDER[0]: NO_ENGINE}
+    with pytest.raises(EngineMismatch, match="no engine"):
+        open_backend(model, device="cuda")
+    assert [(name, device) for name, device, *_ in fakes.tried] == GPU_ORDER
+
+
+def test_with_nothing_installed_for_the_gpu_the_error_names_what_there_is(
+    model: Model, fakes: Fakes
+) -> None:
+    fakes.have_gpu(GPU)
+    fakes.leave_out("tensorrt", "tensorrt-rtx", "onnxruntime")
+    with pytest.raises(BackendUnavailable, match=r"one of the packages .*found none of them"):
+        open_backend(model, device="cuda")
+
+
+@pytest.mark.parametrize(
+    ("gpu", "precision", "expected"),
+    [
+        (GPU, "fp16", ("tensorrt", "cuda")),
+        (None, "bf16", ("openvino", "cpu")),
+        (None, "fp32", ("openvino", "cpu")),
+    ],
+)
+def test_auto_takes_only_what_has_the_precision(
+    model: Model, fakes: Fakes, gpu: Gpu | None, precision: str, expected: tuple[str, str]
+) -> None:
+    fakes.have_gpu(gpu)
+    opened: Any = open_backend(model, precision=precision)
+    assert (opened.name, opened.device, opened.precision) == (*expected, precision)
+
+
+def test_auto_never_changes_the_precision(model: Model, fakes: Fakes) -> None:
+    fakes.have_gpu(GPU)
+    fakes.unable = dict.fromkeys(GPU_ORDER, NO_ENGINE)
+    with pytest.raises(EngineMismatch):
+        open_backend(model, precision="fp16")
+    assert [name for name, *_ in fakes.tried] == ["tensorrt", "tensorrt-rtx"]
+
+
+def test_auto_without_a_backend_of_the_precision_is_refused(model: Model, fakes: Fakes) -> None:
+    with pytest.raises(ConfigError, match="'fp16'"):
+        open_backend(model, precision="fp16")
+    assert fakes.tried == []
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_nothing_stands_in_for_what_was_asked_for_by_name(
+    model: Model, fakes: Fakes, name: str
+) -> None:
+    fakes.have_gpu(GPU)
+    fakes.unable = dict.fromkeys([(name, "cpu"), (name, "cuda")], NO_ENGINE)
+    with pytest.raises(EngineMismatch, match="no engine"):
+        open_backend(model, name)
+    assert [tried for tried, *_ in fakes.tried] == [name]
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("gpu", [GPU, None], ids=["gpu", "no-gpu"])
+def test_a_backend_takes_the_gpu_if_it_can_and_there_is_one(
+    model: Model, fakes: Fakes, name: str, gpu: Gpu | None
+) -> None:
+    """Or if it has no other device: it will say what is missing."""
+    fakes.have_gpu(gpu)
+    open_backend(model, name)
+    served: Mapping[str, Any] = BACKENDS[name].precisions
+    takes_gpu = "cpu" not in served or (gpu is not None and "cuda" in served)
+    assert fakes.tried == [(name, "cuda" if takes_gpu else "cpu", "auto", 0)]
+
+
+def test_every_way_is_listed_once_and_has_a_name_of_its_own() -> None:
+    ways = list_ways()
+    assert len({str(way) for way in ways}) == len(set(ways)) == len(ways)
+    assert {way.backend for way in ways} == set(BACKENDS)
+    for way in ways:
+        assert way.precision in BACKENDS[way.backend].precisions[way.device]
+
+
+@pytest.mark.parametrize(
+    ("way", "name"),
+    [
+        (Way("openvino", "cpu", "bf16"), "openvino bf16"),
+        (Way("onnxruntime", "cpu", "fp32"), "onnxruntime fp32"),
+        (Way("onnxruntime", "cuda", "fp32"), "onnxruntime fp32 cuda"),
+        (Way("tensorrt", "cuda", "fp16"), "tensorrt fp16"),
+    ],
+)
+def test_a_way_is_named_by_its_device_where_there_is_a_choice(way: Way, name: str) -> None:
+    assert str(way) == name
+
+
+def test_every_extra_that_an_error_names_is_one_of_the_projects() -> None:
+    requirements = Path(__file__).parents[3] / "requirements"
+    for entry in BACKENDS.values():
+        assert not entry.extra or (requirements / f"{entry.extra}.txt").is_file()

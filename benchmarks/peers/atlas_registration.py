@@ -1,0 +1,90 @@
+"""Parcellation without a network: the atlas registered to the scan, report A's slow way.
+
+The same preprocessing before and the same way back after; only the network's
+place is taken by ANTs' SyN registration, which is what labels are made with.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neurobento.errors import ConfigError
+from neurobento.parcellation import Parcellation, prepare, restore_and_measure
+from neurobento.preprocessing import Level
+from neurobento.preprocessing.ants_image import to_ants
+from neurobento.scan import Scan, read_scan
+
+__all__ = ["find_atlas", "parcellate_by_registration", "register"]
+
+DEBIAN_ATLAS = Path("/usr/share/mricron/templates")
+"""Where Debian's package mricron-data puts AAL on Colin27."""
+
+BRAIN_FILE, LABEL_FILE = "ch2bet.nii.gz", "aal.nii.gz"
+
+SEED = 0
+"""ANTs samples voxels at random for the affine stage."""
+
+Atlas = tuple[Scan, Scan]
+"""The brain without skull and its labels, on one grid."""
+
+
+def find_atlas(folder: Path | None = None) -> Atlas:
+    """The atlas in `folder`, or where Debian's mricron-data puts it.
+
+    Raises
+    ------
+    ConfigError
+        A file is missing.
+    """
+    folder = folder or DEBIAN_ATLAS
+    for name in (BRAIN_FILE, LABEL_FILE):
+        if not (folder / name).is_file():
+            raise ConfigError(
+                subject=str(folder),
+                expected=f"the atlas files {BRAIN_FILE} and {LABEL_FILE}",
+                found=f"no {name}",
+                remedy="Install them (`apt install mricron-data`) or give --atlas FOLDER.",
+            )
+    return read_scan(folder / BRAIN_FILE), read_scan(folder / LABEL_FILE)
+
+
+def parcellate_by_registration(scan: Scan, level: Level, atlas: Atlas) -> Parcellation:
+    """The parcellation of a scan; its seconds have `register` in the place of `infer`."""
+    prepared = prepare(scan, level)
+    start = time.perf_counter()
+    labels = register(prepared.image, prepared.grid.network_voxel_to_ras, atlas)
+    seconds = {"register": time.perf_counter() - start}
+    return restore_and_measure(prepared, labels, seconds)
+
+
+def register(
+    image: NDArray[np.float32], voxel_to_ras: NDArray[np.float64], atlas: Atlas
+) -> NDArray[np.uint8]:
+    """The atlas's labels on an image, uint8 of its shape.
+
+    Parameters
+    ----------
+    image
+        The network's image.
+    voxel_to_ras
+        (4, 4), its voxel index -> world RAS in mm.
+    atlas
+        What is moved.
+    """
+    import ants
+
+    brain, labels = (to_ants(part.array, part.voxel_to_ras) for part in atlas)
+    fixed = to_ants(image, voxel_to_ras)
+    with tempfile.TemporaryDirectory(prefix="neurobento-syn-") as folder:
+        found = ants.registration(
+            fixed, brain, type_of_transform="SyN", random_seed=SEED, outprefix=f"{folder}/"
+        )
+        moved = ants.apply_transforms(
+            fixed, labels, found["fwdtransforms"], interpolator="genericLabel"
+        )
+    return np.asarray(np.rint(moved.numpy()), np.uint8)

@@ -1,0 +1,220 @@
+"""A model becomes a TensorRT engine, in the cache where its backend looks for it.
+
+    python -m export.to_tensorrt models/unet --flavour tensorrt-rtx --sm 8.9 12.0 --precision fp16
+
+`tensorrt` builds on the GPU it builds for. `tensorrt-rtx` builds for any compute
+capability that is named, on a machine without a GPU too. Beside each engine lies
+a sidecar that says what it was built from, by what and for what
+(`neurobento.backends.engine`); an engine that is there already is left as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from export.graph import compute_in_half, keep_uint8_for_the_end
+from neurobento.backends.cuda import find_gpu, require_gpu
+from neurobento.backends.engine import (
+    FLAVOURS,
+    PRECISIONS,
+    PROFILE,
+    EngineFacts,
+    engines_folder,
+    find_engine,
+    gpu_target,
+    private_folder,
+    read_engine,
+    write_engine,
+)
+from neurobento.backends.tensorrt import load_flavour
+from neurobento.command import run
+from neurobento.errors import ConfigError, EngineMismatch
+from neurobento.registry import Model, open_model
+from neurobento.scan import write_whole
+
+__all__ = ["build_engine", "main"]
+
+TIMING_CACHE = "timing.cache"
+
+logger = logging.getLogger(__name__)
+
+
+def build_engine(
+    model: Model,
+    flavour: str,
+    precision: str = "fp32",
+    capabilities: Sequence[str] = (),
+    root: Path | None = None,
+) -> Path:
+    """Build an engine, or find the one that is there; returns its folder.
+
+    Parameters
+    ----------
+    model
+        What to build from.
+    flavour
+        "tensorrt" or "tensorrt-rtx".
+    precision
+        "fp32", "fp16" or "bf16" of the convolutions; norms stay in fp32.
+    capabilities
+        Compute capabilities such as "8.9", for "tensorrt-rtx" alone; none
+        stands for those of this machine's GPU.
+    root
+        Folder of engines.
+
+    Raises
+    ------
+    BackendUnavailable
+        The library is not installed, or there is no GPU and one is needed.
+    ConfigError
+        The library cannot build for a capability.
+    EngineMismatch
+        The library refuses the model.
+    """
+    library = load_flavour(flavour)
+    facts = EngineFacts(
+        flavour=flavour,
+        library=library.__version__,
+        targets=_targets(flavour, capabilities),
+        precision=precision,
+        profile=PROFILE,
+        onnx_sha256=model.spec.onnx_sha256,
+    )
+    try:
+        folder = find_engine(model, facts, root)
+        read_engine(folder)
+    except EngineMismatch:
+        engine = _build(library, model, facts, root or engines_folder())
+        folder = write_engine(model, facts, engine, root)
+    return folder
+
+
+def _targets(flavour: str, capabilities: Sequence[str]) -> tuple[str, ...]:
+    if flavour == "tensorrt-rtx" and capabilities:
+        return tuple(sorted({f"sm_{c.replace('.', '')}" for c in capabilities}))
+    if capabilities:
+        raise ConfigError(
+            subject="--sm",
+            expected="no compute capability: tensorrt builds for the GPU it runs on",
+            found=", ".join(capabilities),
+            remedy="Leave --sm out, or choose --flavour tensorrt-rtx.",
+        )
+    return (gpu_target(flavour, require_gpu()),)
+
+
+def _build(library: Any, model: Model, facts: EngineFacts, root: Path) -> bytes:
+    trt_log = library.Logger(library.Logger.ERROR)
+    builder = library.Builder(trt_log)
+    # types as the graph has them; the flag's name goes once nothing else is left
+    typed = getattr(library.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    network = builder.create_network(0 if typed is None else 1 << int(typed))
+    parser = library.OnnxParser(network, trt_log)
+    if not parser.parse(_graph(model, facts.precision)):
+        errors = [parser.get_error(i) for i in range(parser.num_errors)]
+        reasons = [f"{error.node_operator()}: {error.desc()}" for error in errors]
+        raise _refused(model, facts, "; ".join(reasons))
+    config = builder.create_builder_config()
+    config.clear_flag(library.BuilderFlag.TF32)
+    profile = builder.create_optimization_profile()
+    shape = model.spec.input_shape
+    profile.set_shape("image", *((batch, *shape) for batch in PROFILE))
+    config.add_optimization_profile(profile)
+    if facts.flavour == "tensorrt-rtx":
+        _aim(library, config, facts)
+        engine = builder.build_serialized_network(network, config)
+    else:
+        with _TimingCache(config, root / facts.flavour / TIMING_CACHE):
+            engine = builder.build_serialized_network(network, config)
+    if engine is None:
+        raise _refused(model, facts, "the builder gave no engine")
+    return bytes(engine)
+
+
+def _graph(model: Model, precision: str) -> bytes:
+    graph = onnx.load(model.onnx)
+    if precision != "fp32":
+        compute_in_half(graph, precision)  # type: ignore[arg-type]
+    keep_uint8_for_the_end(graph)
+    return bytes(graph.SerializeToString())
+
+
+def _aim(library: Any, config: Any, facts: EngineFacts) -> None:
+    """Have the engine built for the compute capabilities its facts name."""
+    known = {name.lower().replace("sm", "sm_"): value for name, value in _capabilities(library)}
+    config.num_compute_capabilities = len(facts.targets)
+    for i, target in enumerate(facts.targets):
+        if target not in known:
+            raise ConfigError(
+                subject="--sm",
+                expected=f"one of {', '.join(sorted(known))} for this library",
+                found=target,
+                remedy="Name another compute capability, or choose --flavour tensorrt.",
+            )
+        config.set_compute_capability(known[target], i)
+
+
+def _capabilities(library: Any) -> list[tuple[str, Any]]:
+    return [
+        (name, value)
+        for name, value in library.ComputeCapability.__members__.items()
+        if name.startswith("SM")
+    ]
+
+
+class _TimingCache:
+    """Timings of earlier builds, so that the next one on this GPU takes a part of the time."""
+
+    def __init__(self, config: Any, path: Path) -> None:
+        self._config, self._path = config, path
+
+    def __enter__(self) -> None:
+        known = self._path.read_bytes() if self._path.is_file() else b""
+        self._config.set_timing_cache(self._config.create_timing_cache(known), False)
+
+    def __exit__(self, *_: object) -> None:
+        private_folder(self._path.parent)
+        write_whole(self._path, bytes(self._config.get_timing_cache().serialize()))
+
+
+def _refused(model: Model, facts: EngineFacts, reasons: str) -> EngineMismatch:
+    return EngineMismatch(
+        subject=f"{model.spec.name} on {facts.flavour}",
+        expected=f"a graph that {facts.flavour} {facts.library} builds in {facts.precision}",
+        found=reasons,
+        remedy="Try --precision fp32 or fp16; nothing was written.",
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    parser = argparse.ArgumentParser(prog="python -m export.to_tensorrt")
+    parser.add_argument("models", type=Path, nargs="+", help="models/NAME ...")
+    parser.add_argument("--flavour", choices=list(FLAVOURS), default=_default_flavour())
+    parser.add_argument("--precision", choices=PRECISIONS, nargs="+", default=["fp32"])
+    parser.add_argument(
+        "--sm", nargs="+", default=[], metavar="8.9", help="compute capabilities (tensorrt-rtx)"
+    )
+    parser.add_argument("--engines", type=Path, help="folder of engines")
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for folder in args.models:
+        model = open_model(folder)
+        for precision in args.precision:
+            engine = build_engine(model, args.flavour, precision, args.sm, args.engines)
+            logger.info("%s %s: %s", model.spec.name, precision, engine)
+    return 0
+
+
+def _default_flavour() -> str:
+    """TensorRT where there is a GPU to build for."""
+    return "tensorrt" if find_gpu() else "tensorrt-rtx"
+
+
+if __name__ == "__main__":
+    raise SystemExit(run(main, "export.to_tensorrt"))

@@ -1,0 +1,144 @@
+"""PyTorch: the reference that all other backends are compared with."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from neurobento.backends.base import Images, Labels, check_images
+from neurobento.errors import BackendUnavailable, SpecMismatch
+from neurobento.registry import WEIGHTS_FILE, Model
+from neurobento.spec import file_sha256
+
+__all__ = ["PyTorchBackend", "open_weights"]
+
+
+class PyTorchBackend:
+    """A model's network as it was trained.
+
+    Parameters
+    ----------
+    model
+        What to run; its weights.pt must lie beside the ONNX file.
+    device
+        "cpu" or "cuda".
+    precision
+        "auto" is fp32; "fp16" and "bf16" are autocast, as in training.
+    threads
+        CPU threads, of the whole process; 0 leaves them.
+    compiled
+        Through `torch.compile` instead of eager.
+
+    Raises
+    ------
+    BackendUnavailable
+        There are no weights, no GPU, or no compiler.
+    SpecMismatch
+        The weights are not those the spec names.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        device: str = "cpu",
+        precision: str = "auto",
+        threads: int = 0,
+        *,
+        compiled: bool = False,
+    ) -> None:
+        import torch
+
+        from neurobento.networks.weights import load_network
+
+        if device == "cuda":
+            _require_cuda(torch)
+        weights = open_weights(model)
+        if threads:
+            torch.set_num_threads(threads)
+        self.name = "pytorch-compiled" if compiled else "pytorch"
+        self.spec = model.spec
+        self._device = device
+        self._precision = "fp32" if precision == "auto" else precision
+        network: Any = load_network(weights).to(device)
+        self._labels = _compiled(torch, network) if compiled else network.labels
+        self.details = {
+            "library": f"torch {torch.__version__}",
+            "device": torch.cuda.get_device_name() if device == "cuda" else "CPU",
+            "precision": self._precision,
+            "threads": str(torch.get_num_threads()),
+        }
+
+    def infer(self, images: Images) -> Labels:
+        """Labels of a batch; see `Backend.infer`."""
+        import torch
+
+        types = {"fp16": torch.float16, "bf16": torch.bfloat16}
+        half = types.get(self._precision)
+        # a copy: torch will not take an array that is read-only
+        batch = torch.from_numpy(np.array(check_images(images)))
+        with (
+            torch.inference_mode(),
+            torch.autocast(self._device, dtype=half, enabled=half is not None),
+        ):
+            parts = [batch] if self._device == "cuda" else torch.split(batch, 1)
+            found = [self._labels(part.to(self._device)).cpu().numpy() for part in parts]
+        return np.concatenate(found)
+
+    def close(self) -> None:
+        """Let go of the network."""
+        del self._labels
+
+
+def open_weights(model: Model) -> Path:
+    """The weights beside a model's ONNX file, their hash checked.
+
+    Raises
+    ------
+    BackendUnavailable
+        There are none.
+    SpecMismatch
+        They are not those the spec names.
+    """
+    path = model.folder / WEIGHTS_FILE
+    if not path.is_file():
+        raise BackendUnavailable(
+            subject="backend",
+            expected=f"{WEIGHTS_FILE} beside the ONNX file of {model.spec.name}",
+            found="no such file",
+            remedy="Choose another backend; this one is the reference of a clone.",
+        )
+    found = file_sha256(path)
+    if found != model.spec.weights_sha256:
+        raise SpecMismatch(
+            subject=str(path),
+            expected=f"SHA-256 {model.spec.weights_sha256}, as spec.json says",
+            found=found,
+            remedy="Take all files of a model from one release, or export again.",
+        )
+    return path
+
+
+def _require_cuda(torch: Any) -> None:
+    if not torch.cuda.is_available():
+        raise BackendUnavailable(
+            subject="device",
+            expected="a GPU and a PyTorch built with CUDA",
+            found=f"torch {torch.__version__} that sees none",
+            remedy="Choose --device cpu.",
+        )
+    # fp32 is that, not TF32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def _compiled(torch: Any, network: Any) -> Any:
+    if shutil.which("g++") is None and shutil.which("c++") is None:
+        raise BackendUnavailable(
+            subject="backend",
+            expected="a C++ compiler for torch.compile",
+            found="neither g++ nor c++",
+            remedy="Install one (`apt install g++`), or choose the backend pytorch.",
+        )
+    return torch.compile(network.labels, dynamic=False)

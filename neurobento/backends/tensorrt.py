@@ -1,0 +1,169 @@
+"""TensorRT and TensorRT-RTX: engines built for one kind of GPU."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import numpy as np
+
+from neurobento.backends.base import Images, Labels, check_images
+from neurobento.backends.cuda import Buffer, Graph, Stream, require_gpu
+from neurobento.backends.engine import (
+    FLAVOURS,
+    PROFILE,
+    EngineFacts,
+    find_engine,
+    gpu_target,
+    read_engine,
+)
+from neurobento.errors import BackendUnavailable, EngineMismatch
+from neurobento.geometry import NETWORK_SHAPE
+from neurobento.registry import Model
+
+__all__ = ["TensorRTBackend", "load_flavour", "wanted_engine"]
+
+VOXELS = int(np.prod(NETWORK_SHAPE))
+
+
+def load_flavour(flavour: str) -> Any:
+    """The flavour's module; both have the same interface.
+
+    Raises
+    ------
+    BackendUnavailable
+        It is not there.
+    """
+    try:
+        return importlib.import_module(FLAVOURS[flavour])
+    except (ImportError, OSError):
+        extra = "rtx" if flavour == "tensorrt-rtx" else "gpu"
+        raise BackendUnavailable(
+            subject=flavour,
+            expected=f"the package {flavour}",
+            found="it is not installed, or its libraries cannot be loaded",
+            remedy=f"Install it: `pip install 'neurobento[{extra}]'`.",
+        ) from None
+
+
+def wanted_engine(model: Model, flavour: str, precision: str) -> EngineFacts:
+    """What an engine must be to run a model on this machine's GPU.
+
+    Raises
+    ------
+    BackendUnavailable
+        There is no such library or no GPU.
+    """
+    return EngineFacts(
+        flavour=flavour,
+        library=load_flavour(flavour).__version__,
+        targets=(gpu_target(flavour, require_gpu()),),
+        precision=precision,
+        profile=PROFILE,
+        onnx_sha256=model.spec.onnx_sha256,
+    )
+
+
+class TensorRTBackend:
+    """One engine with its buffers on the GPU; only images go up and labels come down.
+
+    Parameters
+    ----------
+    model
+        What to run; `export.to_tensorrt` builds its engine.
+    flavour
+        A key of `FLAVOURS`.
+    precision
+        "auto" takes the quickest that the model was verified in, else fp32.
+    cuda_graph
+        Whether work is recorded when a size of batch comes again, and replayed from then on.
+
+    Raises
+    ------
+    BackendUnavailable
+        There is no such library or no GPU.
+    EngineMismatch
+        No engine was built for this model, library and GPU.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        flavour: str,
+        precision: str = "auto",
+        *,
+        cuda_graph: bool = True,
+    ) -> None:
+        if precision == "auto":
+            precision = _verified_precision(model, flavour)
+        wanted = wanted_engine(model, flavour, precision)
+        engine = read_engine(find_engine(model, wanted))
+        module = load_flavour(flavour)
+        self.name = flavour
+        self.spec = model.spec
+        self._runtime = module.Runtime(module.Logger(module.Logger.ERROR))
+        self._engine = self._runtime.deserialize_cuda_engine(engine)
+        if self._engine is None:
+            raise EngineMismatch(
+                subject=f"{model.spec.name} on {flavour}",
+                expected=f"an engine that {flavour} {module.__version__} can load",
+                found="one that it refuses",
+                remedy="Remove it and build it again with `python -m export.to_tensorrt`.",
+            )
+        self._context = self._engine.create_execution_context()
+        self._stream = Stream()
+        self._image, self._labels = Buffer(PROFILE[2] * VOXELS * 4), Buffer(PROFILE[2] * VOXELS)
+        self._context.set_tensor_address("image", self._image.address)
+        self._context.set_tensor_address("labels", self._labels.address)
+        self._cuda_graph = cuda_graph
+        self._graph: Graph | None = None
+        self._batch = 0
+        self.details = {
+            "library": f"{flavour} {module.__version__}",
+            "device": require_gpu().name,
+            "precision": precision,
+            "threads": "1",
+        }
+
+    def infer(self, images: Images) -> Labels:
+        """Labels of a batch; see `Backend.infer`."""
+        images = check_images(images)
+        labels = np.empty((len(images), *self.spec.output_shape), dtype=np.uint8)
+        for start in range(0, len(images), PROFILE[2]):
+            part = slice(start, start + PROFILE[2])
+            self._stream.upload(images[part], self._image)
+            self._execute(len(images[part]))
+            self._stream.download(self._labels, labels[part])
+        self._stream.wait()
+        return labels
+
+    def _execute(self, batch: int) -> None:
+        if batch != self._batch:
+            self._batch, self._graph = 0, None
+            self._context.set_input_shape("image", (batch, *self.spec.input_shape))
+            # the first call with a shape prepares what a recording must not hold
+            self._enqueue()
+            self._batch = batch
+            return
+        if self._cuda_graph and self._graph is None:
+            self._graph = self._stream.record(self._enqueue)
+        if self._graph is None:
+            self._enqueue()
+        else:
+            self._stream.launch(self._graph)
+
+    def _enqueue(self) -> None:
+        if not self._context.execute_async_v3(self._stream.address):
+            raise RuntimeError("TensorRT refused the work; its log says why")
+
+    def close(self) -> None:
+        """Let go of the engine and its memory."""
+        del self._graph, self._context, self._engine, self._runtime
+        del self._image, self._labels, self._stream
+
+
+def _verified_precision(model: Model, flavour: str) -> str:
+    for precision in ("fp16", "bf16"):
+        if model.spec.verification.get(f"{flavour} {precision}", {}).get("passed", False):
+            return precision
+    return "fp32"

@@ -1,0 +1,135 @@
+"""Load on a service of known behaviour comes out as that behaviour."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import load as module
+from benchmarks.arrivals import Answer
+from benchmarks.batch_sizes import BATCH_METRIC
+from benchmarks.load import entry_of, main
+from benchmarks.results import Run
+from neurobento.errors import ConfigError
+
+URL = "http://service.test"
+
+
+class Service:
+    """Answers every request but each third, which it refuses at once."""
+
+    def __init__(self) -> None:
+        self.sent = 0
+        self.asked: list[str] = []
+
+    @contextlib.asynccontextmanager
+    async def open(self, protocol: str, url: str, request: Any) -> AsyncIterator[Any]:
+        assert (protocol, url, request.content) == ("http", URL, b"a scan")
+
+        async def send() -> tuple[str, str]:
+            self.sent += 1
+            if self.sent % 3 == 0:
+                return "refused", "429"
+            await asyncio.sleep(0.05)
+            return "ok", "200"
+
+        yield send
+
+    async def get(self, url: str, path: str) -> Any:
+        self.asked.append(f"{url}{path}")
+        if path == "/v1/models":
+            return Page(json.dumps({"models": [{"name": "compact", "onnx_sha256": "ab"}]}))
+        labels = 'runner_name="runner-compact"'
+        return Page(
+            f"# TYPE {BATCH_METRIC} histogram\n"
+            f'{BATCH_METRIC}_bucket{{le="1.0",{labels}}} {self.sent}\n'
+            f'{BATCH_METRIC}_bucket{{le="+Inf",{labels}}} {self.sent}\n'
+            f"{BATCH_METRIC}_count{{{labels}}} {self.sent}\n"
+            f"{BATCH_METRIC}_sum{{{labels}}} {self.sent}\n"
+        )
+
+
+class Page:
+    """A page's text."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def json(self) -> Any:
+        return json.loads(self.text)
+
+
+@pytest.fixture
+def service(monkeypatch: pytest.MonkeyPatch) -> Service:
+    """The service in the place of the network."""
+    known = Service()
+    monkeypatch.setattr(module, "open_client", known.open)
+    monkeypatch.setattr(module, "_get", known.get)
+    return known
+
+
+@pytest.fixture
+def arguments(tmp_path: Path) -> list[str]:
+    """Two rates of a tenth of a second each."""
+    (tmp_path / "patient.nii.gz").write_bytes(b"a scan")
+    return [
+        *(str(tmp_path / "patient.nii.gz"), "--url", URL, "-o", str(tmp_path / "run.json")),
+        *("--rates", "30", "60", "--seconds", "0.1", "--arrivals", "constant"),
+    ]
+
+
+def test_every_rate_is_an_entry(service: Service, arguments: list[str], tmp_path: Path) -> None:
+    assert main(arguments) == 0
+    run = Run.read(tmp_path / "run.json")
+    assert run.models == {"compact": "ab"}
+    assert list(run.entries) == ["30/s", "60/s"]
+    facts = run.entries["60/s"].facts
+    # one to warm up, three at 30/s, six at 60/s
+    assert service.sent == 10
+    assert (facts["sent"], facts["outcomes"]) == (6, {"ok": 4, "refused": 2})
+    assert facts["statuses"] == {"200": 4, "429": 2}
+    assert facts["batch_sizes"]["runner-compact"]["batches"] == 6
+    samples = run.entries["60/s"].samples
+    assert all(0.05 <= seconds < 0.2 for seconds in samples["ok_s"])
+    assert all(seconds < 0.05 for seconds in samples["refused_s"])
+    assert samples["refused_due_s"] == pytest.approx([1 / 60, 4 / 60], abs=1e-6)
+
+
+def test_only_the_url_given_is_talked_to_and_no_name_is_kept(
+    service: Service, arguments: list[str], tmp_path: Path
+) -> None:
+    main(arguments)
+    assert {page.rsplit("/", 1)[0] for page in service.asked} <= {URL, f"{URL}/v1"}
+    assert "patient" not in (tmp_path / "run.json").read_text()
+
+
+@pytest.mark.usefixtures("service")
+def test_another_run_is_not_written_over(arguments: list[str]) -> None:
+    main(arguments)
+    with pytest.raises(ConfigError, match="another file"):
+        main(arguments)
+
+
+def test_without_a_service_there_is_an_error_that_says_so(arguments: list[str]) -> None:
+    arguments[2] = "http://127.0.0.1:9"
+    with pytest.raises(ConfigError, match="a running service"):
+        main(arguments)
+
+
+def test_throughput_counts_what_was_answered_until_the_end() -> None:
+    answers = [
+        Answer(0.0, 1.0, "ok", "200"),
+        Answer(1.0, 3.0, "ok", "200"),
+        Answer(2.0, 0.1, "refused", "429"),
+        Answer(3.0, 2.0, "timeout", "timeout"),
+    ]
+    entry = entry_of(answers, 1.0, {})
+    assert entry.facts["throughput_per_s"] == pytest.approx(2 / 5)
+    assert entry.samples["ok_s"] == [1.0, 3.0]
+    assert entry.samples["timeout_due_s"] == [3.0]

@@ -1,0 +1,233 @@
+"""A CUDA runtime and a TensorRT in numpy, for machines without a GPU."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import sys
+from collections.abc import Callable
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+Work = Callable[[], None]
+
+
+class NumpyCuda:
+    """`cuda.bindings.runtime`, as far as it is used: each call gives a status and results.
+
+    Work on a stream is done when the stream is waited for, and not before.
+
+    Attributes
+    ----------
+    failing
+        Function -> status that it gives from now on.
+    memory
+        Address -> bytes that were not freed.
+    streams, graphs, runnables
+        Handle -> work, of those that were not destroyed.
+    launches
+        Graphs that were launched, one after the other.
+    """
+
+    cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)
+    cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
+
+    def __init__(self) -> None:
+        self.gpus = [SimpleNamespace(name=b"NVIDIA GeForce RTX 4090\0\0", major=8, minor=9)]
+        self.failing: dict[str, int] = {}
+        self.memory: dict[int, Any] = {}
+        self.streams: dict[int, list[Work]] = {}
+        self.graphs: dict[int, list[Work]] = {}
+        self.runnables: dict[int, list[Work]] = {}
+        self.launches: list[int] = []
+        self._handles = itertools.count(1)
+        self._recording: dict[int, list[Work]] = {}
+
+    def __getattribute__(self, name: str) -> Any:
+        failing = object.__getattribute__(self, "__dict__").get("failing", {})
+        if name in failing:
+            return lambda *_: (failing[name], None)
+        return object.__getattribute__(self, name)
+
+    @property
+    def held(self) -> int:
+        """How many things were made and not let go of."""
+        return sum(map(len, (self.memory, self.streams, self.graphs, self.runnables)))
+
+    def put(self, stream: int, work: Work) -> None:
+        """Put work on a stream, or into what it records."""
+        self._recording.get(stream, self.streams[stream]).append(work)
+
+    def is_recording(self, stream: int) -> bool:
+        return stream in self._recording
+
+    def at(self, address: int, size: int) -> Any:
+        """Bytes on the GPU."""
+        assert size <= self.memory[address].nbytes, "beyond the end of a buffer"
+        return self.memory[address][:size]
+
+    def cudaGetErrorString(self, status: int) -> tuple[int, bytes]:
+        return 0, b"out of luck (%d)" % status
+
+    def cudaGetDeviceCount(self) -> tuple[int, int]:
+        return 0, len(self.gpus)
+
+    def cudaGetDeviceProperties(self, device: int) -> tuple[int, Any]:
+        return 0, self.gpus[device]
+
+    def cudaMalloc(self, size: int) -> tuple[int, int]:
+        buffer = np.full(size, 255, np.uint8)
+        self.memory[buffer.ctypes.data] = buffer
+        return 0, buffer.ctypes.data
+
+    def cudaFree(self, address: int) -> tuple[int]:
+        del self.memory[address]
+        return (0,)
+
+    def cudaStreamCreate(self) -> tuple[int, int]:
+        handle = next(self._handles)
+        self.streams[handle] = []
+        return 0, handle
+
+    def cudaStreamDestroy(self, stream: int) -> tuple[int]:
+        del self.streams[stream]
+        return (0,)
+
+    def cudaMemcpyAsync(self, to: int, come_from: int, size: int, kind: int, stream: int) -> Any:
+        assert not self.is_recording(stream), "memory of the host cannot be recorded"
+        self.at(to if kind == self.cudaMemcpyKind.cudaMemcpyHostToDevice else come_from, size)
+        self.put(stream, lambda: ctypes.memmove(to, come_from, size) and None)
+        return (0,)
+
+    def cudaStreamSynchronize(self, stream: int) -> tuple[int]:
+        assert not self.is_recording(stream), "a recording is no work that ends"
+        for work in self.streams[stream]:
+            work()
+        self.streams[stream].clear()
+        return (0,)
+
+    def cudaStreamBeginCapture(self, stream: int, mode: int) -> tuple[int]:
+        assert not self.is_recording(stream)
+        self._recording[stream] = []
+        return (0,)
+
+    def cudaStreamEndCapture(self, stream: int) -> tuple[int, int]:
+        handle = next(self._handles)
+        self.graphs[handle] = self._recording.pop(stream)
+        return 0, handle
+
+    def cudaGraphInstantiate(self, graph: int, flags: int) -> tuple[int, int]:
+        handle = next(self._handles)
+        self.runnables[handle] = list(self.graphs[graph])
+        return 0, handle
+
+    def cudaGraphDestroy(self, graph: int) -> tuple[int]:
+        del self.graphs[graph]
+        return (0,)
+
+    def cudaGraphExecDestroy(self, runnable: int) -> tuple[int]:
+        del self.runnables[runnable]
+        return (0,)
+
+    def cudaGraphLaunch(self, runnable: int, stream: int) -> tuple[int]:
+        self.launches.append(runnable)
+        for work in self.runnables[runnable]:
+            self.put(stream, work)
+        return (0,)
+
+
+class NumpyContext:
+    """An execution context of an engine that has the known model's rule."""
+
+    def __init__(self, library: NumpyTensorRT) -> None:
+        self._library = library
+        self._addresses: dict[str, int] = {}
+        self._shape: tuple[int, ...] = ()
+        self._is_prepared = False
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        self._addresses[name] = address
+        return True
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        assert name == "image"
+        assert 1 <= shape[0] <= 8, "beyond the profile"
+        self._shape, self._is_prepared = shape, False
+        return True
+
+    def execute_async_v3(self, stream: int) -> bool:
+        cuda, shape = self._library.cuda, self._shape
+        if self._library.refuses_work or (cuda.is_recording(stream) and not self._is_prepared):
+            return False
+        self._is_prepared = True
+        self._library.executed.append(shape[0])
+
+        def work() -> None:
+            voxels = int(np.prod(shape))
+            image = cuda.at(self._addresses["image"], 4 * voxels).view(np.float32)
+            cuda.at(self._addresses["labels"], voxels)[:] = np.round(image * 116)
+
+        cuda.put(stream, work)
+        return True
+
+
+class NumpyTensorRT:
+    """The module of a TensorRT flavour that loads any engine but `refused`.
+
+    Attributes
+    ----------
+    executed
+        Batch sizes that were enqueued.
+    """
+
+    def __init__(self, cuda: NumpyCuda) -> None:
+        self.cuda = cuda
+        self.__version__ = "1.7.1.116"
+        self.__spec__ = ModuleSpec("tensorrt", None)  # by which it counts as installed
+        self.executed: list[int] = []
+        self.loaded: list[bytes] = []
+        self.refused = b""
+        self.refuses_work = False
+        self.Logger = type("Logger", (), {"ERROR": 1, "__init__": lambda self, level: None})
+
+    def Runtime(self, logger: Any) -> Any:
+        return SimpleNamespace(deserialize_cuda_engine=self._load)
+
+    def _load(self, engine: bytes) -> Any:
+        if engine == self.refused:
+            return None
+        self.loaded.append(engine)
+        return SimpleNamespace(create_execution_context=lambda: NumpyContext(self))
+
+
+def install(monkeypatch: pytest.MonkeyPatch, name: str, **values: Any) -> None:
+    """Have a module of that name be there."""
+    module = ModuleType(name)
+    module.__spec__ = ModuleSpec(name, None)
+    for key, value in values.items():
+        setattr(module, key, value)
+    monkeypatch.setitem(sys.modules, name, module)
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> NumpyCuda:
+    """A machine with one GPU, an RTX 4090."""
+    runtime = NumpyCuda()
+    install(monkeypatch, "cuda")
+    install(monkeypatch, "cuda.bindings", runtime=runtime)
+    return runtime
+
+
+@pytest.fixture
+def tensorrt(monkeypatch: pytest.MonkeyPatch, cuda: NumpyCuda, tmp_path: Path) -> NumpyTensorRT:
+    """Both flavours of TensorRT, and an empty folder of engines."""
+    library = NumpyTensorRT(cuda)
+    for name in ("tensorrt", "tensorrt_rtx"):
+        monkeypatch.setitem(sys.modules, name, library)
+    monkeypatch.setenv("NEUROBENTO_ENGINES", str(tmp_path / "engines"))
+    return library

@@ -31,7 +31,7 @@ from benchmarks.rounds import Call, add_round_options, measure, resumed, warm_up
 from neurobento.backends import Images
 from neurobento.command import run
 from neurobento.errors import ConfigError
-from neurobento.preprocessing import preprocess
+from neurobento.preprocessing import LEVELS, preprocess
 from neurobento.preprocessing.threads import limit_threads
 from neurobento.scan import read_scan
 from neurobento.spec import file_sha256
@@ -53,7 +53,7 @@ def timed(infer: Callable[[Images], object], images: Images) -> Mapping[str, flo
 
 def measure_network(args: argparse.Namespace) -> Run:
     """SingleStream and Offline, network alone; see `main` for the options."""
-    image = np.array(preprocess(read_scan(args.image), "none").image)[None, None]
+    image = np.array(preprocess(read_scan(args.image), args.level).image)[None, None]
     candidates = choose(args)
     fresh = begin_run(
         "latency",
@@ -91,7 +91,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.latency")
     parser.add_argument("image", type=Path, nargs="?", help="NAME_image.nii.gz of training.label")
     parser.add_argument("--end-to-end", type=Path, metavar="SCAN", help="a raw scan instead")
-    parser.add_argument("--level", default="full", help="preprocessing level of that scan")
+    parser.add_argument(
+        "--level", choices=LEVELS, help="preprocessing level: none of IMAGE, full of SCAN"
+    )
     parser.add_argument("--registration", action="store_true", help="with the atlas as a peer")
     parser.add_argument("--atlas", type=Path, help="its folder; default: Debian's mricron-data")
     parser.add_argument("--batches", type=int, nargs="+", default=[1])
@@ -105,6 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             found="neither" if args.image is None else "both",
             remedy="Give one of them.",
         )
+    args.level = args.level or ("full" if args.end_to_end else "none")
     limit_threads(args.threads)
     done = measure_end_to_end(args) if args.end_to_end else measure_network(args)
     _print_summary(done)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from neurobento.command import run
-from neurobento.registry import ONNX_FILE, SPEC_FILE, Model, list_models, model_tag
+from neurobento.registry import INT8_FILE, ONNX_FILE, SPEC_FILE, Model, list_models, model_tag
 
 __all__ = ["main", "put_into_store"]
 
@@ -31,8 +31,9 @@ def put_into_store(model: Model) -> bool:
         pass
     metadata = {"onnx_sha256": model.spec.onnx_sha256, "version": model.spec.version}
     with bentoml.models.create(tag, metadata=metadata) as stored:
-        for name in (ONNX_FILE, SPEC_FILE):
-            shutil.copy(model.folder / name, stored.path_of(name))
+        for name in (ONNX_FILE, INT8_FILE, SPEC_FILE):
+            if (model.folder / name).is_file():
+                shutil.copy(model.folder / name, stored.path_of(name))
     return True
 
 

@@ -1,7 +1,9 @@
 """A checkpoint becomes a model: models/NAME/model.onnx, weights.pt and spec.json.
 
     python -m export.to_onnx RUN/best.pt --name compact --scans IMAGES... -o models/compact
+    python -m export.to_onnx models/compact --scans IMAGES...
 
+The second form makes the graph of a model anew, from the weights beside it.
 The graph takes `image` (N, 1, 91, 122, 123) float32 and gives `labels`
 (N, 91, 122, 123) uint8; padding, cropping and argmax are inside it. Weights are
 kept in half precision and computed with in single. Both files are made beside
@@ -12,12 +14,15 @@ then moved into place.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
 import datetime
 import json
 import logging
 import math
+import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +30,29 @@ import numpy as np
 
 from export.graph import drop_zero_taps, strip_notes
 from export.last_layer import classify_by_product
-from export.verify import read_images, verify
+from export.verify import read_images, read_labels, verify
+from neurobento.backends import Images, Labels
+from neurobento.backends.pytorch import open_weights
 from neurobento.command import run
 from neurobento.errors import ConfigError
 from neurobento.geometry import NETWORK_SHAPE
 from neurobento.networks.weights import load_network, read_values, write_weights
-from neurobento.registry import ONNX_FILE, SPEC_FILE, WEIGHTS_FILE, Model
+from neurobento.registry import ONNX_FILE, SPEC_FILE, WEIGHTS_FILE, Model, open_model
 from neurobento.spec import ModelSpec, file_sha256
 
-__all__ = ["LARGEST_MODEL_BYTES", "OPSET", "export_onnx", "main", "publish"]
+__all__ = [
+    "LARGEST_MODEL_BYTES",
+    "OPSET",
+    "export_onnx",
+    "main",
+    "publish",
+    "publish_again",
+    "staged",
+]
 
 OPSET = 18
 LARGEST_MODEL_BYTES = 30_000_000
+LARGEST_WEIGHT = 2**24
 SMALL = 1024
 """Numbers of a constant that is not worth a cast."""
 
@@ -60,6 +76,7 @@ def export_onnx(checkpoint: Path, onnx_path: Path) -> None:
     """
     import onnx
     import torch
+    from onnxscript.optimizer import fold_constants
 
     network = _label_graph(load_network(checkpoint))
     batch = torch.export.Dim("N", min=1, max=64)
@@ -75,6 +92,8 @@ def export_onnx(checkpoint: Path, onnx_path: Path) -> None:
     )
     if program is None:
         raise RuntimeError("the exporter gave no program")
+    # what is cut or picked from weights is weights too
+    fold_constants(program.model, input_size_limit=LARGEST_WEIGHT, output_size_limit=LARGEST_WEIGHT)
     model = program.model_proto
     strip_notes(model)
     drop_zero_taps(model)
@@ -121,14 +140,17 @@ def _label_graph(network: Any) -> Any:
     """A module whose forward is the network's `labels`."""
     import torch
 
+    # a network may know a form of its function that engines run faster
+    labels = network.exported_labels() if hasattr(network, "exported_labels") else network.labels
+
     class LabelGraph(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.network = network
 
         def forward(self, image: torch.Tensor) -> torch.Tensor:
-            labels: torch.Tensor = self.network.labels(image)
-            return labels
+            found: torch.Tensor = labels(image)
+            return found
 
     return LabelGraph().eval()
 
@@ -155,7 +177,7 @@ def publish(
         Of the model.
     scans
         Images on the network grid (`NAME_image.nii.gz` of `training.label`);
-        three at least.
+        three at least. Labels that lie beside all of them are compared with too.
     metrics
         Measured on test scans; goes into the spec.
     licence
@@ -168,11 +190,8 @@ def publish(
     ConfigError
         The checkpoint or the scans cannot be used.
     """
-    images = read_images(scans)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".export-", dir=folder.parent) as temporary:
-        made = Path(temporary, folder.name)
-        made.mkdir()
+    images, labels = read_images(scans), read_labels(scans)
+    with staged(folder) as made:
         onnx_path, weights = made / ONNX_FILE, made / WEIGHTS_FILE
         values = read_values(checkpoint)
         write_weights(values, weights)
@@ -189,13 +208,57 @@ def publish(
             metrics=metrics,
             licence=licence,
         )
-        verification = verify(load_network(weights), Model(made, spec), images)
-        spec = ModelSpec(**{**spec.__dict__, "verification": verification})
-        spec.write(made / SPEC_FILE)
+        return _verified(made, spec, images, labels)
+
+
+def publish_again(folder: Path, scans: Sequence[Path]) -> ModelSpec:
+    """Make a model's graph anew from the weights beside it; all else stays as it was.
+
+    An int8 form goes, since it was made of the graph that was.
+
+    Parameters
+    ----------
+    folder
+        models/NAME; replaced as a whole.
+    scans
+        As for `publish`.
+
+    Raises
+    ------
+    ParityFailure
+        A runtime disagrees with PyTorch by more than is allowed; the folder is
+        as it was.
+    """
+    model = open_model(folder)
+    images, labels = read_images(scans), read_labels(scans)
+    with staged(folder) as made:
+        shutil.copy(open_weights(model), made / WEIGHTS_FILE)
+        export_onnx(made / WEIGHTS_FILE, made / ONNX_FILE)
+        spec = dataclasses.replace(
+            model.spec, onnx_sha256=file_sha256(made / ONNX_FILE), opset=OPSET, int8_sha256=""
+        )
+        return _verified(made, spec, images, labels)
+
+
+@contextlib.contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """A folder that takes the other's place, unless what fills it fails."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=folder.parent) as temporary:
+        made = Path(temporary, folder.name)
+        made.mkdir()
+        yield made
         if folder.exists():
             # goes with the temporary folder, once the new model stands in its place
             folder.rename(Path(temporary, "replaced"))
         made.rename(folder)
+
+
+def _verified(folder: Path, spec: ModelSpec, images: Images, labels: Labels | None) -> ModelSpec:
+    """The spec with what verification found, written into the folder."""
+    found = verify(load_network(folder / WEIGHTS_FILE), Model(folder, spec), images, labels)
+    spec = dataclasses.replace(spec, verification=found)
+    spec.write(folder / SPEC_FILE)
     return spec
 
 
@@ -214,9 +277,9 @@ def _training_summary(values: dict[str, Any]) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m export.to_onnx")
-    parser.add_argument("checkpoint", type=Path, help="best.pt of a run")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="models/NAME")
-    parser.add_argument("--name", required=True)
+    parser.add_argument("checkpoint", type=Path, help="best.pt of a run, or a model's folder")
+    parser.add_argument("-o", "--output", type=Path, help="models/NAME")
+    parser.add_argument("--name")
     parser.add_argument("--version", default="1.0.0")
     parser.add_argument(
         "--scans", type=Path, nargs="+", required=True, help="NAME_image.nii.gz of three scans"
@@ -225,6 +288,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--licence", default="", help="notes on the data behind the weights")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("onnx_ir").setLevel(logging.WARNING)
+    logging.getLogger("onnxscript").setLevel(logging.WARNING)
+    if args.checkpoint.is_dir():
+        _say(publish_again(args.checkpoint, args.scans))
+        return 0
+    if args.output is None or args.name is None:
+        parser.error("a checkpoint needs --name and --output")
     metrics = json.loads(args.metrics.read_text())["summary"] if args.metrics else {}
     spec = publish(
         args.checkpoint,
@@ -235,8 +305,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         metrics=metrics,
         licence=args.licence,
     )
-    logger.info("%s %s: %s", spec.name, spec.version, json.dumps(spec.verification))
+    _say(spec)
     return 0
+
+
+def _say(spec: ModelSpec) -> None:
+    logger.info("%s %s: %s", spec.name, spec.version, json.dumps(spec.verification))
 
 
 if __name__ == "__main__":

@@ -54,7 +54,13 @@ def _add_parcellate(commands: argparse._SubParsersAction[argparse.ArgumentParser
         default="full",
         help="full: a head with skull; stripped: the skull is gone; none: on the network grid",
     )
-    command.add_argument("--backend", default="auto", help="auto, openvino or onnxruntime")
+    command.add_argument(
+        "--backend",
+        default="auto",
+        help="auto, tensorrt, tensorrt-rtx, openvino, onnxruntime, onnxruntime-tensorrt, pytorch "
+        "or pytorch-compiled",
+    )
+    command.add_argument("--device", default="auto", help="auto, cpu or cuda")
     command.add_argument("--precision", default="auto")
     command.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     command.set_defaults(run=_parcellate)
@@ -70,7 +76,13 @@ def _parcellate(args: argparse.Namespace) -> int:
 
     scan = read_scan(args.scan)
     model = find_model(args.model, args.models)
-    backend = open_backend(model, args.backend, precision=args.precision, threads=args.threads)
+    backend = open_backend(
+        model,
+        args.backend,
+        device=args.device,
+        precision=args.precision,
+        threads=args.threads,
+    )
     parcellation = Parcellator(backend).parcellate(scan, args.preprocessing, progress=_say)
     _say("write")
     args.output.mkdir(parents=True, exist_ok=True)

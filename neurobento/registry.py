@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from neurobento.errors import ModelNotFound, SpecMismatch
-from neurobento.spec import ModelSpec
+from neurobento.errors import BackendUnavailable, ModelNotFound, SpecMismatch
+from neurobento.spec import ModelSpec, file_sha256
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -21,6 +21,7 @@ __all__ = [
 
 DEFAULT_MODEL = "compact"
 ONNX_FILE, SPEC_FILE, WEIGHTS_FILE = "model.onnx", "spec.json", "weights.pt"
+INT8_FILE = "model_int8.onnx"
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,37 @@ class Model:
     def onnx(self) -> Path:
         """The ONNX file."""
         return self.folder / ONNX_FILE
+
+    def graph(self, precision: str) -> Path:
+        """The ONNX file to compute a precision from, its hash checked.
+
+        Raises
+        ------
+        BackendUnavailable
+            int8 was not found good enough for this model.
+        SpecMismatch
+            The int8 file is not the one the spec names.
+        """
+        if precision != "int8":
+            return self.onnx
+        path = self.folder / INT8_FILE
+        if not self.spec.int8_sha256 or not path.is_file():
+            raise BackendUnavailable(
+                subject="precision",
+                expected=f"an int8 form of {self.spec.name}, verified",
+                found="none",
+                remedy="Choose --precision fp32; `python -m export.quantise` makes one if it is "
+                "good enough.",
+            )
+        found = file_sha256(path)
+        if found != self.spec.int8_sha256:
+            raise SpecMismatch(
+                subject=str(path),
+                expected=f"SHA-256 {self.spec.int8_sha256}, as spec.json says",
+                found=found,
+                remedy="Take all files of a model from one release.",
+            )
+        return path
 
 
 def models_folder() -> Path:

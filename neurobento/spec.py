@@ -60,6 +60,8 @@ class ModelSpec:
     onnx_sha256, checkpoint_sha256, weights_sha256
         Of model.onnx, of the checkpoint it was exported from, and of
         weights.pt, the weights of that checkpoint for PyTorch.
+    int8_sha256
+        Of model_int8.onnx, if the model is offered in int8.
     opset
         ONNX operator set of the graph.
     task
@@ -87,6 +89,7 @@ class ModelSpec:
     checkpoint_sha256: str
     opset: int
     weights_sha256: str = ""
+    int8_sha256: str = ""
     task: str = "parcellation"
     input_shape: tuple[int, ...] = (1, *NETWORK_SHAPE)
     output_shape: tuple[int, ...] = NETWORK_SHAPE

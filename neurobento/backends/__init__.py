@@ -104,9 +104,12 @@ BACKENDS: Mapping[str, BackendEntry] = MappingProxyType(
     {
         "tensorrt": BackendEntry("tensorrt", "gpu", _tensorrt("tensorrt"), _ON_GPU),
         "tensorrt-rtx": BackendEntry("tensorrt_rtx", "rtx", _tensorrt("tensorrt-rtx"), _ON_GPU),
-        "openvino": BackendEntry("openvino", "", _openvino, {"cpu": ("fp32", "bf16")}),
+        "openvino": BackendEntry("openvino", "", _openvino, {"cpu": ("fp32", "bf16", "int8")}),
         "onnxruntime": BackendEntry(
-            "onnxruntime", "cpu", _onnx_runtime("cuda"), {"cpu": ("fp32",), "cuda": ("fp32",)}
+            "onnxruntime",
+            "cpu",
+            _onnx_runtime("cuda"),
+            {"cpu": ("fp32", "int8"), "cuda": ("fp32",)},
         ),
         "onnxruntime-tensorrt": BackendEntry(
             "onnxruntime", "gpu", _onnx_runtime("tensorrt"), _ON_GPU

@@ -71,7 +71,7 @@ class OnnxRuntimeBackend:
     provider
         "cpu", "cuda" or "tensorrt".
     precision
-        "auto" is fp32.
+        "auto" is fp32; "int8" runs the model's int8 form, if there is one.
     threads
         CPU threads; 0 lets ONNX Runtime choose.
 
@@ -101,7 +101,7 @@ class OnnxRuntimeBackend:
         self.spec = model.spec
         self._on_gpu = provider != "cpu"
         self._session = onnxruntime.InferenceSession(
-            str(model.onnx), options, providers=provider_options(provider, precision)
+            str(model.graph(precision)), options, providers=provider_options(provider, precision)
         )
         # a provider that fails to start is left out by ONNX Runtime without a word
         if PROVIDERS[provider] not in self._session.get_providers():

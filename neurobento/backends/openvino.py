@@ -13,7 +13,10 @@ from neurobento.registry import Model
 
 __all__ = ["OpenVINOBackend"]
 
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16", "int8"]
+
+HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+"""What OpenVINO calls them; int8 is in the graph, and what is not int8 there is fp32."""
 
 
 class OpenVINOBackend:
@@ -26,6 +29,7 @@ class OpenVINOBackend:
     precision
         "auto" computes in bf16 where the CPU has AMX (plain AVX-512 bf16 is
         left to a request by name) and the model was verified in it, else in fp32.
+        "int8" runs the model's int8 form, if there is one.
     threads
         CPU threads; 0 lets OpenVINO choose.
     """
@@ -40,12 +44,12 @@ class OpenVINOBackend:
             verified = model.spec.verification.get("openvino bf16", {}).get("passed", False)
             precision = "bf16" if verified and _has_amx() else "fp32"
         config = {
-            "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
+            "INFERENCE_PRECISION_HINT": HINTS[precision],
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": str(threads),
         }
         self.spec = model.spec
-        self._compiled = core.compile_model(core.read_model(model.onnx), "CPU", config)
+        self._compiled = core.compile_model(core.read_model(model.graph(precision)), "CPU", config)
         self._request = self._compiled.create_infer_request()
         _require_precision(self._compiled, precision)
         self.details = {
@@ -72,7 +76,7 @@ class OpenVINOBackend:
 def _require_precision(compiled: Any, precision: str) -> None:
     """OpenVINO takes another precision without a word where the CPU lacks one."""
     found = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
-    if found != {"fp32": "f32", "bf16": "bf16"}[precision]:
+    if found != HINTS[precision]:
         raise BackendUnavailable(
             subject="precision",
             expected=f"a CPU that computes in {precision}",

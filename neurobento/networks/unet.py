@@ -5,12 +5,13 @@ result is added to its input, takes nine tenths of the arithmetic.
 With `mixing` off only the middle of its 3 x 3 x 3 weights is computed and all
 others stand at zero, which is the same function. Then no voxel needs its
 neighbours' logits, and a training step computes those of an eighth of the voxels
-only: a run that begins so sees many more scans in its time.
+only: a run that begins so sees many more scans in its time. The exported graph of
+such a network takes the eighths one beside the other (`exported_labels`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from monai.networks.nets import UNet
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from neurobento.labels import CLASS_COUNT
-from neurobento.networks.layers import POSITIONS
+from neurobento.networks.layers import POSITIONS, from_blocks
 
 __all__ = ["ReportUNet", "unet"]
 
@@ -114,7 +115,12 @@ class ReportUNet(nn.Module):
         return logits.movedim(1, -1).flatten(0, 3), chosen.flatten().long()
 
     def _risen(self, features: Tensor, place: tuple[int, ...]) -> Tensor:
-        """What the transposed convolution, norm and activation make of one voxel in 2 x 2 x 2.
+        """What the transposed convolution, norm and activation make of one voxel in 2 x 2 x 2."""
+        x: Tensor = self.network.model[2][0].adn(self._placed(features, place))
+        return x
+
+    def _placed(self, features: Tensor, place: tuple[int, ...]) -> Tensor:
+        """What the transposed convolution alone makes of it.
 
         An even voxel of a transposed convolution with stride 2 has one block
         below it, of the weights' middle; an odd one has two, of their ends.
@@ -126,9 +132,34 @@ class ReportUNet(nn.Module):
             taps = torch.tensor([2, 0] if odd else [1], device=weight.device)
             weight = weight.index_select(axis, taps)
             ends = [0, odd, *ends]
-        x: Tensor = rise.adn(F.conv3d(F.pad(features, ends), weight, rise.conv.bias))
-        return x
+        return F.conv3d(F.pad(features, ends), weight, rise.conv.bias)
 
     def labels(self, image: Tensor) -> Tensor:
         """Labels (N, X, Y, Z) uint8 of an image: the class of the largest logit."""
         return self.forward(image).argmax(dim=1).byte()
+
+    def exported_labels(self) -> Callable[[Tensor], Tensor]:
+        """What computes the labels in an exported graph.
+
+        By blocks where the last convolution sees no neighbours: all its
+        weights but the middle ones are zero.
+        """
+        others = self._mix.weight.detach().clone()
+        others[:, :, 1, 1, 1] = 0
+        return self.labels if others.any() else self._labels_by_blocks
+
+    def _labels_by_blocks(self, image: Tensor) -> Tensor:
+        """`labels` without transposed convolution, for engines are slow at that.
+
+        The eight voxels of every block are computed apart and lie one after
+        the other along X, which the last layers do not mind as long as none
+        looks at a voxel's neighbours; the labels are put together at the end.
+        """
+        a, b, c = image.shape[2:]
+        features = self._inside(image)
+        rise = self.network.model[2][0]
+        parts = [self._placed(features, place) for place in POSITIONS]
+        x = rise.adn(torch.cat(parts, dim=2))
+        x = x + F.conv3d(x, self._mix.weight[:, :, 1:2, 1:2, 1:2], self._mix.bias)
+        best = x.argmax(dim=1, keepdim=True).to(torch.uint8)
+        return from_blocks(best.chunk(len(POSITIONS), dim=2))[:, 0, :a, :b, :c]

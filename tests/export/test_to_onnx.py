@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from export import to_onnx
-from export.to_onnx import OPSET, SMALL, publish
+from export.to_onnx import OPSET, SMALL, main, publish, publish_again
 from neurobento.backends import list_ways
 from neurobento.errors import ConfigError, ParityFailure
 from neurobento.networks.weights import load_network, read_values
@@ -241,6 +242,43 @@ def test_a_new_model_replaces_the_old_one(published: Any, old_folder: Path) -> N
     assert list(old_folder.parent.iterdir()) == [old_folder]
 
 
+@pytest.mark.usefixtures("no_export")
+def test_a_graph_made_anew_leaves_all_else_as_it_was(published: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "compact"
+    shutil.copytree(published.folder, folder)
+    (folder / "model.onnx").write_bytes(b"of an earlier program")
+    stale = dataclasses.replace(
+        published.spec, onnx_sha256=sha256(folder / "model.onnx"), verification={}
+    )
+    stale.write(folder / "spec.json")
+    scans = [str(path) for path in published.scans]
+    assert main([str(folder), "--scans", *scans]) == 0
+    assert open_model(folder).spec == published.spec
+    assert contents(folder) == contents(published.folder)
+
+
+@pytest.mark.usefixtures("no_export")
+def test_a_graph_made_anew_that_disagrees_changes_nothing(
+    published: Any, tmp_path: Path, small: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "models" / "compact"
+    shutil.copytree(published.folder, folder)
+    other = small(1)
+    monkeypatch.setattr(to_onnx, "load_network", lambda _: other)
+    with pytest.raises(ParityFailure):
+        publish_again(folder, published.scans)
+    assert contents(folder) == contents(published.folder)
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_a_checkpoint_needs_a_name_and_a_place(
+    published: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([str(published.checkpoint), "--scans", *map(str, published.scans)])
+    assert "--name and --output" in capsys.readouterr().err
+
+
 def test_fewer_than_three_scans_are_refused_before_anything_is_made(
     published: Any, tmp_path: Path
 ) -> None:
@@ -264,13 +302,14 @@ def test_a_file_that_is_no_checkpoint_leaves_the_old_model_as_it_was(
 def test_a_model_too_large_to_ship_is_refused(
     published: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import onnx
+    import onnx_ir
 
     monkeypatch.setattr(to_onnx, "LARGEST_MODEL_BYTES", 10)
-    model = graph_of(published)
+    proto = graph_of(published)
 
     class Program:
-        model_proto = onnx.ModelProto.FromString(model.SerializeToString())
+        model_proto = proto
+        model = onnx_ir.from_proto(proto)
 
     monkeypatch.setattr("torch.onnx.export", lambda *_, **__: Program)
     with pytest.raises(ConfigError, match="at most 10 bytes"):

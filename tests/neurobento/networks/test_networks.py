@@ -341,6 +341,25 @@ def assert_sampled_as(network: Any, position: int, forward: Tensor) -> None:
     assert torch.equal(chosen, labels[:, a::2, b::2, c::2].flatten())
 
 
+@torch.inference_mode()
+def test_by_blocks_the_unets_exported_labels_are_its_labels(report_unet: Any) -> None:
+    """Images that need padding, and more than one."""
+    report_unet.hold_mixing()
+    exported = report_unet.exported_labels()
+    assert exported != report_unet.labels
+    for shape in (SHAPE, (16, 32, 16)):
+        expected = report_unet.labels(images(2, shape))
+        assert len(expected.unique()) > 2
+        assert (exported(images(2, shape)) == expected).float().mean() > 0.9999
+
+
+def test_a_unet_whose_voxels_see_neighbours_is_exported_as_it_is(report_unet: Any) -> None:
+    report_unet.hold_mixing()
+    with torch.no_grad():
+        report_unet.network.model[2][1].conv.unit0.conv.weight[0, 0, 0, 1, 1] = 1e-3
+    assert report_unet.exported_labels() == report_unet.labels
+
+
 @pytest.fixture
 def report_highresnet() -> Any:
     """Three stages, dilated by 1, 2 and 4, whose batch norms have counted something."""

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.candidates import choose, open_all
+from benchmarks.candidates import Candidate, choose, open_all
 from benchmarks.peers.atlas_registration import find_atlas, parcellate_by_registration
 from benchmarks.results import Entry, Run, begin_run
-from benchmarks.rounds import Call, measure, resumed
+from benchmarks.rounds import Call, measure, resumed, timed, warm_up
 from neurobento.backends import Backend
 from neurobento.geometry import NETWORK_SHAPE
 from neurobento.parcellation import Parcellation, Parcellator
@@ -61,11 +62,13 @@ def measure_end_to_end(args: argparse.Namespace) -> Run:
     if not args.resume:
         fresh.require_place(args.output)
     backends, left_out = open_all(candidates, args.threads, args.device)
-    _warm_up([backend for _, backend in backends], args.warm_up)
+    ready, failed = _warmed(backends, args.warm_up)
     level: Level = args.level
     entries: dict[str, Entry] = {}
     calls: dict[str, Call] = {}
     for candidate, backend in backends:
+        if candidate.name not in ready:
+            continue
         entries[candidate.name] = Entry({**candidate.facts(), **backend.details})
         calls[candidate.name] = _call(args.end_to_end, Parcellator(backend), level)
     if atlas:
@@ -73,7 +76,7 @@ def measure_end_to_end(args: argparse.Namespace) -> Run:
         calls[REGISTRATION] = lambda: stages(
             args.end_to_end, lambda scan: parcellate_by_registration(scan, level, atlas)
         )
-    fresh = dataclasses.replace(fresh, entries=entries, left_out=left_out)
+    fresh = dataclasses.replace(fresh, entries=entries, left_out={**left_out, **failed})
     begun = resumed(fresh, args.output) if args.resume else fresh
     return measure(begun, calls, args.rounds, args.output, minutes=args.minutes)
 
@@ -82,11 +85,13 @@ def _call(path: Path, parcellator: Parcellator, level: Level) -> Call:
     return lambda: stages(path, lambda scan: parcellator.parcellate(scan, level))
 
 
-def _warm_up(backends: list[Backend], times: int) -> None:
-    """So that no candidate pays for what all use."""
+def _warmed(
+    backends: list[tuple[Candidate, Backend]], times: int
+) -> tuple[dict[str, Call], dict[str, str]]:
+    """Those that can run, and why each other one cannot; no candidate pays for what all use."""
     import ants  # noqa: F401
     import monai.transforms  # noqa: F401
 
-    for backend in backends:
-        for _ in range(times):
-            backend.infer(np.zeros((1, 1, *NETWORK_SHAPE), np.float32))
+    image = np.zeros((1, 1, *NETWORK_SHAPE), np.float32)
+    calls = {c.name: functools.partial(timed, backend.infer, image) for c, backend in backends}
+    return warm_up(calls, times)

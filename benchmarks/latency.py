@@ -18,8 +18,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +26,7 @@ import numpy as np
 from benchmarks.candidates import REFERENCE, Candidate, add_choices, choose, open_all
 from benchmarks.end_to_end import measure_end_to_end
 from benchmarks.results import Entry, Run, begin_run, summary
-from benchmarks.rounds import Call, add_round_options, measure, resumed, warm_up
-from neurobento.backends import Images
+from benchmarks.rounds import Call, add_round_options, measure, resumed, timed, warm_up
 from neurobento.command import run
 from neurobento.errors import ConfigError
 from neurobento.preprocessing import LEVELS, preprocess
@@ -36,19 +34,12 @@ from neurobento.preprocessing.threads import limit_threads
 from neurobento.scan import read_scan
 from neurobento.spec import file_sha256
 
-__all__ = ["entry_name", "main", "measure_network", "timed"]
+__all__ = ["entry_name", "main", "measure_network"]
 
 
 def entry_name(candidate: Candidate, batch: int) -> str:
     """What a candidate is called in a run: with its batch size where that is not 1."""
     return candidate.name + (f" batch {batch}" if batch > 1 else "")
-
-
-def timed(infer: Callable[[Images], object], images: Images) -> Mapping[str, float]:
-    """Wall-clock seconds of one batch."""
-    start = time.perf_counter()
-    infer(images)
-    return {"seconds": time.perf_counter() - start}
 
 
 def measure_network(args: argparse.Namespace) -> Run:

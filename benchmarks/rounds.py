@@ -14,9 +14,10 @@ from pathlib import Path
 
 from benchmarks.machine import load_warnings
 from benchmarks.results import Entry, Run, require_alike
+from neurobento.backends import Images
 from neurobento.errors import ConfigError
 
-__all__ = ["Call", "add_round_options", "measure", "resumed", "warm_up"]
+__all__ = ["Call", "add_round_options", "measure", "resumed", "timed", "warm_up"]
 
 Call = Callable[[], Mapping[str, float]]
 """Runs a candidate once and returns its samples, quantity -> value."""
@@ -31,6 +32,13 @@ def add_round_options(parser: argparse.ArgumentParser, rounds: int) -> None:
         "--minutes", type=float, help="stop after the round in which they have passed"
     )
     parser.add_argument("--resume", action="store_true", help="go on with the run in OUTPUT")
+
+
+def timed(infer: Callable[[Images], object], images: Images) -> Mapping[str, float]:
+    """Wall-clock seconds of one batch."""
+    start = time.perf_counter()
+    infer(images)
+    return {"seconds": time.perf_counter() - start}
 
 
 def warm_up(calls: Mapping[str, Call], times: int) -> tuple[dict[str, Call], dict[str, str]]:

@@ -24,8 +24,8 @@ transposed convolution in bf16."""
 
 FOLLOWING = frozenset(
     {
-        *("Add", "Concat", "Expand", "Identity", "LeakyRelu", "Mul", "PRelu", "Pad", "Relu"),
-        *("Resize", "Reshape", "Slice", "Squeeze", "Sub", "Transpose", "Unsqueeze"),
+        *("Add", "ArgMax", "Concat", "Expand", "Identity", "LeakyRelu", "Mul", "PRelu", "Pad"),
+        *("Relu", "Resize", "Reshape", "Slice", "Squeeze", "Sub", "Transpose", "Unsqueeze"),
     }
 )
 """Operators that go on in half precision if all that is computed before them is in it."""
@@ -134,7 +134,9 @@ def keep_uint8_for_the_end(model: onnx.ModelProto) -> None:
 
 
 def compute_in_half(model: onnx.ModelProto, precision: Half) -> None:
-    """Have convolutions, and what only passes their results on, compute in half precision.
+    """Have layers, and what only passes their results on, compute in half precision.
+
+    Layers are convolutions and products with constant weights.
 
     Norms, and everything that is not made by a convolution, such as positions
     in an atlas, stay in single precision; input and output stay as they are.
@@ -156,7 +158,11 @@ def compute_in_half(model: onnx.ModelProto, precision: Half) -> None:
     for node in graph.node:
         data = _data_inputs(node, floats)
         computed = [node.input[i] for i in data if node.input[i] not in constants]
-        in_half = node.op_type in HALVED[precision] or (
+        is_layer = node.op_type in HALVED[precision] or (
+            # the last layer as a product; atlas positions are products of what was computed
+            node.op_type == "MatMul" and len(computed) < len(data)
+        )
+        in_half = is_layer or (
             node.op_type in FOLLOWING and bool(computed) and halved.issuperset(computed)
         )
         # a mere copy of a constant is as constant as that

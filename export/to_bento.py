@@ -3,7 +3,8 @@
     python -m export.to_bento [--models models]
 
 A model's tag is its name and the hash of its ONNX file, so a second run finds
-it there. The hash is checked against spec.json first.
+it there, and puts it anew only if its spec or int8 form has changed. The hash is
+checked against spec.json first.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from neurobento.command import run
 from neurobento.registry import INT8_FILE, ONNX_FILE, SPEC_FILE, Model, list_models, model_tag
+from neurobento.spec import file_sha256
 
 __all__ = ["main", "put_into_store"]
 
@@ -25,8 +27,10 @@ def put_into_store(model: Model) -> bool:
 
     tag = model_tag(model.spec)
     try:
-        bentoml.models.get(tag)
-        return False
+        stored = bentoml.models.get(tag)
+        if _is_current(model, Path(stored.path)):
+            return False
+        bentoml.models.delete(tag)
     except bentoml.exceptions.NotFound:
         pass
     metadata = {"onnx_sha256": model.spec.onnx_sha256, "version": model.spec.version}
@@ -35,6 +39,15 @@ def put_into_store(model: Model) -> bool:
             if (model.folder / name).is_file():
                 shutil.copy(model.folder / name, stored.path_of(name))
     return True
+
+
+def _is_current(model: Model, stored: Path) -> bool:
+    """Whether the store holds the spec and the int8 form of now; its tag names the graph alone."""
+    names = [name for name in (INT8_FILE, SPEC_FILE) if (model.folder / name).is_file()]
+    beside = [name for name in (INT8_FILE, SPEC_FILE) if (stored / name).is_file()]
+    return names == beside and all(
+        file_sha256(model.folder / name) == file_sha256(stored / name) for name in names
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

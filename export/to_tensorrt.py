@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,23 +25,23 @@ from neurobento.backends.engine import (
     FLAVOURS,
     PRECISIONS,
     PROFILE,
+    RECIPE,
     EngineFacts,
+    engine_folder,
     engines_folder,
     find_engine,
     gpu_target,
     private_folder,
     read_engine,
     write_engine,
+    write_private,
 )
 from neurobento.backends.tensorrt import load_flavour
 from neurobento.command import run
 from neurobento.errors import ConfigError, EngineMismatch
 from neurobento.registry import Model, open_model
-from neurobento.scan import write_whole
 
 __all__ = ["build_engine", "main"]
-
-TIMING_CACHE = "timing.cache"
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ def build_engine(
     ConfigError
         The library cannot build for a capability.
     EngineMismatch
-        The library refuses the model.
+        The library refuses the model, or others may write where its engine would lie.
     """
     library = load_flavour(flavour)
     facts = EngineFacts(
@@ -85,11 +86,14 @@ def build_engine(
         precision=precision,
         profile=PROFILE,
         onnx_sha256=model.spec.onnx_sha256,
+        recipe=RECIPE,
     )
     try:
         folder = find_engine(model, facts, root)
         read_engine(folder)
     except EngineMismatch:
+        # a build takes minutes: what stands in its way is told before
+        engine_folder(model, facts, root)
         engine = _build(library, model, facts, root or engines_folder())
         folder = write_engine(model, facts, engine, root)
     return folder
@@ -129,11 +133,17 @@ def _build(library: Any, model: Model, facts: EngineFacts, root: Path) -> bytes:
         _aim(library, config, facts)
         engine = builder.build_serialized_network(network, config)
     else:
-        with _TimingCache(config, root / facts.flavour / TIMING_CACHE):
+        with _TimingCache(config, _timings(facts, root)):
             engine = builder.build_serialized_network(network, config)
     if engine is None:
         raise _refused(model, facts, "the builder gave no engine")
     return bytes(engine)
+
+
+def _timings(facts: EngineFacts, root: Path) -> Path:
+    """The timing cache of one kind of GPU and version of the library."""
+    name = re.sub(r"[^\w.]+", "-", " ".join((facts.library, *facts.targets)))
+    return root / facts.flavour / f"{name}.cache"
 
 
 def _graph(model: Model, precision: str) -> bytes:
@@ -174,12 +184,19 @@ class _TimingCache:
         self._config, self._path = config, path
 
     def __enter__(self) -> None:
-        known = self._path.read_bytes() if self._path.is_file() else b""
-        self._config.set_timing_cache(self._config.create_timing_cache(known), False)
-
-    def __exit__(self, *_: object) -> None:
         private_folder(self._path.parent)
-        write_whole(self._path, bytes(self._config.get_timing_cache().serialize()))
+        if not self._path.is_file() or not self._begin_with(self._path.read_bytes()):
+            self._begin_with(b"")
+
+    def _begin_with(self, timings: bytes) -> bool:
+        """Whether the library takes these timings."""
+        cache = self._config.create_timing_cache(timings)
+        return cache is not None and bool(self._config.set_timing_cache(cache, False))
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        cache = None if error else self._config.get_timing_cache()
+        if cache is not None:
+            write_private(self._path, bytes(cache.serialize()))
 
 
 def _refused(model: Model, facts: EngineFacts, reasons: str) -> EngineMismatch:
@@ -192,7 +209,7 @@ def _refused(model: Model, facts: EngineFacts, reasons: str) -> EngineMismatch:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command."""
+    """Run the command; 1 if an engine was refused, after all others were built."""
     parser = argparse.ArgumentParser(prog="python -m export.to_tensorrt")
     parser.add_argument("models", type=Path, nargs="+", help="models/NAME ...")
     parser.add_argument("--flavour", choices=list(FLAVOURS), default=_default_flavour())
@@ -203,12 +220,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--engines", type=Path, help="folder of engines")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    refused = 0
     for folder in args.models:
         model = open_model(folder)
         for precision in args.precision:
-            engine = build_engine(model, args.flavour, precision, args.sm, args.engines)
-            logger.info("%s %s: %s", model.spec.name, precision, engine)
-    return 0
+            try:
+                engine = build_engine(model, args.flavour, precision, args.sm, args.engines)
+            except EngineMismatch as error:
+                refused = 1
+                logger.error("%s %s: %s", model.spec.name, precision, error.message)
+            else:
+                logger.info("%s %s: %s", model.spec.name, precision, engine)
+    return refused
 
 
 def _default_flavour() -> str:

@@ -28,7 +28,7 @@ def run(folder: Path, *command: str, **env: str) -> subprocess.CompletedProcess[
 
 def test_the_scripts_the_design_names_are_there() -> None:
     names = {path.name for path in SCRIPTS}
-    assert {"serve", "test", "check", "predict.sh", "run"} <= names
+    assert {"serve", "test", "check", "predict.sh", "gpu_benchmark", "run"} <= names
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
@@ -42,6 +42,16 @@ def test_a_script_can_be_run_and_parses(script: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_a_script_stops_at_the_first_error(script: Path) -> None:
     assert "\nset -euo pipefail\n" in script.read_text()
+
+
+@pytest.mark.parametrize("options", [[], ["--dry-run"]], ids=" ".join)
+def test_the_gpu_benchmark_needs_a_place_for_its_results(
+    options: list[str], tmp_path: Path
+) -> None:
+    done = run(tmp_path, str(ROOT / "scripts/gpu_benchmark"), *options, PYTHON="false")
+    assert done.returncode != 0
+    assert "usage: scripts/gpu_benchmark" in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

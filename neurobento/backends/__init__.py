@@ -157,6 +157,7 @@ def open_backend(
     device: str = "auto",
     precision: str = "auto",
     threads: int = 0,
+    unverified: bool = False,
 ) -> Backend:
     """The backend of that name with a model loaded.
 
@@ -173,11 +174,15 @@ def open_backend(
         "auto", or one of the backend's.
     threads
         CPU threads; 0 lets the library choose.
+    unverified
+        Whether int8 is run before verification has found it good enough;
+        for that verification.
 
     Raises
     ------
     BackendUnavailable
-        What was asked for is not installed or not possible here.
+        What was asked for is not installed or not possible here, or it is int8
+        and the model was not verified in it.
     EngineMismatch
         A TensorRT flavour was asked for by name and has no engine for the model.
     ConfigError
@@ -186,19 +191,36 @@ def open_backend(
     _require_known("backend", backend, BACKENDS)
     _require_known("device", device, DEVICES)
     if backend == "auto":
-        return _open_first(model, device, precision, threads)
-    entry = BACKENDS[backend]
-    if not entry.is_installed():
+        return _open_first(model, device, precision, threads, unverified)
+    if not BACKENDS[backend].is_installed():
         raise _not_installed(backend)
-    return entry.open(
-        model,
-        device=_device_of(backend, device),
-        precision=_require_precision(backend, _device_of(backend, device), precision),
-        threads=threads,
+    place = _device_of(backend, device)
+    way = Way(backend, place, _require_precision(backend, place, precision))
+    return _open(model, way, threads, unverified)
+
+
+def _open(model: Model, way: Way, threads: int, unverified: bool) -> Backend:
+    if way.precision == "int8" and not unverified:
+        _require_verified(model, way)
+    return BACKENDS[way.backend].open(
+        model, device=way.device, precision=way.precision, threads=threads
     )
 
 
-def _open_first(model: Model, device: str, precision: str, threads: int) -> Backend:
+def _require_verified(model: Model, way: Way) -> None:
+    if not model.spec.verification.get(str(way), {}).get("passed", False):
+        raise BackendUnavailable(
+            subject="precision",
+            expected=f"{model.spec.name} verified in {way}",
+            found="no such result in its spec",
+            remedy="Choose --precision fp32; `python -m export.quantise` makes an int8 form and "
+            "verifies it.",
+        )
+
+
+def _open_first(
+    model: Model, device: str, precision: str, threads: int, unverified: bool
+) -> Backend:
     """The first of `AUTO` that serves the device and precision and can run the model here."""
     devices = [d for d in DEVICES if device in ("auto", d)]
     if device == "auto" and find_gpu() is None:
@@ -218,15 +240,15 @@ def _open_first(model: Model, device: str, precision: str, threads: int) -> Back
     failures: list[ModelError] = []
     for name, place in able:
         if BACKENDS[name].is_installed():
+            if place == "cpu" and able[0][1] == "cuda":
+                logger.warning("a GPU is visible, but %s runs on the CPU", name)
             try:
-                return BACKENDS[name].open(
-                    model, device=place, precision=precision, threads=threads
-                )
+                return _open(model, Way(name, place, precision), threads, unverified)
             except (BackendUnavailable, EngineMismatch) as error:
                 # on a CPU nothing is left to chance: what is installed there works or says why
                 if place == "cpu":
                     raise
-                logger.info("%s left out: %s", name, error.public_message)
+                logger.warning("%s left out: %s", name, error.public_message)
                 failures.append(error)
     raise [*failures, nothing_installed][0]
 

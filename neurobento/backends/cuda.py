@@ -7,6 +7,7 @@ holds no torch.
 from __future__ import annotations
 
 import importlib.util
+import logging
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,11 @@ from numpy.typing import NDArray
 from neurobento.errors import BackendUnavailable
 
 __all__ = ["Buffer", "Gpu", "Graph", "Stream", "find_gpu", "require_gpu"]
+
+NO_DEVICE = 100
+"""CUDA's status where there is a driver and no GPU: cudaErrorNoDevice."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,12 +43,10 @@ class Gpu:
 
 def find_gpu() -> Gpu | None:
     """The first GPU that is visible, or nothing where there is none or no binding."""
-    # "cuda" first: the search for a part of a package that is not there raises
-    if not all(importlib.util.find_spec(name) for name in ("cuda", "cuda.bindings")):
-        return None
-    runtime = _runtime()
-    status, count = runtime.cudaGetDeviceCount()
-    if int(status) or not count:
+    count, error = _count_gpus()
+    if error:
+        logger.debug("no GPU is found: %s", error)
+    if not count:
         return None
     found = _call("cudaGetDeviceProperties", 0)
     name = found.name.decode() if isinstance(found.name, bytes) else str(found.name)
@@ -62,10 +66,26 @@ def require_gpu() -> Gpu:
         raise BackendUnavailable(
             subject="device",
             expected="an NVIDIA GPU with its driver, and the package cuda-bindings",
-            found="none of them visible",
+            found=_count_gpus()[1] or "none of them visible",
             remedy="Choose --device cpu, or run on a machine with a GPU (`nvidia-smi` shows it).",
         )
     return gpu
+
+
+def _count_gpus() -> tuple[int, str]:
+    """How many GPUs are visible, and why CUDA cannot say, if so (a driver that is too old)."""
+    # "cuda" first: the search for a part of a package that is not there raises
+    if not all(importlib.util.find_spec(name) for name in ("cuda", "cuda.bindings")):
+        return 0, ""
+    status, count = _runtime().cudaGetDeviceCount()
+    if int(status) in (0, NO_DEVICE):
+        return 0 if int(status) else int(count), ""
+    return 0, f"cudaGetDeviceCount: {_error_text(status)}"
+
+
+def _error_text(status: Any) -> str:
+    _, text = _runtime().cudaGetErrorString(status)
+    return text.decode() if isinstance(text, bytes) else str(text)
 
 
 def _runtime() -> Any:
@@ -84,8 +104,7 @@ def _call(name: str, *args: Any) -> Any:
     """
     status, *values = getattr(_runtime(), name)(*args)
     if int(status):
-        _, text = _runtime().cudaGetErrorString(status)
-        raise RuntimeError(f"{name}: {text.decode() if isinstance(text, bytes) else text}")
+        raise RuntimeError(f"{name}: {_error_text(status)}")
     return values[0] if len(values) == 1 else None
 
 

@@ -24,7 +24,9 @@ __all__ = [
     "FLAVOURS",
     "PRECISIONS",
     "PROFILE",
+    "RECIPE",
     "EngineFacts",
+    "engine_folder",
     "engines_folder",
     "find_engine",
     "gpu_target",
@@ -32,6 +34,7 @@ __all__ = [
     "read_engine",
     "read_facts",
     "write_engine",
+    "write_private",
 ]
 
 FLAVOURS = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
@@ -41,6 +44,9 @@ PRECISIONS = ("fp32", "fp16", "bf16")
 
 PROFILE = (1, 1, 8)
 """Least, best and largest batch; all other axes of the graph are fixed."""
+
+RECIPE = 1
+"""What `export.to_tensorrt` does to the graph and its flags; raised whenever it changes."""
 
 FORMAT = 1
 ENGINE_FILE, SIDECAR_FILE = "engine.plan", "engine.json"
@@ -64,6 +70,8 @@ class EngineFacts:
         Least, best and largest batch.
     onnx_sha256, engine_sha256
         Of the model it was built from and of the engine itself.
+    recipe
+        `RECIPE` as it was when it was built.
     """
 
     flavour: str
@@ -72,6 +80,7 @@ class EngineFacts:
     precision: str
     profile: tuple[int, ...]
     onnx_sha256: str
+    recipe: int
     engine_sha256: str = ""
 
     @property
@@ -83,7 +92,7 @@ class EngineFacts:
     def differences(self, wanted: EngineFacts) -> list[str]:
         """In what this engine is not what is wanted; nothing if it will do."""
         found = []
-        for name in ("flavour", "library", "precision", "profile", "onnx_sha256"):
+        for name in ("flavour", "library", "precision", "profile", "onnx_sha256", "recipe"):
             is_, should = getattr(self, name), getattr(wanted, name)
             if is_ != should:
                 found.append(f"{name} {_short(is_)} instead of {_short(should)}")
@@ -122,6 +131,20 @@ def private_folder(path: Path) -> Path:
     return path
 
 
+def engine_folder(model: Model, facts: EngineFacts, root: Path | None = None) -> Path:
+    """Where an engine of these facts lies or would lie.
+
+    Raises
+    ------
+    EngineMismatch
+        Others may write there.
+    """
+    folder = (root or engines_folder()) / model.spec.name / facts.key
+    if folder.exists():
+        _require_private(folder)
+    return folder
+
+
 def write_engine(model: Model, facts: EngineFacts, engine: bytes, root: Path | None = None) -> Path:
     """Keep an engine and its sidecar; returns their folder, which its facts name.
 
@@ -130,16 +153,17 @@ def write_engine(model: Model, facts: EngineFacts, engine: bytes, root: Path | N
     EngineMismatch
         Others may write where it would lie.
     """
-    folder = private_folder((root or engines_folder()) / model.spec.name / facts.key)
+    folder = private_folder(engine_folder(model, facts, root))
     facts = dataclasses.replace(facts, engine_sha256=hashlib.sha256(engine).hexdigest())
-    _write_private(folder / ENGINE_FILE, engine)
+    write_private(folder / ENGINE_FILE, engine)
     values = {"format": FORMAT, "model": model.spec.name, **dataclasses.asdict(facts)}
     # last, so that an engine without a sidecar is one whose writing was cut off
-    _write_private(folder / SIDECAR_FILE, (json.dumps(values, indent=2) + "\n").encode())
+    write_private(folder / SIDECAR_FILE, (json.dumps(values, indent=2) + "\n").encode())
     return folder
 
 
-def _write_private(path: Path, content: bytes) -> None:
+def write_private(path: Path, content: bytes) -> None:
+    """Write a file that is its owner's alone, whole or not at all."""
     write_whole(path, content)
     # whatever the umask lets others do
     path.chmod(0o600)

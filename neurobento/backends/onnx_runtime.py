@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,10 @@ import numpy as np
 
 from neurobento.backends.base import Images, Labels, check_images
 from neurobento.backends.cuda import require_gpu
-from neurobento.backends.engine import engines_folder, private_folder
+from neurobento.backends.engine import PROFILE, engines_folder, private_folder
+from neurobento.backends.tensorrt import load_flavour
 from neurobento.errors import BackendUnavailable
+from neurobento.geometry import NETWORK_SHAPE
 from neurobento.registry import Model
 
 __all__ = ["OnnxRuntimeBackend", "provider_options"]
@@ -31,8 +35,13 @@ def provider_options(provider: str, precision: str) -> list[tuple[str, dict[str,
     provider
         "cpu", "cuda" or "tensorrt".
     precision
-        "fp32", or with "tensorrt" "fp16" or "bf16". fp32 is that: no TF32.
+        "fp32", or with "tensorrt" "fp16" or "bf16". With "cuda" fp32 is that, no
+        TF32. With "tensorrt" TF32 cannot be switched off for one session, so
+        that fp32 may be TF32 there.
     """
+    least, best, largest = (
+        f"image:{'x'.join(map(str, (batch, 1, *NETWORK_SHAPE)))}" for batch in PROFILE
+    )
     cuda = {
         "use_tf32": "0",
         "cudnn_conv_algo_search": "EXHAUSTIVE",
@@ -46,6 +55,10 @@ def provider_options(provider: str, precision: str) -> list[tuple[str, dict[str,
         "trt_timing_cache_enable": "True",
         "trt_engine_cache_path": str(_engines()),
         "trt_timing_cache_path": str(_engines()),
+        # one engine for all sizes of batch, instead of a new one for each that is larger
+        "trt_profile_min_shapes": least,
+        "trt_profile_opt_shapes": best,
+        "trt_profile_max_shapes": largest,
     }
     options = {"cpu": {}, "cuda": cuda, "tensorrt": tensorrt}
     order = {
@@ -78,9 +91,12 @@ class OnnxRuntimeBackend:
     Raises
     ------
     BackendUnavailable
-        The installed ONNX Runtime has no such provider, or there is no GPU.
+        The installed ONNX Runtime has no such provider or it does not start,
+        there is no GPU, or no TensorRT for "tensorrt".
     EngineMismatch
         Others may write where ONNX Runtime keeps the engines it builds.
+    RuntimeError
+        ONNX Runtime fails, such as for want of memory.
     """
 
     def __init__(
@@ -92,6 +108,8 @@ class OnnxRuntimeBackend:
         precision = "fp32" if precision == "auto" else precision
         device = "CPU" if provider == "cpu" else require_gpu().name
         _require_provider(onnxruntime, provider)
+        if provider != "cpu":
+            _load_libraries(onnxruntime, provider)
         if provider == "tensorrt":
             private_folder(_engines())
         options = onnxruntime.SessionOptions()
@@ -99,13 +117,20 @@ class OnnxRuntimeBackend:
         options.log_severity_level = 3
         self.name = "onnxruntime-tensorrt" if provider == "tensorrt" else "onnxruntime"
         self.spec = model.spec
-        self._on_gpu = provider != "cpu"
-        self._session = onnxruntime.InferenceSession(
-            str(model.graph(precision)), options, providers=provider_options(provider, precision)
-        )
+        # scan by scan on a CPU: peak memory grows with the batch, speed does not
+        self._largest = 1 if provider == "cpu" else PROFILE[2]
+        graph, providers = str(model.graph(precision)), provider_options(provider, precision)
+        with _errors_of_ours():
+            self._session = onnxruntime.InferenceSession(graph, options, providers=providers)
         # a provider that fails to start is left out by ONNX Runtime without a word
         if PROVIDERS[provider] not in self._session.get_providers():
-            raise _missing(provider, "it does not start here")
+            raise BackendUnavailable(
+                subject="backend",
+                expected=f"an ONNX Runtime whose {PROVIDERS[provider]} starts",
+                found="it does not start here",
+                remedy="Check the driver (`nvidia-smi`), and that the CUDA, cuDNN and TensorRT "
+                "libraries are of the versions that this ONNX Runtime was built with.",
+            )
         self.details = {
             "library": f"onnxruntime {onnxruntime.__version__}",
             "device": device,
@@ -116,23 +141,33 @@ class OnnxRuntimeBackend:
     def infer(self, images: Images) -> Labels:
         """Labels of a batch; see `Backend.infer`."""
         images = check_images(images)
-        if self._on_gpu:
-            return self._run(images)
-        # scan by scan: peak memory grows with the batch, speed on a CPU does not
-        return np.concatenate([self._run(images[i : i + 1]) for i in range(len(images))])
+        starts = range(0, len(images), self._largest)
+        return np.concatenate([self._run(images[i : i + self._largest]) for i in starts])
 
     def _run(self, images: Images) -> Labels:
         """Bound input and output: of all that is on a GPU, only the labels leave it."""
         binding = self._session.io_binding()
         binding.bind_cpu_input("image", images)
         binding.bind_output("labels")
-        self._session.run_with_iobinding(binding)
+        with _errors_of_ours():
+            self._session.run_with_iobinding(binding)
         labels: Labels = binding.copy_outputs_to_cpu()[0]
         return labels
 
     def close(self) -> None:
         """Let go of the session."""
         del self._session
+
+
+@contextlib.contextmanager
+def _errors_of_ours() -> Iterator[None]:
+    """Failures of ONNX Runtime, whose classes derive from Exception alone, as RuntimeError."""
+    from onnxruntime.capi.onnxruntime_pybind11_state import Fail, RuntimeException
+
+    try:
+        yield
+    except (Fail, RuntimeException) as error:
+        raise RuntimeError(str(error)) from error
 
 
 def _require_one_flavour() -> None:
@@ -159,6 +194,14 @@ def _is_installed(distribution: str) -> bool:
 def _require_provider(onnxruntime: Any, provider: str) -> None:
     if PROVIDERS[provider] not in onnxruntime.get_available_providers():
         raise _missing(provider, f"only {', '.join(onnxruntime.get_available_providers())}")
+
+
+def _load_libraries(onnxruntime: Any, provider: str) -> None:
+    """Load CUDA's and TensorRT's libraries from their wheels, where ONNX Runtime does not look."""
+    if hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls()
+    if provider == "tensorrt":
+        load_flavour("tensorrt")
 
 
 def _missing(provider: str, found: str) -> BackendUnavailable:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from neurobento.backends.cuda import Buffer, Graph, Stream, require_gpu
 from neurobento.backends.engine import (
     FLAVOURS,
     PROFILE,
+    RECIPE,
     EngineFacts,
     find_engine,
     gpu_target,
@@ -61,11 +63,24 @@ def wanted_engine(model: Model, flavour: str, precision: str) -> EngineFacts:
         precision=precision,
         profile=PROFILE,
         onnx_sha256=model.spec.onnx_sha256,
+        recipe=RECIPE,
     )
+
+
+@dataclass
+class _Prepared:
+    """What runs batches of one size: a context and, once it was used, its recording."""
+
+    context: Any
+    graph: Graph | None = None
 
 
 class TensorRTBackend:
     """One engine with its buffers on the GPU; only images go up and labels come down.
+
+    Each size of batch has a context and a recording of its own, so that sizes may
+    alternate. Work is serial on one stream: all contexts share one block of memory
+    where the library can be given one.
 
     Parameters
     ----------
@@ -76,7 +91,8 @@ class TensorRTBackend:
     precision
         "auto" takes the quickest that the model was verified in, else fp32.
     cuda_graph
-        Whether work is recorded when a size of batch comes again, and replayed from then on.
+        Whether work is recorded when a size of batch comes a second time, and replayed
+        from then on.
 
     Raises
     ------
@@ -84,6 +100,8 @@ class TensorRTBackend:
         There is no such library or no GPU.
     EngineMismatch
         No engine was built for this model, library and GPU.
+    RuntimeError
+        The GPU has too little memory.
     """
 
     def __init__(
@@ -110,14 +128,15 @@ class TensorRTBackend:
                 found="one that it refuses",
                 remedy="Remove it and build it again with `python -m export.to_tensorrt`.",
             )
-        self._context = self._engine.create_execution_context()
         self._stream = Stream()
         self._image, self._labels = Buffer(PROFILE[2] * VOXELS * 4), Buffer(PROFILE[2] * VOXELS)
-        self._context.set_tensor_address("image", self._image.address)
-        self._context.set_tensor_address("labels", self._labels.address)
+        self._config = _runtime_config(module, flavour, self._engine)
+        self._scratch = None
+        if self._config is not None:
+            # an engine may need none, and no block has no bytes
+            self._scratch = Buffer(max(self._engine.device_memory_size_v2, 1))
         self._cuda_graph = cuda_graph
-        self._graph: Graph | None = None
-        self._batch = 0
+        self._prepared: dict[int, _Prepared] = {}
         self.details = {
             "library": f"{flavour} {module.__version__}",
             "device": require_gpu().name,
@@ -138,28 +157,55 @@ class TensorRTBackend:
         return labels
 
     def _execute(self, batch: int) -> None:
-        if batch != self._batch:
-            self._batch, self._graph = 0, None
-            self._context.set_input_shape("image", (batch, *self.spec.input_shape))
-            # the first call with a shape prepares what a recording must not hold
-            self._enqueue()
-            self._batch = batch
+        known = self._prepared.get(batch)
+        if known is None:
+            context = self._context(batch)
+            # the first call of a context prepares what a recording must not hold
+            self._enqueue(context)
+            self._prepared[batch] = _Prepared(context)
             return
-        if self._cuda_graph and self._graph is None:
-            self._graph = self._stream.record(self._enqueue)
-        if self._graph is None:
-            self._enqueue()
+        if self._cuda_graph and known.graph is None:
+            known.graph = self._stream.record(lambda: self._enqueue(known.context))
+        if known.graph is None:
+            self._enqueue(known.context)
         else:
-            self._stream.launch(self._graph)
+            self._stream.launch(known.graph)
 
-    def _enqueue(self) -> None:
-        if not self._context.execute_async_v3(self._stream.address):
+    def _context(self, batch: int) -> Any:
+        """A context for batches of one size, with its memory."""
+        given = [] if self._config is None else [self._config]
+        context = self._engine.create_execution_context(*given)
+        if context is None:
+            raise RuntimeError(f"{self.name}: too little GPU memory for a batch of {batch}")
+        if self._scratch is not None:
+            context.set_device_memory(self._scratch.address, self._scratch.size)
+        context.set_tensor_address("image", self._image.address)
+        context.set_tensor_address("labels", self._labels.address)
+        context.set_input_shape("image", (batch, *self.spec.input_shape))
+        return context
+
+    def _enqueue(self, context: Any) -> None:
+        if not context.execute_async_v3(self._stream.address):
             raise RuntimeError("TensorRT refused the work; its log says why")
 
     def close(self) -> None:
         """Let go of the engine and its memory."""
-        del self._graph, self._context, self._engine, self._runtime
-        del self._image, self._labels, self._stream
+        del self._prepared, self._config, self._engine, self._runtime
+        del self._image, self._labels, self._scratch, self._stream
+
+
+def _runtime_config(module: Any, flavour: str, engine: Any) -> Any:
+    """Has contexts take the memory they are given; none where the library cannot be told so."""
+    if not hasattr(engine, "create_runtime_config"):
+        return None
+    config = engine.create_runtime_config()
+    strategy = module.ExecutionContextAllocationStrategy.USER_MANAGED
+    config.set_execution_context_allocation_strategy(strategy)
+    if flavour == "tensorrt-rtx":
+        # kernels for a size are made when it first comes, not while it is replayed
+        eager = module.DynamicShapesKernelSpecializationStrategy.EAGER
+        config.dynamic_shapes_kernel_specialization_strategy = eager
+    return config
 
 
 def _verified_precision(model: Model, flavour: str) -> str:

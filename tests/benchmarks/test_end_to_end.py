@@ -75,6 +75,9 @@ def test_nothing_that_all_candidates_use_is_loaded_in_a_round(
 ) -> None:
     called = []
     backend: Any = types.SimpleNamespace(infer=lambda images: called.append(images.shape))
-    end_to_end._warm_up([backend, backend], 2)
+    broken: Any = types.SimpleNamespace(infer=lambda _: [][1])
+    one, two, other = (types.SimpleNamespace(name=name) for name in ("one", "two", "other"))
+    ready, left_out = end_to_end._warmed([(one, backend), (other, broken), (two, backend)], 2)
     assert {"ants", "monai.transforms"} <= set(sys.modules)
     assert called == [(1, 1, 91, 122, 123)] * 4
+    assert (list(ready), list(left_out)) == (["one", "two"], ["other"])

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.latency import main, timed
+from benchmarks.latency import main
 from benchmarks.results import Run
+from benchmarks.rounds import timed
 from neurobento.errors import ConfigError
 
 

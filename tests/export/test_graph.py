@@ -309,6 +309,29 @@ def test_a_constant_that_was_kept_in_half_keeps_nothing_in_single() -> None:
     assert types_in(model)["b"] == TensorProto.FLOAT16
 
 
+def test_a_product_with_weights_is_a_layer_and_a_product_of_what_was_computed_is_not() -> None:
+    """The one is a network's last layer, the other moves positions."""
+    nodes = [
+        helper.make_node("Reshape", ["image", "flat"], ["voxels"]),
+        helper.make_node("MatMul", ["weights", "voxels"], ["products"]),
+        helper.make_node("Transpose", ["voxels"], ["turned"], perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["voxels", "turned"], ["moments"]),
+        helper.make_node("ArgMax", ["products"], ["best"], axis=1),
+        helper.make_node("Cast", ["best"], ["labels"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMax", ["moments", "axes"], ["largest"]),
+        helper.make_node("Add", ["labels", "largest"], ["sum"]),
+        helper.make_node("ReduceMax", ["sum", "axes"], ["out"]),
+    ]
+    weights = np.random.default_rng(5).normal(size=(3, 2)).astype(np.float32)
+    model = make(nodes, {"flat": np.array([0, 2, -1]), "weights": weights, "axes": np.array([1])})
+    compute_in_half(model, "fp16")
+    types = types_in(model)
+    assert types["products"] == TensorProto.FLOAT16
+    assert types["moments"] == TensorProto.FLOAT
+    (search,) = [node for node in model.graph.node if node.op_type == "ArgMax"]
+    assert types[search.input[0]] == TensorProto.FLOAT16
+
+
 def test_upsampling_goes_on_in_half_but_for_its_scales() -> None:
     conv = helper.make_node("Conv", ["image", "w"], ["a"], kernel_shape=[1] * 3)
     up = helper.make_node("Resize", ["a", "", "scales"], ["b"], mode="linear")

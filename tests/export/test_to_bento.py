@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +44,24 @@ def stored(home: Path, spec: ModelSpec) -> Path:
 def test_the_second_time_it_is_there_already(known_model: Path, tmp_path: Path) -> None:
     done = run(tmp_path, "-c", TWICE, str(known_model))
     assert done.stdout == "True False\n", done.stderr
+
+
+def test_a_new_spec_or_int8_form_replaces_what_is_stored(known_model: Path, tmp_path: Path) -> None:
+    """The tag says nothing of them."""
+    folder = tmp_path / "models" / "compact"
+    shutil.copytree(known_model, folder)
+    spec = ModelSpec.read(folder / "spec.json")
+
+    def put() -> str:
+        return run(tmp_path, "-m", "export.to_bento", "--models", str(folder.parent)).stdout
+
+    put()
+    dataclasses.replace(spec, metrics={"new": {"mean": 0.9}}).write(folder / "spec.json")
+    (folder / "model_int8.onnx").write_bytes(b"int8")
+    assert "put into the store" in put()
+    for name in ("spec.json", "model_int8.onnx"):
+        assert (stored(tmp_path, spec) / name).read_bytes() == (folder / name).read_bytes()
+    assert "there already" in put()
 
 
 def test_the_store_holds_both_files_under_the_graphs_hash(

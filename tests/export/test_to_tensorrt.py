@@ -254,7 +254,93 @@ def test_timings_of_one_build_serve_the_next(
     on_an_l4(second)
     build_engine(known, "tensorrt", "fp16", root=tmp_path)
     assert (cached_timings(first), cached_timings(second)) == (b"", b"some")
-    assert (tmp_path / "tensorrt" / "timing.cache").read_bytes() == b"more"
+    cache = timings_in(tmp_path)
+    assert cache.name == "10.13.0-NVIDIA-L4-sm_89.cache"
+    assert cache.read_bytes() == b"more"
+    assert cache.stat().st_mode & 0o777 == 0o600
+
+
+def timings_in(root: Path) -> Path:
+    (cache,) = (root / "tensorrt").iterdir()
+    return cache
+
+
+@pytest.mark.parametrize("version", ["10.13.0", "10.14.1"])
+@pytest.mark.parametrize("gpu", [GPU, Gpu("NVIDIA H100", "9.0")])
+def test_timings_are_of_one_gpu_and_one_version(
+    known: Model,
+    on_an_l4: Callable[[Any], None],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    version: str,
+    gpu: Gpu,
+) -> None:
+    on_an_l4(fake_tensorrt(b"one", b"some"))
+    build_engine(known, "tensorrt", "fp32", root=tmp_path)
+    library = fake_tensorrt(b"two", b"more")
+    library.__version__ = version
+    on_an_l4(library)
+    monkeypatch.setattr(to_tensorrt, "require_gpu", lambda: gpu)
+    build_engine(known, "tensorrt", "fp16", root=tmp_path)
+    same = (version, gpu) == ("10.13.0", GPU)
+    assert cached_timings(library) == (b"some" if same else b"")
+
+
+@pytest.mark.parametrize("unreadable", [False, True])
+def test_timings_that_the_library_refuses_are_left_out(
+    known: Model, on_an_l4: Callable[[Any], None], tmp_path: Path, unreadable: bool
+) -> None:
+    on_an_l4(fake_tensorrt(b"one", b"some"))
+    build_engine(known, "tensorrt", "fp32", root=tmp_path)
+    library = fake_tensorrt(b"two", b"more")
+    config = library.Builder.return_value.create_builder_config.return_value
+    if unreadable:
+        config.create_timing_cache.side_effect = lambda timings: None if timings else timings
+    else:
+        config.set_timing_cache.side_effect = [False, True]
+    on_an_l4(library)
+    build_engine(known, "tensorrt", "fp16", root=tmp_path)
+    assert [call.args for call in config.create_timing_cache.call_args_list] == [(b"some",), (b"",)]
+    assert timings_in(tmp_path).read_bytes() == b"more"
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_no_timings_are_kept_of_none_or_of_a_failed_build(
+    known: Model, on_an_l4: Callable[[Any], None], tmp_path: Path, fails: bool
+) -> None:
+    library = fake_tensorrt(b"engine", b"some")
+    builder = library.Builder.return_value
+    on_an_l4(library)
+    if fails:
+        builder.build_serialized_network.side_effect = RuntimeError("out of memory")
+        with pytest.raises(RuntimeError, match="out of memory"):
+            build_engine(known, "tensorrt", root=tmp_path)
+    else:
+        builder.create_builder_config.return_value.get_timing_cache.return_value = None
+        build_engine(known, "tensorrt", root=tmp_path)
+    assert list((tmp_path / "tensorrt").iterdir()) == []
+
+
+def test_nothing_is_built_where_others_may_write_timings(
+    known: Model, on_an_l4: Callable[[Any], None], tmp_path: Path
+) -> None:
+    library = fake_tensorrt(b"engine", b"some")
+    on_an_l4(library)
+    (tmp_path / "tensorrt").mkdir()
+    (tmp_path / "tensorrt").chmod(0o777)
+    with pytest.raises(EngineMismatch, match="only its owner may write"):
+        build_engine(known, "tensorrt", root=tmp_path)
+    library.Builder.return_value.build_serialized_network.assert_not_called()
+
+
+def test_nothing_is_built_for_a_folder_where_others_may_write(
+    known: Model, on_an_l4: Callable[[Any], None], no_build: Callable[[], None], tmp_path: Path
+) -> None:
+    on_an_l4(fake_tensorrt(b"engine", b"some"))
+    build_engine(known, "tensorrt", root=tmp_path).chmod(0o777)
+    no_build()
+    with pytest.raises(EngineMismatch, match="only its owner may write"):
+        build_engine(known, "tensorrt", root=tmp_path)
 
 
 def test_a_builder_that_gives_no_engine_writes_none(
@@ -284,6 +370,26 @@ def test_the_command_takes_the_flavour_that_can_build_here(
     monkeypatch.setattr(to_tensorrt, "build_engine", lambda *given: asked.append(given))
     main([str(known.folder)])
     assert [(flavour, precision) for _, flavour, precision, *_ in asked] == [(expected, "fp32")]
+
+
+def test_one_refused_engine_does_not_end_the_command(
+    known: Model, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = []
+
+    def build(model: Model, flavour: str, precision: str, *_: Any) -> Path:
+        asked.append(precision)
+        if precision == "bf16":
+            raise EngineMismatch(
+                subject="compact", expected="a graph", found="too many bits", remedy="Try fp32."
+            )
+        return Path("engine")
+
+    monkeypatch.setattr(to_tensorrt, "build_engine", build)
+    assert main([str(known.folder), "--precision", "bf16", "fp16"]) == 1
+    assert asked == ["bf16", "fp16"]
+    assert "compact bf16: " in caplog.text
+    assert "too many bits" in caplog.text
 
 
 def test_the_command_refuses_what_is_not_installed(

@@ -13,7 +13,15 @@ import numpy as np
 import pytest
 
 from export import verify as verify_module
-from export.verify import REQUIRED_AGREEMENT, main, read_images, read_labels, remember, verify
+from export.verify import (
+    ALLOWED_DICE_LOSS,
+    REQUIRED_AGREEMENT,
+    main,
+    read_images,
+    read_labels,
+    remember,
+    verify,
+)
 from neurobento.backends import Way, list_ways
 from neurobento.dice import mean_dice
 from neurobento.errors import (
@@ -73,7 +81,10 @@ def backend_answers(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Answe
     def install(**labels: Any) -> list[Answering]:
         opened: list[Answering] = []
 
-        def open_fake(model: Model, name: str, *, device: str, precision: str) -> Answering:
+        def open_fake(
+            model: Model, name: str, *, device: str, precision: str, unverified: bool
+        ) -> Answering:
+            assert unverified
             if device == "cuda":
                 raise EngineMismatch(
                     subject="engine", expected=precision, found="no engine", remedy="Build it."
@@ -221,13 +232,94 @@ def test_without_fp32_nothing_is_verified(
         verify(Answering([]), model, images)
 
 
+def test_without_labels_int8_is_not_verified(
+    model: Model, images: Any, truth: Any, backend_answers: Callable[..., Any]
+) -> None:
+    backend_answers(fp32=truth, int8=truth)
+    results = verify(Answering([]), model, images)
+    assert results["openvino int8"] == {"not_verified": "no labels beside the scans"}
+    assert results["allowed_dice_loss"] == ALLOWED_DICE_LOSS
+
+
+@pytest.mark.parametrize(("share", "passed"), [(0.001, True), (0.1, False)])
+def test_int8_passes_by_its_dice(
+    model: Model,
+    images: Any,
+    truth: Any,
+    backend_answers: Callable[..., Any],
+    share: float,
+    passed: bool,
+) -> None:
+    backend_answers(fp32=truth, int8=with_wrong_voxels(truth, share))
+    results = verify(Answering([]), model, images, truth)
+    assert results["openvino int8"]["passed"] is passed
+
+
+class Replaying(Answering):
+    """A backend on a GPU whose second answer is another than its first."""
+
+    calls = 0
+
+    def infer(self, images: Any) -> Any:
+        self.calls += 1
+        return self._labels if self.calls == 2 else np.zeros_like(self._labels)
+
+
+def test_on_a_gpu_the_second_answer_counts(
+    model: Model, images: Any, truth: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the one that is replayed; a CPU has none."""
+    opened = Replaying(truth)
+    monkeypatch.setattr(verify_module, "open_backend", lambda *_, **__: opened)
+    results = verify(Answering([]), model, images, ways=[Way("tensorrt", "cuda", "fp16")])
+    assert results["tensorrt fp16"]["passed"]
+    assert (opened.calls, opened.closed) == (2, True)
+    opened.calls = 0
+    results = verify(Answering([]), model, images, ways=[Way("openvino", "cpu", "bf16")])
+    assert (opened.calls, results["openvino bf16"]["passed"]) == (1, False)
+
+
+class Failing(Answering):
+    """A backend without memory."""
+
+    def infer(self, images: Any) -> Any:
+        raise RuntimeError("out of memory " * 100)
+
+
+def test_a_way_that_fails_is_not_verified_unless_it_is_needed(
+    model: Model, images: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Failing([])
+    monkeypatch.setattr(verify_module, "open_backend", lambda *_, **__: opened)
+    results = verify(Answering([]), model, images, ways=[Way("tensorrt", "cuda", "fp16")])
+    assert results["tensorrt fp16"] == {"not_verified": ("out of memory " * 100)[:300]}
+    assert opened.closed
+    with pytest.raises(RuntimeError, match="out of memory"):
+        verify(Answering([]), model, images, ways=[Way("openvino", "cpu", "fp32")])
+
+
+def test_dice_by_region_is_told_on_demand(
+    model: Model, images: Any, truth: Any, backend_answers: Callable[..., Any]
+) -> None:
+    few = np.minimum(truth, 3)
+    few_images = (few[:, None] / np.float32(116)).astype(np.float32)
+    ways = [Way("openvino", "cpu", "fp32")]
+    backend_answers(fp32=few)
+    assert (
+        "dice_by_region" not in verify(Answering([]), model, few_images, few, ways)["openvino fp32"]
+    )
+    told = verify(Answering([]), model, few_images, few, ways, by_region=True)
+    assert told["openvino fp32"]["dice_by_region"] == [1.0] * 4 + [None] * 113
+    assert json.loads(json.dumps(told)) == told
+
+
 def test_every_backend_is_closed(
     model: Model, images: Any, truth: Any, backend_answers: Callable[..., Any]
 ) -> None:
-    opened = backend_answers(fp32=truth, bf16=truth)
-    verify(Answering([]), model, images)
+    opened = backend_answers(fp32=truth, bf16=truth, int8=truth)
+    verify(Answering([]), model, images, truth)
     on_cpu = [way for way in list_ways() if way.device == "cpu" and "pytorch" not in way.backend]
-    assert len(opened) == len(on_cpu) == 3
+    assert len(opened) == len(on_cpu) == 5
     assert all(backend.closed for backend in opened)
 
 
@@ -317,6 +409,36 @@ def test_the_command_prints_the_result_and_writes_nothing(
     printed = json.loads(capsys.readouterr().out)["compact"]
     assert printed.items() <= published.spec.verification.items()
     assert (copied / "spec.json").read_bytes() == before
+
+
+def test_the_command_prints_one_document_and_writes_no_regions(
+    known_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What was found before a failure is printed too."""
+    result = {"scans": 3, "openvino fp32": {"passed": True, "dice_by_region": [1.0, None]}}
+    folders = [tmp_path / name for name in ("compact", "unet", "highresnet")]
+    for folder in folders:
+        shutil.copytree(known_model, folder)
+        spec = ModelSpec.read(folder / "spec.json")
+        dataclasses.replace(spec, name=folder.name).write(folder / "spec.json")
+
+    def answer(_: Any, model: Model, *__: Any, by_region: bool) -> dict[str, Any]:
+        assert by_region
+        if model.spec.name == "highresnet":
+            raise ParityFailure(subject="it", expected="labels", found="others", remedy="None.")
+        return result
+
+    for name in ("read_images", "read_labels", "open_weights", "load_network"):
+        monkeypatch.setattr(verify_module, name, lambda given: given)
+    monkeypatch.setattr(verify_module, "verify", answer)
+    with pytest.raises(ParityFailure):
+        main([*map(str, folders), "--scans", "scan.nii.gz", "--write"])
+    assert json.loads(capsys.readouterr().out) == {"compact": result, "unet": result}
+    written = open_model(folders[1]).spec.verification
+    assert written == {"scans": 3, "openvino fp32": {"passed": True}}
 
 
 @pytest.mark.slow

@@ -16,6 +16,9 @@ import pytest
 
 Work = Callable[[], None]
 
+SCRATCH = 4096
+"""Bytes that contexts of an engine need."""
+
 
 class NumpyCuda:
     """`cuda.bindings.runtime`, as far as it is used: each call gives a status and results.
@@ -144,8 +147,10 @@ class NumpyCuda:
 class NumpyContext:
     """An execution context of an engine that has the known model's rule."""
 
-    def __init__(self, library: NumpyTensorRT) -> None:
+    def __init__(self, library: NumpyTensorRT, *, brings_memory: bool) -> None:
         self._library = library
+        self._brings_memory = brings_memory
+        self._memory = (0, 0)
         self._addresses: dict[str, int] = {}
         self._shape: tuple[int, ...] = ()
         self._is_prepared = False
@@ -153,6 +158,11 @@ class NumpyContext:
     def set_tensor_address(self, name: str, address: int) -> bool:
         self._addresses[name] = address
         return True
+
+    def set_device_memory(self, address: int, size: int) -> None:
+        assert not self._brings_memory
+        assert size >= SCRATCH
+        self._memory = (address, size)
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         assert name == "image"
@@ -168,6 +178,8 @@ class NumpyContext:
         self._library.executed.append(shape[0])
 
         def work() -> None:
+            if not self._brings_memory:
+                cuda.at(*self._memory)[:] = shape[0]
             voxels = int(np.prod(shape))
             image = cuda.at(self._addresses["image"], 4 * voxels).view(np.float32)
             cuda.at(self._addresses["labels"], voxels)[:] = np.round(image * 116)
@@ -183,6 +195,12 @@ class NumpyTensorRT:
     ----------
     executed
         Batch sizes that were enqueued.
+    has_runtime_config
+        Whether its engines can be given memory, as they can by later versions.
+    has_memory
+        Whether there is room for one more context.
+    configs, contexts
+        What its engines made.
     """
 
     def __init__(self, cuda: NumpyCuda) -> None:
@@ -193,6 +211,12 @@ class NumpyTensorRT:
         self.loaded: list[bytes] = []
         self.refused = b""
         self.refuses_work = False
+        self.has_runtime_config = True
+        self.has_memory = True
+        self.configs: list[Any] = []
+        self.contexts: list[NumpyContext] = []
+        self.ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED=2)
+        self.DynamicShapesKernelSpecializationStrategy = SimpleNamespace(EAGER=1)
         self.Logger = type("Logger", (), {"ERROR": 1, "__init__": lambda self, level: None})
 
     def Runtime(self, logger: Any) -> Any:
@@ -202,7 +226,25 @@ class NumpyTensorRT:
         if engine == self.refused:
             return None
         self.loaded.append(engine)
-        return SimpleNamespace(create_execution_context=lambda: NumpyContext(self))
+        engine = SimpleNamespace(create_execution_context=self._create_context)
+        if self.has_runtime_config:
+            engine.create_runtime_config = self._create_config
+            engine.device_memory_size_v2 = SCRATCH
+        return engine
+
+    def _create_config(self) -> Any:
+        config = SimpleNamespace(strategy=0, dynamic_shapes_kernel_specialization_strategy=0)
+        config.set_execution_context_allocation_strategy = lambda strategy: setattr(
+            config, "strategy", strategy
+        )
+        self.configs.append(config)
+        return config
+
+    def _create_context(self, config: Any = None) -> Any:
+        if not self.has_memory:
+            return None
+        self.contexts.append(NumpyContext(self, brings_memory=config is None))
+        return self.contexts[-1]
 
 
 def install(monkeypatch: pytest.MonkeyPatch, name: str, **values: Any) -> None:

@@ -386,9 +386,54 @@ def test_auto_says_in_the_log_what_it_left_out(
 ) -> None:
     fakes.have_gpu(GPU)
     fakes.unable = {("tensorrt", "cuda"): NO_ENGINE}
-    with caplog.at_level(logging.INFO):
-        open_backend(model)
-    assert "tensorrt left out: expected another; found no engine" in caplog.text
+    open_backend(model)
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "tensorrt left out: expected another; found no engine" in record.message
+
+
+def test_auto_warns_that_a_visible_gpu_is_not_used(
+    model: Model, fakes: Fakes, caplog: pytest.LogCaptureFixture
+) -> None:
+    fakes.leave_out("tensorrt", "tensorrt-rtx", "onnxruntime")
+    open_backend(model)
+    assert caplog.records == []
+    fakes.have_gpu(GPU)
+    open_backend(model, device="cpu")
+    assert caplog.records == []
+    open_backend(model)
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert record.message == "a GPU is visible, but openvino runs on the CPU"
+
+
+@pytest.mark.parametrize(
+    "verification",
+    [
+        {},
+        {"openvino int8": {"not_verified": "no labels"}, "onnxruntime int8": {"passed": True}},
+        {"openvino int8": {"passed": False}},
+    ],
+)
+@pytest.mark.parametrize("name", ["openvino", "auto"])
+def test_int8_runs_only_where_it_was_verified(
+    model: Model, fakes: Fakes, name: str, verification: dict[str, Any]
+) -> None:
+    """Or for the verification itself."""
+    spec = dataclasses.replace(model.spec, verification=verification)
+    model = dataclasses.replace(model, spec=spec)
+    with pytest.raises(BackendUnavailable, match=r"verified in openvino int8.*export\.quantise"):
+        open_backend(model, name, precision="int8")
+    assert fakes.tried == []
+    open_backend(model, name, precision="int8", unverified=True)
+    assert fakes.tried == [("openvino", "cpu", "int8", 0)]
+
+
+def test_int8_that_was_verified_runs(model: Model, fakes: Fakes) -> None:
+    verification = {"onnxruntime int8": {"passed": True}}
+    spec = dataclasses.replace(model.spec, verification=verification)
+    open_backend(dataclasses.replace(model, spec=spec), "onnxruntime", precision="int8")
+    assert fakes.tried == [("onnxruntime", "cpu", "int8", 0)]
 
 
 def test_auto_asks_nothing_of_a_gpu_where_there_is_none(model: Model, fakes: Fakes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import sys
 from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
@@ -29,8 +30,8 @@ def no_gpu(cuda: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     cuda.gpus.clear()
 
 
-def no_driver(cuda: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    cuda.failing["cudaGetDeviceCount"] = 35
+def no_device(cuda: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda.failing["cudaGetDeviceCount"] = 100
 
 
 def no_binding(cuda: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,14 +46,34 @@ def another_package_called_cuda(cuda: Any, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.delitem(sys.modules, "cuda.bindings")
 
 
-@pytest.mark.parametrize("lack", [no_gpu, no_driver, no_binding, another_package_called_cuda])
+@pytest.mark.parametrize("lack", [no_gpu, no_device, no_binding, another_package_called_cuda])
 def test_where_no_gpu_can_be_used_none_is_found(
-    cuda: Any, monkeypatch: pytest.MonkeyPatch, lack: Any
+    cuda: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, lack: Any
 ) -> None:
     lack(cuda, monkeypatch)
-    assert find_gpu() is None
-    with pytest.raises(BackendUnavailable, match="an NVIDIA GPU with its driver"):
+    with caplog.at_level(logging.DEBUG):
+        assert find_gpu() is None
+    assert caplog.records == []
+    with pytest.raises(
+        BackendUnavailable, match=r"an NVIDIA GPU with its driver.*found none of them visible"
+    ):
         require_gpu()
+
+
+@pytest.mark.parametrize("status", [3, 35, 999])
+def test_why_cuda_finds_no_gpu_is_told(
+    cuda: Any, caplog: pytest.LogCaptureFixture, status: int
+) -> None:
+    """Without a driver the status is 35 on every machine: no reason to warn."""
+    cuda.failing["cudaGetDeviceCount"] = status
+    with caplog.at_level(logging.DEBUG):
+        assert find_gpu() is None
+    (record,) = caplog.records
+    assert record.levelno == logging.DEBUG
+    assert f"cudaGetDeviceCount: out of luck ({status})" in record.message
+    with pytest.raises(BackendUnavailable) as caught:
+        require_gpu()
+    assert caught.value.found == f"cudaGetDeviceCount: out of luck ({status})"
 
 
 def test_what_goes_up_comes_down(cuda: Any) -> None:

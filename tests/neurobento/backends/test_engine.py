@@ -13,6 +13,7 @@ import pytest
 from neurobento.backends.cuda import Gpu
 from neurobento.backends.engine import (
     EngineFacts,
+    engine_folder,
     engines_folder,
     find_engine,
     gpu_target,
@@ -24,7 +25,9 @@ from neurobento.backends.engine import (
 from neurobento.errors import EngineMismatch
 from neurobento.registry import Model, open_model
 
-FACTS = EngineFacts("tensorrt-rtx", "1.7.1.116", ("sm_120", "sm_89"), "fp16", (1, 1, 8), "ab" * 32)
+FACTS = EngineFacts(
+    "tensorrt-rtx", "1.7.1.116", ("sm_120", "sm_89"), "fp16", (1, 1, 8), "ab" * 32, 1
+)
 OTHERS: dict[str, Any] = {
     "flavour": "tensorrt",
     "library": "1.7.1.117",
@@ -32,6 +35,7 @@ OTHERS: dict[str, Any] = {
     "precision": "fp32",
     "profile": (1, 1, 4),
     "onnx_sha256": "ac" * 32,
+    "recipe": 2,
 }
 ENGINE = bytes(range(256)) * 4
 
@@ -73,6 +77,7 @@ def test_a_sidecar_can_be_read_by_people_and_names_its_model(folder: Path) -> No
     assert (values["format"], values["model"]) == (1, "compact")
     assert values["targets"] == ["sm_120", "sm_89"]
     assert values["profile"] == [1, 1, 8]
+    assert values["recipe"] == 1
 
 
 def test_nothing_but_the_engine_and_its_sidecar_is_written_for_their_owner_alone(
@@ -94,7 +99,7 @@ def test_an_engine_is_private_whatever_the_umask(model: Model, root: Path) -> No
 
 def test_the_key_does_not_change_from_run_to_run() -> None:
     """Else every engine would be built again."""
-    assert FACTS.key == "b7b412271f5e0958"
+    assert FACTS.key == "d2f2b21c8632c25c"
     assert dataclasses.replace(FACTS, engine_sha256="cd" * 32).key == FACTS.key
 
 
@@ -200,6 +205,14 @@ def test_nothing_is_written_where_others_may_write(model: Model, root: Path) -> 
     with pytest.raises(EngineMismatch, match="chmod -R go-w"):
         write_engine(model, FACTS, ENGINE, root)
     assert list(folder.iterdir()) == []
+    with pytest.raises(EngineMismatch, match="chmod -R go-w"):
+        engine_folder(model, FACTS, root)
+
+
+def test_the_place_of_an_engine_is_known_before_it_is_built(model: Model, root: Path) -> None:
+    place = engine_folder(model, FACTS, root)
+    assert not root.exists()
+    assert write_engine(model, FACTS, ENGINE, root) == place
 
 
 def test_what_another_user_owns_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,6 +246,7 @@ def test_an_engine_with_one_changed_byte_is_refused(folder: Path, at: int) -> No
         {"colour": "green"},
         {"model": ...},
         {"library": ...},
+        {"recipe": ...},
     ],
     ids=str,
 )

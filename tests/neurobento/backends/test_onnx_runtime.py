@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import metadata
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,12 +29,17 @@ def model(known_model: Path) -> Model:
 @pytest.fixture
 def providers(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """An ONNX Runtime with all providers; `started` are those that sessions have."""
-    state = SimpleNamespace(started=[TENSORRT, CUDA, CPU], asked=[])
+    state = SimpleNamespace(started=[TENSORRT, CUDA, CPU], asked=[], preloaded=[])
 
     def open_session(path: str, options: Any, *, providers: Any) -> Any:
         state.asked.append(providers)
         return SimpleNamespace(get_providers=lambda: state.started)
 
+    def preload() -> None:
+        state.preloaded.append(len(state.asked))
+
+    monkeypatch.setattr(onnxruntime, "preload_dlls", preload, raising=False)
+    monkeypatch.setitem(sys.modules, "tensorrt", ModuleType("tensorrt"))
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [TENSORRT, CUDA, CPU])
     monkeypatch.setattr(onnxruntime, "InferenceSession", open_session)
     return state
@@ -107,8 +113,52 @@ def test_a_provider_that_does_not_start_is_no_reason_to_take_another(
     started: list[str],
 ) -> None:
     providers.started = started
-    with pytest.raises(BackendUnavailable, match="it does not start here"):
+    with pytest.raises(BackendUnavailable, match="it does not start here") as caught:
         OnnxRuntimeBackend(model, provider)
+    assert "nvidia-smi" in caught.value.remedy
+    assert "pip" not in caught.value.remedy
+
+
+@pytest.mark.parametrize(("provider", "expected"), [("cpu", []), ("cuda", [0])])
+def test_libraries_of_cuda_are_loaded_before_a_session_on_a_gpu(
+    cuda: Any, providers: SimpleNamespace, model: Model, provider: str, expected: list[int]
+) -> None:
+    OnnxRuntimeBackend(model, provider)
+    # how many sessions there were at the time
+    assert providers.preloaded == expected
+
+
+def test_an_onnx_runtime_that_loads_no_libraries_is_left_to_find_them(
+    cuda: Any, providers: SimpleNamespace, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(onnxruntime, "preload_dlls")
+    OnnxRuntimeBackend(model, "cuda")
+    assert len(providers.asked) == 1
+
+
+def test_without_tensorrt_its_provider_is_unavailable(
+    cuda: Any,
+    providers: SimpleNamespace,
+    model: Model,
+    engines: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(BackendUnavailable, match="the package tensorrt"):
+        OnnxRuntimeBackend(model, "tensorrt")
+    assert providers.asked == []
+    assert not engines.exists()
+
+
+def test_a_failure_of_onnx_runtime_is_a_runtime_error(
+    cuda: Any, providers: SimpleNamespace, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise onnxruntime.capi.onnxruntime_pybind11_state.RuntimeException("out of memory")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        OnnxRuntimeBackend(model, "cuda")
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "onnxruntime-tensorrt"])
@@ -152,6 +202,12 @@ def test_single_precision_is_that_on_a_gpu_too() -> None:
 def test_tensorrt_is_told_the_precision(precision: str, fp16: str, bf16: str) -> None:
     (_, options), *_ = provider_options("tensorrt", precision)
     assert (options["trt_fp16_enable"], options["trt_bf16_enable"]) == (fp16, bf16)
+
+
+def test_tensorrt_builds_one_engine_for_all_sizes_of_batch() -> None:
+    (_, options), *_ = provider_options("tensorrt", "fp32")
+    shapes = [options[f"trt_profile_{name}_shapes"] for name in ("min", "opt", "max")]
+    assert shapes == [f"image:{batch}x1x91x122x123" for batch in (1, 1, 8)]
 
 
 def test_what_follows_a_gpus_provider_is_for_nodes_that_it_lacks() -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from neurobento.backends import open_backend
-from neurobento.backends.engine import FLAVOURS, PRECISIONS, EngineFacts, write_engine
+from neurobento.backends.engine import FLAVOURS, PRECISIONS, RECIPE, EngineFacts, write_engine
 from neurobento.backends.tensorrt import TensorRTBackend, load_flavour, wanted_engine
 from neurobento.errors import BackendUnavailable, ConfigError, EngineMismatch
 from neurobento.registry import Model, open_model
@@ -102,18 +102,57 @@ def test_a_second_batch_of_a_size_is_recorded_and_replayed_from_then_on(
     assert len(set(cuda.launches)) == 1
 
 
-def test_a_recording_is_dropped_when_the_size_changes(
-    backend: TensorRTBackend, cuda: Any, batch_of: Any
+def test_sizes_that_alternate_are_replayed_each_from_its_own_recording(
+    backend: TensorRTBackend, tensorrt: Any, cuda: Any, batch_of: Any
 ) -> None:
-    for _ in range(3):
-        backend.infer(batch_of(2)[0])
-    assert len(cuda.runnables) == 1
+    launched = []
+    for first, count in enumerate((1, 2, 1, 2, 1, 2, 1)):
+        images, labels = batch_of(count, first)
+        assert np.array_equal(backend.infer(images), labels)
+        launched.append(len(cuda.launches))
+    assert launched == [0, 0, 1, 2, 3, 4, 5]
+    # each once by itself and once for its recording
+    assert tensorrt.executed == [1, 2, 1, 2]
+    assert len(cuda.runnables) == len(tensorrt.contexts) == 2
+    one, two = cuda.launches[:2]
+    assert cuda.launches == [one, two, one, two, one]
+
+
+def test_all_sizes_share_one_block_of_memory(
+    backend: TensorRTBackend, flavour: str, tensorrt: Any, cuda: Any, batch_of: Any
+) -> None:
+    held = len(cuda.memory)
+    for count in (1, 2, 3):
+        backend.infer(batch_of(count)[0])
+    assert len(tensorrt.contexts) == 3
+    assert len(cuda.memory) == held
+    (config,) = tensorrt.configs
+    assert config.strategy == 2
+    eager = config.dynamic_shapes_kernel_specialization_strategy
+    assert eager == (flavour == "tensorrt-rtx")
+
+
+def test_a_library_that_cannot_be_given_memory_brings_its_own(
+    engines: Any, model: Model, flavour: str, tensorrt: Any, cuda: Any, batch_of: Any
+) -> None:
+    tensorrt.has_runtime_config = False
+    backend = TensorRTBackend(model, flavour, "fp32")
+    assert len(cuda.memory) == 2
+    for count in (1, 2, 1, 2):
+        images, labels = batch_of(count)
+        assert np.array_equal(backend.infer(images), labels)
+    assert len(cuda.launches) == 2
+
+
+def test_without_room_for_a_context_the_error_says_so(
+    backend: TensorRTBackend, flavour: str, tensorrt: Any, batch_of: Any
+) -> None:
     backend.infer(batch_of(1)[0])
-    gc.collect()
-    assert (cuda.runnables, len(cuda.launches)) == ({}, 2)
-    for _ in range(2):
-        backend.infer(batch_of(1)[0])
-    assert (len(cuda.runnables), len(cuda.launches)) == (1, 4)
+    tensorrt.has_memory = False
+    with pytest.raises(RuntimeError, match=f"{flavour}: too little GPU memory for a batch of 2"):
+        backend.infer(batch_of(2)[0])
+    images, labels = batch_of(1, 3)
+    assert np.array_equal(backend.infer(images), labels)
 
 
 def test_without_cuda_graphs_nothing_is_recorded(
@@ -169,17 +208,19 @@ def test_memory_is_that_of_the_largest_batch_from_the_beginning(
     backend: TensorRTBackend, cuda: Any, batch_of: Any
 ) -> None:
     voxels = 91 * 122 * 123
-    assert sorted(b.nbytes for b in cuda.memory.values()) == [8 * voxels, 8 * voxels * 4]
+    sizes = [4096, 8 * voxels, 8 * voxels * 4]
+    assert sorted(b.nbytes for b in cuda.memory.values()) == sizes
     backend.infer(batch_of(8)[0])
-    assert len(cuda.memory) == 2
+    assert len(cuda.memory) == 3
 
 
 def test_all_is_let_go_of_when_it_is_closed(
     backend: TensorRTBackend, cuda: Any, batch_of: Any
 ) -> None:
-    for _ in range(2):
-        backend.infer(batch_of(1)[0])
-    assert cuda.held == 4
+    for count in (1, 2, 1, 2):
+        backend.infer(batch_of(count)[0])
+    # the stream, three buffers and two recordings
+    assert cuda.held == 6
     backend.close()
     gc.collect()
     assert cuda.held == 0
@@ -301,7 +342,7 @@ def test_without_a_gpu_it_is_unavailable(
 def test_what_is_wanted_is_what_this_machine_has(tensorrt: Any, model: Model, flavour: str) -> None:
     target = {"tensorrt": "NVIDIA GeForce RTX 4090 sm_89", "tensorrt-rtx": "sm_89"}[flavour]
     assert wanted_engine(model, flavour, "bf16") == EngineFacts(
-        *(flavour, "1.7.1.116", (target,), "bf16", (1, 1, 8), model.spec.onnx_sha256)
+        *(flavour, "1.7.1.116", (target,), "bf16", (1, 1, 8), model.spec.onnx_sha256, RECIPE)
     )
 
 
@@ -334,7 +375,7 @@ def test_a_real_gpu_gives_the_models_labels(
     except ConfigError as error:
         pytest.skip(f"not on this GPU: {error.message}")
     backend = TensorRTBackend(model, flavour, "fp32", cuda_graph=cuda_graph)
-    for count in (1, 1, 1, 3, 3, 11, 11, 8, 8):
+    for count in (1, 3, 1, 3, 1, 3, 11, 11, 8, 8):
         images, labels = batch_of(count)
         assert np.array_equal(backend.infer(images), labels)
     backend.close()

@@ -208,11 +208,12 @@ def _open(model: Model, way: Way, threads: int, unverified: bool) -> Backend:
 
 
 def _require_verified(model: Model, way: Way) -> None:
-    if not model.spec.verification.get(str(way), {}).get("passed", False):
+    result = model.spec.verification.get(str(way), {})
+    if not result.get("passed", False):
         raise BackendUnavailable(
             subject="precision",
             expected=f"{model.spec.name} verified in {way}",
-            found="no such result in its spec",
+            found="that it did not pass" if "passed" in result else "no such result in its spec",
             remedy="Choose --precision fp32; `python -m export.quantise` makes an int8 form and "
             "verifies it.",
         )

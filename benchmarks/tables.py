@@ -189,7 +189,9 @@ def _fastest(found: Sequence[Timing], model: str) -> Timing | None:
 
 
 def _spread(timing: Timing) -> str:
-    return f"{timing.seconds['mean']:.3f} ± {timing.seconds['sd']:.3f}"
+    """Mean ± SD; of a single sample, whose SD is 0, the sample alone."""
+    mean, sd = timing.seconds["mean"], timing.seconds["sd"]
+    return f"{mean:.3f} ± {sd:.3f}" if sd else f"{mean:.3f} (one run)"
 
 
 def _ratio(value: float | None) -> str:

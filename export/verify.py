@@ -251,8 +251,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m export.verify")
     parser.add_argument("models", type=Path, nargs="+", help="folders of models")
     parser.add_argument("--scans", type=Path, nargs="+", required=True)
-    parser.add_argument("--write", action="store_true", help="put the results into spec.json")
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--write", action="store_true", help="put the results into spec.json")
+    chosen.add_argument("--backends", nargs="+", choices=list(BACKENDS), help="these alone")
     args = parser.parse_args(argv)
+    ways = [way for way in list_ways() if way.backend in (args.backends or BACKENDS)]
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     images, labels = read_images(args.scans), read_labels(args.scans)
     results: dict[str, Any] = {}
@@ -260,7 +263,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for folder in args.models:
             model = open_model(folder)
             network = load_network(open_weights(model))
-            result = verify(network, model, images, labels, by_region=True)
+            result = verify(network, model, images, labels, ways, by_region=True)
             results[model.spec.name] = result
             if args.write:
                 verification = remember(_without_regions(result), model.spec.verification)

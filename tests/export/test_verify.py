@@ -411,6 +411,17 @@ def test_the_command_prints_the_result_and_writes_nothing(
     assert (copied / "spec.json").read_bytes() == before
 
 
+@pytest.mark.slow
+def test_the_command_may_look_at_some_backends_alone(
+    published: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scans = [str(path) for path in published.scans]
+    assert main([str(published.folder), "--scans", *scans, "--backends", "onnxruntime"]) == 0
+    (result,) = json.loads(capsys.readouterr().out).values()
+    assert result["onnxruntime fp32"]["passed"]
+    assert not any(name.startswith("openvino") for name in result)
+
+
 def test_the_command_prints_one_document_and_writes_no_regions(
     known_model: Path,
     tmp_path: Path,

@@ -61,6 +61,8 @@ class Timing:
     ----------
     model, candidate, batch
         Which network, such as "compact openvino fp32", and scans at once.
+    rounds
+        How many samples there are.
     seconds
         Of a scan: mean, sd, p50, p95, p99 over rounds, each a batch's time over its size.
     own_ratio, report_ratio
@@ -71,6 +73,7 @@ class Timing:
     model: str
     candidate: str
     batch: int
+    rounds: int
     seconds: dict[str, float]
     own_ratio: float | None
     report_ratio: float | None
@@ -127,6 +130,7 @@ def _timings_of(run: Run, quantity: str) -> list[Timing]:
                 model=model,
                 candidate=name.removesuffix(f" batch {batch}"),
                 batch=batch,
+                rounds=len(values),
                 seconds=summary(values),
                 own_ratio=own * batch / median if own else None,
                 report_ratio=report * batch / median if report else None,

@@ -189,9 +189,9 @@ def _fastest(found: Sequence[Timing], model: str) -> Timing | None:
 
 
 def _spread(timing: Timing) -> str:
-    """Mean ± SD; of a single sample, whose SD is 0, the sample alone."""
+    """Mean ± SD; of a single sample the sample."""
     mean, sd = timing.seconds["mean"], timing.seconds["sd"]
-    return f"{mean:.3f} ± {sd:.3f}" if sd else f"{mean:.3f} (one run)"
+    return f"{mean:.3f} ± {sd:.3f}" if timing.rounds > 1 else f"{mean:.3f} (one run)"
 
 
 def _ratio(value: float | None) -> str:

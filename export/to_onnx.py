@@ -53,6 +53,8 @@ __all__ = [
 OPSET = 18
 LARGEST_MODEL_BYTES = 30_000_000
 LARGEST_WEIGHT = 2**24
+"""Numbers of a constant that is still worked out at export: more than any network has in one."""
+
 SMALL = 1024
 """Numbers of a constant that is not worth a cast."""
 

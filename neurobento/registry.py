@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from neurobento.errors import BackendUnavailable, ModelNotFound, SpecMismatch
-from neurobento.spec import ModelSpec, file_sha256
+from neurobento.spec import ModelSpec, require_sha256
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -65,14 +65,7 @@ class Model:
                 remedy="Choose --precision fp32; `python -m export.quantise` makes one if it is "
                 "good enough.",
             )
-        found = file_sha256(path)
-        if found != self.spec.int8_sha256:
-            raise SpecMismatch(
-                subject=str(path),
-                expected=f"SHA-256 {self.spec.int8_sha256}, as spec.json says",
-                found=found,
-                remedy="Take all files of a model from one release.",
-            )
+        require_sha256(path, self.spec.int8_sha256)
         return path
 
 

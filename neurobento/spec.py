@@ -19,7 +19,7 @@ from neurobento.geometry import NETWORK_SHAPE
 from neurobento.labels import CLASS_COUNT, aal116
 from neurobento.scan import write_whole
 
-__all__ = ["FORMAT", "ModelSpec", "file_sha256"]
+__all__ = ["FORMAT", "ModelSpec", "file_sha256", "require_sha256"]
 
 FORMAT = 1
 """Version of spec.json."""
@@ -45,6 +45,24 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def require_sha256(path: Path, expected: str) -> None:
+    """Check that a file of a model is the one its spec names.
+
+    Raises
+    ------
+    SpecMismatch
+        Its hash differs.
+    """
+    found = file_sha256(path)
+    if found != expected:
+        raise SpecMismatch(
+            subject=str(path),
+            expected=f"SHA-256 {expected}, as spec.json says",
+            found=found,
+            remedy="Take all files of a model from one release, or export again.",
+        )
 
 
 @dataclass(frozen=True)

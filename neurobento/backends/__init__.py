@@ -60,10 +60,10 @@ class BackendEntry:
         return importlib.util.find_spec(self.package) is not None
 
 
-def _openvino(model: Model, **options: Any) -> Backend:
+def _openvino(model: Model, precision: Any, threads: int, **_: Any) -> Backend:
     from neurobento.backends.openvino import OpenVINOBackend
 
-    return OpenVINOBackend(model, **_without_device(options))
+    return OpenVINOBackend(model, precision, threads)
 
 
 def _onnx_runtime(provider: str) -> Callable[..., Backend]:
@@ -91,10 +91,6 @@ def _pytorch(*, compiled: bool) -> Callable[..., Backend]:
         return PyTorchBackend(model, compiled=compiled, **options)
 
     return open_it
-
-
-def _without_device(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if name != "device"}
 
 
 _ON_GPU = {"cuda": ("fp32", "fp16", "bf16")}

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from neurobento.backends.base import Images, Labels, check_images
-from neurobento.errors import BackendUnavailable, SpecMismatch
+from neurobento.errors import BackendUnavailable
 from neurobento.registry import WEIGHTS_FILE, Model
-from neurobento.spec import file_sha256
+from neurobento.spec import require_sha256
 
 __all__ = ["PyTorchBackend", "open_weights"]
 
@@ -110,14 +110,7 @@ def open_weights(model: Model) -> Path:
             found="no such file",
             remedy="Choose another backend; this one is the reference of a clone.",
         )
-    found = file_sha256(path)
-    if found != model.spec.weights_sha256:
-        raise SpecMismatch(
-            subject=str(path),
-            expected=f"SHA-256 {model.spec.weights_sha256}, as spec.json says",
-            found=found,
-            remedy="Take all files of a model from one release, or export again.",
-        )
+    require_sha256(path, model.spec.weights_sha256)
     return path
 
 

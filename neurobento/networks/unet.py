@@ -149,7 +149,7 @@ class ReportUNet(nn.Module):
         return self.labels if others.any() else self._labels_by_blocks
 
     def _labels_by_blocks(self, image: Tensor) -> Tensor:
-        """`labels` without transposed convolution, for engines are slow at that.
+        """`labels` without the last transposed convolution, at which engines are slow.
 
         The eight voxels of every block are computed apart and lie one after
         the other along X, which the last layers do not mind as long as none

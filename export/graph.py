@@ -13,7 +13,14 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["Half", "compute_in_half", "drop_zero_taps", "keep_uint8_for_the_end", "strip_notes"]
+__all__ = [
+    "Half",
+    "choose_all",
+    "compute_in_half",
+    "drop_zero_taps",
+    "keep_uint8_for_the_end",
+    "strip_notes",
+]
 
 Half = Literal["fp16", "bf16"]
 HALF_TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
@@ -24,7 +31,18 @@ transposed convolution in bf16."""
 
 FOLLOWING = frozenset(
     {
-        *("Add", "ArgMax", "Concat", "Expand", "Identity", "LeakyRelu", "Mul", "PRelu", "Pad"),
+        *(
+            "Add",
+            "ArgMax",
+            "Concat",
+            "Expand",
+            "Gather",
+            "Identity",
+            "LeakyRelu",
+            "Mul",
+            "PRelu",
+            "Pad",
+        ),
         *("Relu", "Resize", "Reshape", "Slice", "Squeeze", "Sub", "Transpose", "Unsqueeze"),
     }
 )
@@ -112,6 +130,44 @@ def _cut(
     constant.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(weight), constant.name))
 
 
+def choose_all(model: onnx.ModelProto) -> int:
+    """Have a graph work on all entries of a list where it would choose those that are not zero.
+
+    How many are chosen hangs on the image, so what works on them has no shape
+    that an engine could plan for, and no CUDA graph. For label graphs, in which
+    what is not chosen is background and would be found to be so.
+
+    Returns
+    -------
+    How many choices there were.
+    """
+    graph = model.graph
+    nodes: list[onnx.NodeProto] = []
+    count = 0
+    for node in graph.node:
+        if node.op_type != "NonZero":
+            nodes.append(node)
+            continue
+        name = node.output[0]
+        scalars = {f"{name}_first": 0, f"{name}_step": 1}
+        graph.initializer.extend(
+            numpy_helper.from_array(np.array(value), key) for key, value in scalars.items()
+        )
+        graph.initializer.append(numpy_helper.from_array(np.array([0]), f"{name}_axis"))
+        nodes += [
+            helper.make_node("Size", [node.input[0]], [f"{name}_size"]),
+            helper.make_node(
+                "Range", [f"{name}_first", f"{name}_size", f"{name}_step"], [f"{name}_all"]
+            ),
+            helper.make_node("Unsqueeze", [f"{name}_all", f"{name}_axis"], [name]),
+        ]
+        count += 1
+    graph.ClearField("value_info")
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return count
+
+
 def keep_uint8_for_the_end(model: onnx.ModelProto) -> None:
     """Carry labels as int32 up to the graph's output: TensorRT has no uint8 before it."""
     graph = model.graph
@@ -159,8 +215,8 @@ def compute_in_half(model: onnx.ModelProto, precision: Half) -> None:
         data = _data_inputs(node, floats)
         computed = [node.input[i] for i in data if node.input[i] not in constants]
         is_layer = node.op_type in HALVED[precision] or (
-            # the last layer as a product; atlas positions are products of what was computed
-            node.op_type == "MatMul" and len(computed) < len(data)
+            # layers as products; atlas positions are products of what was computed
+            node.op_type in ("Gemm", "MatMul") and len(computed) < len(data)
         )
         in_half = is_layer or (
             node.op_type in FOLLOWING and bool(computed) and halved.issuperset(computed)

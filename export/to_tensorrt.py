@@ -19,7 +19,7 @@ from typing import Any
 
 import onnx
 
-from export.graph import compute_in_half, keep_uint8_for_the_end
+from export.graph import choose_all, compute_in_half, keep_uint8_for_the_end
 from neurobento.backends.cuda import find_gpu, require_gpu
 from neurobento.backends.engine import (
     FLAVOURS,
@@ -148,6 +148,7 @@ def _timings(facts: EngineFacts, root: Path) -> Path:
 
 def _graph(model: Model, precision: str) -> bytes:
     graph = onnx.load(model.onnx)
+    choose_all(graph)
     if precision != "fp32":
         compute_in_half(graph, precision)  # type: ignore[arg-type]
     keep_uint8_for_the_end(graph)

@@ -9,6 +9,7 @@ import numpy as np
 
 from neurobento.backends.base import Images, Labels, check_images
 from neurobento.errors import BackendUnavailable
+from neurobento.geometry import NETWORK_SHAPE
 from neurobento.registry import Model
 
 __all__ = ["OpenVINOBackend"]
@@ -49,7 +50,10 @@ class OpenVINOBackend:
             "INFERENCE_NUM_THREADS": str(threads),
         }
         self.spec = model.spec
-        self._compiled = core.compile_model(core.read_model(model.graph(precision)), "CPU", config)
+        graph = core.read_model(model.graph(precision))
+        # layouts that need no copies are found only for a batch that is known
+        graph.reshape([1, 1, *NETWORK_SHAPE])
+        self._compiled = core.compile_model(graph, "CPU", config)
         self._request = self._compiled.create_infer_request()
         _require_precision(self._compiled, precision)
         self.details = {

@@ -5,13 +5,14 @@ At the end every block answers for its eight voxels: the features are
 interpolated to each of the eight positions, refined there together with the
 block's own intensities, and classified. One voxel of each block is enough for
 a training step; in the exported graph the eight positions follow each other,
-so 117 logits never stand for the whole image at once.
+so 117 logits never stand for the whole image at once, and only the blocks with
+brain in or beside them are classified (`Compact.exported_labels`).
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -111,7 +112,7 @@ class Compact(nn.Module):
 
     def _each_position(self, features: Tensor, blocks: Tensor) -> Iterator[Tensor]:
         """Logits of each of a block's voxels, as in `POSITIONS`; blocks of padding left out."""
-        x, y, z = (-(-n // 2) for n in self.shape)
+        x, y, z = self._block_counts
         blocks = blocks[:, :, :x, :y, :z]
         position = 0
         for a in (0, 1):
@@ -128,10 +129,87 @@ class Compact(nn.Module):
         return self._crop(from_blocks(list(self._each_position(*self.features(image)))))
 
     def labels(self, image: Tensor) -> Tensor:
-        """Labels (N, X, Y, Z) uint8 of an image: the class of the largest logit."""
-        positions = self._each_position(*self.features(image))
-        best = [logits.argmax(dim=1, keepdim=True).to(torch.uint8) for logits in positions]
+        """Labels (N, X, Y, Z) uint8 of an image: the class of the largest logit.
+
+        Background (0) where neither a block nor one that touches it has brain.
+        """
+        features, blocks = self.features(image)
+        near = self._near_brain(blocks).to(torch.uint8)
+        best = [
+            logits.argmax(dim=1, keepdim=True).to(torch.uint8) * near
+            for logits in self._each_position(features, blocks)
+        ]
         return self._crop(from_blocks(best))[:, 0]
+
+    def _near_brain(self, blocks: Tensor) -> Tensor:
+        """(N, 1, ...) 1.0 at the image's blocks with brain in or beside them, else 0.0."""
+        x, y, z = self._block_counts
+        brain = (blocks[:, :, :x, :y, :z].amax(dim=1, keepdim=True) > 0).to(blocks.dtype)
+        return F.max_pool3d(brain, 3, stride=1, padding=1)
+
+    @property
+    def _block_counts(self) -> tuple[int, int, int]:
+        """Blocks along each axis that hold voxels of the image."""
+        x, y, z = (-(-n // 2) for n in self.shape)
+        return x, y, z
+
+    def exported_labels(self) -> Callable[[Tensor], Tensor]:
+        """What computes the labels in an exported graph: `labels`, as engines run it fastest.
+
+        A position's features are interpolated by one convolution of two taps
+        along each axis, channel by channel. Only the blocks near the brain
+        are taken out of its result, as rows, and classified by two matrix
+        products; the bias of the last is one more of its columns.
+        """
+        heads = [self._head(position) for position in range(len(POSITIONS))]
+        bias = self.classify.bias
+        assert bias is not None
+        columns = torch.cat([self.classify.weight.flatten(1), bias[:, None]], dim=1).detach()
+
+        def labels(image: Tensor) -> Tensor:
+            features, blocks = self.features(image)
+            # one block more on every side, for the neighbours of those at the border
+            x, y, z = (n + 1 for n in self._block_counts)
+            near = torch.cat([features, blocks], dim=1)[:, :, :x, :y, :z]
+            ends = [n - m for n, m in zip((x, y, z), near.shape[2:], strict=True)]
+            near = F.pad(near, (1, ends[2], 1, ends[1], 1, ends[0]), mode="replicate")
+            chosen = F.pad(self._near_brain(blocks), (0, 1, 0, 1, 0, 1)).flatten().nonzero()[:, 0]
+            best = []
+            for (a, b, c), (taps, weight, offset) in zip(POSITIONS, heads, strict=True):
+                voxels = F.conv3d(near, taps, groups=len(taps))
+                rows = voxels.permute(0, 2, 3, 4, 1).reshape(-1, len(taps))
+                # the second voxel of a block lies between it and the next; the last block,
+                # which has none, is padding, taken only where an engine takes all
+                places = (chosen + ((a * y + b) * z + c)).clamp(max=rows.shape[0] - 1)
+                rows = rows.index_select(0, places)
+                hidden = F.leaky_relu(F.linear(rows, weight, offset), 0.01)
+                best.append((columns @ hidden.mT).argmax(dim=0).to(torch.uint8))
+            found = torch.zeros(image.shape[0] * x * y * z, len(POSITIONS), dtype=torch.uint8)
+            found = found.to(image.device).index_put((chosen,), torch.stack(best, dim=1))
+            parts = found.reshape(-1, x, y, z, len(POSITIONS)).unsqueeze(1).unbind(dim=-1)
+            return self._crop(from_blocks(parts))[:, 0]
+
+        return labels
+
+    def _head(self, position: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Of one position: the taps that interpolate (C, 1, 2, 2, 2), refining weights and bias.
+
+        The refining layer gets one more output, which is always 1.
+        """
+        along = {0: (0.25, 0.75), 1: (0.75, 0.25)}  # a block's neighbour, or the block, first
+        own = {0: (0.0, 1.0), 1: (1.0, 0.0)}
+        sides = POSITIONS[position]
+        feature, intensity = (
+            torch.einsum("i,j,k->ijk", *(torch.tensor(weights[side]) for side in sides))
+            for weights in (along, own)
+        )
+        taps = [feature] * self.features_width + [intensity] * len(POSITIONS)
+        width = self.classify.in_channels
+        rows = slice(position * width, (position + 1) * width)
+        bias = self.refine.bias
+        assert bias is not None
+        weight = F.pad(self.refine.weight[rows].flatten(1), (0, 0, 0, 1)).detach()
+        return torch.stack(taps)[:, None], weight, F.pad(bias[rows], (0, 1), value=1.0).detach()
 
     def block_shares(self, features: Tensor, blocks: Tensor) -> Tensor:
         """(N, classes, X/2, Y/2, Z/2): how much each class is in each block, from `features`.

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export.graph import (
     HALVED,
+    choose_all,
     compute_in_half,
     drop_zero_taps,
     keep_uint8_for_the_end,
@@ -196,6 +197,48 @@ def labels_with_uint8_between() -> Any:
     ]
     constants = {"hundred": np.full((1, 1, 1, 1, 1), 200, np.uint8)}
     return make(nodes, constants, TensorProto.UINT8)
+
+
+def doubled_where_not_zero() -> Any:
+    """Twice the image, written only where the image is not zero: the same function."""
+    constants = {
+        "flat": np.array([-1]),
+        "first": np.array(0),
+        "axis": np.array([1]),
+        "two": np.float32(2),
+        "zero": np.float32(0),
+    }
+    nodes = [
+        helper.make_node("Reshape", ["image", "flat"], ["values"]),
+        helper.make_node("NonZero", ["values"], ["chosen"]),
+        helper.make_node("Gather", ["chosen", "first"], ["places"], axis=0),
+        helper.make_node("Gather", ["values", "places"], ["kept"]),
+        helper.make_node("Mul", ["kept", "two"], ["doubled"]),
+        helper.make_node("Mul", ["values", "zero"], ["nothing"]),
+        helper.make_node("Unsqueeze", ["places", "axis"], ["indices"]),
+        helper.make_node("ScatterND", ["nothing", "indices", "doubled"], ["written"]),
+        helper.make_node("Shape", ["image"], ["shape"]),
+        helper.make_node("Reshape", ["written", "shape"], ["out"]),
+    ]
+    return make(nodes, constants)
+
+
+def test_a_graph_that_chooses_all_computes_the_same_from_plannable_shapes() -> None:
+    images = np.random.default_rng(4).random((2, *SHAPE), dtype=np.float32)
+    images[images < 0.5] = 0
+    model = doubled_where_not_zero()
+    assert np.array_equal(run(model, images), 2 * images)
+    assert choose_all(model) == 1
+    onnx.checker.check_model(model, full_check=True)
+    assert "NonZero" not in {node.op_type for node in model.graph.node}
+    assert np.array_equal(run(model, images), 2 * images)
+
+
+def test_a_graph_without_choices_stays() -> None:
+    model = labels_with_uint8_between()
+    before = [node.op_type for node in model.graph.node]
+    assert choose_all(model) == 0
+    assert [node.op_type for node in model.graph.node] == before
 
 
 def test_uint8_is_left_to_the_output_and_the_labels_stay() -> None:
@@ -425,12 +468,14 @@ def test_all_convolutions_of_a_network_compute_in_half_and_all_norms_in_single(
 def test_tensorrt_rtx_reads_a_network_in_bf16(small_graph: Callable[[], Any]) -> None:
     library = pytest.importorskip("tensorrt_rtx", reason="needs the extra rtx")
     model = small_graph()
+    choose_all(model)
     compute_in_half(model, "bf16")
     keep_uint8_for_the_end(model)
     log = library.Logger(library.Logger.ERROR)
     network = library.Builder(log).create_network(0)
     parser = library.OnnxParser(network, log)
-    assert parser.parse(model.SerializeToString())
+    parsed = parser.parse(model.SerializeToString())
+    assert parsed, [parser.get_error(i).desc() for i in range(parser.num_errors)]
     assert network.get_output(0).dtype == library.uint8
     layers = [network.get_layer(i) for i in range(network.num_layers)]
     convolutions = [x for x in layers if x.type == library.LayerType.CONVOLUTION]

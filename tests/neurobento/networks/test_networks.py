@@ -73,6 +73,43 @@ def test_labels_are_the_argmax_of_forward(network: Compact) -> None:
     assert torch.equal(labels.long(), network(images(2)).argmax(dim=1))
 
 
+def brain_in_a_corner(count: int) -> Tensor:
+    """Images whose brain ends in the middle of a block, some with a hole of one block in it."""
+    image = images(count)
+    image[..., 7:] = 0
+    image[0, 0, 4:6, 4:6, 2:4] = 0
+    return image
+
+
+@torch.inference_mode()
+def test_far_from_the_brain_labels_are_background(network: Compact) -> None:
+    """Brain up to voxel 6, so in block 3; block 4 beside it may be labelled, block 5 not."""
+    image = brain_in_a_corner(2)
+    found, best = network.labels(image).long(), network(image).argmax(dim=1)
+    assert (best[..., 10:] != 0).any(), "nothing would be cut off"
+    assert (found[..., 10:] == 0).all()
+    assert torch.equal(found[..., :10], best[..., :10])
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("shape", [SHAPE, (16, 32, 16), (9, 10, 11)])
+def test_the_exported_labels_are_the_labels(shape: tuple[int, int, int]) -> None:
+    """With no padding, less than a block of it, and more."""
+    torch.manual_seed(3)
+    network = Compact(widths=(8, 8), head_width=8, classes=5, shape=shape).eval()
+    image = images(2, shape) if shape != SHAPE else brain_in_a_corner(2)
+    expected = network.labels(image)
+    assert len(expected.unique()) > 2
+    assert torch.equal(network.exported_labels()(image), expected)
+
+
+@torch.inference_mode()
+def test_without_a_brain_all_is_background(network: Compact) -> None:
+    nothing = torch.zeros(1, 1, *SHAPE)
+    for labels in (network.labels, network.exported_labels()):
+        assert not labels(nothing).any()
+
+
 @torch.inference_mode()
 @pytest.mark.parametrize("position", range(8))
 def test_sampled_logits_are_forwards_at_the_same_voxels(network: Compact, position: int) -> None:

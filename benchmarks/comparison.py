@@ -61,10 +61,10 @@ class Timing:
     ----------
     model, candidate, batch
         Which network, such as "compact openvino fp32", and scans at once.
-    rounds
+    samples
         How many samples there are.
     seconds
-        Of a scan: mean, sd, p50, p95, p99 over rounds, each a batch's time over its size.
+        Of a scan: mean, sd, p50, p95, p99 over samples, each a batch's time over its size.
     own_ratio, report_ratio
         How many times the median of PyTorch fp32 eager, of the same network and of
         report A's U-Net, at batch 1 in the same run; None where that did not run.
@@ -73,7 +73,7 @@ class Timing:
     model: str
     candidate: str
     batch: int
-    rounds: int
+    samples: int
     seconds: dict[str, float]
     own_ratio: float | None
     report_ratio: float | None
@@ -130,7 +130,7 @@ def _timings_of(run: Run, quantity: str) -> list[Timing]:
                 model=model,
                 candidate=name.removesuffix(f" batch {batch}"),
                 batch=batch,
-                rounds=len(values),
+                samples=len(values),
                 seconds=summary(values),
                 own_ratio=own * batch / median if own else None,
                 report_ratio=report * batch / median if report else None,

@@ -52,6 +52,7 @@ def measure_network(args: argparse.Namespace) -> Run:
             "name": "network alone",
             "scenarios": {"1": "SingleStream", "2 and more": "Offline"},
             "warm_up_calls": args.warm_up,
+            "turn_s": args.turn,
             "image_sha256": file_sha256(args.image),
             **{key: getattr(args, key) for key in ("threads", "device", "batches")},
         },
@@ -74,7 +75,7 @@ def measure_network(args: argparse.Namespace) -> Run:
         left_out={**left_out, **failed},
     )
     begun = resumed(fresh, args.output) if args.resume else fresh
-    return measure(begun, ready, args.rounds, args.output, minutes=args.minutes)
+    return measure(begun, ready, args.rounds, args.output, turn_s=args.turn, minutes=args.minutes)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -88,6 +89,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--registration", action="store_true", help="with the atlas as a peer")
     parser.add_argument("--atlas", type=Path, help="its folder; default: Debian's mricron-data")
     parser.add_argument("--batches", type=int, nargs="+", default=[1])
+    parser.add_argument(
+        "--turn", type=float, default=3.0, help="least seconds of a candidate in a round"
+    )
     add_choices(parser)
     add_round_options(parser, rounds=7)
     args = parser.parse_args(argv)

@@ -1,7 +1,9 @@
-"""Rounds: in each, every candidate runs once, so that a noisy neighbour strikes all alike.
+"""Rounds: in each, every candidate has its turn, so that a noisy neighbour strikes all alike.
 
-After each round the run is written, so that an interruption loses one round at
-most and `--resume` goes on from there.
+In a turn calls follow each other, as SingleStream has it, until the turn is over: a
+quick candidate gives more samples than a slow one. After each round the run is
+written, so that an interruption loses one round at most and `--resume` goes on from
+there.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.machine import load_warnings
@@ -63,6 +65,7 @@ def measure(
     rounds: int,
     output: Path,
     *,
+    turn_s: float = 0.0,
     minutes: float | None = None,
 ) -> Run:
     """The run with the samples of all rounds; it is written to `output` after each.
@@ -77,6 +80,8 @@ def measure(
         How many there are to be in all.
     output
         Where the run goes.
+    turn_s
+        In its turn a candidate runs once, and again until so many seconds have passed.
     minutes
         No round begins once they have passed.
     """
@@ -85,7 +90,7 @@ def measure(
         if minutes is not None and time.monotonic() - start >= 60 * minutes:
             print(f"time is up after {done} of {rounds} rounds", flush=True)
             break
-        sampled = {name: call() for name, call in calls.items()}
+        sampled = {name: _turn(call, turn_s) for name, call in calls.items()}
         run = _with_round(run, sampled)
         run.write(output)
         print(f"round {done + 1} of {rounds}", flush=True)
@@ -119,20 +124,29 @@ def resumed(fresh: Run, output: Path) -> Run:
     return dataclasses.replace(earlier, warnings=(*earlier.warnings, again, *busy))
 
 
+def _turn(call: Call, turn_s: float) -> list[Mapping[str, float]]:
+    end = time.monotonic() + turn_s
+    sampled = [call()]
+    while time.monotonic() < end:
+        sampled.append(call())
+    return sampled
+
+
 def _rounds_done(run: Run) -> int:
-    return min(
-        (len(values) for entry in run.entries.values() for values in entry.samples.values()),
-        default=0,
-    )
+    return min((entry.facts.get("rounds", 0) for entry in run.entries.values()), default=0)
 
 
-def _with_round(run: Run, sampled: Mapping[str, Mapping[str, float]]) -> Run:
+def _with_round(run: Run, sampled: Mapping[str, Sequence[Mapping[str, float]]]) -> Run:
     entries = dict(run.entries)
-    for name, values in sampled.items():
+    for name, turn in sampled.items():
         entry = entries[name]
         samples = {
-            quantity: [*entry.samples.get(quantity, ()), round(value, 6)]
-            for quantity, value in values.items()
+            quantity: [
+                *entry.samples.get(quantity, ()),
+                *(round(values[quantity], 6) for values in turn),
+            ]
+            for quantity in turn[0]
         }
-        entries[name] = Entry(entry.facts, samples)
+        facts = {**entry.facts, "rounds": entry.facts.get("rounds", 0) + 1}
+        entries[name] = Entry(facts, samples)
     return dataclasses.replace(run, entries=entries)

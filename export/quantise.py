@@ -1,10 +1,12 @@
 """An int8 form of a model, kept only if it is as good.
 
     python -m export.quantise models/highresnet --calibrate IMAGES... --scans IMAGES...
+    python -m export.quantise models/compact --spare-ends --calibrate IMAGES... --scans IMAGES...
 
 Convolutions' weights and what comes in and goes out of them are rounded to 256
-levels (ONNX Runtime's static quantisation, weights by channel); norms, the
-last layer and the search for the largest class are not. The levels' range is
+levels (ONNX Runtime's static quantisation, weights by channel); norms, convolutions
+channel by channel, the last layer and the search for the largest class are not, nor,
+if the ends are spared, the first and the last convolution, which lose most. The levels' range is
 taken from training scans. The Dice against the labels beside `--scans` must then
 be within 0.003 of PyTorch's in fp32; otherwise nothing is written.
 """
@@ -44,7 +46,9 @@ MUST_PASS = "openvino int8"
 logger = logging.getLogger(__name__)
 
 
-def quantise(source: Path, scans: Sequence[Path], target: Path) -> None:
+def quantise(
+    source: Path, scans: Sequence[Path], target: Path, *, spare_ends: bool = False
+) -> None:
     """Write the int8 form of an ONNX model.
 
     Parameters
@@ -56,6 +60,8 @@ def quantise(source: Path, scans: Sequence[Path], target: Path) -> None:
         layers get; training scans, so that the test stays one.
     target
         Where to.
+    spare_ends
+        The first and the last convolution stay in single precision.
     """
     from onnxruntime.quantization import (
         CalibrationMethod,
@@ -84,11 +90,21 @@ def quantise(source: Path, scans: Sequence[Path], target: Path) -> None:
             Reader(),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=["Conv"],
+            nodes_to_exclude=_spared(model, spare_ends=spare_ends),
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
         )
+
+
+def _spared(model: onnx.ModelProto, *, spare_ends: bool) -> list[str]:
+    """Names of the convolutions that stay as they are."""
+    layers = [node for node in model.graph.node if node.op_type == "Conv"]
+    groups = [{a.name: a.i for a in node.attribute}.get("group", 1) for node in layers]
+    by_channel = [node.name for node, group in zip(layers, groups, strict=True) if group > 1]
+    whole = [node.name for node, group in zip(layers, groups, strict=True) if group == 1]
+    return by_channel + ([whole[0], whole[-1]] if spare_ends else [])
 
 
 def _images(scans: Sequence[Path]) -> Iterator[Images]:
@@ -113,7 +129,12 @@ def _widen(model: onnx.ModelProto) -> None:
 
 
 def publish_int8(
-    folder: Path, calibration: Sequence[Path], images: Images, labels: Labels
+    folder: Path,
+    calibration: Sequence[Path],
+    images: Images,
+    labels: Labels,
+    *,
+    spare_ends: bool = False,
 ) -> ModelSpec:
     """Put an int8 form beside a model; its folder is left as it was if that is not as good.
 
@@ -125,6 +146,8 @@ def publish_int8(
         Training scans.
     images, labels
         (N, 1, 91, 122, 123) float32 and (N, 91, 122, 123) uint8 to verify on.
+    spare_ends
+        As for `quantise`.
 
     Raises
     ------
@@ -135,7 +158,7 @@ def publish_int8(
     network = load_network(open_weights(model))
     with staged(folder) as made:
         shutil.copytree(folder, made, dirs_exist_ok=True)
-        quantise(model.onnx, calibration, made / INT8_FILE)
+        quantise(model.onnx, calibration, made / INT8_FILE, spare_ends=spare_ends)
         spec = dataclasses.replace(model.spec, int8_sha256=file_sha256(made / INT8_FILE))
         ways = [way for way in list_ways() if way.precision == "int8"]
         found = verify(network, Model(made, spec), images, labels, ways)
@@ -163,6 +186,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("model", type=Path, help="models/NAME")
     parser.add_argument("--calibrate", type=Path, nargs="+", required=True, metavar="IMAGE")
     parser.add_argument("--scans", type=Path, nargs="+", required=True, metavar="IMAGE")
+    parser.add_argument(
+        "--spare-ends", action="store_true", help="not the first and the last convolution"
+    )
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     # it advises a pass over the graph that the exporter has made already
@@ -175,7 +201,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             found="some without",
             remedy="Give scans that training.label has labelled.",
         )
-    spec = publish_int8(args.model, args.calibrate, images, labels)
+    spec = publish_int8(args.model, args.calibrate, images, labels, spare_ends=args.spare_ends)
     logger.info("%s int8: %s", spec.name, json.dumps(spec.verification[MUST_PASS]))
     return 0
 

@@ -43,6 +43,32 @@ def test_every_round_calls_every_candidate_once_in_turn(tmp_path: Path, make_run
     assert Run.read(tmp_path / "run.json") == done
 
 
+def test_a_turn_goes_on_until_its_time_is_over(
+    tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`a` takes a second, `b` three, `c` ten; a turn lasts three."""
+    now, calls = [0.0], []
+    monkeypatch.setattr(rounds.time, "monotonic", lambda: now[0])
+
+    def taking(name: str, seconds: float) -> Callable[[], Mapping[str, float]]:
+        def call() -> Mapping[str, float]:
+            calls.append(name)
+            now[0] += seconds
+            return {"seconds": seconds}
+
+        return call
+
+    candidates = {"a": taking("a", 1), "b": taking("b", 3), "c": taking("c", 10)}
+    done = measure(blank(make_run), candidates, 2, tmp_path / "run.json", turn_s=3)
+    assert calls == ["a", "a", "a", "b", "c"] * 2
+    assert {name: entry.facts["rounds"] for name, entry in done.entries.items()} == {
+        name: 2 for name in NAMES
+    }
+    again = measure(done, candidates, 3, tmp_path / "run.json", turn_s=3)
+    assert len(again.entries["a"].samples["seconds"]) == 9
+    assert len(again.entries["c"].samples["seconds"]) == 3
+
+
 def test_an_interruption_loses_one_round_at_most(tmp_path: Path, make_run: MakeRun) -> None:
     calls: list[str] = []
     candidates = counting(calls)

@@ -44,12 +44,31 @@ def truth(published: Any, images: Any) -> Any:
 def faithful(monkeypatch: pytest.MonkeyPatch) -> None:
     """A quantisation that rounds nothing."""
     monkeypatch.setattr(
-        quantise_module, "quantise", lambda source, _, target: shutil.copy(source, target)
+        quantise_module, "quantise", lambda source, _, target, **__: shutil.copy(source, target)
     )
 
 
 def contents(folder: Path) -> dict[str, str]:
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
+
+
+def is_by_channel(node: Any) -> bool:
+    return any(a.name == "group" and a.i > 1 for a in node.attribute)
+
+
+def is_rounded(graph: Any) -> list[bool]:
+    """Of each convolution that mixes channels, in their order."""
+    makers = {name: node.op_type for node in graph.node for name in node.output}
+    layers = [n for n in graph.node if n.op_type == "Conv" and not is_by_channel(n)]
+    return [makers.get(node.input[1]) == "DequantizeLinear" for node in layers]
+
+
+def test_spared_ends_stay_in_single_precision(published: Any, tmp_path: Path) -> None:
+    source, target = published.folder / "model.onnx", tmp_path / "int8.onnx"
+    quantise(source, published.scans[:1], target, spare_ends=True)
+    first, *middle, last = is_rounded(onnx.load(target).graph)
+    assert middle
+    assert (first, all(middle), last) == (False, True, False)
 
 
 def test_convolutions_are_rounded_and_nothing_else(published: Any, tmp_path: Path) -> None:
@@ -63,7 +82,9 @@ def test_convolutions_are_rounded_and_nothing_else(published: Any, tmp_path: Pat
     weights = set()
     for node in graph.node:
         rounded = [makers.get(name) == "DequantizeLinear" for name in node.input]
-        if node.op_type == "Conv":
+        if node.op_type == "Conv" and is_by_channel(node):
+            assert not any(rounded)
+        elif node.op_type == "Conv":
             assert all(rounded)
             weights.add(sources[node.input[1]])
         if node.op_type in ("InstanceNormalization", "MatMul", "ArgMax"):

@@ -36,7 +36,14 @@ NeuroBentoError
 │   ├── EngineMismatch             an engine was built for something else
 │   ├── ParityFailure              an export disagrees with the network it came from
 │   └── BackendUnavailable         the backend asked for is not installed here
-└── ConfigError                    an option or configuration file is wrong
+├── ConfigError                    an option or configuration file is wrong
+└── ServiceError                   a service did not answer a request
+    ├── ServiceBusy                too much to do; try later (HTTP 429, gRPC RESOURCE_EXHAUSTED)
+    ├── ServiceUnavailable         a part is missing, restarting or draining (503, UNAVAILABLE)
+    ├── DeadlineExceeded           the caller's time limit passed (504, DEADLINE_EXCEEDED)
+    ├── ClientGone                 the caller left before the answer (499, CANCELLED)
+    ├── NotAuthorised              the token is missing or wrong (401, UNAUTHENTICATED)
+    └── RequestRefused             any other 4xx that a service gave; raised by clients only
 """
 
 from __future__ import annotations
@@ -48,9 +55,11 @@ __all__ = [
     "BadAffine",
     "BadFieldOfView",
     "BadVoxelSize",
+    "ClientGone",
     "ConfigError",
     "ConstantScan",
     "CorruptCompression",
+    "DeadlineExceeded",
     "DegenerateGeometry",
     "DegenerateIntensities",
     "EmptyScan",
@@ -61,6 +70,7 @@ __all__ = [
     "ModelNotFound",
     "NeuroBentoError",
     "NotABrain",
+    "NotAuthorised",
     "NotFiniteScan",
     "NotOnNetworkGrid",
     "OverlongScan",
@@ -69,7 +79,11 @@ __all__ = [
     "PreprocessingError",
     "PreprocessingFailed",
     "PreprocessingTimeout",
+    "RequestRefused",
     "ScanError",
+    "ServiceBusy",
+    "ServiceError",
+    "ServiceUnavailable",
     "SkullStrippingFailed",
     "SkullStrippingUnavailable",
     "SpecMismatch",
@@ -117,8 +131,8 @@ class NeuroBentoError(Exception):
         return f"expected {self.expected}; found {self.found}. {self.remedy}"
 
     @property
-    def parts(self) -> dict[str, str | None]:
-        """The four parts by name, enough to build the same error elsewhere."""
+    def parts(self) -> dict[str, Any]:
+        """The four parts and what a class adds, by name: enough to build the same error again."""
         return {
             "expected": self.expected,
             "found": self.found,
@@ -128,7 +142,7 @@ class NeuroBentoError(Exception):
 
     def about(self, subject: str) -> NeuroBentoError:
         """The same error with its subject named."""
-        return type(self)(**{**self.parts, "subject": subject})  # type: ignore[arg-type]
+        return type(self)(**{**self.parts, "subject": subject})
 
     def __str__(self) -> str:
         return self.message
@@ -137,7 +151,7 @@ class NeuroBentoError(Exception):
         return _rebuild, (type(self), self.parts)
 
 
-def _rebuild(kind: type[NeuroBentoError], parts: dict[str, str]) -> NeuroBentoError:
+def _rebuild(kind: type[NeuroBentoError], parts: dict[str, Any]) -> NeuroBentoError:
     return kind(**parts)
 
 
@@ -283,3 +297,59 @@ class BackendUnavailable(ModelError):
 
 class ConfigError(NeuroBentoError):
     """An option or a configuration file is wrong."""
+
+
+class ServiceError(NeuroBentoError):
+    """A service did not answer a request.
+
+    Parameters
+    ----------
+    expected, found, remedy, subject
+        As for every error.
+    retry_after_s
+        After how many seconds to ask again, where the service says so; it does
+        with `ServiceBusy` and `ServiceUnavailable`.
+    """
+
+    def __init__(
+        self,
+        *,
+        expected: str,
+        found: str,
+        remedy: str,
+        subject: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(expected=expected, found=found, remedy=remedy, subject=subject)
+        self.retry_after_s = retry_after_s
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """The four parts by name, and `retry_after_s` where there is one."""
+        if self.retry_after_s is None:
+            return super().parts
+        return {**super().parts, "retry_after_s": self.retry_after_s}
+
+
+class ServiceBusy(ServiceError):
+    """The service has too much to do; try again later."""
+
+
+class ServiceUnavailable(ServiceError):
+    """A part of the service is missing, restarting or draining."""
+
+
+class DeadlineExceeded(ServiceError):
+    """The caller's time limit passed before the answer was there."""
+
+
+class ClientGone(ServiceError):
+    """The caller left before the answer."""
+
+
+class NotAuthorised(ServiceError):
+    """The token is missing or wrong."""
+
+
+class RequestRefused(ServiceError):
+    """The service refused the request for a reason that is no other class here."""

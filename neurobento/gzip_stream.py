@@ -13,6 +13,10 @@ __all__ = ["GZIP_MAGIC", "GzipStream"]
 GZIP_MAGIC = b"\x1f\x8b"
 PIECE_BYTES = 1 << 16
 
+FREE_MEMBERS, MEMBER_BYTES = 1024, 1 << 14
+"""Members allowed, and bytes that each further one must hold on average. The least that
+writers put into one are the 64 KiB of BGZF; millions of empty members only cost time."""
+
 
 class GzipStream:
     """Decompressed bytes of a gzip file, counted as they come.
@@ -27,23 +31,25 @@ class GzipStream:
         self._pending = b""
         self._in_bytes = 0
         self._out_bytes = 0
+        self._members = 1
 
     def read(self, size: int) -> bytes:
         """Up to `size` decompressed bytes; fewer only at the end of the stream."""
-        out = bytearray()
-        while len(out) < size and not self._ended():
+        pieces: list[bytes] = []
+        while size > 0 and not self._ended():
             self._refill()
             exhausted = not self._pending
             try:
-                piece = self._inflate.decompress(self._pending, size - len(out))
+                piece = self._inflate.decompress(self._pending, size)
             except zlib.error:
                 raise _corrupt("a broken one") from None
             self._pending = self._inflate.unconsumed_tail or self._inflate.unused_data
             if exhausted and not piece and not self._inflate.eof:
                 raise _corrupt("one that ends early")
-            out += piece
+            pieces.append(piece)
+            size -= len(piece)
             self._count(len(piece))
-        return bytes(out)
+        return b"".join(pieces)
 
     def _refill(self, least: int = 1) -> None:
         """Have that many compressed bytes at hand, unless the file has no more."""
@@ -58,19 +64,36 @@ class GzipStream:
             return False
         self._refill(len(GZIP_MAGIC))
         if not self._pending.startswith(GZIP_MAGIC):
+            self._check_padding()
             return True
+        self._members += 1
+        if self._members > FREE_MEMBERS + self._out_bytes // MEMBER_BYTES:
+            raise _suspicious("members with content", "thousands of empty ones")
         self._inflate = zlib.decompressobj(wbits=31)
         return False
+
+    def _check_padding(self) -> None:
+        """Refuse what is neither a member nor the zeros that tapes and disks pad with."""
+        while self._pending:
+            if self._pending.strip(b"\0"):
+                raise _corrupt("other bytes behind it")
+            self._pending = b""
+            self._refill()
 
     def _count(self, piece_bytes: int) -> None:
         self._out_bytes += piece_bytes
         allowed = self._limits.free_inflation_bytes + self._limits.max_gzip_ratio * self._in_bytes
         if self._out_bytes > allowed:
-            raise SuspiciousCompression(
-                expected=f"a gzip stream that inflates at most {self._limits.max_gzip_ratio} times",
-                found="one that inflates more",
-                remedy="Send a real scan; a blank one holds nothing to parcellate.",
-            )
+            limit = f"at most {self._limits.max_gzip_ratio} times its size"
+            raise _suspicious(limit, "more")
+
+
+def _suspicious(expected: str, found: str) -> SuspiciousCompression:
+    return SuspiciousCompression(
+        expected=f"a gzip stream that inflates to {expected}",
+        found=found,
+        remedy="Send a real scan; a blank one holds nothing to parcellate.",
+    )
 
 
 def _corrupt(found: str) -> CorruptCompression:

@@ -9,32 +9,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from neurobento.errors import (
-    ConstantScan,
-    EmptyScan,
-    FileTooLarge,
-    NeuroBentoError,
-    NotFiniteScan,
-    OverlongScan,
-    ScanError,
-    TruncatedScan,
-)
+from neurobento.errors import FileTooLarge, ScanError
 from neurobento.geometry import axis_codes, voxel_sizes_mm
 from neurobento.gzip_stream import GZIP_MAGIC, GzipStream
-from neurobento.scan_header import (
-    HEADER_BYTES,
-    NativeSpace,
-    ScanHeader,
-    ScanLimits,
-    parse_header,
-    space_of,
-)
+from neurobento.native_space import NativeSpace, space_of
+from neurobento.scan_header import HEADER_BYTES, ScanLimits, parse_header
+from neurobento.voxels import check_length, read_voxels
 
 __all__ = [
     "NativeSpace",
@@ -50,10 +35,6 @@ __all__ = [
 
 SUFFIXES = (".nii.gz", ".nii", ".mgz", ".mgh")
 """What the names of scans end in; what they are is told by content."""
-
-CHUNK_BYTES = 1 << 20
-TRAILING_BYTES = 1 << 20
-"""Bytes allowed behind the voxels: MGH keeps scan parameters and tags there."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,83 +123,8 @@ def _read(path: Path, limits: ScanLimits) -> Scan:
         head = stream.read(HEADER_BYTES)
         header = parse_header(head, limits)
         if not compressed:
-            _check_length(size, header)
-        voxels = _read_voxels(stream, head, header)
-    return Scan(_as_finite_float32(voxels, header), header.space)
-
-
-def _check_length(found_bytes: int, header: ScanHeader) -> None:
-    """Refuse a file whose length is not what its header implies."""
-    if found_bytes < header.end_bytes:
-        raise _truncated(header.end_bytes, found_bytes)
-    if found_bytes > header.end_bytes + TRAILING_BYTES:
-        raise OverlongScan(
-            expected=f"about {header.end_bytes} bytes, as the header implies",
-            found="a longer file",
-            remedy="The header does not describe this file; write it again with the tool it "
-            "came from.",
-        )
-
-
-def _truncated(expected_bytes: int, found_bytes: int) -> NeuroBentoError:
-    return TruncatedScan(
-        expected=f"{expected_bytes} bytes, as the header implies",
-        found=f"{found_bytes} bytes",
-        remedy="The file is cut short; copy or download it again.",
-    )
-
-
-def _read_voxels(stream: BinaryIO | GzipStream, head: bytes, header: ScanHeader) -> bytearray:
-    """The bytes of the voxels, read in pieces up to the length the header implies."""
-    data = bytearray(head[header.start_bytes :])
-    position = len(head)
-    while position < header.end_bytes:
-        piece = stream.read(min(CHUNK_BYTES, header.end_bytes - position))
-        if not piece:
-            raise _truncated(header.end_bytes, position)
-        skip = max(0, header.start_bytes - position)
-        data += piece[skip:]
-        position += len(piece)
-    if isinstance(stream, GzipStream):
-        _check_length(position + len(stream.read(TRAILING_BYTES + 1)), header)
-    return data[: header.end_bytes - header.start_bytes]
-
-
-def _as_finite_float32(voxels: bytearray, header: ScanHeader) -> NDArray[np.float32]:
-    """Scaled voxels; what is not finite becomes zero, as background is."""
-    stored = np.frombuffer(voxels, dtype=header.datatype).reshape(header.space.shape, order="F")
-    with np.errstate(over="ignore", invalid="ignore"):
-        array = stored.astype(np.float32)
-        if (header.slope, header.intercept) != (1.0, 0.0):
-            array = array * np.float32(header.slope) + np.float32(header.intercept)
-    finite = np.isfinite(array)
-    if not finite.any():
-        raise NotFiniteScan(
-            expected="finite voxels",
-            found="NaN or infinity in every voxel",
-            remedy="Export the scan again; its voxels were lost.",
-        )
-    if not finite.all():
-        array[~finite] = 0
-    _check_contrast(array)
-    array.setflags(write=False)
-    return array
-
-
-def _check_contrast(array: NDArray[np.float32]) -> None:
-    low, high = float(array.min()), float(array.max())
-    if low == high == 0:
-        raise EmptyScan(
-            expected="a head",
-            found="zero in every voxel",
-            remedy="Export the scan again; its voxels were lost.",
-        )
-    if low == high:
-        raise ConstantScan(
-            expected="a head",
-            found="one value in every voxel",
-            remedy="Export the scan again; its voxels were lost.",
-        )
+            check_length(size, header)
+        return Scan(read_voxels(stream, head, header), header.space)
 
 
 def write_labels(

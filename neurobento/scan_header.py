@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import dataclass
 from typing import Any
@@ -23,14 +24,24 @@ from neurobento.errors import (
     UnsupportedDimensions,
 )
 from neurobento.geometry import voxel_sizes_mm
+from neurobento.native_space import NativeSpace, native_space
 
-__all__ = ["HEADER_BYTES", "NativeSpace", "ScanHeader", "ScanLimits", "parse_header", "space_of"]
+__all__ = ["HEADER_BYTES", "ScanHeader", "ScanLimits", "parse_header"]
 
 HEADER_BYTES = 540
 """The longest header of the formats read (NIfTI-2); NIfTI-1 takes 348, MGH 284."""
 
+NIFTI_FORMATS = (
+    (nib.Nifti1Header, 348, 344, b"n+1\0"),
+    (nib.Nifti2Header, 540, 4, b"n+2\0"),
+)
+"""Header, its length, and where its magic for a single file stands."""
+
 MAX_EXTENSION_BYTES = 16 << 20
 """Bytes allowed between header and voxels: NIfTI extensions, skipped unread."""
+
+XFORM_CODES = range(6)
+"""The codes of a qform or sform that NIfTI knows; 0 says that there is none."""
 
 DATATYPES = frozenset({"u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8"})
 
@@ -50,6 +61,9 @@ class ScanLimits:
         Voxels along each axis.
     max_voxels
         Voxels in all: 512 x 512 x 256, a head at 0.5 mm.
+    max_voxel_bytes
+        Their bytes as stored: that head in float32. Twice as many, in float64,
+        take seconds to inflate before a blank is known for one.
     min_voxel_mm, max_voxel_mm
         Edge lengths of a voxel.
     max_extent_mm, max_volume_ml
@@ -64,30 +78,11 @@ class ScanLimits:
     min_axis: int = 16
     max_axis: int = 512
     max_voxels: int = 1 << 26
+    max_voxel_bytes: int = 256 << 20
     min_voxel_mm: float = 0.3
     max_voxel_mm: float = 7.0
     max_extent_mm: float = 520.0
     max_volume_ml: float = 64_000.0
-
-
-@dataclass(frozen=True, eq=False)
-class NativeSpace:
-    """The voxel grid of a scan as its file states it, enough to write an image beside it.
-
-    Attributes
-    ----------
-    shape
-        Voxels, (X, Y, Z).
-    voxel_to_ras
-        (4, 4) float64, voxel index -> world RAS in mm.
-    header
-        NIfTI header that carries the geometry fields and nothing else: no
-        name, date or description of the input survives in it.
-    """
-
-    shape: tuple[int, int, int]
-    voxel_to_ras: NDArray[np.float64]
-    header: nib.Nifti1Header
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,28 +128,29 @@ def parse_header(head: bytes, limits: ScanLimits) -> ScanHeader:
     _require_orientation(header, head)
     shape = _checked_shape(header, limits)
     datatype = _checked_datatype(header)
+    voxel_bytes = _checked_bytes(shape, datatype, limits)
     voxel_to_ras = _checked_affine(header, limits)
     _check_field_of_view(shape, voxel_to_ras, limits)
     start = _voxel_start(header)
     slope, intercept = _checked_scaling(header)
     return ScanHeader(
-        space=_native_space(header, shape, voxel_to_ras),
+        space=native_space(header, shape, voxel_to_ras),
         datatype=datatype,
         slope=slope,
         intercept=intercept,
         start_bytes=start,
-        end_bytes=start + int(np.prod(shape, dtype=np.int64)) * datatype.itemsize,
+        end_bytes=start + voxel_bytes,
     )
 
 
 def _recognise(head: bytes) -> Any:
     """The nibabel header of whichever format the bytes are."""
-    kinds = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
     size = {struct.unpack(order + "i", head[:4])[0]: order for order in "<>"} if head[4:] else {}
-    for length, kind in kinds.items():
-        magic = head[344:348] if length == 348 else head[4:8]
-        if length in size and magic in (b"n+1\0", b"n+2\0"):
-            return _parse(kind, head, length, endianness=size[length])
+    for kind, length, at, magic in NIFTI_FORMATS:
+        if length in size and head[at : at + 4] == magic:
+            header = _parse(kind, head, length, endianness=size[length])
+            _check_line_ends(header)
+            return header
     if head[:4] == struct.pack(">i", 1) and head[4:]:
         # MGH starts with version 1, then width, height, depth, frames as big-endian int32
         return _parse(nib.freesurfer.mghformat.MGHHeader, head, 284)
@@ -176,6 +172,16 @@ def _parse(kind: Any, head: bytes, length: int, **options: Any) -> Any:
     return kind(binaryblock=head[:length], check=False, **options)
 
 
+def _check_line_ends(header: Any) -> None:
+    """NIfTI-2 keeps a line's end in its magic, to tell when a transfer as text changed it."""
+    if "eol_check" in header and bytes(header["eol_check"]) not in (b"\r\n\x1a\n", bytes(4)):
+        raise UnknownFormat(
+            expected="a NIfTI-2 file as it was written",
+            found="bytes that a transfer as text has changed",
+            remedy="Copy or download the file again, in binary mode.",
+        )
+
+
 def _checked_shape(header: Any, limits: ScanLimits) -> tuple[int, int, int]:
     if isinstance(header, nib.Nifti1Header):
         ndim = int(header["dim"][0])
@@ -186,7 +192,7 @@ def _checked_shape(header: Any, limits: ScanLimits) -> tuple[int, int, int]:
     if not 3 <= ndim <= 7 or any(n != 1 for n in dims[3:]):
         raise UnsupportedDimensions(
             expected="one 3D image",
-            found=f"{ndim} dimensions" if ndim != 4 else f"a series of {dims[3]} volumes",
+            found=f"a series of {dims[3]} volumes" if len(dims) == 4 else f"{ndim} dimensions",
             remedy="Choose the T1 volume and save it alone.",
         )
     shape = dims[0], dims[1], dims[2]
@@ -196,7 +202,7 @@ def _checked_shape(header: Any, limits: ScanLimits) -> tuple[int, int, int]:
             found=" x ".join(str(n) for n in shape),
             remedy="Send the 3D acquisition of the whole head, not single slices.",
         )
-    if (voxels := int(np.prod(shape, dtype=np.int64))) > limits.max_voxels:
+    if (voxels := math.prod(shape)) > limits.max_voxels:
         raise TooManyVoxels(
             expected=f"at most {limits.max_voxels} voxels",
             found=str(voxels),
@@ -222,9 +228,22 @@ def _checked_datatype(header: Any) -> np.dtype[Any]:
     return stored
 
 
+def _checked_bytes(shape: tuple[int, int, int], datatype: np.dtype[Any], limits: ScanLimits) -> int:
+    voxel_bytes = math.prod(shape) * datatype.itemsize
+    if voxel_bytes > limits.max_voxel_bytes:
+        raise TooManyVoxels(
+            expected=f"voxels of at most {limits.max_voxel_bytes} bytes in all",
+            found=f"{voxel_bytes} bytes",
+            remedy="Save the scan as float32 or in integers of 16 bits.",
+        )
+    return voxel_bytes
+
+
 def _require_orientation(header: Any, head: bytes) -> None:
     if isinstance(header, nib.Nifti1Header):
-        stated = bool(header["qform_code"] or header["sform_code"])
+        codes = int(header["qform_code"]), int(header["sform_code"])
+        # nibabel takes an unknown code for 0 when it loads a file, FSL for 1
+        stated = any(codes) and all(code in XFORM_CODES for code in codes)
         if header["pixdim"][0] == 0:
             # NIfTI-1: a qfac of 0 is read as 1; nibabel does so on loading a file only
             header["pixdim"][0] = 1
@@ -234,21 +253,18 @@ def _require_orientation(header: Any, head: bytes) -> None:
     if not stated:
         raise MissingOrientation(
             expected="a header that places the scan in the world",
-            found="none of its qform, sform or direction cosines set",
+            found="none of its qform, sform or direction cosines set to what their format knows",
             remedy="Left and right cannot be told apart without one; convert the scan again "
             "from its source, or set the sform if you know it.",
         )
 
 
 def _checked_affine(header: Any, limits: ScanLimits) -> NDArray[np.float64]:
+    # those of the header too, where it builds its affine on them: NaN hides in the product
+    _check_sizes(_stated_sizes(header), limits)
     affine = _stated_affine(header)
     sizes = voxel_sizes_mm(affine)
-    if not all(limits.min_voxel_mm <= size <= limits.max_voxel_mm for size in sizes):
-        raise BadVoxelSize(
-            expected=f"voxels of {limits.min_voxel_mm} to {limits.max_voxel_mm} mm",
-            found=" x ".join(f"{size:.3g}" for size in sizes) + " mm",
-            remedy="Check the units of the header: NIfTI's affine is in mm.",
-        )
+    _check_sizes(sizes, limits)
     # 1 for orthogonal axes, 0 for axes in one plane
     if abs(np.linalg.det(affine[:3, :3])) / float(np.prod(sizes)) < 0.1:
         raise BadAffine(
@@ -257,6 +273,22 @@ def _checked_affine(header: Any, limits: ScanLimits) -> NDArray[np.float64]:
             remedy="Convert the scan again from its source.",
         )
     return affine
+
+
+def _stated_sizes(header: Any) -> tuple[float, ...]:
+    """The voxel sizes that a qform or MGH's directions are scaled by; an sform needs none."""
+    if not isinstance(header, nib.Nifti1Header):
+        return tuple(float(size) for size in header["delta"])
+    return () if header["sform_code"] else tuple(float(size) for size in header["pixdim"][1:4])
+
+
+def _check_sizes(sizes: tuple[float, ...], limits: ScanLimits) -> None:
+    if not all(limits.min_voxel_mm <= size <= limits.max_voxel_mm for size in sizes):
+        raise BadVoxelSize(
+            expected=f"voxels of {limits.min_voxel_mm} to {limits.max_voxel_mm} mm",
+            found=" x ".join(f"{size:.3g}" for size in sizes) + " mm",
+            remedy="Check the units of the header: NIfTI's affine is in mm.",
+        )
 
 
 def _check_field_of_view(
@@ -292,8 +324,9 @@ def _checked_scaling(header: Any) -> tuple[float, float]:
     if not isinstance(header, nib.Nifti1Header):
         return 1.0, 0.0
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
-    # NIfTI-1: a slope of zero, and by custom one that is not finite, means no scaling
-    if not np.isfinite(slope) or slope == 0 or not np.isfinite(intercept):
+    # NIfTI-1: a slope of zero, and by custom one that is not finite, means no scaling;
+    # an intercept that is not finite leaves no voxel finite, and that is told of the voxels
+    if not np.isfinite(slope) or slope == 0:
         return 1.0, 0.0
     return slope, intercept
 
@@ -310,34 +343,3 @@ def _voxel_start(header: Any) -> int:
             remedy="Write the file again with the tool it came from.",
         )
     return int(start)
-
-
-def _native_space(
-    header: Any, shape: tuple[int, int, int], voxel_to_ras: NDArray[np.float64]
-) -> NativeSpace:
-    """The grid with a fresh header that takes over the geometry and nothing else."""
-    if not isinstance(header, nib.Nifti1Header):
-        return space_of(shape, voxel_to_ras)
-    clean = nib.Nifti2Header() if isinstance(header, nib.Nifti2Header) else nib.Nifti1Header()
-    clean.set_data_shape(shape)
-    clean["pixdim"][:4] = header["pixdim"][:4]
-    for field in _GEOMETRY_FIELDS:
-        clean[field] = header[field]
-    clean.set_xyzt_units("mm")
-    return NativeSpace(shape, voxel_to_ras, clean)
-
-
-def space_of(shape: tuple[int, int, int], voxel_to_ras: NDArray[np.float64]) -> NativeSpace:
-    """The grid of an affine that no NIfTI header states; NIfTI keeps it as float32."""
-    header = nib.Nifti1Header()
-    header.set_data_shape(shape)
-    header.set_qform(voxel_to_ras, code=1)
-    header.set_sform(voxel_to_ras, code=1)
-    header.set_xyzt_units("mm")
-    return NativeSpace(shape, voxel_to_ras, header)
-
-
-_GEOMETRY_FIELDS = (
-    *("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
-    *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
-)

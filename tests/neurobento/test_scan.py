@@ -314,7 +314,8 @@ def test_a_missing_file_is_not_a_scan_error(tmp_path: Path) -> None:
     [
         ((1300, 1300, 1330), 64, 64, UnsupportedDimensions),
         ((512, 512, 512), 64, 64, TooManyVoxels),
-        ((512, 512, 256), 64, 64, TruncatedScan),
+        ((512, 512, 256), 64, 64, TooManyVoxels),
+        ((512, 512, 256), 16, 32, TruncatedScan),
     ],
 )
 @pytest.mark.parametrize("compress", [True, False])

@@ -30,7 +30,19 @@ def test_the_bento_needs_what_core_and_serving_need_at_the_tested_versions() -> 
 def test_every_direct_need_is_pinned() -> None:
     """But for gpu's: constraints.txt is what stands in one environment, with onnxruntime."""
     pins = {named(line) for line in lines("constraints.txt")}
-    for part in ("core", "serving", "training", "export", "cpu", "rtx", "bench", "dev"):
+    parts = (
+        "core",
+        "serving",
+        "tracing",
+        "client",
+        "training",
+        "export",
+        "cpu",
+        "rtx",
+        "bench",
+        "dev",
+    )
+    for part in parts:
         missing = {named(need) for need in lines(f"requirements/{part}.txt")} - pins
         assert not missing, part
 
@@ -48,7 +60,7 @@ def onnx_runtimes(*parts: str) -> set[str]:
 
 def test_no_two_distributions_of_onnx_runtime_are_asked_for() -> None:
     """They overwrite each other's files: cpu and gpu each bring one, and nothing else does."""
-    others = ("serving", "training", "export", "rtx", "bench", "dev")
+    others = ("serving", "tracing", "client", "training", "export", "rtx", "bench", "dev")
     assert onnx_runtimes(*others) == set()
     assert onnx_runtimes("cpu", *others) == {"onnxruntime"}
     assert onnx_runtimes("gpu", *others) == {"onnxruntime-gpu"}
@@ -63,7 +75,7 @@ def test_no_script_installs_cpu_and_gpu_together(script: str) -> None:
 @pytest.mark.parametrize("script", ["scripts/test", "scripts/check"])
 def test_all_that_runs_without_a_gpu_is_installed_for_tests(script: str) -> None:
     (extras,) = [line.split()[1].split(",") for line in lines(script) if "scripts/venv " in line]
-    assert {*extras} == {"serving", "training", "export", "cpu", "rtx", "bench", "dev"}
+    assert {*extras} == {"serving", "tracing", "training", "export", "cpu", "rtx", "bench", "dev"}
 
 
 def test_floors_that_close_known_holes_hold() -> None:

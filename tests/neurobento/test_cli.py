@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,16 @@ import numpy as np
 import pytest
 
 from neurobento.cli import main
+from neurobento.errors import EmptyScan, NeuroBentoError, PreprocessingFailed
+from neurobento.scan import read_scan
+from tests.neurobento.fake_services import (
+    FILES,
+    FakeService,
+    Files,
+    GrpcService,
+    HttpService,
+    Refusal,
+)
 
 MNI = nib.affines.from_matvec(np.diag([1.5, 1.25, 1.1]), [-68.0, -90.0, -60.0])
 FOUR_PARTS = re.compile(r"^neurobento: (.+): expected (.+); found (.+)\. ([A-Z`].+)\.$", re.M)
@@ -40,11 +50,18 @@ def scan(write_nifti: Callable[..., Path], labels: Any) -> Path:
 
 @pytest.fixture
 def parcellate(known_model: Path, tmp_path: Path) -> Callable[..., int]:
-    """Runs the command on a file with the known model, output in `tmp_path`/out."""
+    """Runs the command on files with the known model, output in `tmp_path`/out."""
 
-    def run(scan: Path, *options: str) -> int:
+    def run(scan: Path, *options: str, further: Sequence[Path] = ()) -> int:
         models = str(known_model.parent)
-        fixed = ["parcellate", str(scan), "-o", str(tmp_path / "out"), "--models", models]
+        fixed = [
+            "parcellate",
+            *map(str, [scan, *further]),
+            "-o",
+            str(tmp_path / "out"),
+            "--models",
+            models,
+        ]
         return main([*fixed, "--threads", "1", "--preprocessing", "none", *options])
 
     return run
@@ -222,3 +239,265 @@ def test_help_names_every_command() -> None:
         timeout=60,
     )
     assert all(command in done.stdout for command in ("parcellate", "models", "sample"))
+
+
+def test_several_scans_are_parcellated_and_a_bad_one_stops_no_other(
+    parcellate: Callable[..., int], scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad, other = tmp_path / "bad.nii.gz", tmp_path / "sub-02_T1w.nii.gz"
+    bad.write_text("not a scan")
+    other.write_bytes(scan.read_bytes())
+    assert parcellate(scan, further=[bad, other]) == 1
+    captured = capsys.readouterr()
+    outputs = [tmp_path / "out" / f"sub-0{n}_T1w_dseg.nii.gz" for n in (1, 2)]
+    assert captured.out.splitlines() == [str(path) for path in outputs]
+    assert len(list((tmp_path / "out").iterdir())) == 2 * len(ENDINGS)
+    (message,) = FOUR_PARTS.finditer(captured.err)
+    assert message[1] == str(bad)
+
+
+def test_scans_whose_outputs_would_overwrite_each_other_are_refused(
+    parcellate: Callable[..., int], scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    twin = tmp_path / "other" / "sub-01_T1w.nii"
+    twin.parent.mkdir()
+    twin.write_bytes(scan.read_bytes())
+    message = refused(parcellate(scan, further=[twin]), capsys, tmp_path / "out")
+    assert message[1] == str(twin)
+
+
+@pytest.fixture(params=[HttpService, GrpcService])
+def service(request: pytest.FixtureRequest) -> Iterator[FakeService]:
+    opened = request.param()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def http() -> Iterator[FakeService]:
+    opened = HttpService()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def ask(tmp_path: Path) -> Callable[..., int]:
+    """Runs the command through a service, output in `tmp_path`/asked."""
+
+    def run(service: FakeService, *options: str) -> int:
+        out = str(tmp_path / "asked")
+        return main(["parcellate", "-o", out, "--url", service.url, *options])
+
+    return run
+
+
+@pytest.fixture
+def local(parcellate: Callable[..., int], scan: Path, tmp_path: Path) -> dict[str, bytes]:
+    """What the command writes without a service; ending -> content."""
+    assert parcellate(scan) == 0
+    return {ending: (tmp_path / "out" / f"sub-01_T1w_{ending}").read_bytes() for ending in ENDINGS}
+
+
+def served(local: dict[str, bytes], **facts: Any) -> Files:
+    """The same files as a service sends them; over gRPC the facts are in one line."""
+    run = {**json.loads(local["run.json"]), **facts}
+    return Files({**local, "run.json": json.dumps(run).encode()})
+
+
+def test_through_a_service_come_the_same_files(
+    ask: Callable[..., int],
+    service: FakeService,
+    local: dict[str, bytes],
+    scan: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    service.replies = [Files(local) if service.scheme == "http" else served(local)]
+    capsys.readouterr()
+    assert ask(service, str(scan), "--preprocessing", "none", "--model", "grand") == 0
+    asked = tmp_path / "asked"
+    assert {path.name: path.read_bytes() for path in asked.iterdir()} == {
+        f"sub-01_T1w_{ending}": content for ending, content in local.items()
+    }
+    captured = capsys.readouterr()
+    assert captured.out == f"{asked / 'sub-01_T1w_dseg.nii.gz'}\n"
+    assert captured.err.startswith("uploading ...\n")
+    warnings = json.loads(local["run.json"])["warnings"]
+    assert warnings
+    told = "".join(f"warning: {warning}\n" for warning in warnings)
+    assert captured.err.endswith(f"write ...\n{told}")
+    (seen,) = service.seen
+    assert seen.fields["file"] == ("scan", scan.read_bytes())
+    assert (seen.fields["preprocessing"], seen.fields["model"]) == ("none", "grand")
+
+
+@pytest.mark.parametrize("kind", [EmptyScan, PreprocessingFailed])
+def test_a_services_refusal_is_told_as_the_local_one(
+    ask: Callable[..., int],
+    service: FakeService,
+    scan: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    kind: type[NeuroBentoError],
+) -> None:
+    error = kind(expected="a head", found="a tail", remedy="Turn it round.")
+    service.replies = [Refusal.of(422, "INVALID_ARGUMENT", error)]
+    message = refused(ask(service, str(scan)), capsys, tmp_path / "asked")
+    assert message.groups() == (str(scan), "a head", "a tail", "Turn it round")
+
+
+def test_a_file_that_is_no_scan_is_explained_in_the_same_words(
+    parcellate: Callable[..., int],
+    ask: Callable[..., int],
+    service: FakeService,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text = tmp_path / "notes.nii.gz"
+    text.write_text("not a scan\n" * 100)
+    with pytest.raises(NeuroBentoError) as caught:
+        read_scan(text)
+    service.replies = [Refusal.of(422, "INVALID_ARGUMENT", caught.value)]
+    here = refused(parcellate(text), capsys, tmp_path / "out")
+    there = refused(ask(service, str(text)), capsys, tmp_path / "asked")
+    assert there[0] == here[0]
+
+
+def test_a_service_that_refuses_the_token_ends_the_command(
+    ask: Callable[..., int],
+    service: FakeService,
+    scan: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    service.replies = [Refusal(401, "UNAUTHENTICATED", "NotAuthorised", "no")]
+    (tmp_path / "another.nii").write_bytes(scan.read_bytes())
+    status = ask(service, str(scan), str(tmp_path / "another.nii"))
+    assert refused(status, capsys, tmp_path / "asked")[1] == service.url
+    assert len(service.seen) == 1
+
+
+@pytest.mark.parametrize("source", ["environment", "file"])
+def test_the_token_is_sent_and_not_shown(
+    ask: Callable[..., int],
+    http: FakeService,
+    scan: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    source: str,
+) -> None:
+    options = []
+    monkeypatch.setenv("NEUROBENTO_TOKEN", "of-the-environment")
+    if source == "file":
+        (tmp_path / "token").write_text("of-the-file\n")
+        options = ["--token-file", str(tmp_path / "token")]
+    assert ask(http, str(scan), *options) == 0
+    assert http.seen[0].headers["authorization"] == f"Bearer of-the-{source}"
+    assert "of-the" not in "".join(capsys.readouterr())
+
+
+def test_the_time_limit_is_sent(ask: Callable[..., int], http: FakeService, scan: Path) -> None:
+    assert ask(http, str(scan), "--timeout", "30") == 0
+    assert 29 < (http.seen[0].limit_s or 0) <= 30
+
+
+def test_a_services_warnings_cannot_steer_the_terminal(
+    ask: Callable[..., int], http: FakeService, scan: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    http.replies = [Files({**FILES, "run.json": b'{"warnings": ["a\\u001b[2Jb"]}'})]
+    assert ask(http, str(scan)) == 0
+    assert "warning: a [2Jb\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--models", "models"),
+        ("--backend", "auto"),
+        ("--device", "cpu"),
+        ("--precision", "fp32"),
+        ("--threads", "2"),
+    ],
+)
+def test_what_the_service_decides_is_no_option_beside_it(
+    ask: Callable[..., int],
+    service: FakeService,
+    scan: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    option: str,
+    value: str,
+) -> None:
+    message = refused(ask(service, str(scan), option, value), capsys, tmp_path / "asked")
+    assert message[1] == option
+    assert "--url" in message[2]
+    assert service.seen == []
+
+
+@pytest.mark.parametrize(("option", "value"), [("--timeout", "5"), ("--token-file", "token")])
+def test_what_is_for_a_service_needs_one(
+    parcellate: Callable[..., int],
+    scan: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    option: str,
+    value: str,
+) -> None:
+    message = refused(parcellate(scan, option, value), capsys, tmp_path / "out")
+    assert message[1] == option
+
+
+@pytest.mark.parametrize("url", ["localhost:3000", ""])
+def test_an_address_without_a_scheme_is_refused(
+    scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], url: str
+) -> None:
+    status = main(["parcellate", str(scan), "-o", str(tmp_path / "out"), "--url", url])
+    assert refused(status, capsys, tmp_path / "out")[3] == repr(url)
+
+
+def test_all_scans_are_there_before_the_first_is_sent(
+    ask: Callable[..., int], service: FakeService, scan: Path, tmp_path: Path
+) -> None:
+    assert ask(service, str(scan), str(tmp_path / "none.nii")) == 1
+    assert service.seen == []
+
+
+@pytest.mark.parametrize("change", ["table", "grid", "labels"])
+def test_tables_are_not_made_of_labels_that_do_not_belong(
+    ask: Callable[..., int],
+    local: dict[str, bytes],
+    write_nifti: Callable[..., Path],
+    scan: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    change: str,
+) -> None:
+    reply = served(
+        local, **({"model": {"region_table_sha256": "0" * 64}} if change == "table" else {})
+    )
+    other = write_nifti(np.ones((4, 5, 6), np.uint8), MNI, "other.nii.gz").read_bytes()
+    wrong = {"table": local["dseg.nii.gz"], "grid": other, "labels": b"\x1f\x8bno labels"}
+    service = GrpcService()
+    service.replies = [Files({**reply.files, "dseg.nii.gz": wrong[change]})]
+    capsys.readouterr()
+    try:
+        message = refused(ask(service, str(scan)), capsys, tmp_path / "asked")
+        assert message[1] == str(scan)
+        assert "same version" in message[4]
+    finally:
+        service.close()
+
+
+def test_help_imports_no_client() -> None:
+    code = (
+        "import sys\nfrom neurobento.cli import main\n"
+        "try:\n    main(['parcellate', '--help'])\n"
+        "except SystemExit:\n    pass\n"
+        "print(*sorted({'httpx', 'grpc', 'tritonclient', 'torch', 'matplotlib'} & {*sys.modules}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert "--url" in done.stdout
+    assert done.stdout.splitlines()[-1] == ""

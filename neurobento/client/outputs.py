@@ -1,0 +1,89 @@
+"""The files that the local command writes, out of a service's answer."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+
+from neurobento.client.exchange import Answer
+from neurobento.errors import ServiceError
+from neurobento.figures import overlay_png
+from neurobento.labels import aal116
+from neurobento.scan import read_scan
+from neurobento.volumetry import measure, volumes_tsv
+
+__all__ = ["output_files_of"]
+
+MADE_HERE = frozenset({"dseg.tsv", "volumes.tsv", "overlay.png"})
+
+
+def output_files_of(answer: Answer, name: str, path: Path) -> dict[str, bytes]:
+    """File name -> content, as `neurobento.report.output_files` names them.
+
+    Over gRPC a service gives labels and the facts of the run; tables and picture
+    are then made here from the labels, by the same code.
+
+    Parameters
+    ----------
+    answer
+        In native space.
+    name
+        What the files are called.
+    path
+        The scan.
+
+    Raises
+    ------
+    ServiceError
+        The labels are not on the scan's grid, or of another region table.
+    ScanError
+        The scan cannot be read here.
+    """
+    files = dict(answer.files)
+    if not files.keys() >= MADE_HERE:
+        files.update(_made_here(answer, path))
+    return {f"{name}_{ending}": content for ending, content in files.items()}
+
+
+def _made_here(answer: Answer, path: Path) -> dict[str, bytes]:
+    facts = answer.run
+    model = facts.get("model")
+    if not isinstance(model, dict) or model.get("region_table_sha256") != aal116().sha256:
+        raise _mismatch(path, "labels of the region table that is installed here", "another table")
+    scan = read_scan(path)
+    labels = _labels(answer.dseg)
+    if labels is None or labels.shape != scan.shape:
+        raise _mismatch(path, "uint8 labels on the scan's grid", "something else")
+    return {
+        "dseg.tsv": aal116().lookup_tsv().encode(),
+        "volumes.tsv": volumes_tsv(measure(labels, scan.voxel_to_ras)).encode(),
+        "overlay.png": overlay_png(scan.array, labels, scan.voxel_to_ras),
+        "run.json": (json.dumps(facts, indent=2) + "\n").encode(),
+    }
+
+
+def _labels(dseg: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]] | None:
+    """The labels in a gzip NIfTI file; None where there are none."""
+    try:
+        data = gzip.decompress(dseg)
+        wide = nib.Nifti2Header.may_contain_header(data)
+        image = (nib.Nifti2Image if wide else nib.Nifti1Image).from_bytes(data)
+        labels = np.asarray(image.dataobj)
+    except (OSError, EOFError, ValueError, zlib.error, ImageFileError):
+        return None
+    return labels if labels.dtype == np.uint8 else None
+
+
+def _mismatch(path: Path, expected: str, found: str) -> ServiceError:
+    return ServiceError(
+        subject=str(path),
+        expected=expected,
+        found=found,
+        remedy="Use the same version of neurobento here and in the service.",
+    )

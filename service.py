@@ -1,19 +1,14 @@
 """The BentoML services and how they hang together.
 
-    NeuroBento (HTTP) ── Preprocessing (a pool of processes)
-                     └── one runner per network (adaptive batching)
+    NeuroBento (HTTP and gRPC) ── Preprocessing (a pool of processes)
+                              └── one runner per network (adaptive batching)
 
-Environment: NEUROBENTO_THREADS (of a scan's preprocessing and of a runner;
-default all cores), NEUROBENTO_PREPROCESSING_PROCESSES (scans prepared at the
-same time; default cores / threads), NEUROBENTO_BACKEND and
-NEUROBENTO_PRECISION (default auto), NEUROBENTO_TIMEOUT_S (of a request;
-default 1800), NEUROBENTO_MAX_BODY_BYTES (default 512 MiB), NEUROBENTO_MODELS
-(folder of the models to serve; default models/).
+`serving.settings` names the environment variables that it listens to.
 """
 
 from __future__ import annotations
 
-import os
+import asyncio
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,55 +17,84 @@ import numpy as np
 from bentoml.models import BentoModel
 from bentoml.validators import ContentType
 
+from neurobento.errors import ServiceError
 from neurobento.registry import DEFAULT_MODEL, list_specs, model_tag
 from neurobento.spec import ModelSpec
-from serving.front import GZIP, ZIP, Front, Options, answered
-from serving.gate import Gate
+from serving.calls import Admission
+from serving.front import GZIP, ZIP, Front, Options, answered, download
+from serving.gate import KNOWN_PATHS, Gate
 from serving.logs import begin_logging
+from serving.master import begin_master
+from serving.metrics import count_known_paths_only
 from serving.models_page import models_app
-from serving.uploads import refuse_urls
+from serving.open_inference import UPLOAD_PREFIX, OpenInference
+from serving.parent import end_with_parent
+from serving.rest import rest_app
+from serving.run_folder import remove_left
+from serving.settings import SETTINGS, batch_limit
+from serving.token import Token
+from serving.tracing import tracing_options
+from serving.uploads import limit_uploads
+from serving.wire import pack_error
 
-CORES = len(os.sched_getaffinity(0))
-THREADS = int(os.environ.get("NEUROBENTO_THREADS", CORES))
-PROCESSES = int(os.environ.get("NEUROBENTO_PREPROCESSING_PROCESSES", max(1, CORES // THREADS)))
-TIMEOUT_S = int(os.environ.get("NEUROBENTO_TIMEOUT_S", 1800))
-MAX_BODY_BYTES = int(os.environ.get("NEUROBENTO_MAX_BODY_BYTES", 512 << 20))
-MAX_BATCH = 8
+SPECS = list_specs(SETTINGS.models)
 
-MODELS = os.environ.get("NEUROBENTO_MODELS")
-
-SPECS = list_specs(Path(MODELS) if MODELS else None)
-
+COMMON: dict[str, Any] = {
+    "traffic": {"timeout": SETTINGS.bento_timeout_s},
+    # it repeats what clients send; the service's own lines say what there is to know
+    "logging": {"access": {"enabled": False}},
+    **tracing_options(),
+}
 DEPENDENCY: dict[str, Any] = {
     "workers": 1,
-    "traffic": {"timeout": TIMEOUT_S},
+    **COMMON,
     # BentoML's default closes connections under calls in flight
     "runner_connection": {"max_requests": 10**9, "max_age": 1e9},
 }
 
 begin_logging()
-refuse_urls()
+limit_uploads()
+count_known_paths_only(KNOWN_PATHS.__contains__)
+ADMISSION = Admission(SETTINGS.places, SETTINGS.processes, SETTINGS.longest_wait_s)
+TOKEN = Token.of_environment()
 
 
-@bentoml.service(name="preprocessing", threads=4 * PROCESSES, **DEPENDENCY)
+@bentoml.service(name="preprocessing", **DEPENDENCY)
 class Preprocessing:
     """Reads and prepares scans in a pool of processes."""
 
     def __init__(self) -> None:
         from serving.pool import PreprocessingPool
 
-        self.pool = PreprocessingPool(PROCESSES, THREADS)
-        self.pool.warm_up()
+        end_with_parent()
+        self.pool = PreprocessingPool(SETTINGS.processes, SETTINGS.threads)
+
+    @bentoml.on_startup
+    async def start(self) -> None:
+        """Level `none` is served as soon as it can be."""
+        await self.pool.start()
+
+    def __is_ready__(self) -> bool:
+        """Ready means warm: every process has imported what it needs."""
+        return self.pool.warm
 
     @bentoml.api
-    def prepare(self, path: str, level: str) -> dict[str, Any]:
+    async def prepare(self, path: str, level: str, ticket: str) -> dict[str, Any]:
         """A prepared scan or an error, packed; see `serving.wire`."""
-        return self.pool.prepare(Path(path), level)  # type: ignore[arg-type]
+        try:
+            return await self.pool.prepare(Path(path), level, ticket)  # type: ignore[arg-type]
+        except ServiceError as error:
+            return pack_error(error)
+
+    @bentoml.api
+    async def end(self, ticket: str) -> None:
+        """End the work of a ticket."""
+        await self.pool.end(ticket)
 
     @bentoml.on_shutdown
-    def close(self) -> None:
+    async def close(self) -> None:
         """End the pool with the service."""
-        self.pool.close()
+        await self.pool.close()
 
 
 def _runner(spec: ModelSpec) -> Any:
@@ -86,17 +110,23 @@ def _runner(spec: ModelSpec) -> Any:
             from neurobento.backends import open_backend
             from neurobento.registry import open_model
 
+            end_with_parent()
             self.backend = open_backend(
                 open_model(Path(self.stored.path)),
-                os.environ.get("NEUROBENTO_BACKEND", "auto"),
-                precision=os.environ.get("NEUROBENTO_PRECISION", "auto"),
-                threads=THREADS,
+                SETTINGS.backend,
+                device=SETTINGS.device,
+                precision=SETTINGS.precision,
+                threads=SETTINGS.threads,
             )
             # ready means warm: the first inference also allocates
             self.backend.infer(np.zeros((1, *spec.input_shape), dtype=np.float32))
 
         # a latency bound would drop requests by a learned estimate; load is shed in front
-        @bentoml.api(batchable=True, max_batch_size=MAX_BATCH, max_latency_ms=1000 * TIMEOUT_S)
+        @bentoml.api(
+            batchable=True,
+            max_batch_size=batch_limit(spec),
+            max_latency_ms=1000 * SETTINGS.bento_timeout_s,
+        )
         def segment(self, images: np.ndarray) -> np.ndarray:
             """Labels (N, 91, 122, 123) uint8 of images (N, 1, 91, 122, 123) float32."""
             return self.backend.infer(images)
@@ -117,27 +147,75 @@ Runners = type(
 )
 
 
+def _here() -> Any:
+    """The instance that this process serves."""
+    return bentoml.get_current_service()
+
+
+async def _ready() -> bool:
+    return not ADMISSION.draining and bool(await _here().ready())
+
+
+@bentoml.asgi_app(rest_app(lambda: _here().inference, _ready), path="/v2")
 @bentoml.asgi_app(models_app(SPECS), path="/v1")
-@bentoml.service(name="neurobento", threads=32, workers=1, traffic={"timeout": TIMEOUT_S})
+@bentoml.service(name="neurobento", workers=1, **COMMON)
 class NeuroBento(Runners):  # type: ignore[misc, valid-type]
     """Brain-MRI parcellation: a T1-weighted scan in, its 116 AAL regions out, in its own space."""
 
     preprocessing = bentoml.depends(Preprocessing)
 
+    @bentoml.on_deployment
+    @staticmethod
+    def prepare() -> None:
+        """Once, in the process that starts the others."""
+        begin_master(SETTINGS.drain_s)
+
     def __init__(self) -> None:
-        runners = {name: getattr(self, attribute) for name, attribute in RUNNERS.items()}
-        self.front = Front(self.preprocessing, runners)
+        end_with_parent()
+        # BentoML's uploads and ours, of a process that was killed
+        remove_left("bento-ml-request-", UPLOAD_PREFIX)
+        self.parts = [self.preprocessing, *(getattr(self, name) for name in RUNNERS.values())]
+        runners = {name: getattr(self, part).to_async for name, part in RUNNERS.items()}
+        front = Front(self.preprocessing.to_async, runners, ADMISSION)
+        self.front, self.inference = front, OpenInference(front, SPECS)
+        self.grpc: Any = None
+        ADMISSION.open()
+
+    async def ready(self) -> bool:
+        """Whether every part answers."""
+        found = await asyncio.gather(
+            *(part.is_ready(5) for part in self.parts), return_exceptions=True
+        )
+        return all(each is True for each in found)
+
+    @bentoml.on_startup
+    async def open_grpc(self) -> None:
+        """Answer over gRPC too."""
+        if SETTINGS.grpc_port:
+            from serving.grpc_server import GrpcServer
+
+            self.grpc = GrpcServer(self.inference, ADMISSION, SETTINGS.limits, TOKEN, self.ready)
+            await self.grpc.start(SETTINGS.grpc_host, SETTINGS.grpc_port)
+
+    @bentoml.on_shutdown
+    async def close_grpc(self) -> None:
+        """End it with the service."""
+        if self.grpc is not None:
+            await self.grpc.stop()
 
     @bentoml.api(route="/predict/")
     @answered
-    def predict(self, file: Path, *, ctx: bentoml.Context) -> Annotated[Path, ContentType(GZIP)]:
+    async def predict(
+        self, file: Path, *, ctx: bentoml.Context
+    ) -> Annotated[Path, ContentType(GZIP)]:
         """Report A's API: `?preprocessing=true|false&model=NAME[&space=network]`; gzip NIfTI."""
         options = Options.of_report(ctx.request.query_params, DEFAULT_MODEL)
-        return self.front.labels(file, options)  # type: ignore[return-value]
+        labels = await self.front.labels(file, options, ctx.request.state.call)
+        return download(labels, "dseg.nii.gz", GZIP)  # type: ignore[return-value]
 
     @bentoml.api(route="/v1/parcellation")
     @answered
-    def parcellation(
+    async def parcellation(
         self,
         file: Path,
         model: str = DEFAULT_MODEL,
@@ -149,9 +227,12 @@ class NeuroBento(Runners):  # type: ignore[misc, valid-type]
         """A zip of labels, look-up table, volumes, picture and run facts; or, by
         `Accept: application/gzip`, the labels alone."""
         options = Options(model, preprocessing, space)
-        wants_labels = GZIP in ctx.request.headers.get("accept", "")
-        answer = self.front.labels if wants_labels else self.front.outputs
-        return answer(file, options)  # type: ignore[return-value]
+        call = ctx.request.state.call
+        if GZIP in ctx.request.headers.get("accept", ""):
+            labels = await self.front.labels(file, options, call)
+            return download(labels, "dseg.nii.gz", GZIP)  # type: ignore[return-value]
+        outputs = await self.front.outputs(file, options, call)
+        return download(outputs, "parcellation.zip", ZIP)  # type: ignore[return-value]
 
 
-NeuroBento.add_asgi_middleware(Gate, max_body_bytes=MAX_BODY_BYTES)
+NeuroBento.add_asgi_middleware(Gate, admission=ADMISSION, limits=SETTINGS.limits, token=TOKEN)

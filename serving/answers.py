@@ -1,15 +1,25 @@
-"""Errors as HTTP answers: one JSON shape for all, and nothing of the scan in it."""
+"""Errors as answers: an HTTP status, a gRPC code and one JSON shape, and nothing of the scan."""
 
 from __future__ import annotations
 
+import math
 from http import HTTPStatus
 from typing import Any
 
 from neurobento import errors as e
 
-__all__ = ["error_body", "error_status"]
+__all__ = [
+    "GRPC_CODES",
+    "error_body",
+    "error_headers",
+    "error_status",
+    "protocol_error_body",
+]
 
-STATUS: dict[type[e.NeuroBentoError], HTTPStatus] = {
+CLIENT_GONE = 499
+"""Nginx's: nobody reads it, but logs and metrics do."""
+
+STATUS: dict[type[e.NeuroBentoError], int] = {
     e.OversizedScan: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     e.ScanError: HTTPStatus.UNPROCESSABLE_ENTITY,
     e.PreprocessingTimeout: HTTPStatus.GATEWAY_TIMEOUT,
@@ -17,16 +27,49 @@ STATUS: dict[type[e.NeuroBentoError], HTTPStatus] = {
     e.PreprocessingError: HTTPStatus.UNPROCESSABLE_ENTITY,
     e.ModelNotFound: HTTPStatus.NOT_FOUND,
     e.ConfigError: HTTPStatus.BAD_REQUEST,
+    e.ServiceBusy: HTTPStatus.TOO_MANY_REQUESTS,
+    e.ServiceUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+    e.DeadlineExceeded: HTTPStatus.GATEWAY_TIMEOUT,
+    e.ClientGone: CLIENT_GONE,
+    e.NotAuthorised: HTTPStatus.UNAUTHORIZED,
 }
 """The first class that an error is an instance of decides; anything else is 500."""
 
+GRPC_CODES: dict[int, str] = {
+    HTTPStatus.BAD_REQUEST: "INVALID_ARGUMENT",
+    HTTPStatus.UNAUTHORIZED: "UNAUTHENTICATED",
+    HTTPStatus.NOT_FOUND: "NOT_FOUND",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "INVALID_ARGUMENT",
+    HTTPStatus.UNPROCESSABLE_ENTITY: "INVALID_ARGUMENT",
+    HTTPStatus.TOO_MANY_REQUESTS: "RESOURCE_EXHAUSTED",
+    CLIENT_GONE: "CANCELLED",
+    HTTPStatus.INTERNAL_SERVER_ERROR: "INTERNAL",
+    HTTPStatus.NOT_IMPLEMENTED: "UNIMPLEMENTED",
+    HTTPStatus.SERVICE_UNAVAILABLE: "UNAVAILABLE",
+    HTTPStatus.GATEWAY_TIMEOUT: "DEADLINE_EXCEEDED",
+}
+"""HTTP status -> name of the gRPC code for the same error."""
 
-def error_status(error: Exception) -> HTTPStatus:
-    """The status an error is answered with."""
+
+def error_status(error: Exception) -> int:
+    """The HTTP status an error is answered with."""
     for kind, status in STATUS.items():
         if isinstance(error, kind):
-            return status
-    return HTTPStatus.INTERNAL_SERVER_ERROR
+            return int(status)
+    return int(HTTPStatus.INTERNAL_SERVER_ERROR)
+
+
+def error_headers(error: Exception) -> dict[str, str]:
+    """HTTP headers beside an error: when to try again, and how to say who one is."""
+    if isinstance(error, e.NotAuthorised):
+        return {"www-authenticate": "Bearer"}
+    wait_s = getattr(error, "retry_after_s", None)
+    return {} if wait_s is None else {"retry-after": str(math.ceil(wait_s))}
+
+
+def protocol_error_body(kind: str, message: str, request_id: str) -> dict[str, Any]:
+    """The Open Inference Protocol's shape: `error` is a text, the rest stands beside it."""
+    return {"error": message, "type": kind, "request_id": request_id}
 
 
 def error_body(kind: str, message: str, request_id: str) -> dict[str, Any]:

@@ -2,51 +2,64 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import functools
 import io
+import logging
 import time
 import zipfile
-from collections.abc import Callable, Mapping
-from http import HTTPStatus
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
+from anyio import to_thread
 from bentoml.exceptions import BentoMLException
 from numpy.typing import NDArray
 from starlette.responses import JSONResponse, Response
 
-from neurobento.errors import ConfigError, ModelNotFound, NeuroBentoError
+from neurobento.errors import ConfigError, ModelNotFound, NeuroBentoError, ServiceUnavailable
 from neurobento.geometry import NETWORK_SHAPE
 from neurobento.labels import aal116
 from neurobento.parcellation import Parcellation, Prepared, restore_and_measure
 from neurobento.preprocessing.levels import LEVELS, Level
 from neurobento.report import dseg_bytes, output_files
 from neurobento.scan import label_bytes, read_scan, space_of
-from serving.answers import error_body, error_status
+from serving.answers import error_body, error_headers, error_status
+from serving.calls import Admission, Call
+from serving.metrics import observe_stages, stage
+from serving.tracing import span, stage_spans
 from serving.wire import unpack
 
-__all__ = ["Front", "Options", "answered"]
+__all__ = ["GZIP", "ZIP", "Front", "Options", "answered", "download", "dseg"]
+
+Result = TypeVar("Result")
 
 GZIP, ZIP = "application/gzip", "application/zip"
 FILE_STEM = "scan"
 """What files in an answer are called: the client's own name stays with the client."""
 
+logger = logging.getLogger("neurobento.serving")
+
 
 class PreprocessingService(Protocol):
     """The preprocessing service as the front calls it."""
 
-    def prepare(self, path: str, level: str) -> dict[str, Any]:
+    async def prepare(self, path: str, level: str, ticket: str) -> dict[str, Any]:
         """A prepared scan or an error, packed; see `serving.wire`."""
+
+    async def end(self, ticket: str) -> None:
+        """End the work of a ticket."""
 
 
 class Runner(Protocol):
     """A network's runner as the front calls it."""
 
-    def segment(self, images: NDArray[np.float32]) -> NDArray[np.uint8]:
+    async def segment(self, images: NDArray[np.float32]) -> NDArray[np.uint8]:
         """Labels (N, 91, 122, 123) of images (N, 1, 91, 122, 123)."""
 
-    def describe(self) -> dict[str, Any]:
+    async def describe(self) -> dict[str, Any]:
         """Model and backend, for run.json."""
 
 
@@ -94,7 +107,7 @@ def _one_of(what: str, value: str, allowed: tuple[Any, ...]) -> Any:
 
 
 class Front:
-    """Answers requests with the services behind it.
+    """Answers requests with the services behind it, over HTTP and gRPC alike.
 
     Parameters
     ----------
@@ -102,37 +115,101 @@ class Front:
         Prepares scans.
     runners
         Model name -> its runner.
+    admission
+        Says whose turn it is.
     """
 
-    def __init__(self, preprocessing: PreprocessingService, runners: Mapping[str, Runner]) -> None:
+    def __init__(
+        self,
+        preprocessing: PreprocessingService,
+        runners: Mapping[str, Runner],
+        admission: Admission,
+    ) -> None:
         self._preprocessing = preprocessing
         self._runners = dict(runners)
+        self._admission = admission
+        self._facts: dict[str, dict[str, Any]] = {}
 
-    def labels(self, file: Path, options: Options) -> Response:
+    async def labels(self, file: Path, options: Options, call: Call) -> bytes:
         """The parcellation alone, as gzip NIfTI."""
-        parcellation = self._parcellate(file, options)
-        return _download(_dseg(parcellation, options.space), f"{FILE_STEM}_dseg.nii.gz", GZIP)
+        return await self._answered(call, options, lambda: self._labels(file, options, call))
 
-    def outputs(self, file: Path, options: Options) -> Response:
+    async def outputs(self, file: Path, options: Options, call: Call) -> bytes:
         """All of the command line's output files, as a zip."""
-        parcellation = self._parcellate(file, options)
-        facts = self._runner(options.model).describe()
-        files = output_files(FILE_STEM, read_scan(file), parcellation, facts)
-        if options.space == "network":
-            files[f"{FILE_STEM}_dseg.nii.gz"] = _dseg(parcellation, "network")
-        archive = io.BytesIO()
-        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as target:
-            for name, content in files.items():
-                target.writestr(name, content)
-        return _download(archive.getvalue(), f"{FILE_STEM}_parcellation.zip", ZIP)
+        return await self._answered(call, options, lambda: self._outputs(file, options, call))
 
-    def _parcellate(self, file: Path, options: Options) -> Parcellation:
+    async def parcellate(self, file: Path, options: Options, call: Call) -> Parcellation:
+        """The parcellation of a scan's file.
+
+        Raises
+        ------
+        ModelNotFound
+            There is no such model.
+        ScanError, PreprocessingError
+            The scan cannot be used.
+        ServiceBusy, ServiceUnavailable
+            Not now; both say when.
+        DeadlineExceeded, ClientGone
+            The work was ended, in all processes.
+        """
+        return await self._answered(call, options, lambda: self._parcellate(file, options, call))
+
+    async def segment(
+        self, images: NDArray[np.float32], options: Options, call: Call
+    ) -> NDArray[np.uint8]:
+        """Labels (N, 91, 122, 123) of images (N, 1, 91, 122, 123) on the network grid.
+
+        Raises as `parcellate` does.
+        """
         runner = self._runner(options.model)
-        prepared = self._prepare(file, options.level)
+        return await self._answered(call, options, lambda: _asked(runner.segment(images)))
+
+    async def facts(self, model: str) -> dict[str, Any]:
+        """Model and backend, for run.json; a runner is asked once.
+
+        Raises
+        ------
+        ModelNotFound, ServiceUnavailable
+        """
+        if model not in self._facts:
+            self._facts[model] = await _asked(self._runner(model).describe())
+        return self._facts[model]
+
+    async def _answered(
+        self, call: Call, options: Options, work: Callable[[], Coroutine[Any, Any, Result]]
+    ) -> Result:
+        """Work in its turn, within its call's limits."""
+        self._runner(options.model)
+        # the metrics' labels: only what there is
+        call.model, call.level = options.model, options.level
+        lane = "quick" if options.level == "none" else "slow"
+        with self._admission.turn(call, (options.model, options.level), lane):
+            return await call.run(work())
+
+    async def _labels(self, file: Path, options: Options, call: Call) -> bytes:
+        parcellation = await self._parcellate(file, options, call)
+        with stage("encode", options.model), span("encode"):
+            return await to_thread.run_sync(dseg, parcellation, options.space)
+
+    async def _outputs(self, file: Path, options: Options, call: Call) -> bytes:
+        parcellation = await self._parcellate(file, options, call)
+        facts = await self.facts(options.model)
+        with stage("encode", options.model), span("encode"):
+            return await to_thread.run_sync(_archive, file, parcellation, facts, options.space)
+
+    async def _parcellate(self, file: Path, options: Options, call: Call) -> Parcellation:
+        prepared = await self._prepare(file, options.level, call)
+        stage_spans(prepared.seconds)
         start = time.perf_counter()
-        network_labels = runner.segment(prepared.image[None, None])[0]
+        with span("infer", model=options.model):
+            found = await _asked(self._runner(options.model).segment(prepared.image[None, None]))
         seconds = {"infer": time.perf_counter() - start}
-        return restore_and_measure(prepared, network_labels, seconds)
+        with span("restore and measure"):
+            parcellation = await to_thread.run_sync(
+                restore_and_measure, prepared, found[0], seconds
+            )
+        observe_stages(options.model, parcellation.seconds)
+        return parcellation
 
     def _runner(self, model: str) -> Runner:
         if model not in self._runners:
@@ -144,11 +221,51 @@ class Front:
             )
         return self._runners[model]
 
-    def _prepare(self, file: Path, level: Level) -> Prepared:
-        return unpack(self._preprocessing.prepare(str(file), level))
+    async def _prepare(self, file: Path, level: Level, call: Call) -> Prepared:
+        try:
+            return unpack(await _asked(self._preprocessing.prepare(str(file), level, call.ticket)))
+        except asyncio.CancelledError:
+            # leaving does not stop what the other process does; what is not there has stopped
+            with contextlib.suppress(ServiceUnavailable):
+                await _asked(self._preprocessing.end(call.ticket))
+            raise
 
 
-def _dseg(parcellation: Parcellation, space: str) -> bytes:
+async def _asked(answer: Coroutine[Any, Any, Result]) -> Result:
+    """What another service answers.
+
+    Raises
+    ------
+    ServiceUnavailable
+        It is gone or restarting. Its own words are for the log.
+    """
+    from aiohttp import ClientError
+
+    try:
+        return await answer
+    except (BentoMLException, ClientError, OSError) as error:
+        logger.warning("a service did not answer: %s", type(error).__name__)
+        raise ServiceUnavailable(
+            expected="every part of the service to be there",
+            found="that one did not answer",
+            remedy="Try again in a few seconds.",
+            retry_after_s=5.0,
+        ) from None
+
+
+def _archive(file: Path, parcellation: Parcellation, facts: dict[str, Any], space: str) -> bytes:
+    files = output_files(FILE_STEM, read_scan(file), parcellation, facts)
+    if space == "network":
+        files[f"{FILE_STEM}_dseg.nii.gz"] = dseg(parcellation, "network")
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as target:
+        for name, content in files.items():
+            target.writestr(name, content)
+    return archive.getvalue()
+
+
+def dseg(parcellation: Parcellation, space: str) -> bytes:
+    """The parcellation as a gzip NIfTI file in the space asked for, "native" or "network"."""
     if space == "native":
         return dseg_bytes(parcellation)
     network = space_of(NETWORK_SHAPE, parcellation.prepared.grid.network_voxel_to_ras)
@@ -156,8 +273,9 @@ def _dseg(parcellation: Parcellation, space: str) -> bytes:
     return label_bytes(parcellation.network_labels, network, extension=table)
 
 
-def _download(content: bytes, name: str, media_type: str) -> Response:
-    headers = {"content-disposition": f'attachment; filename="{name}"'}
+def download(content: bytes, name: str, media_type: str) -> Response:
+    """An answer that is a file."""
+    headers = {"content-disposition": f'attachment; filename="{FILE_STEM}_{name}"'}
     return Response(content, media_type=media_type, headers=headers)
 
 
@@ -165,25 +283,19 @@ def answered(method: Callable[..., Any]) -> Callable[..., Any]:
     """An API method whose errors become answers; `ctx` carries the request and the status."""
 
     @functools.wraps(method)
-    def answer(self: Any, *args: Any, ctx: Any, **options: Any) -> Any:
+    async def answer(self: Any, *args: Any, ctx: Any, **options: Any) -> Any:
         try:
-            return method(self, *args, ctx=ctx, **options)
-        except (NeuroBentoError, BentoMLException, OSError) as error:
+            return await method(self, *args, ctx=ctx, **options)
+        except NeuroBentoError as error:
             return _error_response(error, ctx)
 
     return answer
 
 
-def _error_response(error: Exception, ctx: Any) -> Response:
-    request_id = ctx.request.state.request_id
+def _error_response(error: NeuroBentoError, ctx: Any) -> Response:
     status = error_status(error)
-    if isinstance(error, NeuroBentoError):
-        kind, message = type(error).__name__, error.public_message
-    else:
-        # a dependency that is gone or restarting; its own words are for the log
-        status, kind = HTTPStatus.SERVICE_UNAVAILABLE, "ServiceUnavailable"
-        message = "a part of the service is not there at the moment; try again in a few seconds"
-        ctx.response.metadata["retry-after"] = "5"
+    body = error_body(type(error).__name__, error.public_message, ctx.request.state.request_id)
     # BentoML sets the context's status on every response of a method that has a context
-    ctx.response.status_code = int(status)
-    return JSONResponse(error_body(kind, message, request_id), status_code=int(status))
+    ctx.response.status_code = status
+    ctx.response.metadata.update(error_headers(error))
+    return JSONResponse(body, status_code=status)

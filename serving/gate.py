@@ -1,43 +1,84 @@
-"""The ASGI middleware in front of everything: request ids, limits, one error shape.
+"""The ASGI middleware in front of everything: request ids, limits, places, one error shape.
 
-BentoML 1.4.39 has no body limit, answers errors in several shapes, and counts
-unknown paths in its metrics one by one; this is where that ends.
+BentoML 1.4.39 has no body limit, answers errors in several shapes, and lets a
+client that leaves keep its place; this is where that ends. What can be known
+of a request without its body is judged before the body is read.
 """
 
 from __future__ import annotations
 
-import json
-import logging
 import re
 import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-from serving.answers import error_body
+from neurobento.errors import ConfigError, NeuroBentoError
+from serving.answers import error_body, protocol_error_body
+from serving.calls import Admission, Call
+from serving.exchange import Answer, Body, Receive, Send, too_large
+from serving.logs import log_request
 from serving.page import PAGE
+from serving.token import Token
 
-__all__ = ["KNOWN_PATHS", "Gate"]
+__all__ = ["KNOWN_PATHS", "Gate", "Limits", "is_known", "request_id_of"]
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Headers = list[tuple[bytes, bytes]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
-KNOWN_PATHS = frozenset(
-    {
-        *("/", "/predict/", "/v1/parcellation", "/v1/models"),
-        *("/healthz", "/livez", "/readyz", "/metrics", "/docs.json", "/schema.json"),
-    }
+PROBES = frozenset({"/healthz", "/livez", "/readyz"})
+"""Open to all, as an orchestrator has no token."""
+
+UPLOADS = frozenset({"/predict/", "/v1/parcellation"})
+"""Take a scan as a part of a form."""
+
+MOUNTED = "/v2"
+"""Where the Open Inference Protocol begins."""
+
+KNOWN_PATHS = (
+    PROBES | UPLOADS | {"/", "/v1/models", "/metrics", "/docs.json", "/schema.json", MOUNTED}
 )
 
-REPLACED_HEADERS = frozenset({b"content-type", b"content-length", b"x-request-id"})
+KNOWN_PATTERN = re.compile(
+    r"/v2/health/(live|ready)"
+    r"|/v2/models/[A-Za-z0-9_.-]{1,64}(/versions/[A-Za-z0-9_.-]{1,32})?(/ready|/infer)?"
+)
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 """A client's own request id is taken over if it looks like this."""
 
-logger = logging.getLogger("neurobento.serving")
+TIMEOUT_HEADER = b"x-request-timeout"
+"""Seconds that a client allows for its request."""
+
+
+def is_known(path: str) -> bool:
+    """Whether there is such a path."""
+    return path in KNOWN_PATHS or KNOWN_PATTERN.fullmatch(path) is not None
+
+
+def _is_work(path: str) -> bool:
+    """Whether a request for the path takes a place."""
+    return path in UPLOADS or (path.startswith("/v2/") and path.endswith("/infer"))
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a request may be at most.
+
+    Attributes
+    ----------
+    body_bytes
+        A longer request body is refused with 413, before it is read where the
+        client states its length.
+    request_s
+        From its first byte to its answer; a client may ask for less.
+    upload_s
+        From its first byte to the last of its body.
+    """
+
+    body_bytes: int
+    request_s: float
+    upload_s: float
 
 
 class Gate:
@@ -47,14 +88,17 @@ class Gate:
     ----------
     app
         The application behind.
-    max_body_bytes
-        A longer request body is refused with 413, before it is read where the
-        client states its length.
+    admission
+        Gives places to requests that are work.
+    limits
+        Of each request.
+    token
+        What a client has to show, if anything.
     """
 
-    def __init__(self, app: App, max_body_bytes: int) -> None:
+    def __init__(self, app: App, admission: Admission, limits: Limits, token: Token) -> None:
         self.app = app
-        self.max_body_bytes = max_body_bytes
+        self._admission, self._limits, self._token = admission, limits, token
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -62,122 +106,90 @@ class Gate:
             await self.app(scope, receive, send)
             return
         headers = {k.lower(): v for k, v in scope["headers"]}
-        request_id = _request_id(headers)
+        request_id = request_id_of(headers.get(b"x-request-id", b"").decode("latin-1"))
         scope.setdefault("state", {})["request_id"] = request_id
-        answer = _Answer(send, request_id)
-        if scope["path"] not in KNOWN_PATHS:
-            await answer.error(HTTPStatus.NOT_FOUND, "NotFound", "there is no such path")
-        elif scope["path"] == "/":
-            await answer.page(PAGE)
-        elif _stated_length(headers) > self.max_body_bytes:
-            await answer.error(*_too_large(self.max_body_bytes))
-        else:
-            await self._pass_on(scope, _Body(receive, self.max_body_bytes), answer)
+        protocol = scope["path"].startswith(f"{MOUNTED}/")
+        answer = Answer(send, request_id, protocol_error_body if protocol else error_body)
+        try:
+            await self._judge(scope, headers, receive, answer)
+        except NeuroBentoError as error:
+            await answer.fail(error)
+        # an exception that leaves the middleware makes BentoML hang until its timeout
+        except Exception:
+            await answer.crash()
 
-    async def _pass_on(self, scope: MutableMapping[str, Any], body: _Body, answer: _Answer) -> None:
+    async def _judge(
+        self,
+        scope: MutableMapping[str, Any],
+        headers: dict[bytes, bytes],
+        receive: Receive,
+        answer: Answer,
+    ) -> None:
+        path = scope["path"]
+        if not is_known(path):
+            await answer.error(HTTPStatus.NOT_FOUND, "NotFound", "there is no such path")
+            return
+        if path not in PROBES and path != "/":
+            self._token.require(headers.get(b"authorization", b""))
+        if path == "/":
+            await answer.page(PAGE)
+        elif path == "/readyz" and self._admission.draining:
+            await answer.error(HTTPStatus.SERVICE_UNAVAILABLE, "Draining", "about to stop")
+        elif _is_work(path) and scope["method"] == "POST":
+            await self._take_in(scope, headers, receive, answer)
+        else:
+            if path == MOUNTED:
+                # what is mounted begins behind the slash; without it Starlette redirects
+                scope["path"] = f"{MOUNTED}/"
+            await self._pass_on(scope, Body(receive, self._limits.body_bytes), answer)
+
+    async def _take_in(
+        self,
+        scope: MutableMapping[str, Any],
+        headers: dict[bytes, bytes],
+        receive: Receive,
+        answer: Answer,
+    ) -> None:
+        """A request that is work: what its headers say is judged, then it gets a place."""
+        content_type = headers.get(b"content-type", b"").lower()
+        media_type = content_type.partition(b";")[0].strip()
+        if scope["path"] in UPLOADS and media_type != b"multipart/form-data":
+            text = "expected multipart/form-data with a file part, as `curl -F file=@scan` sends it"
+            await answer.error(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", text)
+            return
+        if _stated_length(headers) > self._limits.body_bytes:
+            await answer.error(*too_large(self._limits.body_bytes))
+            return
+        limit_s = min(_allowed_s(headers), self._limits.request_s)
+        call = Call(answer.request_id, "http", limit_s)
+        scope["state"]["call"] = call
+        upload_s = min(limit_s, self._limits.upload_s)
+        body = Body(receive, self._limits.body_bytes, call, upload_s)
+        try:
+            with self._admission.place():
+                await self._pass_on(scope, body, answer)
+        except NeuroBentoError as error:
+            await answer.fail(error)
+        finally:
+            body.stop_watching()
+            log_request(call, answer.status)
+
+    async def _pass_on(self, scope: MutableMapping[str, Any], body: Body, answer: Answer) -> None:
         answer.body = body
         try:
             await self.app(scope, body, answer)
-        except _BodyTooLarge:
-            if not answer.started:
-                await answer.error(*_too_large(self.max_body_bytes))
-        # an exception that leaves the middleware makes BentoML hang until its timeout
         except Exception:
-            logger.exception("request %s failed", answer.request_id)
-            if not answer.started:
-                await answer.error(
-                    HTTPStatus.INTERNAL_SERVER_ERROR, "InternalError", "something went wrong here"
-                )
+            if scope["path"] in PROBES:
+                # a part is not there yet, or not there any more
+                await answer.error(HTTPStatus.SERVICE_UNAVAILABLE, "NotReady", "not ready")
+            elif body.refused is None:
+                await answer.crash()
+            elif not answer.started:
+                await answer.error(*body.refused.answer)
 
 
-class _BodyTooLarge(Exception):
-    pass
-
-
-class _Body:
-    """The request body, counted as it comes."""
-
-    def __init__(self, receive: Receive, max_bytes: int) -> None:
-        self._receive, self._left = receive, max_bytes
-        self.max_bytes = max_bytes
-
-    @property
-    def too_large(self) -> bool:
-        """Whether more came than is allowed."""
-        return self._left < 0
-
-    async def __call__(self) -> Message:
-        message = await self._receive()
-        self._left -= len(message.get("body", b""))
-        if self.too_large:
-            raise _BodyTooLarge
-        return message
-
-
-class _Answer:
-    """The response: passed through with its request id, errors brought into the one shape."""
-
-    def __init__(self, send: Send, request_id: str) -> None:
-        self._send = send
-        self.request_id = request_id
-        self.started = False
-        self.body: _Body | None = None
-        self._held: Message | None = None
-        self._text = b""
-
-    async def __call__(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            headers = [*message.get("headers", []), (b"x-request-id", self.request_id.encode())]
-            message = {**message, "headers": headers}
-            if message["status"] >= 400:
-                self._held = message
-                return
-            self.started = True
-        elif self._held is not None:
-            self._text += message.get("body", b"")
-            if not message.get("more_body"):
-                await self._held_error(self._held)
-            return
-        await self._send(message)
-
-    async def _held_error(self, start: Message) -> None:
-        """Answer with the error that the application gave, in our shape."""
-        if self.body is not None and self.body.too_large:
-            # BentoML catches what the body raised and makes a 500 of it
-            await self.error(*_too_large(self.body.max_bytes))
-            return
-        status = HTTPStatus(start["status"])
-        own = [(k, v) for k, v in start["headers"] if k.lower() not in REPLACED_HEADERS]
-        await self.error(status, *_error_in(self._text, status), own)
-
-    async def error(
-        self, status: HTTPStatus, kind: str, text: str, headers: Headers | None = None
-    ) -> None:
-        """Answer with an error, and with further headers if there are any."""
-        logger.info("request %s: %d %s", self.request_id, status, kind)
-        body = json.dumps(error_body(kind, text, self.request_id)).encode()
-        await self._whole(status, b"application/json", body, headers or [])
-
-    async def page(self, html: str) -> None:
-        """Answer with a page."""
-        await self._whole(HTTPStatus.OK, b"text/html; charset=utf-8", html.encode(), [])
-
-    async def _whole(
-        self, status: HTTPStatus, content_type: bytes, body: bytes, further: Headers
-    ) -> None:
-        self.started = True
-        headers = [
-            (b"content-type", content_type),
-            (b"content-length", str(len(body)).encode()),
-            (b"x-request-id", self.request_id.encode()),
-            *further,
-        ]
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
-        await self._send({"type": "http.response.body", "body": body})
-
-
-def _request_id(headers: dict[bytes, bytes]) -> str:
-    given = headers.get(b"x-request-id", b"").decode("latin-1")
+def request_id_of(given: str) -> str:
+    """A client's own request id, if it may be one; else a new one."""
     return given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
 
@@ -186,22 +198,26 @@ def _stated_length(headers: dict[bytes, bytes]) -> int:
     return int(stated) if stated.isdigit() else 0
 
 
-def _too_large(limit: int) -> tuple[HTTPStatus, str, str]:
-    text = f"expected a request of at most {limit} bytes; send one scan, compressed with gzip"
-    return HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "RequestTooLarge", text
+def _allowed_s(headers: dict[bytes, bytes]) -> float:
+    """Seconds that the client allows; endless if it does not say.
 
-
-def _error_in(body: bytes, status: HTTPStatus) -> tuple[str, str]:
-    """Type and message of an error body: ours, or one of the shapes BentoML gives."""
+    Raises
+    ------
+    ConfigError
+        Its header holds no such number.
+    """
+    given = headers.get(TIMEOUT_HEADER)
+    if given is None:
+        return float("inf")
     try:
-        value = json.loads(body)
+        seconds = float(given)
     except ValueError:
-        return status.phrase.replace(" ", ""), status.description
-    value = value[0] if isinstance(value, list) and value else value
-    error = value.get("error") if isinstance(value, dict) else None
-    if isinstance(error, dict) and {"type", "message"} <= error.keys():
-        return error["type"], error["message"]
-    if isinstance(value, dict) and "detail" in value and isinstance(value["detail"], list):
-        fields = ", ".join(".".join(map(str, d.get("loc", ()))) for d in value["detail"])
-        return "BadRequest", f"these fields are missing or not what they should be: {fields}"
-    return status.phrase.replace(" ", ""), str(error or status.description)
+        seconds = float("nan")
+    if not 0 < seconds < float("inf"):
+        raise ConfigError(
+            subject="X-Request-Timeout",
+            expected="the header X-Request-Timeout to hold a number of seconds above 0",
+            found="something else",
+            remedy="Send seconds, as `X-Request-Timeout: 30`, or leave it out.",
+        )
+    return seconds

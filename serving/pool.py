@@ -1,107 +1,302 @@
-"""Preprocessing in processes of its own, so that a scan's steps never share a GIL.
+"""Preprocessing in processes of its own, each of which can be ended in the middle of a scan.
 
-BentoML's `workers=N` was seen to give all work to one of them; a pool shares
-fairly. The children are spawned, hold one scan at a time, and die with their
-parent.
+BentoML's `workers=N` was seen to give all work to one of them; here a scan goes
+to whichever process is free. Scans on the network grid already, which take
+a moment, have a process of their own and never wait behind a head with skull.
+The children are spawned, hold one scan at a time, and die with their parent.
 """
 
 from __future__ import annotations
 
-import ctypes
+import asyncio
+import contextlib
+import errno
 import os
+import shutil
 import signal
 import sys
+import tempfile
+import time
 import traceback
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
-from neurobento.errors import NeuroBentoError, PreprocessingFailed
+import psutil
+
+from neurobento.errors import (
+    ClientGone,
+    NeuroBentoError,
+    PreprocessingFailed,
+    ServiceUnavailable,
+)
 from neurobento.parcellation import prepare
 from neurobento.preprocessing.levels import Level
 from neurobento.preprocessing.threads import limit_threads
 from neurobento.scan import read_scan
+from serving import metrics
+from serving.parent import end_with_parent
+from serving.run_folder import remove_left
 from serving.wire import pack_error, pack_prepared
 
 __all__ = ["PreprocessingPool"]
 
-CLOSE_LIMIT_S = 5.0
-"""How long a child may take to tidy up; ANTs does not listen before its step is done."""
+FOLDER_PREFIX = "neurobento-scan-"
+READY = "ready"
 
-PR_SET_PDEATHSIG = 1
-"""prctl(2): the signal a child gets when its parent dies."""
+LACKING = {errno.ENOMEM: "memory", errno.ENOSPC: "disk space", errno.EDQUOT: "disk space"}
+"""What the system has none of, by its number for that."""
 
 
 class PreprocessingPool:
-    """A pool of processes that read and prepare scans.
+    """A pool of processes that read and prepare scans; used from one event loop.
 
     Parameters
     ----------
     processes
-        Scans prepared at the same time.
+        Scans with or without skull that are prepared at the same time.
     threads
         Threads for each.
     """
 
     def __init__(self, processes: int, threads: int) -> None:
-        self._processes, self._threads = processes, threads
-        self._lock = Lock()
-        self._executor = self._start()
+        self._lanes = {
+            "slow": _Lane([_Child(threads, _import_all) for _ in range(processes)]),
+            "quick": _Lane([_Child(threads, _import_nothing)]),
+        }
+        self._under_way: dict[str, asyncio.Task[Any]] = {}
+        self._starting: asyncio.Future[None] | None = None
 
-    def _start(self) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(
-            self._processes, get_context("spawn"), _begin_child, (self._threads, os.getpid())
-        )
+    async def start(self) -> None:
+        """Start all processes; return once the quick one is warm, and the others go on."""
+        # of a pool that was killed; its children are dead or dying
+        remove_left(FOLDER_PREFIX)
+        slow, quick = (asyncio.ensure_future(lane.start()) for lane in self._lanes.values())
+        self._starting = slow
+        await quick
 
-    def warm_up(self) -> None:
-        """Have every child import what preprocessing needs."""
-        for future in [self._executor.submit(_import_all) for _ in range(self._processes)]:
-            future.result()
+    @property
+    def warm(self) -> bool:
+        """Whether scans of every level have been taken since the start."""
+        return all(lane.begun for lane in self._lanes.values())
 
-    def prepare(self, path: Path, level: Level) -> dict[str, Any]:
+    async def prepare(self, path: Path, level: Level, ticket: str) -> dict[str, Any]:
         """The scan on the network grid or the error it met, packed; see `serving.wire`.
+
+        Parameters
+        ----------
+        path, level
+            Of the scan; what to do to it.
+        ticket
+            Names the work, to end it by.
 
         Raises
         ------
-        BrokenProcessPool
-            A child died; the pool is new for the next scan.
+        ServiceUnavailable
+            The process died; it is being replaced.
+        ClientGone
+            The work was ended; its process is gone, and what it had written too.
         """
-        executor = self._executor
+        task = asyncio.ensure_future(self._lanes[_lane_of(level)].prepare(path, level))
+        self._under_way[ticket] = task
         try:
-            return executor.submit(_prepare_in_child, path, level).result()
-        except BrokenProcessPool:
-            self._replace(executor)
+            return await task
+        except asyncio.CancelledError:
+            ours = asyncio.current_task()
+            if not task.cancelled() or (ours is not None and ours.cancelling()):
+                raise
+            raise ClientGone(
+                expected="a client that waits",
+                found="that it asked to end the work",
+                remedy="Nothing was kept.",
+            ) from None
+        finally:
+            del self._under_way[ticket]
+
+    async def end(self, ticket: str) -> None:
+        """End the work of a ticket, if it is still going on, and wait until it has ended."""
+        task = self._under_way.get(ticket)
+        if task is not None:
+            task.cancel()
+            await asyncio.wait({task})
+
+    async def close(self) -> None:
+        """End all children, in the middle of a scan too."""
+        tasks: set[asyncio.Future[Any]] = set(self._under_way.values())
+        if self._starting is not None:
+            tasks.add(self._starting)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        # last, as work that was ended begins a renewal
+        for lane in self._lanes.values():
+            await lane.close()
+
+
+def _lane_of(level: Level) -> str:
+    return "quick" if level == "none" else "slow"
+
+
+class _Lane:
+    """Children that take scans in the order in which they came."""
+
+    def __init__(self, children: list[_Child]) -> None:
+        self._children = children
+        self._free: asyncio.Queue[_Child] = asyncio.Queue()
+        self._renewals: set[asyncio.Task[None]] = set()
+        self.begun = False
+
+    async def start(self) -> None:
+        await asyncio.gather(*(self._start(child) for child in self._children))
+
+    async def _start(self, child: _Child) -> None:
+        if await child.start():
+            self._take(child)
+        else:
+            self._begin_renewal(child)
+
+    def _take(self, child: _Child) -> None:
+        self.begun = True
+        self._free.put_nowait(child)
+
+    async def prepare(self, path: Path, level: Level) -> dict[str, Any]:
+        came = time.monotonic()
+        child = await self._free.get()
+        while not child.alive:
+            # it was killed while it had nothing to do
+            self._begin_renewal(child)
+            child = await self._free.get()
+        metrics.WAIT_SECONDS.labels(level).observe(time.monotonic() - came)
+        try:
+            return await child.prepare(path, level)
+        finally:
+            if child.alive:
+                self._free.put_nowait(child)
+            else:
+                self._begin_renewal(child)
+
+    def _begin_renewal(self, child: _Child) -> None:
+        renewal = asyncio.ensure_future(self._renew(child))
+        self._renewals.add(renewal)
+        renewal.add_done_callback(self._renewals.discard)
+
+    async def _renew(self, child: _Child) -> None:
+        metrics.RESTARTS.labels("preprocessing").inc()
+        # a process that dies while it starts is not started again in a hurry
+        while not await child.start():
+            await asyncio.sleep(1.0)
+        self._take(child)
+
+    async def close(self) -> None:
+        for renewal in self._renewals:
+            renewal.cancel()
+        await asyncio.gather(*self._renewals, return_exceptions=True)
+        for child in self._children:
+            child.end()
+
+
+class _Child:
+    """One process at a time, and the pipe to it."""
+
+    def __init__(self, threads: int, imports: Callable[[], None]) -> None:
+        self._threads, self._imports = threads, imports
+        self._process: Any = None
+        self._pipe: Connection | None = None
+        # the loop's own threads are few, and a reader is held as long as a scan takes
+        self._reader = ThreadPoolExecutor(1)
+
+    @property
+    def alive(self) -> bool:
+        """Whether there is a process that takes scans."""
+        return self._process is not None and self._process.is_alive()
+
+    async def start(self) -> bool:
+        """Start a process and wait until it is warm; whether it got there."""
+        spawn = get_context("spawn")
+        self._pipe, theirs = spawn.Pipe()
+        arguments = (theirs, self._threads, self._imports, os.getpid())
+        process = spawn.Process(target=_live, args=arguments, daemon=True)
+        try:
+            # not in another thread: the system ends a child with the thread that started it
+            process.start()
+        except OSError:
+            return False
+        finally:
+            # held by the child alone, so that its end is the end of the pipe
+            theirs.close()
+        self._process = process
+        try:
+            return bool(await self._received() == READY)
+        except (EOFError, OSError):
+            self.end()
+            return False
+
+    async def _received(self) -> Any:
+        assert self._pipe is not None
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._reader, self._pipe.recv)
+
+    async def prepare(self, path: Path, level: Level) -> dict[str, Any]:
+        """A prepared scan or an error, packed."""
+        assert self._pipe is not None
+        folder = tempfile.mkdtemp(prefix=FOLDER_PREFIX)
+        try:
+            self._pipe.send((path, level, folder))
+            answer: dict[str, Any] = await self._received()
+            return answer
+        except (EOFError, OSError):
+            self.end()
+            raise _died() from None
+        except asyncio.CancelledError:
+            self.end()
             raise
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
-    def _replace(self, broken: ProcessPoolExecutor) -> None:
-        with self._lock:
-            if self._executor is broken:
-                broken.shutdown(wait=False)
-                self._executor = self._start()
-
-    def close(self) -> None:
-        """End the children, in the middle of a scan too; they tidy up after themselves."""
-        children = list((self._executor._processes or {}).values())
-        self._executor.shutdown(wait=False, cancel_futures=True)
-        for child in children:
-            child.terminate()
-        for child in children:
-            child.join(CLOSE_LIMIT_S)
-            child.kill()
+    def end(self) -> None:
+        """Kill the process and all it started; a thread that waits for it wakes up."""
+        # the number of a dead process may be another's by now
+        if self.alive:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process = psutil.Process(self._process.pid)
+                for each in (process, *process.children(recursive=True)):
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        each.kill()
+            self._process.join()
+        self._process = None
 
 
-def _begin_child(threads: int, parent: int) -> None:
-    # SIGTERM as an exception: temporary folders go and ROBEX is ended on the way out
+def _died() -> ServiceUnavailable:
+    return ServiceUnavailable(
+        expected="a preprocessing process that answers",
+        found="that it died",
+        remedy="It is being replaced; try again in a few seconds.",
+        retry_after_s=5.0,
+    )
+
+
+def _live(pipe: Connection, threads: int, imports: Callable[[], None], parent: int) -> None:
+    """A child's life: scans come in through the pipe, answers go out."""
+    # SIGTERM as an exception: ROBEX is ended on the way out
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    end_with_parent(signal.SIGTERM)
     if os.getppid() != parent:
         os._exit(1)
     # a Ctrl-C reaches the whole terminal; the parent ends its children itself
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     limit_threads(threads)
+    imports()
+    pipe.send(READY)
+    with contextlib.suppress(EOFError):
+        while True:
+            path, level, folder = pipe.recv()
+            # whatever a library leaves behind goes with the folder
+            tempfile.tempdir = folder
+            pipe.send(_prepared(path, level))
 
 
 def _import_all() -> None:
@@ -112,14 +307,21 @@ def _import_all() -> None:
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
-def _prepare_in_child(path: Path, level: Level) -> dict[str, Any]:
-    _import_all()
+def _import_nothing() -> None:
+    """Level `none` reads and checks, which needs none of the heavy libraries."""
+
+
+def _prepared(path: Path, level: Level) -> dict[str, Any]:
     try:
         return pack_prepared(prepare(read_scan(path), level))
     except NeuroBentoError as error:
         return pack_error(error)
+    except MemoryError:
+        return pack_error(_no_room("memory"))
     # whatever a library raises over a scan: its words may hold a path, its kind does not
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in LACKING:
+            return pack_error(_no_room(LACKING[error.errno]))
         return pack_error(
             PreprocessingFailed(
                 expected="preprocessing to run through",
@@ -127,6 +329,15 @@ def _prepare_in_child(path: Path, level: Level) -> dict[str, Any]:
                 remedy="The same scan will fail again; try another level, or report it.",
             )
         )
+
+
+def _no_room(what: str) -> ServiceUnavailable:
+    return ServiceUnavailable(
+        expected=f"{what} for one more scan",
+        found="none left",
+        remedy="Try again later, or give the service more.",
+        retry_after_s=30.0,
+    )
 
 
 def _place(error: BaseException) -> str:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,11 @@ TILTED = nib.affines.from_matvec(
 
 @dataclass(frozen=True)
 class Server:
-    """A running server, its log, and a client for it."""
+    """A running server, its first process, its log, and a client for it."""
 
     url: str
+    grpc: str
+    pid: int
     log: Path
     client: httpx.Client
 
@@ -84,24 +87,39 @@ def is_ready(url: str) -> bool:
         return False
 
 
-@pytest.fixture(scope="package")
-def server(known_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One server for all tests; at the end SIGTERM must end it and all it started."""
-    home = tmp_path_factory.mktemp("bentoml")
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@contextmanager
+def serving(models: Path, home: Path, **settings: str) -> Iterator[Server]:
+    """A server of its own; at the end SIGTERM must end it and all it started.
+
+    Parameters
+    ----------
+    models
+        Folder of the models to serve.
+    home
+        For its store and log.
+    settings
+        NEUROBENTO_ variables beside the tests' own.
+    """
+    port, grpc_port = free_port(), free_port()
     env = {
         **os.environ,
         "BENTOML_HOME": str(home),
         "BENTOML_DO_NOT_TRACK": "True",
-        "NEUROBENTO_MODELS": str(known_model.parent),
+        "NEUROBENTO_MODELS": str(models),
         "NEUROBENTO_THREADS": "1",
         "NEUROBENTO_PREPROCESSING_PROCESSES": "1",
         "NEUROBENTO_MAX_BODY_BYTES": str(32 << 20),
+        "NEUROBENTO_GRPC_PORT": str(grpc_port),
+        **{f"NEUROBENTO_{name}": value for name, value in settings.items()},
     }
-    store = [sys.executable, "-m", "export.to_bento", "--models", str(known_model.parent)]
+    store = [sys.executable, "-m", "export.to_bento", "--models", str(models)]
     subprocess.run(store, cwd=ROOT, env=env, check=True, timeout=60)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     command = [sys.executable, "-m", "bentoml", "serve", "service:NeuroBento"]
     log, url = home / "server.log", f"http://127.0.0.1:{port}"
     with log.open("wb") as output:
@@ -116,17 +134,26 @@ def server(known_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     family: set[int] = {process.pid}
     try:
         assert wait_until(lambda: is_ready(url), 120), log.read_text()[-3000:]
+        family |= descendants(process.pid)
+        assert len(family) > 3
         with httpx.Client(base_url=url, timeout=60) as client:
-            yield Server(url, log, client)
+            yield Server(url, f"127.0.0.1:{grpc_port}", process.pid, log, client)
     finally:
         family |= descendants(process.pid)
-        process.send_signal(signal.SIGTERM)
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
         ended = wait_until(lambda: process.poll() is not None and not running(family), 30)
         for pid in running(family):
             os.kill(pid, signal.SIGKILL)
         process.wait(10)
     assert ended, "SIGTERM left processes behind"
-    assert len(family) > 3
+
+
+@pytest.fixture(scope="package")
+def server(known_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server for all tests."""
+    with serving(known_model.parent, tmp_path_factory.mktemp("bentoml")) as running_server:
+        yield running_server
 
 
 def nifti(array: Any, affine: Any = TILTED, **header: Any) -> bytes:

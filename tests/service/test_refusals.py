@@ -115,6 +115,6 @@ def test_the_log_knows_requests_by_their_id_alone(
         for path in ("/predict/?preprocessing=false", "/v1/parcellation"):
             server.client.post(path, files=files, data=NONE, headers={"x-request-id": "seen-1"})
     log = server.log.read_text()
-    assert "POST" in log
+    assert '"protocol": "http"' in log
     assert not [w for w in ("JANE_DOE", "PATIENT_MARKER", "OTHER_MARKER") if w in log]
     assert "request seen-1: 422 EmptyScan" in log

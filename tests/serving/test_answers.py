@@ -1,14 +1,21 @@
-"""Every error has a status, and one body."""
+"""Every error has a status, a gRPC code, and one body."""
 
 from __future__ import annotations
 
 from http import HTTPStatus
 
+import grpc
 import pytest
 
 from neurobento import errors
-from neurobento.errors import ModelError, NeuroBentoError, PreprocessingError, ScanError
-from serving.answers import error_body, error_status
+from neurobento.errors import (
+    ModelError,
+    NeuroBentoError,
+    PreprocessingError,
+    ScanError,
+    ServiceError,
+)
+from serving.answers import GRPC_CODES, error_body, error_headers, error_status
 
 KINDS = [getattr(errors, name) for name in errors.__all__]
 EXACT = {
@@ -25,6 +32,25 @@ EXACT = {
     errors.ConfigError: 400,
     errors.SpecMismatch: 500,
     errors.BackendUnavailable: 500,
+    errors.ServiceBusy: 429,
+    errors.ServiceUnavailable: 503,
+    errors.DeadlineExceeded: 504,
+    errors.ClientGone: 499,
+    errors.NotAuthorised: 401,
+}
+CODES = {
+    errors.FileTooLarge: "INVALID_ARGUMENT",
+    errors.TruncatedScan: "INVALID_ARGUMENT",
+    errors.SkullStrippingUnavailable: "UNIMPLEMENTED",
+    errors.PreprocessingTimeout: "DEADLINE_EXCEEDED",
+    errors.ModelNotFound: "NOT_FOUND",
+    errors.ConfigError: "INVALID_ARGUMENT",
+    errors.SpecMismatch: "INTERNAL",
+    errors.ServiceBusy: "RESOURCE_EXHAUSTED",
+    errors.ServiceUnavailable: "UNAVAILABLE",
+    errors.DeadlineExceeded: "DEADLINE_EXCEEDED",
+    errors.ClientGone: "CANCELLED",
+    errors.NotAuthorised: "UNAUTHENTICATED",
 }
 
 
@@ -55,8 +81,50 @@ def test_a_failed_step_is_never_a_plain_500(kind: type[PreprocessingError]) -> N
     assert error_status(made(kind)) != HTTPStatus.INTERNAL_SERVER_ERROR
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        kind
+        for kind in KINDS
+        if issubclass(kind, ServiceError)
+        # a base, and one that only clients raise
+        and kind not in (errors.ServiceError, errors.RequestRefused)
+    ],
+)
+def test_a_service_that_does_not_answer_says_why(kind: type[ServiceError]) -> None:
+    assert error_status(made(kind)) != HTTPStatus.INTERNAL_SERVER_ERROR
+
+
 def test_any_other_exception_is_500() -> None:
     assert error_status(ZeroDivisionError()) == 500
+
+
+@pytest.mark.parametrize("kind", CODES)
+def test_grpc_says_the_same(kind: type[NeuroBentoError]) -> None:
+    assert GRPC_CODES[error_status(made(kind))] == CODES[kind]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_error_has_a_code_that_grpc_knows(kind: type[NeuroBentoError]) -> None:
+    assert GRPC_CODES[error_status(made(kind))] in grpc.StatusCode.__members__
+
+
+@pytest.mark.parametrize("kind", [errors.ServiceBusy, errors.ServiceUnavailable])
+@pytest.mark.parametrize(("wait_s", "said"), [(0.2, "1"), (5.0, "5"), (5.1, "6")])
+def test_a_wait_is_said_in_whole_seconds_and_never_too_short(
+    kind: type[ServiceError], wait_s: float, said: str
+) -> None:
+    error = kind(expected="a", found="b", remedy="C.", retry_after_s=wait_s)
+    assert error_headers(error) == {"retry-after": said}
+
+
+def test_who_is_not_authorised_learns_how_to_say_who_one_is() -> None:
+    assert error_headers(made(errors.NotAuthorised)) == {"www-authenticate": "Bearer"}
+
+
+@pytest.mark.parametrize("error", [made(errors.EmptyScan), made(errors.ServiceBusy), KeyError()])
+def test_others_have_no_headers(error: Exception) -> None:
+    assert error_headers(error) == {}
 
 
 def test_a_body_has_one_shape() -> None:

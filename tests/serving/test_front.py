@@ -2,45 +2,87 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import io
 import json
 import logging
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import aiohttp
 import nibabel as nib
 import numpy as np
 import pytest
 from bentoml.exceptions import BentoMLException
+from prometheus_client import REGISTRY
 
-from neurobento.errors import ConfigError, EmptyScan, ModelNotFound
+from neurobento.errors import (
+    ClientGone,
+    ConfigError,
+    DeadlineExceeded,
+    EmptyScan,
+    ModelNotFound,
+    NeuroBentoError,
+    ServiceBusy,
+    ServiceUnavailable,
+)
 from neurobento.parcellation import prepare
 from neurobento.scan import read_scan
-from serving.front import Front, Options, answered
+from serving.calls import Admission, Call
+from serving.front import GZIP, Front, Options, answered, download
+from serving.run_folder import RUN_VARIABLE
 from serving.wire import pack_error, pack_prepared
 
 NETWORK = (91, 122, 123)
 MNI = nib.affines.from_matvec(np.diag([1.5, 1.25, 1.1]), [-68.0, -90.0, -60.0])
 ZIPPED = ["scan_dseg.nii.gz", "scan_dseg.tsv", "scan_overlay.png", "scan_run.json"]
 FACTS = {"model": {"name": "compact"}, "backend": {"name": "fake"}}
+AS_IT_IS = Options("compact", "none", "native")
+LONG_S = 30.0
+
+GONE = [
+    BentoMLException("secret"),
+    aiohttp.ServerDisconnectedError("secret"),
+    ConnectionRefusedError("secret"),
+    TimeoutError("secret"),
+]
+"""What BentoML's client raises of a service that is gone, restarting or stuck."""
 
 
 class FakePreprocessing:
-    """Prepares in process, or answers with an error."""
+    """Prepares in process, or has an answer already, or is gone, or takes for ever."""
 
-    def __init__(self, error: Any = None) -> None:
-        self.error = error
-        self.asked: list[tuple[str, str]] = []
+    def __init__(
+        self,
+        ready: dict[str, Any] | None = None,
+        *,
+        gone: Exception | None = None,
+        stuck: bool = False,
+    ) -> None:
+        self.ready, self.gone, self.stuck = ready, gone, stuck
+        self.asked: list[tuple[str, str, str]] = []
+        self.ended: list[str] = []
+        self.begun = asyncio.Event()
 
-    def prepare(self, path: str, level: str) -> dict[str, Any]:
-        self.asked.append((path, level))
-        if self.error is not None:
-            return pack_error(self.error)
+    async def prepare(self, path: str, level: str, ticket: str) -> dict[str, Any]:
+        self.asked.append((path, level, ticket))
+        self.begun.set()
+        if self.stuck:
+            await asyncio.sleep(LONG_S)
+        if self.gone is not None:
+            raise self.gone
+        if self.ready is not None:
+            return self.ready
         return pack_prepared(prepare(read_scan(Path(path)), level))  # type: ignore[arg-type]
+
+    async def end(self, ticket: str) -> None:
+        self.ended.append(ticket)
+        if self.gone is not None:
+            raise self.gone
 
 
 class FakeRunner:
@@ -48,12 +90,30 @@ class FakeRunner:
 
     def __init__(self, offset: int = 0) -> None:
         self.offset = offset
+        self.described = 0
+        self.gone: Exception | None = None
 
-    def segment(self, images: Any) -> Any:
+    async def segment(self, images: Any) -> Any:
         return ((np.rint(images[:, 0] * 116) + self.offset) % 117).astype(np.uint8)
 
-    def describe(self) -> dict[str, Any]:
+    async def describe(self) -> dict[str, Any]:
+        self.described += 1
+        if self.gone is not None:
+            raise self.gone
         return FACTS
+
+
+class GoneRunner(FakeRunner):
+    """Is not there when it is to segment."""
+
+    async def segment(self, images: Any) -> Any:
+        raise self.gone or AssertionError
+
+
+@pytest.fixture(autouse=True)
+def admission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Admission:
+    monkeypatch.setenv(RUN_VARIABLE, str(tmp_path))
+    return Admission(8, 2, LONG_S)
 
 
 @pytest.fixture
@@ -67,8 +127,33 @@ def scan(write_nifti: Callable[..., Path], labels: Any) -> Path:
 
 
 @pytest.fixture
-def front() -> Front:
-    return Front(FakePreprocessing(), {"compact": FakeRunner(), "next": FakeRunner(1)})
+def front(admission: Admission) -> Front:
+    runners = {"compact": FakeRunner(), "next": FakeRunner(1)}
+    return Front(FakePreprocessing(), runners, admission)
+
+
+@pytest.fixture
+def tilted(
+    phantom_on: Callable[..., Any], write_nifti: Any, scan: Path, admission: Admission
+) -> tuple[Path, Front]:
+    """A scan on a grid of its own, and a front to which it comes prepared: as `labels`."""
+    head = phantom_on("LPS", tilt_rad=0.2)
+    space = read_scan(write_nifti(head.image, head.affine)).space
+    prepared = pack_prepared(prepare(read_scan(scan), "none")) | {
+        "native_shape": space.shape,
+        "native_voxel_to_ras": space.voxel_to_ras,
+        "native_header": space.header.binaryblock,
+    }
+    front = Front(FakePreprocessing(prepared), {"compact": FakeRunner()}, admission)
+    return write_nifti(head.image, head.affine), front
+
+
+def a_call(limit_s: float = LONG_S) -> Call:
+    return Call("r-1", "http", limit_s)
+
+
+def done(work: Coroutine[Any, Any, Any]) -> Any:
+    return asyncio.run(work)
 
 
 def context() -> Any:
@@ -79,6 +164,12 @@ def context() -> Any:
 
 def read(content: bytes) -> Any:
     return nib.Nifti1Image.from_bytes(gzip.decompress(content))
+
+
+def label_values() -> set[str]:
+    """Every value of every label that Prometheus knows."""
+    samples = (sample for metric in REGISTRY.collect() for sample in metric.samples)
+    return {value for sample in samples for value in sample.labels.values()}
 
 
 @pytest.mark.parametrize(
@@ -117,45 +208,54 @@ def test_a_long_option_is_not_repeated() -> None:
     assert "80" in caught.value.found
 
 
-def test_labels_are_a_download_in_native_space(front: Front, scan: Path, labels: Any) -> None:
-    answer = front.labels(scan, Options("compact", "none", "native"))
-    assert answer.media_type == "application/gzip"
-    assert answer.headers["content-disposition"] == 'attachment; filename="scan_dseg.nii.gz"'
-    image = read(bytes(answer.body))
+def test_labels_are_in_native_space(front: Front, scan: Path, labels: Any) -> None:
+    image = read(done(front.labels(scan, AS_IT_IS, a_call())))
     assert np.array_equal(np.asarray(image.dataobj), labels)
     assert image.affine == pytest.approx(MNI, abs=1e-5)
 
 
 def test_the_runner_asked_for_answers(front: Front, scan: Path, labels: Any) -> None:
-    answer = front.labels(scan, Options("next", "none", "native"))
-    assert np.array_equal(np.asarray(read(bytes(answer.body)).dataobj), (labels + 1) % 117)
+    answer = done(front.labels(scan, Options("next", "none", "native"), a_call()))
+    assert np.array_equal(np.asarray(read(answer).dataobj), (labels + 1) % 117)
 
 
-def test_the_level_reaches_preprocessing(scan: Path) -> None:
-    preprocessing = FakePreprocessing()
-    Front(preprocessing, {"compact": FakeRunner()}).labels(
-        scan, Options("compact", "none", "native")
-    )
-    assert preprocessing.asked == [(str(scan), "none")]
+def test_level_and_ticket_reach_preprocessing(scan: Path, admission: Admission) -> None:
+    preprocessing, call = FakePreprocessing(), a_call()
+    front = Front(preprocessing, {"compact": FakeRunner()}, admission)
+    done(front.labels(scan, AS_IT_IS, call))
+    assert preprocessing.asked == [(str(scan), "none", call.ticket)]
+    assert preprocessing.ended == []
 
 
-def test_network_space_is_the_grid_the_network_saw(phantom: Any, write_nifti: Any) -> None:
-    scan = write_nifti(phantom.image, phantom.affine)
-    runner = FakeRunner()
-    front = Front(FakePreprocessing(), {"compact": runner})
-    answer = front.labels(scan, Options("compact", "stripped", "network"))
-    image = read(bytes(answer.body))
-    assert image.shape == NETWORK
-    assert nib.aff2axcodes(image.affine) == ("R", "A", "S")
-    inside = np.argwhere(np.asarray(image.dataobj) > 0)
-    centre = nib.affines.apply_affine(image.affine, inside.mean(axis=0))
-    assert np.linalg.norm(centre) < 5  # the phantom's brain is an ellipsoid about the origin
+def test_network_space_is_the_grid_the_network_saw(tilted: tuple[Path, Front], labels: Any) -> None:
+    scan, front = tilted
+    network = read(done(front.labels(scan, Options("compact", "none", "network"), a_call())))
+    assert np.array_equal(np.asarray(network.dataobj), labels)
+    assert network.affine == pytest.approx(MNI, abs=1e-5)
+    native = read(done(front.labels(scan, AS_IT_IS, a_call())))
+    assert native.shape == nib.load(scan).shape
+    assert native.affine == pytest.approx(nib.load(scan).affine, abs=1e-5)
+
+
+def test_a_parcellation_holds_what_the_files_are_made_of(
+    front: Front, scan: Path, labels: Any
+) -> None:
+    found = done(front.parcellate(scan, AS_IT_IS, a_call()))
+    assert np.array_equal(found.labels, labels)
+    assert len(found.volumes) == 116
+
+
+def test_images_on_the_network_grid_are_segmented_as_a_batch(
+    front: Front, known_labels: Callable[[int], Any]
+) -> None:
+    truth = np.stack([known_labels(1), known_labels(2)])
+    images = (truth[:, None] / np.float32(116)).astype(np.float32)
+    assert np.array_equal(done(front.segment(images, AS_IT_IS, a_call())), truth)
 
 
 def test_a_zip_holds_what_the_command_writes(front: Front, scan: Path, labels: Any) -> None:
-    answer = front.outputs(scan, Options("compact", "none", "native"))
-    assert answer.media_type == "application/zip"
-    with zipfile.ZipFile(io.BytesIO(bytes(answer.body))) as archive:
+    answer = done(front.outputs(scan, AS_IT_IS, a_call()))
+    with zipfile.ZipFile(io.BytesIO(answer)) as archive:
         assert archive.testzip() is None
         assert sorted(archive.namelist()) == [*ZIPPED, "scan_volumes.tsv"]
         assert np.array_equal(np.asarray(read(archive.read(ZIPPED[0])).dataobj), labels)
@@ -164,31 +264,142 @@ def test_a_zip_holds_what_the_command_writes(front: Front, scan: Path, labels: A
     assert {"check", "infer", "restore", "measure"} <= run["seconds"].keys()
 
 
-def test_zip_and_labels_are_the_same_bytes(front: Front, scan: Path) -> None:
-    options = Options("compact", "none", "native")
-    zipped = zipfile.ZipFile(io.BytesIO(bytes(front.outputs(scan, options).body)))
-    assert zipped.read("scan_dseg.nii.gz") == front.labels(scan, options).body
+@pytest.mark.parametrize("space", ["native", "network"])
+def test_zip_and_labels_are_the_same_bytes(tilted: tuple[Path, Front], space: str) -> None:
+    scan, front = tilted
+    options = Options("compact", "none", space)
+    zipped = zipfile.ZipFile(io.BytesIO(done(front.outputs(scan, options, a_call()))))
+    assert zipped.read("scan_dseg.nii.gz") == done(front.labels(scan, options, a_call()))
+    assert sorted(zipped.namelist()) == [*ZIPPED, "scan_volumes.tsv"]
 
 
-def test_an_unknown_model_is_refused_before_the_scan_is_touched() -> None:
+def test_an_answer_is_a_download_of_our_name() -> None:
+    answer = download(b"labels", "dseg.nii.gz", GZIP)
+    assert (answer.media_type, answer.body) == ("application/gzip", b"labels")
+    assert answer.headers["content-disposition"] == 'attachment; filename="scan_dseg.nii.gz"'
+
+
+def test_an_unknown_model_is_refused_before_the_scan_is_touched(admission: Admission) -> None:
     preprocessing = FakePreprocessing()
-    front = Front(preprocessing, {"compact": FakeRunner()})
+    front = Front(preprocessing, {"compact": FakeRunner()}, admission)
     with pytest.raises(ModelNotFound, match="one of compact"):
-        front.labels(Path("none"), Options("grand", "none", "native"))
+        done(front.labels(Path("none"), Options("grand", "none", "native"), a_call()))
     assert preprocessing.asked == []
 
 
-def test_an_error_of_preprocessing_is_raised_in_front(scan: Path) -> None:
+def test_metrics_know_models_that_there_are_and_no_others(front: Front, scan: Path) -> None:
+    unknown, known = a_call(), a_call()
+    with pytest.raises(ModelNotFound):
+        done(front.labels(scan, Options("made-up-by-a-client", "none", "native"), unknown))
+    done(front.labels(scan, Options("next", "none", "native"), known))
+    assert unknown.model == unknown.level == "none asked for"
+    assert (known.model, known.level) == ("next", "none")
+    assert "next" in label_values()
+    assert "made-up-by-a-client" not in label_values()
+
+
+def test_an_error_of_preprocessing_is_raised_in_front(scan: Path, admission: Admission) -> None:
     error = EmptyScan(expected="a head", found="zero", remedy="Look.", subject="JANE_DOE")
-    front = Front(FakePreprocessing(error), {"compact": FakeRunner()})
+    front = Front(FakePreprocessing(pack_error(error)), {"compact": FakeRunner()}, admission)
     with pytest.raises(EmptyScan) as caught:
-        front.labels(scan, Options("compact", "none", "native"))
+        done(front.labels(scan, AS_IT_IS, a_call()))
     assert caught.value.subject is None
+
+
+def test_a_runner_is_asked_for_its_facts_once(scan: Path, admission: Admission) -> None:
+    runner = FakeRunner()
+    front = Front(FakePreprocessing(), {"compact": runner}, admission)
+    done(front.outputs(scan, AS_IT_IS, a_call()))
+    assert done(front.facts("compact")) == FACTS
+    assert runner.described == 1
+
+
+def test_facts_that_could_not_be_had_are_asked_for_again(admission: Admission) -> None:
+    runner = FakeRunner()
+    front = Front(FakePreprocessing(), {"compact": runner}, admission)
+    runner.gone = ConnectionResetError()
+    with pytest.raises(ServiceUnavailable):
+        done(front.facts("compact"))
+    runner.gone = None
+    assert done(front.facts("compact")) == FACTS
+
+
+@pytest.mark.parametrize(("how", "error"), [("leaves", ClientGone), ("too late", DeadlineExceeded)])
+@pytest.mark.parametrize("gone", [None, *GONE])
+def test_preprocessing_is_ended_by_its_ticket_with_the_call(
+    admission: Admission, how: str, error: type[NeuroBentoError], gone: Exception | None
+) -> None:
+    async def scenario() -> None:
+        preprocessing = FakePreprocessing(gone=gone, stuck=True)
+        front = Front(preprocessing, {"compact": FakeRunner()}, admission)
+        call = a_call(0.1 if how == "too late" else LONG_S)
+        waiting = asyncio.ensure_future(front.labels(Path("none"), AS_IT_IS, call))
+        await preprocessing.begun.wait()
+        if how == "leaves":
+            call.leave()
+        with pytest.raises(error):
+            await waiting
+        assert preprocessing.ended == [call.ticket]
+
+    done(scenario())
+
+
+@pytest.mark.parametrize("gone", GONE)
+@pytest.mark.parametrize("part", ["preprocessing", "runner", "facts"])
+def test_a_service_that_is_gone_is_unavailable_for_a_while(
+    scan: Path,
+    admission: Admission,
+    gone: Exception,
+    part: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    preprocessing = FakePreprocessing(gone=gone if part == "preprocessing" else None)
+    runner = GoneRunner() if part == "runner" else FakeRunner()
+    runner.gone = gone
+    front = Front(preprocessing, {"compact": runner}, admission)
+    work = front.facts("compact") if part == "facts" else front.labels(scan, AS_IT_IS, a_call())
+    with caplog.at_level(logging.INFO), pytest.raises(ServiceUnavailable) as caught:
+        done(work)
+    assert caught.value.retry_after_s == 5
+    assert "secret" not in str(caught.value) + caplog.text
+    # what is not there has nothing to end
+    assert preprocessing.ended == []
+
+
+def test_what_nobody_expected_of_a_service_is_not_taken_for_its_absence(
+    scan: Path, admission: Admission
+) -> None:
+    front = Front(FakePreprocessing(gone=KeyError()), {"compact": FakeRunner()}, admission)
+    with pytest.raises(KeyError):
+        done(front.labels(scan, AS_IT_IS, a_call()))
+
+
+def test_a_call_that_would_wait_too_long_is_refused_before_any_work(
+    scan: Path, tmp_path: Path
+) -> None:
+    preprocessing, admission = FakePreprocessing(), Admission(8, 1, 0.0)
+    front = Front(preprocessing, {"compact": FakeRunner()}, admission)
+    done(front.labels(scan, AS_IT_IS, a_call()))
+    before = admission.turn(a_call(), ("compact", "none"), "quick")
+    with before, pytest.raises(ServiceBusy):
+        done(front.labels(scan, AS_IT_IS, a_call()))
+    assert len(preprocessing.asked) == 1
+
+
+def test_every_stage_of_a_scan_is_counted(front: Front, scan: Path) -> None:
+    def counted(stage: str) -> float:
+        labels = {"stage": stage, "model": "compact"}
+        return REGISTRY.get_sample_value("neurobento_stage_seconds_count", labels) or 0.0
+
+    stages = ("check", "infer", "restore", "measure", "encode")
+    before = [counted(stage) for stage in stages]
+    done(front.labels(scan, AS_IT_IS, a_call()))
+    assert [counted(stage) for stage in stages] == [count + 1 for count in before]
 
 
 def raising(error: Exception) -> Any:
     @answered
-    def method(self: Any, *, ctx: Any) -> Any:
+    async def method(self: Any, *, ctx: Any) -> Any:
         raise error
 
     return method
@@ -200,7 +411,7 @@ def test_an_error_becomes_an_answer_whose_status_the_context_knows(
     error = EmptyScan(expected="a head", found="zero", remedy="Look.", subject="JANE_DOE.nii")
     ctx = context()
     with caplog.at_level(logging.INFO, logger="neurobento.serving"):
-        answer = raising(error)(None, ctx=ctx)
+        answer = done(raising(error)(None, ctx=ctx))
     assert answer.status_code == ctx.response.status_code == 422
     assert json.loads(answer.body) == {
         "error": {
@@ -212,25 +423,24 @@ def test_an_error_becomes_an_answer_whose_status_the_context_knows(
     assert "JANE_DOE" not in caplog.text
 
 
-@pytest.mark.parametrize("error", [BentoMLException("secret"), ConnectionError("secret")])
-def test_a_dependency_that_is_gone_is_503_with_a_time_to_come_back(error: Exception) -> None:
+@pytest.mark.parametrize(("kind", "status"), [(ServiceBusy, 429), (ServiceUnavailable, 503)])
+def test_an_error_that_passes_says_when_to_come_back(kind: Any, status: int) -> None:
     ctx = context()
-    answer = raising(error)(None, ctx=ctx)
-    assert answer.status_code == ctx.response.status_code == 503
-    assert ctx.response.metadata == {"retry-after": "5"}
-    assert b"secret" not in answer.body
+    error = kind(expected="a", found="b", remedy="C.", retry_after_s=6.5)
+    assert done(raising(error)(None, ctx=ctx)).status_code == ctx.response.status_code == status
+    assert ctx.response.metadata == {"retry-after": "7"}
 
 
 def test_what_nobody_expected_is_left_to_the_gate() -> None:
     with pytest.raises(ZeroDivisionError):
-        raising(ZeroDivisionError())(None, ctx=context())
+        done(raising(ZeroDivisionError())(None, ctx=context()))
 
 
 def test_an_answer_passes_as_it_is() -> None:
     @answered
-    def method(self: Any, value: str, *, ctx: Any) -> Any:
+    async def method(self: Any, value: str, *, ctx: Any) -> Any:
         return (value, ctx)
 
     ctx = context()
-    assert method(None, "x", ctx=ctx) == ("x", ctx)
+    assert done(method(None, "x", ctx=ctx)) == ("x", ctx)
     assert ctx.response.status_code == 200

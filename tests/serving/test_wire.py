@@ -88,6 +88,13 @@ def test_an_error_comes_out_as_itself_without_its_subject(kind: type[NeuroBentoE
     assert caught.value.parts == {**error.parts, "subject": None}
 
 
+def test_when_to_try_again_comes_out_with_its_error() -> None:
+    error = errors.ServiceUnavailable(expected="a", found="b", remedy="C.", retry_after_s=30.0)
+    with pytest.raises(errors.ServiceUnavailable) as caught:
+        unpack(crossed(pack_error(error)))
+    assert caught.value.retry_after_s == 30.0
+
+
 def test_unpacking_leaves_what_was_packed_as_it_is(prepared: Prepared) -> None:
     packed = pack_error(errors.EmptyScan(expected="a", found="b", remedy="C."))
     before = dict(packed)

@@ -1,0 +1,295 @@
+"""gRPC: the Open Inference Protocol v2 on a port of its own, with health and reflection.
+
+It bypasses BentoML, which serves no gRPC with services of the new kind; places,
+deadlines, token, errors and metrics are the same objects that HTTP goes through.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+from anyio import to_thread
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from tritonclient.grpc import service_pb2 as pb  # type: ignore[import-untyped]
+from tritonclient.grpc import service_pb2_grpc as pb_grpc
+
+from neurobento.errors import ConfigError, NeuroBentoError
+from serving.answers import GRPC_CODES, error_headers, error_status
+from serving.calls import Admission, Call
+from serving.gate import Limits, request_id_of
+from serving.logs import log_request
+from serving.open_inference import (
+    EXTENSIONS,
+    SERVER_NAME,
+    Asked,
+    OpenInference,
+    Tensor,
+    server_version,
+)
+from serving.token import Token
+from serving.tracing import root_span, trace_id
+
+__all__ = ["GrpcServer"]
+
+SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+CONTENTS = {
+    "BYTES": "bytes_contents",
+    "UINT8": "uint_contents",
+    "INT64": "int64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+}
+
+PROBES = 16
+
+logger = logging.getLogger("neurobento.serving")
+
+Ready = Callable[[], Awaitable[bool]]
+
+
+class GrpcServer:
+    """The server, in the front's event loop.
+
+    Parameters
+    ----------
+    inference
+        Answers.
+    admission, limits, token
+        As the gate of HTTP has them.
+    ready
+        Whether every part of the service is there.
+    """
+
+    def __init__(
+        self,
+        inference: OpenInference,
+        admission: Admission,
+        limits: Limits,
+        token: Token,
+        ready: Ready,
+    ) -> None:
+        self._health = health.aio.HealthServicer()
+        size = limits.body_bytes
+        self._server = grpc.aio.server(
+            options=[
+                ("grpc.max_receive_message_length", size),
+                ("grpc.max_send_message_length", size),
+                # a second server on the port would take half of the calls
+                ("grpc.so_reuseport", 0),
+            ],
+            # more are refused before their messages are read; some room is left for probes
+            maximum_concurrent_rpcs=admission.places + PROBES,
+        )
+        servicer = _Servicer(inference, admission, limits, token, ready)
+        pb_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server)
+        self._admission, self._ready = admission, ready
+        self._watch: asyncio.Task[None] | None = None
+
+    async def start(self, host: str, port: int) -> int:
+        """Begin to answer; the port, which is another one if it was 0.
+
+        Raises
+        ------
+        ConfigError
+            The port is taken.
+        """
+        try:
+            bound = self._server.add_insecure_port(f"{host}:{port}")
+        except RuntimeError:
+            bound = 0
+        if not bound:
+            raise ConfigError(
+                subject="NEUROBENTO_GRPC_PORT",
+                expected=f"port {port} on {host} to be free for gRPC",
+                found="that it is taken",
+                remedy="Name another in NEUROBENTO_GRPC_PORT, or 0 for no gRPC.",
+            )
+        # before it answers: the library's own first word is SERVING
+        await self._say_health(False)
+        await self._server.start()
+        self._watch = asyncio.ensure_future(self._tell_health())
+        return int(bound)
+
+    async def _tell_health(self) -> None:
+        """Keep grpc.health.v1 at what is true."""
+        while True:
+            await self._say_health(not self._admission.draining and await self._ready())
+            await asyncio.sleep(1.0)
+
+    async def _say_health(self, well: bool) -> None:
+        status = health_pb2.HealthCheckResponse
+        for name in ("", SERVICE):
+            await self._health.set(name, status.SERVING if well else status.NOT_SERVING)
+
+    async def stop(self) -> None:
+        """End; calls under way are given a moment."""
+        if self._watch is not None:
+            self._watch.cancel()
+        await self._server.stop(grace=5.0)
+
+
+class _Servicer(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
+    """The protocol's calls, each as BentoML's neighbour over HTTP would answer it."""
+
+    def __init__(
+        self,
+        inference: OpenInference,
+        admission: Admission,
+        limits: Limits,
+        token: Token,
+        ready: Ready,
+    ) -> None:
+        self._inference, self._admission = inference, admission
+        self._limits, self._token, self._is_ready = limits, token, ready
+
+    async def ServerLive(self, request: Any, context: Any) -> Any:
+        """Whether the server runs."""
+        return pb.ServerLiveResponse(live=True)
+
+    async def ServerReady(self, request: Any, context: Any) -> Any:
+        """Whether every part of it is there."""
+        return pb.ServerReadyResponse(ready=await self._ready())
+
+    async def ModelReady(self, request: Any, context: Any) -> Any:
+        """Whether a model answers."""
+        async with self._errors(context, self._call(context)):
+            self._inference.spec(request.name, request.version)
+            return pb.ModelReadyResponse(ready=await self._ready())
+
+    async def ServerMetadata(self, request: Any, context: Any) -> Any:
+        """Name and version."""
+        async with self._errors(context, self._call(context)):
+            return pb.ServerMetadataResponse(
+                name=SERVER_NAME, version=server_version(), extensions=EXTENSIONS
+            )
+
+    async def ModelMetadata(self, request: Any, context: Any) -> Any:
+        """What a model takes and gives."""
+        async with self._errors(context, self._call(context)):
+            return pb.ModelMetadataResponse(
+                **self._inference.metadata(request.name, request.version)
+            )
+
+    async def ModelInfer(self, request: Any, context: Any) -> Any:
+        """A scan in, its regions out."""
+        call = self._call(context)
+        context.add_done_callback(lambda _: call.leave())
+        metadata = dict(context.invocation_metadata() or ())
+        with root_span("ModelInfer", metadata):
+            return await self._infer(request, context, call)
+
+    async def _infer(self, request: Any, context: Any, call: Call) -> Any:
+        code = "CANCELLED"
+        try:
+            async with self._errors(context, call):
+                with self._admission.place():
+                    asked = await to_thread.run_sync(_asked, request)
+                    found = await self._inference.infer(asked, call)
+                    version = self._inference.spec(request.model_name).version
+                    response = _response(request, version, found)
+                    code = "OK"
+                    return response
+        except asyncio.CancelledError:
+            raise
+        except grpc.aio.AbortError:
+            code = context.code().name
+            raise
+        finally:
+            log_request(call, code)
+
+    async def _ready(self) -> bool:
+        return not self._admission.draining and await self._is_ready()
+
+    def _call(self, context: Any) -> Call:
+        metadata = dict(context.invocation_metadata() or ())
+        left = context.time_remaining()
+        limit_s = self._limits.request_s if left is None else min(left, self._limits.request_s)
+        return Call(request_id_of(metadata.get("x-request-id", "")), "grpc", limit_s)
+
+    @asynccontextmanager
+    async def _errors(self, context: Any, call: Call) -> AsyncIterator[None]:
+        """Errors as status codes; the same as over HTTP."""
+        metadata = dict(context.invocation_metadata() or ())
+        trace = trace_id()
+        names = (("x-request-id", call.id), *((("x-trace-id", trace),) if trace else ()))
+        await context.send_initial_metadata(names)
+        try:
+            self._token.require(str(metadata.get("authorization", "")).encode())
+            yield
+        except NeuroBentoError as error:
+            name = GRPC_CODES.get(error_status(error), "UNKNOWN")
+            kind = type(error).__name__
+            logger.info(
+                "request %s: %s %s",
+                *(call.id, name, kind),
+                extra={"request_id": call.id, "status": name, "error": kind},
+            )
+            trailing = (("error-type", kind), *error_headers(error).items())
+            await context.abort(grpc.StatusCode[name], error.public_message, trailing)
+        except (asyncio.CancelledError, grpc.aio.AbortError):
+            raise
+        # its own words may hold a path; the log has kind and place
+        except Exception:
+            logger.exception("request %s failed", call.id, extra={"request_id": call.id})
+            await context.abort(grpc.StatusCode.INTERNAL, "something went wrong here")
+
+
+def _asked(request: Any) -> Asked:
+    """A request without its transport.
+
+    Raises
+    ------
+    ConfigError
+        Its tensors are not what they say.
+    """
+    raws = request.raw_input_contents
+    if raws and len(raws) != len(request.inputs):
+        raise ConfigError(
+            subject="raw_input_contents",
+            expected="one for each input, or none",
+            found=f"{len(raws)} for {len(request.inputs)}",
+            remedy="Send every input's content in the same way.",
+        )
+    inputs = []
+    for i, tensor in enumerate(request.inputs):
+        if raws:
+            made = Tensor.of_raw(tensor.name, tensor.datatype, tensor.shape, raws[i])
+        else:
+            values = getattr(tensor.contents, CONTENTS.get(tensor.datatype, "bytes_contents"))
+            made = Tensor.of_values(tensor.name, tensor.datatype, tensor.shape, values)
+        inputs.append(made)
+    return Asked(
+        model=request.model_name,
+        version=request.model_version,
+        inputs=inputs,
+        outputs=[output.name for output in request.outputs],
+        parameters={
+            name: getattr(value, value.WhichOneof("parameter_choice") or "string_param")
+            for name, value in request.parameters.items()
+        },
+    )
+
+
+def _response(request: Any, version: str, tensors: list[Tensor]) -> Any:
+    outputs = [
+        pb.ModelInferResponse.InferOutputTensor(
+            name=tensor.name, datatype=tensor.datatype, shape=tensor.shape
+        )
+        for tensor in tensors
+    ]
+    return pb.ModelInferResponse(
+        model_name=request.model_name,
+        model_version=version,
+        id=request.id,
+        outputs=outputs,
+        raw_output_contents=[tensor.raw for tensor in tensors],
+    )

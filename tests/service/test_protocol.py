@@ -1,0 +1,138 @@
+"""Stock clients of the Open Inference Protocol get what the form gets."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import tritonclient.grpc as triton_grpc
+import tritonclient.http as triton_http
+from tritonclient.utils import InferenceServerException
+
+pytestmark = pytest.mark.slow
+
+HTTP_STATUS = {"INVALID_ARGUMENT": ("400", "422"), "NOT_FOUND": ("404",)}
+
+
+@pytest.fixture(scope="module")
+def grpc(server: Any) -> Iterator[Any]:
+    with triton_grpc.InferenceServerClient(server.grpc) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def http(server: Any) -> Iterator[Any]:
+    with triton_http.InferenceServerClient(server.url.removeprefix("http://")) as client:
+        yield client
+
+
+def scan_input(module: Any, content: bytes) -> Any:
+    tensor = module.InferInput("scan", [1], "BYTES")
+    tensor.set_data_from_numpy(np.array([content], dtype=np.object_))
+    return tensor
+
+
+def none(client: Any, module: Any, content: bytes, **options: Any) -> Any:
+    parameters = {"preprocessing": "none"}
+    return client.infer("compact", [scan_input(module, content)], parameters=parameters, **options)
+
+
+def test_the_server_and_its_model_are_ready_and_described(grpc: Any, http: Any) -> None:
+    for client in (grpc, http):
+        assert client.is_server_live()
+        assert client.is_server_ready()
+        assert client.is_model_ready("compact")
+    described = http.get_model_metadata("compact")
+    assert {tensor["name"] for tensor in described["inputs"]} == {"scan", "image"}
+    assert {tensor.name for tensor in grpc.get_model_metadata("compact").outputs} == {
+        tensor["name"] for tensor in described["outputs"]
+    }
+
+
+def test_both_transports_give_the_forms_labels(
+    server: Any, grpc: Any, http: Any, scan_of: Any, known_labels: Any
+) -> None:
+    scan = scan_of(71)
+    form = server.predict(scan).content
+    for client, module in ((grpc, triton_grpc), (http, triton_http)):
+        answer = none(client, module, scan)
+        assert np.array_equal(answer.as_numpy("labels"), known_labels(71))
+        assert bytes(answer.as_numpy("dseg")[0]) == form
+        affine = nib.Nifti1Image.from_bytes(gzip.decompress(scan)).affine
+        assert np.array_equal(answer.as_numpy("affine"), affine)
+        run = json.loads(bytes(answer.as_numpy("run")[0]))
+        assert run["model"]["name"] == "compact"
+        voxel_mm3 = abs(np.linalg.det(affine[:3, :3]))
+        counts = np.bincount(known_labels(71).ravel(), minlength=117)[1:]
+        np.testing.assert_allclose(answer.as_numpy("volumes_mm3"), counts * voxel_mm3, rtol=1e-6)
+
+
+def test_images_on_the_network_grid_come_back_in_their_order(
+    grpc: Any, http: Any, known_labels: Any
+) -> None:
+    labels = np.stack([known_labels(72), known_labels(73)])
+    image = (labels / np.float32(116)).astype(np.float32)[:, None]
+    for client, module in ((grpc, triton_grpc), (http, triton_http)):
+        tensor = module.InferInput("image", list(image.shape), "FP32")
+        tensor.set_data_from_numpy(image)
+        answer = client.infer("compact", [tensor])
+        assert np.array_equal(answer.as_numpy("labels"), labels)
+        counted = answer.as_numpy("voxels")
+        assert counted.shape == (2, 116)
+        assert counted[1, 4] == (labels[1] == 5).sum()
+
+
+def test_only_what_is_asked_for_comes_back(grpc: Any, scan_of: Any) -> None:
+    asked = [triton_grpc.InferRequestedOutput("volumes_mm3")]
+    answer = none(grpc, triton_grpc, scan_of(74), outputs=asked).get_response()
+    assert [output.name for output in answer.outputs] == ["volumes_mm3"]
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ({"content": b"no scan at all" * 40}, "INVALID_ARGUMENT"),
+        ({"model": "grand"}, "NOT_FOUND"),
+        ({"version": "9"}, "NOT_FOUND"),
+        ({"parameters": {"preprocessing": "some"}}, "INVALID_ARGUMENT"),
+    ],
+)
+def test_errors_have_the_code_of_their_kind(
+    grpc: Any, http: Any, scan_of: Any, change: dict[str, Any], status: str
+) -> None:
+    for client, module, code in (
+        (grpc, triton_grpc, (f"StatusCode.{status}",)),
+        (http, triton_http, HTTP_STATUS[status]),
+    ):
+        with pytest.raises(InferenceServerException) as caught:
+            client.infer(
+                change.get("model", "compact"),
+                [scan_input(module, change.get("content", scan_of(75)))],
+                model_version=change.get("version", ""),
+                parameters=change.get("parameters", {"preprocessing": "none"}),
+            )
+        assert caught.value.status() in code
+        assert "expected" in caught.value.message()
+
+
+def test_grpc_and_http_meet_in_one_batch(
+    server: Any, grpc: Any, scan_of: Any, known_labels: Any
+) -> None:
+    """Sixteen at once, half each: each caller gets its own, in fewer inferences than callers."""
+    scans = {seed: scan_of(seed) for seed in range(80, 96)}
+
+    def ask(seed: int) -> Any:
+        if seed % 2:
+            return np.asarray(none(grpc, triton_grpc, scans[seed]).as_numpy("labels"))
+        content = gzip.decompress(server.predict(scans[seed]).content)
+        return np.asarray(nib.Nifti1Image.from_bytes(content).dataobj)
+
+    with ThreadPoolExecutor(16) as callers:
+        for seed, labels in zip(scans, callers.map(ask, scans), strict=True):
+            assert np.array_equal(labels, known_labels(seed)), seed

@@ -5,14 +5,18 @@ The scan's name is never sent.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import functools
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from benchmarks.arrivals import Outcome, Send
 
-__all__ = ["PROTOCOLS", "Protocol", "Request", "open_client"]
+__all__ = ["PROTOCOLS", "Ask", "Protocol", "Request", "open_asker", "open_client"]
+
+Ask = Callable[[bytes], Awaitable[tuple[Outcome, str, bytes]]]
+"""Sends a scan's file; the outcome, the server's word for it, and the labels' file if it is ok."""
 
 Protocol = Literal["http", "predict", "grpc"]
 """`http`: POST /v1/parcellation. `predict`: report A's POST /predict/. `grpc`: ModelInfer."""
@@ -54,66 +58,91 @@ async def open_client(protocol: Protocol, url: str, request: Request) -> AsyncIt
     request
         What is asked for.
     """
-    opened = _open_grpc(url, request) if protocol == "grpc" else _open_http(protocol, url, request)
-    async with opened as send:
+    async with open_asker(protocol, url, request.model, request.preprocessing) as ask:
+
+        async def send() -> tuple[Outcome, str]:
+            outcome, status, _ = await ask(request.content)
+            return outcome, status
+
         yield send
 
 
 @asynccontextmanager
-async def _open_http(protocol: Protocol, url: str, request: Request) -> AsyncIterator[Send]:
+async def open_asker(
+    protocol: Protocol, url: str, model: str, preprocessing: str
+) -> AsyncIterator[Ask]:
+    """A function that asks for the labels of a scan's file; as `open_client` besides."""
+    opened = _open_grpc if protocol == "grpc" else functools.partial(_open_http, protocol)
+    async with opened(url, model, preprocessing) as ask:
+        yield ask
+
+
+@asynccontextmanager
+async def _open_http(
+    protocol: Protocol, url: str, model: str, preprocessing: str
+) -> AsyncIterator[Ask]:
     import httpx
 
-    target, options = _http_form(protocol, request)
+    target, options = _http_form(protocol, model, preprocessing)
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     async with httpx.AsyncClient(
         base_url=url, timeout=None, limits=limits, trust_env=False
     ) as client:
 
-        async def send() -> tuple[Outcome, str]:
+        async def ask(scan: bytes) -> tuple[Outcome, str, bytes]:
             try:
                 answer = await client.post(
                     target,
-                    files={"file": ("scan", request.content)},
+                    files={"file": ("scan", scan)},
                     headers={"accept": "application/gzip"},
                     **options,
                 )
             except httpx.HTTPError as error:
-                return "failed", type(error).__name__
+                return "failed", type(error).__name__, b""
             if answer.status_code == TOO_MANY_REQUESTS:
-                return "refused", str(answer.status_code)
-            return ("ok" if answer.is_success else "failed"), str(answer.status_code)
+                return "refused", str(answer.status_code), b""
+            outcome: Outcome = "ok" if answer.is_success else "failed"
+            return outcome, str(answer.status_code), answer.content
 
-        yield send
+        yield ask
 
 
-def _http_form(protocol: Protocol, request: Request) -> tuple[str, dict[str, Any]]:
+def _http_form(protocol: Protocol, model: str, preprocessing: str) -> tuple[str, dict[str, Any]]:
     if protocol == "http":
-        fields = {"model": request.model, "preprocessing": request.preprocessing}
+        fields = {"model": model, "preprocessing": preprocessing}
         return "/v1/parcellation", {"data": fields}
     # report A's parameter is a boolean; ours takes a level's name there too
-    asked = {"full": "true", "none": "false"}.get(request.preprocessing, request.preprocessing)
-    return "/predict/", {"params": {"model": request.model, "preprocessing": asked}}
+    asked = {"full": "true", "none": "false"}.get(preprocessing, preprocessing)
+    return "/predict/", {"params": {"model": model, "preprocessing": asked}}
 
 
 @asynccontextmanager
-async def _open_grpc(url: str, request: Request) -> AsyncIterator[Send]:
+async def _open_grpc(url: str, model: str, preprocessing: str) -> AsyncIterator[Ask]:
     import numpy as np
-    from tritonclient.grpc import InferInput  # type: ignore[import-untyped]
+    from tritonclient.grpc import (  # type: ignore[import-untyped]
+        InferInput,
+        InferRequestedOutput,
+    )
     from tritonclient.grpc.aio import InferenceServerClient  # type: ignore[import-untyped]
     from tritonclient.utils import InferenceServerException  # type: ignore[import-untyped]
 
-    scan = InferInput("scan", [1], "BYTES")
-    scan.set_data_from_numpy(np.array([request.content], dtype=np.object_))
     async with InferenceServerClient(url) as client:
 
-        async def send() -> tuple[Outcome, str]:
+        async def ask(scan: bytes) -> tuple[Outcome, str, bytes]:
+            tensor = InferInput("scan", [1], "BYTES")
+            tensor.set_data_from_numpy(np.array([scan], dtype=np.object_))
             try:
-                await client.infer(
-                    request.model, [scan], parameters={"preprocessing": request.preprocessing}
+                answer = await client.infer(
+                    model,
+                    [tensor],
+                    outputs=[InferRequestedOutput("dseg")],
+                    parameters={"preprocessing": preprocessing},
                 )
             except InferenceServerException as error:
                 status = str(error.status()).removeprefix("StatusCode.")
-                return ("refused" if status == "RESOURCE_EXHAUSTED" else "failed"), status
-            return "ok", "OK"
+                refused = status == "RESOURCE_EXHAUSTED"
+                return ("refused" if refused else "failed"), status, b""
+            labels = answer.as_numpy("dseg")
+            return ("failed", "no labels", b"") if labels is None else ("ok", "OK", labels[0])
 
-        yield send
+        yield ask

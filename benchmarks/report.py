@@ -20,11 +20,15 @@ from benchmarks.results import Run
 from benchmarks.tables import (
     backends_table,
     end_to_end_table,
+    fault_answers_table,
+    faults_table,
     load_table,
     memory_table,
     offline_table,
+    overhead_table,
     prediction_table,
     registration_table,
+    soak_table,
 )
 from neurobento.command import run
 from neurobento.errors import ConfigError
@@ -109,6 +113,14 @@ def _sections(machine: Machine) -> list[str]:
     if machine.of("load"):
         parts += ["### Open-loop load, s", load_table(machine)]
         parts += [f"![Latency over rate]({slug}_load.png)"]
+    if machine.of("overhead"):
+        parts += ["### The service against the library in process (medians)"]
+        parts += [overhead_table(machine)]
+    if machine.of("soak"):
+        parts += ["### Many clients for a long time", soak_table(machine)]
+    if machine.of("faults"):
+        parts += ["### Processes killed under load", faults_table(machine)]
+        parts += [fault_answers_table(machine)]
     return [*parts, *_remarks(machine)]
 
 

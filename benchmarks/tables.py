@@ -9,16 +9,21 @@ import numpy as np
 from benchmarks.candidates import yardstick_of
 from benchmarks.comparison import REPORT_A, REPORT_A_GPU, Machine, Timing, timings, totals
 from benchmarks.end_to_end import REGISTRATION
+from benchmarks.overhead import IN_PROCESS
 from benchmarks.results import Entry, Run, summary
 
 __all__ = [
     "backends_table",
     "end_to_end_table",
+    "fault_answers_table",
+    "faults_table",
     "load_table",
     "memory_table",
     "offline_table",
+    "overhead_table",
     "prediction_table",
     "registration_table",
+    "soak_table",
     "stage_means",
     "table",
 ]
@@ -149,6 +154,9 @@ def memory_table(machine: Machine) -> str:
     return table(head, rows)
 
 
+ANSWER_HEAD = ("ok", "refused", "failed", "timeout", "p50, s", "p99, s", "other statuses")
+
+
 def load_table(machine: Machine) -> str:
     """Open-loop load; seconds from when a request was due."""
     rows = []
@@ -183,6 +191,73 @@ def _load_cells(entry: Entry) -> list[str]:
     ]
 
 
+def soak_table(machine: Machine) -> str:
+    """Many clients for long: their answers, and how much each process grew."""
+    rows = []
+    for run in machine.of("soak"):
+        told = f"{run.scenario['clients']} clients, {run.scenario['minutes']:g} minutes"
+        grown = {
+            name.removeprefix("memory of "): entry.facts["last_minute_over_third"]
+            for name, entry in run.entries.items()
+            if name.startswith("memory of ")
+        }
+        most = ", ".join(f"{name} {g:.3f}" for name, g in grown.items() if g is not None)
+        for protocol in run.scenario["protocols"]:
+            rows.append([told, protocol, *_answer_cells(run.entries[protocol]), most])
+    return table(["soak", "protocol", *ANSWER_HEAD, "memory, last minute over the third"], rows)
+
+
+def overhead_table(machine: Machine) -> str:
+    """The service against the library in process; medians, and their ratios."""
+    rows = []
+    for run in machine.of("overhead"):
+        own = run.entries[IN_PROCESS].samples
+        for name, entry in run.entries.items():
+            cells = [name]
+            for quantity in ("alone_s", "scans_per_s"):
+                median = summary(entry.samples[quantity])["p50"]
+                cells += [f"{median:.3f}", f"{median / summary(own[quantity])['p50']:.2f}"]
+            rows.append([*cells, str(entry.facts["clients_at_once"])])
+    return table(
+        ["way", "alone, s", "x in process", "scans/s", "x in process", "clients at once"], rows
+    )
+
+
+def faults_table(machine: Machine) -> str:
+    """Processes killed under load: seconds until the server was whole again."""
+    rows = []
+    for run in machine.of("faults"):
+        for name, entry in run.entries.items():
+            if name.startswith("kill "):
+                seconds = entry.samples["whole_again_s"]
+                kind = name.removeprefix("kill ")
+                median = summary(seconds)["p50"]
+                rows.append([kind, str(len(seconds)), f"{median:.1f}", f"{max(seconds):.1f}"])
+    return table(["process killed", "times", "whole again, median s", "worst s"], rows)
+
+
+def fault_answers_table(machine: Machine) -> str:
+    """What callers saw while processes died."""
+    rows = [
+        [name, *_answer_cells(entry)]
+        for run in machine.of("faults")
+        for name, entry in run.entries.items()
+        if not name.startswith("kill ")
+    ]
+    return table(["protocol", *ANSWER_HEAD], rows)
+
+
+def _answer_cells(entry: Entry) -> list[str]:
+    outcomes = entry.facts["outcomes"]
+    answered = summary(entry.samples["ok_s"]) if "ok_s" in entry.samples else {}
+    others = {s: n for s, n in entry.facts["statuses"].items() if s not in ("200", "OK")}
+    return [
+        *(str(outcomes.get(o, 0)) for o in ("ok", "refused", "failed", "timeout")),
+        *(f"{answered[p]:.3f}" if answered else "" for p in ("p50", "p99")),
+        ", ".join(f"{status}: {count}" for status, count in others.items()),
+    ]
+
+
 def _fastest(found: Sequence[Timing], model: str) -> Timing | None:
     own = [timing for timing in found if timing.model == model]
     return min(own, key=lambda timing: timing.seconds["p50"], default=None)
@@ -191,7 +266,7 @@ def _fastest(found: Sequence[Timing], model: str) -> Timing | None:
 def _spread(timing: Timing) -> str:
     """Mean ± SD; of a single sample the sample."""
     mean, sd = timing.seconds["mean"], timing.seconds["sd"]
-    return f"{mean:.3f} ± {sd:.3f}" if timing.rounds > 1 else f"{mean:.3f} (one run)"
+    return f"{mean:.3f} ± {sd:.3f}" if timing.samples > 1 else f"{mean:.3f} (one run)"
 
 
 def _ratio(value: float | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -20,6 +21,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from benchmarks.clients import Protocol, Request, open_client
 
 CONTENT = b"\x1f\x8b not a scan"
+LABELS = b"no labels either"
 
 
 @contextlib.asynccontextmanager
@@ -45,11 +47,18 @@ class Inference(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[
         self.code = code
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:
-        """Nothing found, or the error."""
+        """Labels' file, or the error."""
         self.asked.append(request)
         if self.code is not None:
             await context.abort(self.code, "no")
-        return service_pb2.ModelInferResponse(model_name=request.model_name)
+        dseg = service_pb2.ModelInferResponse.InferOutputTensor(
+            name="dseg", datatype="BYTES", shape=[1]
+        )
+        return service_pb2.ModelInferResponse(
+            model_name=request.model_name,
+            outputs=[dseg],
+            raw_output_contents=[struct.pack("<I", len(LABELS)) + LABELS],
+        )
 
 
 @contextlib.asynccontextmanager

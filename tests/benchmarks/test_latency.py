@@ -28,6 +28,7 @@ def arguments(
     image = write_nifti(known_labels(0) / np.float32(116), np.eye(4), name="image.nii")
     return [
         *(str(image), "-o", str(tmp_path / "run.json"), "--rounds", "2", "--threads", "1"),
+        *("--turn", "0"),
         *("--models-folder", str(known_model.parent)),
     ]
 
@@ -68,6 +69,14 @@ def test_a_run_is_never_measured_over_another(arguments: list[str]) -> None:
 def test_an_image_or_a_scan_is_measured_not_both(extra: list[str], arguments: list[str]) -> None:
     with pytest.raises(ConfigError, match="Give one of them"):
         main([*(arguments[:1] if extra else ()), *arguments[1:], *extra])
+
+
+@pytest.mark.usefixtures("idle_backends")
+def test_a_candidate_that_is_quick_gives_more_samples(arguments: list[str]) -> None:
+    main([*arguments, "--turn", "0.05"])
+    entries = Run.read(Path(arguments[2])).entries
+    assert all(len(entry.samples["seconds"]) > 4 for entry in entries.values())
+    assert {entry.facts["rounds"] for entry in entries.values()} == {2}
 
 
 def test_a_real_backend_takes_part(arguments: list[str], tmp_path: Path) -> None:

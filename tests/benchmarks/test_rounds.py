@@ -61,9 +61,9 @@ def test_a_turn_goes_on_until_its_time_is_over(
     candidates = {"a": taking("a", 1), "b": taking("b", 3), "c": taking("c", 10)}
     done = measure(blank(make_run), candidates, 2, tmp_path / "run.json", turn_s=3)
     assert calls == ["a", "a", "a", "b", "c"] * 2
-    assert {name: entry.facts["rounds"] for name, entry in done.entries.items()} == {
-        name: 2 for name in NAMES
-    }
+    assert {name: entry.facts["rounds"] for name, entry in done.entries.items()} == dict.fromkeys(
+        NAMES, 2
+    )
     again = measure(done, candidates, 3, tmp_path / "run.json", turn_s=3)
     assert len(again.entries["a"].samples["seconds"]) == 9
     assert len(again.entries["c"].samples["seconds"]) == 3

@@ -1,0 +1,144 @@
+"""Processes of a loaded server are killed, one after the other: how soon is it whole again?
+
+    python -m benchmarks.faults SCANS... --url http://127.0.0.1:3000 --grpc-url 127.0.0.1:3001 \\
+           --server-pid PID --times 10 -o faults.json
+
+Clients ask without a pause, as in `benchmarks.soak`. Every kind of process but the
+first is killed with SIGKILL `--times` times; then the time is taken until a request
+that comes after the kill is answered well and no kind of process is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import collections
+import contextlib
+import dataclasses
+import os
+import random
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.clients import Ask, open_asker
+from benchmarks.results import Entry, begin_run
+from benchmarks.soak import ask_until, entry_of, models_of, process_names
+from neurobento.command import run
+from neurobento.preprocessing.levels import LEVELS
+from neurobento.registry import DEFAULT_MODEL
+from neurobento.spec import file_sha256
+
+__all__ = ["main"]
+
+MASTER = "master"
+POLL_S = 0.1
+
+
+def kinds(pid: int) -> dict[str, list[int]]:
+    """The processes of a server by kind; those of the pool are one kind."""
+    found: dict[str, list[int]] = collections.defaultdict(list)
+    for each, name in process_names(pid).items():
+        found[name.rsplit(" ", 1)[0] if name.startswith("scan process") else name].append(each)
+    return found
+
+
+async def torment(args: argparse.Namespace) -> dict[str, Entry]:
+    """Seconds until the server was whole again, by kind of process; and what callers saw."""
+    scans = [path.read_bytes() for path in args.scans]
+    async with contextlib.AsyncExitStack() as stack:
+        askers: list[tuple[str, Ask]] = []
+        for protocol, url in (("http", args.url), ("grpc", args.grpc_url)):
+            if url:
+                opened = open_asker(protocol, url, args.model, args.preprocessing)  # type: ignore[arg-type]
+                askers.append((protocol, await stack.enter_async_context(opened)))
+        over = asyncio.Event()
+        clients = [
+            asyncio.ensure_future(
+                ask_until(askers[i % len(askers)][1], scans, None, over.is_set, args.timeout, i)
+            )
+            for i in range(args.clients)
+        ]
+        recovered = await _kill_all(args, askers[0][1], scans[0])
+        over.set()
+        found = await asyncio.gather(*clients)
+    answers: dict[str, list[tuple[str, str, float]]] = collections.defaultdict(list)
+    for i, each in enumerate(found):
+        answers[askers[i % len(askers)][0]] += each
+    return {
+        **{f"kill {kind}": Entry({}, {"whole_again_s": s}) for kind, s in recovered.items()},
+        **{protocol: entry_of(each) for protocol, each in answers.items()},
+    }
+
+
+async def _kill_all(args: argparse.Namespace, ask: Ask, scan: bytes) -> dict[str, list[float]]:
+    chance = random.Random(0)
+    whole = kinds(args.server_pid)
+    recovered: dict[str, list[float]] = {kind: [] for kind in whole if kind != MASTER}
+    for _ in range(args.times):
+        for kind in recovered:
+            await asyncio.sleep(args.pause * (0.5 + chance.random()))
+            victim = chance.choice(kinds(args.server_pid)[kind])
+            os.kill(victim, signal.SIGKILL)
+            start = time.monotonic()
+            recovered[kind].append(await _whole_again(args, ask, scan, whole, victim, start))
+            print(f"{kind}: whole again after {recovered[kind][-1]:.1f} s", flush=True)
+    return recovered
+
+
+async def _whole_again(
+    args: argparse.Namespace,
+    ask: Ask,
+    scan: bytes,
+    whole: dict[str, list[int]],
+    victim: int,
+    start: float,
+) -> float:
+    while time.monotonic() - start < args.timeout:
+        await asyncio.sleep(POLL_S)
+        now = kinds(args.server_pid)
+        missing = [kind for kind, pids in whole.items() if len(now.get(kind, ())) < len(pids)]
+        if missing or any(victim in pids for pids in now.values()):
+            continue
+        with contextlib.suppress(TimeoutError):
+            outcome, _, _ = await asyncio.wait_for(ask(scan), args.timeout)
+            if outcome == "ok":
+                return round(time.monotonic() - start, 2)
+    return float("inf")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; 1 if a caller waited in vain or the server stayed broken."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.faults")
+    parser.add_argument("scans", type=Path, nargs="+")
+    parser.add_argument("--url", required=True)
+    parser.add_argument("--grpc-url", help="HOST:PORT")
+    parser.add_argument("--server-pid", type=int, required=True, help="of the first process")
+    parser.add_argument("--times", type=int, default=10, help="that each kind is killed")
+    parser.add_argument("--pause", type=float, default=3, help="before a kill, on average, s")
+    parser.add_argument("--clients", type=int, default=4)
+    parser.add_argument("--timeout", type=float, default=60, help="what a client waits, s")
+    parser.add_argument("--model", default=DEFAULT_MODEL)
+    parser.add_argument("--preprocessing", choices=LEVELS, default="none")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    args = parser.parse_args(argv)
+    stated = ("times", "pause", "clients", "timeout", "model", "preprocessing")
+    scenario = {key: getattr(args, key) for key in stated}
+    scenario["scans_sha256"] = [file_sha256(path) for path in args.scans]
+    begun = begin_run("faults", scenario, models_of(args.url))
+    begun.require_place(args.output)
+    done = dataclasses.replace(begun, entries=asyncio.run(torment(args)))
+    done.write(args.output)
+    for name, entry in done.entries.items():
+        print(f"{name}: {dict(entry.facts)} {[max(s) for s in entry.samples.values()]}", flush=True)
+    never = any(
+        float("inf") in entry.samples.get("whole_again_s", ())
+        or "timeout" in entry.facts.get("outcomes", ())
+        for entry in done.entries.values()
+    )
+    return int(never)
+
+
+if __name__ == "__main__":
+    raise SystemExit(run(main, "benchmarks.faults"))

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from benchmarks.clients import Ask, open_asker
 from benchmarks.results import Entry, begin_run
-from benchmarks.soak import ask_until, entry_of, models_of, process_names
+from benchmarks.soak import ask_alone, ask_until, entry_of, models_of, process_names
 from neurobento.command import run
 from neurobento.preprocessing.levels import LEVELS
 from neurobento.registry import DEFAULT_MODEL
@@ -33,6 +33,10 @@ from neurobento.spec import file_sha256
 __all__ = ["main"]
 
 MASTER = "master"
+WHOLE_AGAIN_S = 15.0
+WRONG = {"none", "other labels", "500", "502", "504", "INTERNAL", "UNKNOWN"}
+"""Statuses that are neither an answer, a 503 nor the connection of a front that was killed."""
+
 POLL_S = 0.1
 
 
@@ -53,10 +57,11 @@ async def torment(args: argparse.Namespace) -> dict[str, Entry]:
             if url:
                 opened = open_asker(protocol, url, args.model, args.preprocessing)  # type: ignore[arg-type]
                 askers.append((protocol, await stack.enter_async_context(opened)))
+        expected = [await ask_alone(askers[0][1], scan) for scan in scans]
         over = asyncio.Event()
         clients = [
             asyncio.ensure_future(
-                ask_until(askers[i % len(askers)][1], scans, None, over.is_set, args.timeout, i)
+                ask_until(askers[i % len(askers)][1], scans, expected, over.is_set, args.timeout, i)
             )
             for i in range(args.clients)
         ]
@@ -79,7 +84,11 @@ async def _kill_all(args: argparse.Namespace, ask: Ask, scan: bytes) -> dict[str
     for _ in range(args.times):
         for kind in recovered:
             await asyncio.sleep(args.pause * (0.5 + chance.random()))
-            victim = chance.choice(kinds(args.server_pid)[kind])
+            victim = chance.choice(kinds(args.server_pid).get(kind, [0]))
+            if not victim:
+                # it never came back: there is nothing to kill
+                recovered[kind].append(float("inf"))
+                continue
             os.kill(victim, signal.SIGKILL)
             start = time.monotonic()
             recovered[kind].append(await _whole_again(args, ask, scan, whole, victim, start))
@@ -132,12 +141,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     done.write(args.output)
     for name, entry in done.entries.items():
         print(f"{name}: {dict(entry.facts)} {[max(s) for s in entry.samples.values()]}", flush=True)
-    never = any(
-        float("inf") in entry.samples.get("whole_again_s", ())
-        or "timeout" in entry.facts.get("outcomes", ())
-        for entry in done.entries.values()
-    )
-    return int(never)
+    return int(not all(_is_well(entry) for entry in done.entries.values()))
+
+
+def _is_well(entry: Entry) -> bool:
+    """Whole again in time; nobody waited in vain, got other labels or an error of another kind."""
+    slow = any(seconds > WHOLE_AGAIN_S for seconds in entry.samples.get("whole_again_s", ()))
+    return not slow and not WRONG & set(entry.facts.get("statuses", ()))
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ from neurobento.spec import file_sha256
 
 __all__ = [
     "Answer",
+    "ask_alone",
     "ask_until",
     "entry_of",
     "growth",
@@ -94,7 +95,7 @@ async def soak(args: argparse.Namespace) -> dict[str, Entry]:
             if url:
                 opened = open_asker(protocol, url, args.model, args.preprocessing)  # type: ignore[arg-type]
                 askers[protocol] = await stack.enter_async_context(opened)
-        expected = [await _alone(next(iter(askers.values())), scan) for scan in scans]
+        expected = [await ask_alone(next(iter(askers.values())), scan) for scan in scans]
         end: float = time.monotonic() + 60 * args.minutes
 
         def over() -> bool:
@@ -116,7 +117,14 @@ async def soak(args: argparse.Namespace) -> dict[str, Entry]:
         return {**entries, **await watching}
 
 
-async def _alone(ask: Ask, scan: bytes) -> bytes:
+async def ask_alone(ask: Ask, scan: bytes) -> bytes:
+    """The labels of a scan, with nothing else asked for.
+
+    Raises
+    ------
+    ConfigError
+        The service does not answer well.
+    """
     outcome, status, labels = await ask(scan)
     if outcome != "ok":
         raise ConfigError(
@@ -228,8 +236,14 @@ def models_of(url: str) -> Mapping[str, str]:
     return {m["name"]: m["onnx_sha256"] for m in answer.json()["models"]}
 
 
+def _is_well(entry: Entry) -> bool:
+    """No answer wrong or missing; no process that grew by more than a twentieth."""
+    grown = entry.facts.get("last_minute_over_third") or 1.0
+    return not {"failed", "timeout"} & set(entry.facts.get("outcomes", ())) and grown <= 1.05
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 1 if an answer was wrong or missing, or a file was left."""
+    """Run the command; 1 if an answer was wrong or missing, memory grew, or a file was left."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak")
     parser.add_argument("scans", type=Path, nargs="+")
     parser.add_argument("--url", required=True)
@@ -256,9 +270,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     done.write(args.output)
     for name, entry in entries.items():
         print(f"{name}: {dict(entry.facts)}", flush=True)
-    bad = {"failed", "timeout"}
-    failed = any(bad & set(entry.facts.get("outcomes", ())) for entry in entries.values())
-    return int(failed or bool(left))
+    return int(bool(left) or not all(_is_well(entry) for entry in entries.values()))
 
 
 if __name__ == "__main__":

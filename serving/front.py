@@ -29,6 +29,7 @@ from neurobento.scan import label_bytes, read_scan, space_of
 from serving.answers import error_body, error_headers, error_status
 from serving.calls import Admission, Call
 from serving.metrics import observe_stages, stage
+from serving.room import needs_room
 from serving.tracing import span, stage_spans
 from serving.wire import unpack
 
@@ -162,7 +163,12 @@ class Front:
         Raises as `parcellate` does.
         """
         runner = self._runner(options.model)
-        return await self._answered(call, options, lambda: _asked(runner.segment(images)))
+
+        async def segment() -> NDArray[np.uint8]:
+            with stage("infer", options.model), span("infer", model=options.model):
+                return await _asked(runner.segment(images))
+
+        return await self._answered(call, options, segment)
 
     async def facts(self, model: str) -> dict[str, Any]:
         """Model and backend, for run.json; a runner is asked once.
@@ -183,7 +189,7 @@ class Front:
         # the metrics' labels: only what there is
         call.model, call.level = options.model, options.level
         lane = "quick" if options.level == "none" else "slow"
-        with self._admission.turn(call, (options.model, options.level), lane):
+        with self._admission.turn(call, (options.model, options.level), lane), needs_room():
             return await call.run(work())
 
     async def _labels(self, file: Path, options: Options, call: Call) -> bytes:

@@ -179,6 +179,18 @@ class _Servicer(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
                 **self._inference.metadata(request.name, request.version)
             )
 
+    async def RepositoryIndex(self, request: Any, context: Any) -> Any:
+        """Which models there are."""
+        async with self._errors(context, self._call(context)):
+            state = "READY" if await self._ready() else "UNAVAILABLE"
+            found = [
+                pb.RepositoryIndexResponse.ModelIndex(
+                    name=spec.name, version=spec.version, state=state
+                )
+                for spec in self._inference.specs
+            ]
+            return pb.RepositoryIndexResponse(models=found)
+
     async def ModelInfer(self, request: Any, context: Any) -> Any:
         """A scan in, its regions out."""
         call = self._call(context)

@@ -30,6 +30,7 @@ from neurobento.report import run_facts
 from neurobento.spec import ModelSpec
 from serving.calls import Call
 from serving.front import Front, Options, dseg
+from serving.room import needs_room
 
 __all__ = [
     "EXTENSIONS",
@@ -187,6 +188,11 @@ class OpenInference:
         self._front = front
         self._specs = {spec.name: spec for spec in specs}
 
+    @property
+    def specs(self) -> list[ModelSpec]:
+        """Of all models served."""
+        return list(self._specs.values())
+
     def spec(self, model: str, version: str = "") -> ModelSpec:
         """The spec of a model.
 
@@ -263,10 +269,11 @@ class OpenInference:
         self, content: bytes, options: Options, call: Call
     ) -> dict[str, Callable[[], Tensor]]:
         facts = await self._front.facts(options.model)
-        with tempfile.NamedTemporaryFile(prefix=UPLOAD_PREFIX) as file:
-            await to_thread.run_sync(file.write, content)
-            file.flush()
-            found = await self._front.parcellate(Path(file.name), options, call)
+        with tempfile.TemporaryDirectory(prefix=UPLOAD_PREFIX) as folder:
+            file = Path(folder, "scan")
+            with needs_room():
+                await to_thread.run_sync(file.write_bytes, content)
+            found = await self._front.parcellate(file, options, call)
         native = options.space == "native"
         grid = found.prepared.grid
         labels = found.labels if native else found.network_labels

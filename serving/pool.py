@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import os
 import shutil
 import signal
@@ -39,6 +38,7 @@ from neurobento.preprocessing.threads import limit_threads
 from neurobento.scan import read_scan
 from serving import metrics
 from serving.parent import end_with_parent
+from serving.room import needs_room, no_room
 from serving.run_folder import remove_left
 from serving.wire import pack_error, pack_prepared
 
@@ -46,9 +46,6 @@ __all__ = ["PreprocessingPool"]
 
 FOLDER_PREFIX = "neurobento-scan-"
 READY = "ready"
-
-LACKING = {errno.ENOMEM: "memory", errno.ENOSPC: "disk space", errno.EDQUOT: "disk space"}
-"""What the system has none of, by its number for that."""
 
 
 class PreprocessingPool:
@@ -243,7 +240,8 @@ class _Child:
     async def prepare(self, path: Path, level: Level) -> dict[str, Any]:
         """A prepared scan or an error, packed."""
         assert self._pipe is not None
-        folder = tempfile.mkdtemp(prefix=FOLDER_PREFIX)
+        with needs_room():
+            folder = tempfile.mkdtemp(prefix=FOLDER_PREFIX)
         try:
             self._pipe.send((path, level, folder))
             answer: dict[str, Any] = await self._received()
@@ -316,12 +314,10 @@ def _prepared(path: Path, level: Level) -> dict[str, Any]:
         return pack_prepared(prepare(read_scan(path), level))
     except NeuroBentoError as error:
         return pack_error(error)
-    except MemoryError:
-        return pack_error(_no_room("memory"))
     # whatever a library raises over a scan: its words may hold a path, its kind does not
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in LACKING:
-            return pack_error(_no_room(LACKING[error.errno]))
+        if (lacking := no_room(error)) is not None:
+            return pack_error(lacking)
         return pack_error(
             PreprocessingFailed(
                 expected="preprocessing to run through",
@@ -329,15 +325,6 @@ def _prepared(path: Path, level: Level) -> dict[str, Any]:
                 remedy="The same scan will fail again; try another level, or report it.",
             )
         )
-
-
-def _no_room(what: str) -> ServiceUnavailable:
-    return ServiceUnavailable(
-        expected=f"{what} for one more scan",
-        found="none left",
-        remedy="Try again later, or give the service more.",
-        retry_after_s=30.0,
-    )
 
 
 def _place(error: BaseException) -> str:

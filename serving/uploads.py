@@ -12,6 +12,8 @@ from typing import Any
 
 from bentoml.exceptions import BentoMLException
 
+from serving.room import no_room
+
 __all__ = ["limit_uploads"]
 
 MOST_FILES, MOST_FIELDS = 1, 8
@@ -39,6 +41,10 @@ def limit_uploads() -> None:
             form = await request.form(
                 max_files=MOST_FILES, max_fields=MOST_FIELDS, max_part_size=LONGEST_FIELD_BYTES
             )
+        except OSError as error:
+            if no_room(error) is None:
+                raise
+            raise BentoMLException("no room", error_code=HTTPStatus.SERVICE_UNAVAILABLE) from None
         except HTTPException:
             raise _bad_request(
                 f"a form of {MOST_FILES} file and at most {MOST_FIELDS} fields of at most "

@@ -32,6 +32,7 @@ from neurobento.errors import (
 )
 from neurobento.parcellation import prepare
 from neurobento.scan import read_scan
+from serving import front as front_module
 from serving.calls import Admission, Call
 from serving.front import GZIP, Front, Options, answered, download
 from serving.run_folder import RUN_VARIABLE
@@ -384,6 +385,17 @@ def test_a_call_that_would_wait_too_long_is_refused_before_any_work(
     with before, pytest.raises(ServiceBusy):
         done(front.labels(scan, AS_IT_IS, a_call()))
     assert len(preprocessing.asked) == 1
+
+
+def test_without_memory_the_service_says_so(
+    front: Front, scan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(front_module, "restore_and_measure", full)
+    with pytest.raises(ServiceUnavailable, match="memory"):
+        done(front.labels(scan, AS_IT_IS, a_call()))
 
 
 def test_every_stage_of_a_scan_is_counted(front: Front, scan: Path) -> None:

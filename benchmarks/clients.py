@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from benchmarks.arrivals import Outcome, Send
 
-__all__ = ["PROTOCOLS", "Ask", "Protocol", "Request", "open_asker", "open_client"]
+__all__ = ["PROTOCOLS", "Ask", "Protocol", "Request", "open_asker", "open_askers", "open_client"]
 
 Ask = Callable[[bytes], Awaitable[tuple[Outcome, str, bytes]]]
 """Sends a scan's file; the outcome, the server's word for it, and the labels' file if it is ok."""
@@ -75,6 +75,20 @@ async def open_asker(
     opened = _open_grpc if protocol == "grpc" else functools.partial(_open_http, protocol)
     async with opened(url, model, preprocessing) as ask:
         yield ask
+
+
+@asynccontextmanager
+async def open_askers(
+    url: str, grpc_url: str | None, model: str, preprocessing: str
+) -> AsyncIterator[dict[str, Ask]]:
+    """What asks a service over HTTP, and over gRPC where its HOST:PORT is named; by protocol."""
+    async with AsyncExitStack() as stack:
+        opened = open_asker("http", url, model, preprocessing)
+        askers = {"http": await stack.enter_async_context(opened)}
+        if grpc_url:
+            opened = open_asker("grpc", grpc_url, model, preprocessing)
+            askers["grpc"] = await stack.enter_async_context(opened)
+        yield askers
 
 
 @asynccontextmanager

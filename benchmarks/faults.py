@@ -22,7 +22,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.clients import Ask, open_asker
+from benchmarks.clients import Ask, open_askers
 from benchmarks.results import Entry, begin_run
 from benchmarks.soak import ask_alone, ask_until, entry_of, models_of, process_names
 from neurobento.command import run
@@ -51,12 +51,8 @@ def kinds(pid: int) -> dict[str, list[int]]:
 async def torment(args: argparse.Namespace) -> dict[str, Entry]:
     """Seconds until the server was whole again, by kind of process; and what callers saw."""
     scans = [path.read_bytes() for path in args.scans]
-    async with contextlib.AsyncExitStack() as stack:
-        askers: list[tuple[str, Ask]] = []
-        for protocol, url in (("http", args.url), ("grpc", args.grpc_url)):
-            if url:
-                opened = open_asker(protocol, url, args.model, args.preprocessing)  # type: ignore[arg-type]
-                askers.append((protocol, await stack.enter_async_context(opened)))
+    async with open_askers(args.url, args.grpc_url, args.model, args.preprocessing) as opened:
+        askers = list(opened.items())
         expected = [await ask_alone(askers[0][1], scan) for scan in scans]
         over = asyncio.Event()
         clients = [

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import dataclasses
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
-from benchmarks.clients import Ask, open_asker
+from benchmarks.clients import Ask, open_askers
 from benchmarks.results import Entry, begin_run, summary
 from neurobento.backends import open_backend
 from neurobento.command import run
@@ -40,12 +39,9 @@ Once = Callable[[], Awaitable[bytes]]
 async def measure(args: argparse.Namespace) -> dict[str, Entry]:
     """Samples of each way, alone and many at once."""
     content: bytes = args.scan.read_bytes()
-    async with contextlib.AsyncExitStack() as stack:
+    async with open_askers(args.url, args.grpc_url, args.model, args.preprocessing) as askers:
         ways: dict[str, Once] = {IN_PROCESS: _library(args)}
-        for protocol, url in (("http", args.url), ("grpc", args.grpc_url)):
-            if url:
-                opened = open_asker(protocol, url, args.model, args.preprocessing)  # type: ignore[arg-type]
-                ways[protocol] = _service(await stack.enter_async_context(opened), content)
+        ways |= {protocol: _service(ask, content) for protocol, ask in askers.items()}
         expected = {name: await once() for name, once in ways.items()}
         if len(set(expected.values())) > 1:
             raise ConfigError(

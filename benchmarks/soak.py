@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.clients import Ask, open_asker
+from benchmarks.clients import Ask, open_askers
 from benchmarks.results import Entry, begin_run
 from neurobento.command import run
 from neurobento.errors import ConfigError
@@ -89,12 +89,7 @@ def growth(times_s: Sequence[float], mib: Sequence[float]) -> float | None:
 async def soak(args: argparse.Namespace) -> dict[str, Entry]:
     """What became of the requests of each protocol, and the memory of each process."""
     scans = [path.read_bytes() for path in args.scans]
-    async with contextlib.AsyncExitStack() as stack:
-        askers: dict[str, Ask] = {}
-        for protocol, url in (("http", args.url), ("grpc", args.grpc_url)):
-            if url:
-                opened = open_asker(protocol, url, args.model, args.preprocessing)  # type: ignore[arg-type]
-                askers[protocol] = await stack.enter_async_context(opened)
+    async with open_askers(args.url, args.grpc_url, args.model, args.preprocessing) as askers:
         expected = [await ask_alone(next(iter(askers.values())), scan) for scan in scans]
         end: float = time.monotonic() + 60 * args.minutes
 

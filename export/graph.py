@@ -31,18 +31,8 @@ transposed convolution in bf16."""
 
 FOLLOWING = frozenset(
     {
-        *(
-            "Add",
-            "ArgMax",
-            "Concat",
-            "Expand",
-            "Gather",
-            "Identity",
-            "LeakyRelu",
-            "Mul",
-            "PRelu",
-            "Pad",
-        ),
+        *("Add", "ArgMax", "Concat", "Expand", "Gather", "Identity", "LeakyRelu", "Mul"),
+        *("PRelu", "Pad"),
         *("Relu", "Resize", "Reshape", "Slice", "Squeeze", "Sub", "Transpose", "Unsqueeze"),
     }
 )

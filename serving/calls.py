@@ -17,12 +17,14 @@ from collections.abc import Coroutine, Hashable, Iterator
 from typing import Any, Literal, TypeVar
 
 from neurobento.errors import ClientGone, DeadlineExceeded, ServiceBusy, ServiceUnavailable
+from neurobento.preprocessing.levels import Level
 from serving import metrics
 from serving.run_folder import RunFolder
 
-__all__ = ["Admission", "Call", "Protocol"]
+__all__ = ["Admission", "Call", "Lane", "Protocol", "lane_of"]
 
 Protocol = Literal["http", "grpc"]
+Lane = Literal["quick", "slow"]
 Result = TypeVar("Result")
 
 TIDY_LIMIT_S = 10.0
@@ -110,7 +112,12 @@ class Call:
                     task.exception()
 
 
-class _Lane:
+def lane_of(level: Level) -> Lane:
+    """Where scans of a level wait: those on the network grid already wait for no others."""
+    return "quick" if level == "none" else "slow"
+
+
+class _Line:
     """Calls that wait for each other: how long each is likely to take, and when the last ended."""
 
     def __init__(self, side_by_side: int) -> None:
@@ -140,7 +147,7 @@ class Admission:
         self._places, self._side_by_side = places, side_by_side
         self._longest_wait_s = longest_wait_s
         self._inside = 0
-        self._lanes: dict[str, _Lane] = {}
+        self._lines: dict[Lane, _Line] = {}
         self._means: dict[Hashable, float] = {}
 
     @functools.cached_property
@@ -191,7 +198,7 @@ class Admission:
         return self._places
 
     @contextlib.contextmanager
-    def turn(self, call: Call, kind: Hashable, lane: str = "") -> Iterator[None]:
+    def turn(self, call: Call, kind: Hashable, lane: Lane = "slow") -> Iterator[None]:
         """A turn to be worked on, for a call that has a place.
 
         Parameters
@@ -208,7 +215,7 @@ class Admission:
         ServiceBusy
             The work ahead would outlast what the call, or the service, is ready to wait.
         """
-        line = self._lanes.setdefault(lane, _Lane(self._side_by_side))
+        line = self._lines.setdefault(lane, _Line(self._side_by_side))
         wait_s = self._wait_s(line)
         if wait_s > min(call.seconds_left, self._longest_wait_s):
             metrics.REFUSED.labels("too late").inc()
@@ -226,7 +233,7 @@ class Admission:
         before = self._means.get(kind, own)
         self._means[kind] = before + MEMORY * (own - before)
 
-    def _wait_s(self, line: _Lane) -> float:
+    def _wait_s(self, line: _Line) -> float:
         """Seconds until a call that came now would be worked on, as far as is known."""
         if len(line.ahead) < self._side_by_side:
             return 0.0
@@ -234,7 +241,7 @@ class Admission:
 
     def _next_place_s(self) -> float:
         soonest = [
-            self._wait_s(line) / len(line.ahead) for line in self._lanes.values() if line.ahead
+            self._wait_s(line) / len(line.ahead) for line in self._lines.values() if line.ahead
         ]
         return max(1.0, math.ceil(min(soonest, default=1.0)))
 

@@ -27,7 +27,7 @@ from neurobento.preprocessing.levels import LEVELS, Level
 from neurobento.report import dseg_bytes, output_files
 from neurobento.scan import label_bytes, read_scan, space_of
 from serving.answers import error_body, error_headers, error_status
-from serving.calls import Admission, Call
+from serving.calls import Admission, Call, lane_of
 from serving.metrics import observe_stages, stage
 from serving.room import needs_room
 from serving.tracing import span, stage_spans
@@ -188,8 +188,8 @@ class Front:
         self._runner(options.model)
         # the metrics' labels: only what there is
         call.model, call.level = options.model, options.level
-        lane = "quick" if options.level == "none" else "slow"
-        with self._admission.turn(call, (options.model, options.level), lane), needs_room():
+        kind, lane = (options.model, options.level), lane_of(options.level)
+        with self._admission.turn(call, kind, lane), needs_room():
             return await call.run(work())
 
     async def _labels(self, file: Path, options: Options, call: Call) -> bytes:

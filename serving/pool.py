@@ -37,6 +37,7 @@ from neurobento.preprocessing.levels import Level
 from neurobento.preprocessing.threads import limit_threads
 from neurobento.scan import read_scan
 from serving import metrics
+from serving.calls import Lane, lane_of
 from serving.parent import end_with_parent
 from serving.room import needs_room, no_room
 from serving.run_folder import remove_left
@@ -60,7 +61,7 @@ class PreprocessingPool:
     """
 
     def __init__(self, processes: int, threads: int) -> None:
-        self._lanes = {
+        self._lanes: dict[Lane, _Lane] = {
             "slow": _Lane([_Child(threads, _import_all) for _ in range(processes)]),
             "quick": _Lane([_Child(threads, _import_nothing)]),
         }
@@ -97,7 +98,7 @@ class PreprocessingPool:
         ClientGone
             The work was ended; its process is gone, and what it had written too.
         """
-        task = asyncio.ensure_future(self._lanes[_lane_of(level)].prepare(path, level))
+        task = asyncio.ensure_future(self._lanes[lane_of(level)].prepare(path, level))
         self._under_way[ticket] = task
         try:
             return await task
@@ -132,10 +133,6 @@ class PreprocessingPool:
         # last, as work that was ended begins a renewal
         for lane in self._lanes.values():
             await lane.close()
-
-
-def _lane_of(level: Level) -> str:
-    return "quick" if level == "none" else "slow"
 
 
 class _Lane:

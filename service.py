@@ -20,6 +20,7 @@ from bentoml.validators import ContentType
 from neurobento.errors import ServiceError
 from neurobento.registry import DEFAULT_MODEL, list_specs, model_tag
 from neurobento.spec import ModelSpec
+from serving.batching import batch_limit, look_less_often
 from serving.calls import Admission
 from serving.front import GZIP, ZIP, Front, Options, answered, download
 from serving.gate import KNOWN_PATHS, Gate
@@ -31,7 +32,7 @@ from serving.open_inference import UPLOAD_PREFIX, OpenInference
 from serving.parent import end_with_parent
 from serving.rest import rest_app
 from serving.run_folder import remove_left
-from serving.settings import SETTINGS, batch_limit
+from serving.settings import SETTINGS
 from serving.token import Token
 from serving.tracing import tracing_options
 from serving.uploads import limit_uploads
@@ -54,6 +55,7 @@ DEPENDENCY: dict[str, Any] = {
 
 begin_logging()
 limit_uploads()
+look_less_often()
 count_known_paths_only(KNOWN_PATHS.__contains__)
 ADMISSION = Admission(SETTINGS.places, SETTINGS.processes, SETTINGS.longest_wait_s)
 TOKEN = Token.of_environment()

@@ -8,13 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from neurobento.errors import ConfigError
-from neurobento.spec import ModelSpec
 from serving.gate import Limits
 
-__all__ = ["SETTINGS", "Settings", "batch_limit"]
+__all__ = ["SETTINGS", "Settings"]
 
 CORES = len(os.sched_getaffinity(0))
-GIB = 1 << 30
 
 
 def _number(name: str, default: float, least: float = 0) -> float:
@@ -93,7 +91,7 @@ class Settings:
     grpc_host, grpc_port
         NEUROBENTO_GRPC_HOST, default 127.0.0.1; NEUROBENTO_GRPC_PORT, default 3001, 0 for no gRPC.
     max_batch
-        NEUROBENTO_MAX_BATCH: scans in one inference; default by memory, at most 8.
+        NEUROBENTO_MAX_BATCH: scans in one inference; default by memory and device, at most 8.
     """
 
     models: Path | None = field(default_factory=lambda: _folder("MODELS"))
@@ -129,21 +127,3 @@ class Settings:
 
 
 SETTINGS = Settings()
-
-SCAN_GIB = {"compact": 0.5, "atlas_map": 0.5, "unet": 1.5, "highresnet": 2.5}
-"""Memory of a network for one more scan in a batch, rounded up; others count as the largest."""
-
-MOST_SCANS = 8
-
-
-def batch_limit(spec: ModelSpec) -> int:
-    """Scans in one inference of a model: what half of the machine's memory holds, 2 to 8.
-
-    Two at least, since BentoML takes no limit of one; a backend that takes one
-    scan after another needs the memory of one.
-    """
-    if SETTINGS.max_batch:
-        return max(2, SETTINGS.max_batch)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
-    need = SCAN_GIB.get(spec.network, max(SCAN_GIB.values()))
-    return max(2, min(MOST_SCANS, int(memory / 2 / need)))

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from neurobento.errors import ConfigError
-from neurobento.spec import ModelSpec
-from serving.settings import CORES, GIB, Settings, batch_limit
+from serving.settings import CORES, Settings
 
 WHOLE = {
     "THREADS": "threads",
@@ -142,48 +140,3 @@ def test_bentomls_own_timeout_is_never_the_first(
     monkeypatch.setenv("NEUROBENTO_TIMEOUT_S", timeout_s)
     found = Settings()
     assert found.bento_timeout_s >= found.timeout_s + 30
-
-
-@pytest.fixture
-def batch_of(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Scans in one inference of a network on a machine with so much memory."""
-
-    def limit(network: str, memory_gib: float, most: str = "0") -> int:
-        pages = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": round(memory_gib * GIB / 4096)}
-        with monkeypatch.context() as machine:
-            machine.setattr(os, "sysconf", pages.__getitem__)
-            machine.setenv("NEUROBENTO_MAX_BATCH", most)
-            machine.setattr("serving.settings.SETTINGS", Settings())
-            return batch_limit(ModelSpec("m", "0.0.1", network, "0" * 64, "0" * 64, 18))
-
-    return limit
-
-
-NETWORKS = ("compact", "atlas_map", "unet", "highresnet")
-
-
-@pytest.mark.parametrize("network", NETWORKS)
-def test_a_batch_is_two_to_eight_scans_and_grows_with_memory(batch_of: Any, network: str) -> None:
-    found = [batch_of(network, memory) for memory in (1, 8, 16, 24, 64, 1000)]
-    assert found == sorted(found)
-    assert (found[0], found[-1]) == (2, 8)
-
-
-@pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("memory_gib", [8, 16, 32, 64])
-def test_a_network_that_nobody_weighed_counts_as_the_largest(
-    batch_of: Any, network: str, memory_gib: int
-) -> None:
-    assert batch_of("new", memory_gib) <= batch_of(network, memory_gib)
-
-
-def test_unet_takes_five_scans_in_sixteen_gibibytes(batch_of: Any) -> None:
-    """Half of the memory is 8 GiB, and each scan takes 1.5 GiB."""
-    assert batch_of("unet", 16) == 5
-
-
-@pytest.mark.parametrize(("most", "found"), [("3", 3), ("32", 32), ("1", 2)])
-def test_a_batch_may_be_set_but_bentoml_takes_none_of_one(
-    batch_of: Any, most: str, found: int
-) -> None:
-    assert batch_of("unet", 1000, most) == found

@@ -1,0 +1,44 @@
+"""How many scans go through a network at once."""
+
+from __future__ import annotations
+
+import os
+
+from neurobento.backends.cuda import find_gpu
+from neurobento.spec import ModelSpec
+from serving.settings import SETTINGS
+
+__all__ = ["batch_limit", "look_less_often"]
+
+GIB = 1 << 30
+
+SCAN_GIB = {"compact": 1.0, "atlas_map": 0.5, "unet": 1.5, "highresnet": 2.5}
+"""Memory of a network for one more scan in a batch, rounded up; others count as the largest."""
+
+MOST_SCANS, MOST_SCANS_ON_CPU = 8, 4
+"""A CPU gains from two at a time; with more than four the answers come late, and all at once."""
+
+LOOK_EVERY_S = 0.01
+"""How often BentoML looks whether a network is free; 1 ms of its own is a few percent of a core."""
+
+
+def batch_limit(spec: ModelSpec) -> int:
+    """Scans in one inference of a model: what half of the machine's memory holds, 2 to 8.
+
+    Two at least, since BentoML takes no limit of one; a backend that takes one
+    scan after another needs the memory of one.
+    """
+    if SETTINGS.max_batch:
+        return max(2, SETTINGS.max_batch)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+    need = SCAN_GIB.get(spec.network, max(SCAN_GIB.values()))
+    on_gpu = SETTINGS.device != "cpu" and find_gpu() is not None
+    most = MOST_SCANS if on_gpu else MOST_SCANS_ON_CPU
+    return max(2, min(most, int(memory / 2 / need)))
+
+
+def look_less_often() -> None:
+    """Let BentoML's batching leave the cores to the network; it has no setting for it."""
+    from bentoml._internal.marshal.dispatcher import CorkDispatcher
+
+    CorkDispatcher.TICKET_INTERVAL = LOOK_EVERY_S

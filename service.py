@@ -30,6 +30,7 @@ from serving.metrics import count_known_paths_only
 from serving.models_page import models_app
 from serving.open_inference import UPLOAD_PREFIX, OpenInference
 from serving.parent import end_with_parent
+from serving.priority import work_behind_the_front
 from serving.rest import rest_app
 from serving.run_folder import remove_left
 from serving.settings import SETTINGS
@@ -113,6 +114,7 @@ def _runner(spec: ModelSpec) -> Any:
             from neurobento.registry import open_model
 
             end_with_parent()
+            work_behind_the_front()
             self.backend = open_backend(
                 open_model(Path(self.stored.path)),
                 SETTINGS.backend,

@@ -1,24 +1,34 @@
-"""Put the models of a folder into the BentoML model store, each once.
+"""Put the models of a folder into the BentoML model store, each once; and build the bento.
 
-    python -m export.to_bento [--models models]
+    python -m export.to_bento [--models models] [--build]
 
 A model's tag is its name and the hash of its ONNX file, so a second run finds
 it there, and puts it anew only if its spec or int8 form has changed. The hash is
-checked against spec.json first.
+checked against spec.json first. A bento says in `src/sbom.cdx.json` what it is made of
+(CycloneDX): every package that its image installs, and every model with its hash.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import shutil
-from collections.abc import Sequence
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from neurobento.command import run
+from neurobento.errors import ConfigError
 from neurobento.registry import INT8_FILE, ONNX_FILE, SPEC_FILE, Model, list_models, model_tag
 from neurobento.spec import file_sha256
 
-__all__ = ["main", "put_into_store"]
+__all__ = ["SBOM", "build", "main", "put_into_store"]
+
+ROOT = Path(__file__).resolve().parents[1]
+SBOM = "src/sbom.cdx.json"
+CYCLONEDX = "1.6"
 
 
 def put_into_store(model: Model) -> bool:
@@ -50,14 +60,72 @@ def _is_current(model: Model, stored: Path) -> bool:
     )
 
 
+def build(models: Path | None = None) -> tuple[str, Path]:
+    """Tag and folder of a new bento of the models of a folder, which are in the store.
+
+    Raises
+    ------
+    ConfigError
+        It cannot be built.
+    """
+    import bentoml
+
+    folder = {} if models is None else {"NEUROBENTO_MODELS": str(models.resolve())}
+    told = _python("bentoml", "build", "--output", "tag", environment=folder)
+    tag = told.strip().splitlines()[-1].removeprefix("__tag__:")
+    bento = Path(bentoml.bentos.get(tag).path)
+    packages = bento / "env" / "python" / "requirements.txt"
+    told = _python(
+        *("cyclonedx_py", "requirements", str(packages)),
+        *("--sv", CYCLONEDX, "--output-reproducible", "-o", "-"),
+    )
+    bill = json.loads(told)
+    bill["components"] += [_component(model) for model in list_models(models)]
+    (bento / SBOM).write_text(json.dumps(bill, indent=1) + "\n")
+    return tag, bento
+
+
+def _python(*module: str, environment: Mapping[str, str] = {}) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", *module],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise ConfigError(
+            subject=" ".join(module[:2]),
+            expected="that it runs through",
+            found=f"exit status {done.returncode}: {done.stderr.strip()[-500:]}",
+            remedy="Locking the packages' versions needs a package index; see what it says.",
+        )
+    return done.stdout
+
+
+def _component(model: Model) -> dict[str, object]:
+    return {
+        "type": "machine-learning-model",
+        "bom-ref": f"model-{model.spec.name}",
+        "name": model.spec.name,
+        "version": model.spec.version,
+        "hashes": [{"alg": "SHA-256", "content": model.spec.onnx_sha256}],
+    }
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m export.to_bento")
     parser.add_argument("--models", type=Path, help="folder of models")
+    parser.add_argument("--build", action="store_true", help="build the bento too")
     args = parser.parse_args(argv)
     for model in list_models(args.models):
         done = "put into the store" if put_into_store(model) else "there already"
-        print(f"{model_tag(model.spec)}: {done}")
+        print(f"{model_tag(model.spec)}: {done}", flush=True)
+    if args.build:
+        tag, bento = build(args.models)
+        print(f"{tag}: built; {bento / SBOM} says what it is made of")
     return 0
 
 

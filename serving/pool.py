@@ -9,6 +9,7 @@ The children are spawned, hold one scan at a time, and die with their parent.
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import os
 import shutil
@@ -39,6 +40,7 @@ from neurobento.scan import read_scan
 from serving import metrics
 from serving.calls import Lane, lane_of
 from serving.parent import end_with_parent
+from serving.priority import work_behind_the_front
 from serving.room import needs_room, no_room
 from serving.run_folder import remove_left
 from serving.wire import pack_error, pack_prepared
@@ -47,6 +49,8 @@ __all__ = ["PreprocessingPool"]
 
 FOLDER_PREFIX = "neurobento-scan-"
 READY = "ready"
+TRIES = 3
+"""After so many that died as they started, nobody is left waiting for the next."""
 
 
 class PreprocessingPool:
@@ -66,6 +70,8 @@ class PreprocessingPool:
             "quick": _Lane([_Child(threads, _import_nothing)]),
         }
         self._under_way: dict[str, asyncio.Task[Any]] = {}
+        # the end of a ticket may come before its scan: they come by two connections
+        self._ended: collections.deque[str] = collections.deque(maxlen=1000)
         self._starting: asyncio.Future[None] | None = None
 
     async def start(self) -> None:
@@ -94,10 +100,12 @@ class PreprocessingPool:
         Raises
         ------
         ServiceUnavailable
-            The process died; it is being replaced.
+            The process died, and is being replaced; or none can be started.
         ClientGone
             The work was ended; its process is gone, and what it had written too.
         """
+        if ticket in self._ended:
+            raise _gone()
         task = asyncio.ensure_future(self._lanes[lane_of(level)].prepare(path, level))
         self._under_way[ticket] = task
         try:
@@ -106,18 +114,16 @@ class PreprocessingPool:
             ours = asyncio.current_task()
             if not task.cancelled() or (ours is not None and ours.cancelling()):
                 raise
-            raise ClientGone(
-                expected="a client that waits",
-                found="that it asked to end the work",
-                remedy="Nothing was kept.",
-            ) from None
+            raise _gone() from None
         finally:
             del self._under_way[ticket]
 
     async def end(self, ticket: str) -> None:
-        """End the work of a ticket, if it is still going on, and wait until it has ended."""
+        """End the work of a ticket, and wait until it has ended; one to come is not begun."""
         task = self._under_way.get(ticket)
-        if task is not None:
+        if task is None:
+            self._ended.append(ticket)
+        else:
             task.cancel()
             await asyncio.wait({task})
 
@@ -140,7 +146,8 @@ class _Lane:
 
     def __init__(self, children: list[_Child]) -> None:
         self._children = children
-        self._free: asyncio.Queue[_Child] = asyncio.Queue()
+        self._free: asyncio.Queue[_Child | None] = asyncio.Queue()
+        self._waiting = 0
         self._renewals: set[asyncio.Task[None]] = set()
         self.begun = False
 
@@ -159,11 +166,9 @@ class _Lane:
 
     async def prepare(self, path: Path, level: Level) -> dict[str, Any]:
         came = time.monotonic()
-        child = await self._free.get()
-        while not child.alive:
+        while not (child := await self._next()).alive:
             # it was killed while it had nothing to do
             self._begin_renewal(child)
-            child = await self._free.get()
         metrics.WAIT_SECONDS.labels(level).observe(time.monotonic() - came)
         try:
             return await child.prepare(path, level)
@@ -173,6 +178,22 @@ class _Lane:
             else:
                 self._begin_renewal(child)
 
+    async def _next(self) -> _Child:
+        self._waiting += 1
+        try:
+            child = await self._free.get()
+        finally:
+            self._waiting -= 1
+        if child is None:
+            raise _died()
+        return child
+
+    def _send_away(self) -> None:
+        """Answer those who wait for a child, when none lives that will be free."""
+        if not any(child.alive for child in self._children):
+            for _ in range(self._waiting - self._free.qsize()):
+                self._free.put_nowait(None)
+
     def _begin_renewal(self, child: _Child) -> None:
         renewal = asyncio.ensure_future(self._renew(child))
         self._renewals.add(renewal)
@@ -180,8 +201,12 @@ class _Lane:
 
     async def _renew(self, child: _Child) -> None:
         metrics.RESTARTS.labels("preprocessing").inc()
-        # a process that dies while it starts is not started again in a hurry
+        tries = 0
         while not await child.start():
+            tries += 1
+            if tries >= TRIES:
+                self._send_away()
+            # a process that dies while it starts is not started again in a hurry
             await asyncio.sleep(1.0)
         self._take(child)
 
@@ -245,6 +270,7 @@ class _Child:
             return answer
         except (EOFError, OSError):
             self.end()
+            _end_left(folder)
             raise _died() from None
         except asyncio.CancelledError:
             self.end()
@@ -265,6 +291,22 @@ class _Child:
         self._process = None
 
 
+def _end_left(folder: str) -> None:
+    """End what a dead child had started for a scan: its command line names the scan's folder."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if any(folder in argument for argument in process.cmdline()):
+                process.kill()
+
+
+def _gone() -> ClientGone:
+    return ClientGone(
+        expected="a client that waits",
+        found="that it asked to end the work",
+        remedy="Nothing was kept.",
+    )
+
+
 def _died() -> ServiceUnavailable:
     return ServiceUnavailable(
         expected="a preprocessing process that answers",
@@ -283,6 +325,7 @@ def _live(pipe: Connection, threads: int, imports: Callable[[], None], parent: i
         os._exit(1)
     # a Ctrl-C reaches the whole terminal; the parent ends its children itself
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    work_behind_the_front()
     limit_threads(threads)
     imports()
     pipe.send(READY)

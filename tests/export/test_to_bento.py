@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from export.to_bento import SBOM
 from neurobento.spec import ModelSpec
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,3 +91,24 @@ def test_a_changed_model_is_not_stored(known_model: Path, tmp_path: Path) -> Non
     assert done.returncode != 0
     assert "SpecMismatch" in done.stderr or "SHA-256" in done.stderr
     assert not list(home.glob("models/*/*"))
+
+
+@pytest.mark.slow
+def test_a_bento_says_which_packages_and_models_it_is_made_of(
+    known_model: Path, tmp_path: Path
+) -> None:
+    done = run(tmp_path, "-m", "export.to_bento", "--models", str(known_model.parent), "--build")
+    assert done.returncode == 0, done.stderr
+    (bento,) = [path for path in (tmp_path / "bentos" / "neurobento").iterdir() if path.is_dir()]
+    bill = json.loads((bento / SBOM).read_text())
+    assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.6")
+    found = {(each["type"], each["name"], each["version"]) for each in bill["components"]}
+    installed = (bento / "env" / "python" / "requirements.txt").read_text().splitlines()
+    locked = [line.split("==") for line in installed if "==" in line]
+    spec = ModelSpec.read(known_model / "spec.json")
+    assert found == {("library", name, version) for name, version in locked} | {
+        ("machine-learning-model", spec.name, spec.version)
+    }
+    direct = (ROOT / "requirements" / "bento.txt").read_text().lower().replace("_", "-")
+    pinned = {tuple(line.split("==")) for line in direct.splitlines() if line[0] != "#"}
+    assert pinned <= {(name, version) for _, name, version in found}

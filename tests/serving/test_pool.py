@@ -36,6 +36,7 @@ from neurobento.parcellation import prepare
 from neurobento.scan import read_scan
 from serving.metrics import RESTARTS
 from serving.pool import PreprocessingPool
+from serving.priority import NICENESS
 from serving.wire import unpack
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -364,6 +365,44 @@ def test_what_a_process_started_ends_with_it(scan: Path, endless: Path) -> None:
     wait_for(lambda: ended(again.pid), "what the next one started to end with the pool")
 
 
+def start_another_and_hang() -> None:
+    """Let this process's scans start what ROBEX is: named by its scan's folder, and on its own."""
+
+    def hang(path: Path, level: str) -> None:
+        sleep = [sys.executable, "-c", "import time; time.sleep(60)", f"{tempfile.tempdir}/head"]
+        subprocess.Popen(sleep, start_new_session=True)
+        time.sleep(60)
+
+    serving.pool._prepared = hang  # type: ignore[assignment]
+
+
+def test_what_a_process_had_started_ends_when_it_is_killed(scan: Path, temporary: Path) -> None:
+    def started() -> list[psutil.Process]:
+        (folder,) = temporary.glob(FOLDERS)
+        return [
+            child
+            for child in psutil.Process(pool.pid()).children()
+            if f"{folder}/head" in child.cmdline()
+        ]
+
+    with driven(start_another_and_hang) as pool:
+        task = pool.begin(scan)
+        (other,) = wait_for(started, "the process to start another")
+        os.kill(pool.pid(), signal.SIGKILL)
+        with pytest.raises(ServiceUnavailable):
+            pool.result(task)
+        wait_for(lambda: ended(other.pid), "what the process had started to end")
+
+
+def test_an_end_that_comes_before_its_scan_is_not_forgotten(pool: Driver, scan: Path) -> None:
+    before = pool.pid()
+    pool.end("overtaken")
+    with pytest.raises(ClientGone):
+        pool.prepare(scan, ticket="overtaken")
+    assert "image" in pool.prepare(scan, ticket="another")
+    assert pool.pid() == before
+
+
 def test_a_busy_process_that_is_killed_costs_one_scan(
     pool: Driver, scan: Path, endless: Path
 ) -> None:
@@ -406,6 +445,32 @@ def test_a_process_that_dies_as_it_starts_is_started_until_it_lives(
         assert not waiting.done()
         flag.touch()
         assert "image" in pool.result(waiting)
+
+
+def answer(pool: Driver, scan: Path) -> dict[str, Any]:
+    """What comes of a scan; nothing while there is no process for it."""
+    with contextlib.suppress(ServiceUnavailable):
+        return pool.prepare(scan)
+    return {}
+
+
+def test_nobody_waits_for_a_process_that_never_starts(
+    scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving.pool, "TRIES", 1)
+    flag = tmp_path / "flag"
+    with driven(functools.partial(os.stat, flag)) as pool:
+        waiting = [pool.begin(scan, ticket=name) for name in ("first", "second")]
+        for task in waiting:
+            with pytest.raises(ServiceUnavailable):
+                pool.result(task)
+        flag.touch()
+        assert "image" in wait_for(lambda: answer(pool, scan), "a process to start")
+
+
+def test_scan_processes_give_way_to_the_front(pool: Driver, scan: Path) -> None:
+    pool.prepare(scan)
+    assert psutil.Process(pool.pid()).nice() == psutil.Process().nice() + NICENESS
 
 
 def test_a_process_for_which_there_is_no_room_is_started_later(

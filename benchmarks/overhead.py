@@ -50,6 +50,9 @@ async def measure(args: argparse.Namespace) -> dict[str, Entry]:
                 found="others",
                 remedy="Give the library the --model, --threads and precision of the service.",
             )
+        for _ in range(args.warm_up):
+            for once in ways.values():
+                await once()
         alone: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(args.rounds):
             for name, once in ways.items():
@@ -113,6 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--url", required=True)
     parser.add_argument("--grpc-url", help="HOST:PORT")
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--warm-up", type=int, default=20, help="BentoML's batching learns for 20")
     parser.add_argument("--repeats", type=int, default=3, help="of the many at once")
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--scans", type=int, default=24)
@@ -121,7 +125,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--preprocessing", choices=LEVELS, default="none")
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args(argv)
-    stated = ("rounds", "repeats", "clients", "scans", "threads", "model", "preprocessing")
+    stated = (
+        "rounds",
+        "repeats",
+        "warm_up",
+        "clients",
+        "scans",
+        "threads",
+        "model",
+        "preprocessing",
+    )
     scenario = {key: getattr(args, key) for key in stated}
     scenario["scan_sha256"] = file_sha256(args.scan)
     spec = find_model(args.model).spec

@@ -14,19 +14,20 @@ from typing import Annotated, Any
 
 import bentoml
 import numpy as np
+from bentoml.exceptions import ServiceUnavailable
 from bentoml.models import BentoModel
 from bentoml.validators import ContentType
 
 from neurobento.errors import ServiceError
 from neurobento.registry import DEFAULT_MODEL, list_specs, model_tag
 from neurobento.spec import ModelSpec
-from serving.batching import batch_limit, look_less_often
+from serving.batching import batch_limit, batch_what_waits
 from serving.calls import Admission
 from serving.front import GZIP, ZIP, Front, Options, answered, download
 from serving.gate import KNOWN_PATHS, Gate
 from serving.logs import begin_logging
 from serving.master import begin_master
-from serving.metrics import count_known_paths_only
+from serving.metrics import count_known_paths_only, stage
 from serving.models_page import models_app
 from serving.open_inference import UPLOAD_PREFIX, OpenInference
 from serving.parent import end_with_parent
@@ -56,7 +57,7 @@ DEPENDENCY: dict[str, Any] = {
 
 begin_logging()
 limit_uploads()
-look_less_often()
+batch_what_waits()
 count_known_paths_only(KNOWN_PATHS.__contains__)
 ADMISSION = Admission(SETTINGS.places, SETTINGS.processes, SETTINGS.longest_wait_s)
 TOKEN = Token.of_environment()
@@ -93,6 +94,11 @@ class Preprocessing:
     async def end(self, ticket: str) -> None:
         """End the work of a ticket."""
         await self.pool.end(ticket)
+
+    @bentoml.api
+    async def end_all(self) -> None:
+        """End all work: those who asked for it are gone."""
+        await self.pool.end_all()
 
     @bentoml.on_shutdown
     async def close(self) -> None:
@@ -133,7 +139,11 @@ def _runner(spec: ModelSpec) -> Any:
         )
         def segment(self, images: np.ndarray) -> np.ndarray:
             """Labels (N, 91, 122, 123) uint8 of images (N, 1, 91, 122, 123) float32."""
-            return self.backend.infer(images)
+            try:
+                with stage("network", spec.name):
+                    return self.backend.infer(images)
+            except MemoryError:
+                raise ServiceUnavailable("no memory for one more scan") from None
 
         @bentoml.api
         def describe(self) -> dict[str, Any]:
@@ -180,7 +190,9 @@ class NeuroBento(Runners):  # type: ignore[misc, valid-type]
         remove_left("bento-ml-request-", UPLOAD_PREFIX)
         self.parts = [self.preprocessing, *(getattr(self, name) for name in RUNNERS.values())]
         runners = {name: getattr(self, part).to_async for name, part in RUNNERS.items()}
-        front = Front(self.preprocessing.to_async, runners, ADMISSION)
+        # one batch in the network, and one that waits for it
+        rooms = {spec.name: 2 * batch_limit(spec) for spec in SPECS}
+        front = Front(self.preprocessing.to_async, runners, ADMISSION, rooms)
         self.front, self.inference = front, OpenInference(front, SPECS)
         self.grpc: Any = None
         ADMISSION.open()
@@ -191,6 +203,11 @@ class NeuroBento(Runners):  # type: ignore[misc, valid-type]
             *(part.is_ready(5) for part in self.parts), return_exceptions=True
         )
         return all(each is True for each in found)
+
+    @bentoml.on_startup
+    async def end_left_work(self) -> None:
+        """What a front that was killed had asked for is of no use to anybody."""
+        await self.front.end_left_work()
 
     @bentoml.on_startup
     async def open_grpc(self) -> None:

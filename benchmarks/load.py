@@ -1,12 +1,17 @@
 """What a running service does under load that does not wait for it.
 
-    python -m benchmarks.load SCAN --url http://127.0.0.1:3000 --rates 0.5 1 2 -o load.json
+    python -m benchmarks.load SCAN --url http://127.0.0.1:3000 --rates 0.5 1.1 3.3 \\
+           --capacity 1.1 --seconds 180 -o load.json
     python -m benchmarks.load SCAN --protocol grpc --url 127.0.0.1:3001 \\
            --metrics-url http://127.0.0.1:3000 --rates 1 -o grpc.json
 
 Each rate in turn, each with the answers of the one before all in or given up.
 Nothing but the URLs given is talked to. A request that times out is not taken
 back: the server may still work on it as the next rate begins.
+
+With `--capacity`, the highest rate is judged against that one: those whom the
+service answers wait at most twice as long (p99), it answers no fewer than nine
+tenths as many, and it refuses the rest in less than a tenth of a second.
 """
 
 from __future__ import annotations
@@ -17,7 +22,7 @@ import collections
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.arrivals import ARRIVALS, Answer, drive, schedule
 from benchmarks.batch_sizes import Histograms, between, parse
@@ -29,13 +34,26 @@ from neurobento.preprocessing.levels import LEVELS
 from neurobento.registry import DEFAULT_MODEL
 from neurobento.spec import file_sha256
 
-__all__ = ["entry_of", "load", "main"]
+__all__ = ["Finding", "entry_of", "judge", "load", "main"]
 
 STATED = (
     *("protocol", "arrivals", "seed", "seconds", "timeout", "clients_limit"),
-    *("model", "preprocessing", "threads", "service"),
+    *("model", "preprocessing", "threads", "service", "capacity"),
 )
 """Options that make the scenario."""
+
+MOST_P99 = 2.0
+LEAST_THROUGHPUT = 0.9
+"""At the highest rate, as multiples of those at the capacity."""
+
+REFUSED_WITHIN_S = 0.1
+
+
+class Finding(NamedTuple):
+    """One demand on an overloaded service: whether it holds, and the numbers."""
+
+    holds: bool
+    told: str
 
 
 def entry_of(answers: Sequence[Answer], rate_per_s: float, batches: Histograms) -> Entry:
@@ -60,6 +78,49 @@ def entry_of(answers: Sequence[Answer], rate_per_s: float, batches: Histograms) 
         "batch_sizes": batches,
     }
     return Entry(facts, samples)
+
+
+def judge(at_capacity: Entry, overloaded: Entry) -> list[Finding]:
+    """Latency, throughput and refusals of a service with more to do than it can.
+
+    Parameters
+    ----------
+    at_capacity, overloaded
+        Of `entry_of`. Where either has no answer, nothing is known of latency, and that
+        does not hold; where nothing was refused, no refusal was slow.
+    """
+    return [
+        _judge_latency(at_capacity, overloaded),
+        _judge_throughput(at_capacity, overloaded),
+        _judge_refusals(overloaded.samples.get("refused_s", ())),
+    ]
+
+
+def _judge_latency(at_capacity: Entry, overloaded: Entry) -> Finding:
+    answered = [entry.samples.get("ok_s") for entry in (at_capacity, overloaded)]
+    own, found = (summary(seconds)["p99"] if seconds else None for seconds in answered)
+    if own is None or found is None:
+        return Finding(False, "p99: not known, as a rate has no answers")
+    told = f"p99: {found:.3f} s, {found / own:.2f} x {own:.3f} s (at most {MOST_P99:g} x)"
+    return Finding(found <= MOST_P99 * own, told)
+
+
+def _judge_throughput(at_capacity: Entry, overloaded: Entry) -> Finding:
+    own, found = (entry.facts["throughput_per_s"] for entry in (at_capacity, overloaded))
+    ratio = f"{found / own:.2f} x" if own else "against"
+    told = f"answered: {found:.3f}/s, {ratio} {own:.3f}/s (at least {LEAST_THROUGHPUT:g} x)"
+    return Finding(0 < LEAST_THROUGHPUT * own <= found, told)
+
+
+def _judge_refusals(seconds: Sequence[float]) -> Finding:
+    if not seconds:
+        return Finding(True, "refusals: none")
+    quick = sum(each < REFUSED_WITHIN_S for each in seconds)
+    told = (
+        f"refusals: {100 * quick / len(seconds):.1f} % of {len(seconds)} in less than "
+        f"{1000 * REFUSED_WITHIN_S:g} ms, the slowest {1000 * max(seconds):.0f} ms"
+    )
+    return Finding(quick == len(seconds), told)
 
 
 async def load(args: argparse.Namespace, begun: Run) -> Run:
@@ -126,8 +187,34 @@ def _print(rate: float, entry: Entry) -> None:
     print(f"{rate:g}/s: {entry.facts['outcomes']} {latency}", flush=True)
 
 
+def _require_capacity(capacity: float, rates: Sequence[float]) -> None:
+    """Check that there is a higher rate to judge against the capacity.
+
+    Raises
+    ------
+    ConfigError
+        There is none, or the capacity is not among the rates.
+    """
+    if capacity not in rates or capacity == max(rates):
+        raise ConfigError(
+            subject=f"--capacity {capacity:g}",
+            expected="one of --rates, and not the highest",
+            found=f"--rates {' '.join(f'{rate:g}' for rate in rates)}",
+            remedy="Add it to them, and a rate of two or three times as much.",
+        )
+
+
+def _print_verdict(run: Run, capacity: float, highest: float) -> int:
+    """1 if a demand does not hold."""
+    findings = judge(*(run.entries[f"{rate:g}/s"] for rate in (capacity, highest)))
+    print(f"{highest:g}/s against {capacity:g}/s, the capacity:", flush=True)
+    for holds, told in findings:
+        print(f"  {'holds' if holds else 'does not hold'}: {told}", flush=True)
+    return int(not all(finding.holds for finding in findings))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command."""
+    """Run the command; 1 if what `--capacity` demands does not hold."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.load")
     parser.add_argument("scan", type=Path)
     parser.add_argument("--url", required=True, help="of the service; HOST:PORT for gRPC")
@@ -139,6 +226,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--preprocessing", choices=LEVELS, default="none")
     parser.add_argument("--threads", type=int, help="NEUROBENTO_THREADS of the service")
     parser.add_argument("--rates", type=float, nargs="+", required=True, help="requests a second")
+    parser.add_argument("--capacity", type=float, help="which of --rates the service can just do")
     parser.add_argument("--seconds", type=float, default=60.0, help="of arrivals at each rate")
     parser.add_argument("--arrivals", choices=ARRIVALS, default="poisson")
     parser.add_argument("--seed", type=int, default=0)
@@ -146,14 +234,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--timeout", type=float, default=120.0, help="what a client waits, s")
     parser.add_argument("--warm-up", type=int, default=1, help="requests before the first rate")
     args = parser.parse_args(argv)
+    if args.capacity is not None:
+        _require_capacity(args.capacity, args.rates)
     if args.metrics_url is None and args.protocol != "grpc":
         args.metrics_url = args.url
     scenario = {key: getattr(args, key) for key in STATED if getattr(args, key) is not None}
     scenario |= {"warm_up_requests": args.warm_up, "scan_sha256": file_sha256(args.scan)}
     begun = begin_run("load", scenario, asyncio.run(_models(args.metrics_url)))
     begun.require_place(args.output)
-    asyncio.run(load(args, begun))
-    return 0
+    done = asyncio.run(load(args, begun))
+    return 0 if args.capacity is None else _print_verdict(done, args.capacity, max(args.rates))
 
 
 if __name__ == "__main__":

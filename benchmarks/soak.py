@@ -6,7 +6,10 @@
 First each scan is asked for once, alone. Then half of the clients ask over HTTP and
 half over gRPC, each its next request when the last is answered; labels have to be
 those of the single call to the byte. A refusal is waited for and tried again.
-Meanwhile the memory of each of the server's processes is looked at.
+Meanwhile the memory of each of the server's processes is looked at: those of the
+start have to be there at the end, with no other, and in a run of four minutes or
+more none may have grown by more than a twentieth from the third minute to the
+last. One that shrank is well.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -37,21 +40,47 @@ __all__ = [
     "Answer",
     "ask_alone",
     "ask_until",
+    "complaints",
     "entry_of",
     "growth",
+    "left_files",
     "main",
+    "memory_entries",
     "models_of",
     "process_names",
+    "require_server",
     "soak",
 ]
 
-Answer = tuple[str, str, float]
-"""Outcome, the server's word for it, and seconds."""
+
+class Answer(NamedTuple):
+    """What became of one request.
+
+    Attributes
+    ----------
+    outcome, status
+        Of `benchmarks.clients`, and "timeout" with "none".
+    seconds
+        From its beginning to its answer.
+    began_s
+        When it began, on the monotonic clock.
+    """
+
+    outcome: str
+    status: str
+    seconds: float
+    began_s: float
+
 
 LOOK_EVERY_S = 5.0
 PAUSE_S = 0.5
 """Before a refused client tries again, on average."""
 
+MOST_GROWTH = 1.05
+JUDGED_MINUTES = 4
+"""Memory has no last minute apart from the third in less."""
+
+MEMORY = "memory of "
 MIB = 1 << 20
 
 
@@ -76,6 +105,29 @@ def process_names(pid: int) -> dict[int, str]:
     return found
 
 
+def require_server(pid: int) -> None:
+    """Check that a process has started the services.
+
+    Raises
+    ------
+    ConfigError
+        It has not, or there is none of that number.
+    """
+    import psutil
+
+    try:
+        count = len(process_names(pid))
+    except psutil.NoSuchProcess:
+        count = 0
+    if count < 2:
+        raise ConfigError(
+            subject=f"--server-pid {pid}",
+            expected="the first process of a running server",
+            found="one without services" if count else "no such process",
+            remedy="Give the number of the process that `bentoml serve` is.",
+        )
+
+
 def growth(times_s: Sequence[float], mib: Sequence[float]) -> float | None:
     """Mean memory in the last minute over that in the third; None of less than four minutes."""
     seconds, memory = np.asarray(times_s), np.asarray(mib)
@@ -91,12 +143,13 @@ async def soak(args: argparse.Namespace) -> dict[str, Entry]:
     scans = [path.read_bytes() for path in args.scans]
     async with open_askers(args.url, args.grpc_url, args.model, args.preprocessing) as askers:
         expected = [await ask_alone(next(iter(askers.values())), scan) for scan in scans]
-        end: float = time.monotonic() + 60 * args.minutes
+        start = time.monotonic()
+        end: float = start + 60 * args.minutes
 
         def over() -> bool:
             return time.monotonic() >= end
 
-        watching = asyncio.ensure_future(_watch(args.server_pid, end))
+        watching = asyncio.ensure_future(_watch(args.server_pid, start, end))
         names = [list(askers)[i % len(askers)] for i in range(args.clients)]
         found = await asyncio.gather(
             *(
@@ -157,7 +210,7 @@ async def ask_until(
         Of the choice.
     """
     chance = random.Random(seed)
-    found = []
+    found: list[Answer] = []
     while not over():
         i = chance.randrange(len(scans))
         start = time.monotonic()
@@ -167,7 +220,7 @@ async def ask_until(
             outcome, status, labels = "timeout", "none", b""
         if outcome == "ok" and expected is not None and labels != expected[i]:
             status, outcome = "other labels", "failed"
-        found.append((str(outcome), status, time.monotonic() - start))
+        found.append(Answer(str(outcome), status, time.monotonic() - start, start))
         if outcome != "ok":
             await asyncio.sleep(PAUSE_S * (0.5 + chance.random()))
     return found
@@ -176,51 +229,90 @@ async def ask_until(
 def entry_of(answers: Sequence[Answer]) -> Entry:
     """How many answers of each kind there were, and how long each took."""
     facts = {
-        "outcomes": dict(collections.Counter(outcome for outcome, _, _ in answers)),
-        "statuses": dict(collections.Counter(status for _, status, _ in answers)),
+        "outcomes": dict(collections.Counter(answer.outcome for answer in answers)),
+        "statuses": dict(collections.Counter(answer.status for answer in answers)),
     }
     samples: dict[str, list[float]] = {}
-    for outcome, _, seconds in answers:
-        samples.setdefault(f"{outcome}_s", []).append(round(seconds, 4))
+    for answer in answers:
+        samples.setdefault(f"{answer.outcome}_s", []).append(round(answer.seconds, 4))
     return Entry(facts, samples)
 
 
-async def _watch(pid: int | None, end: float) -> dict[str, Entry]:
-    """Memory of each process of the server over time, and the files it kept at the end."""
+async def _watch(pid: int | None, start: float, end: float) -> dict[str, Entry]:
+    """Memory of each process of the server over time; the first look and the last are exact."""
     if pid is None:
         return {}
+    looks_s: list[float] = []
+    seen: dict[tuple[int, str], list[tuple[float, float]]] = collections.defaultdict(list)
+    while True:
+        looks_s.append(round(time.monotonic() - start, 1))
+        for process, mib in _resident(pid).items():
+            seen[process].append((looks_s[-1], mib))
+        left_s = end - time.monotonic()
+        if left_s <= 0:
+            return memory_entries(looks_s, seen)
+        await asyncio.sleep(min(LOOK_EVERY_S, left_s))
+
+
+def _resident(pid: int) -> dict[tuple[int, str], float]:
+    """Number and name of each process that a server has now, and its memory in MiB."""
     import psutil
 
-    start = time.monotonic()
-    times: dict[str, list[float]] = collections.defaultdict(list)
-    memory: dict[str, list[float]] = collections.defaultdict(list)
-    while time.monotonic() < end:
+    found = {}
+    with contextlib.suppress(psutil.NoSuchProcess):
         for each, name in process_names(pid).items():
             with contextlib.suppress(psutil.NoSuchProcess):
-                memory[name].append(round(psutil.Process(each).memory_info().rss / MIB, 2))
-                times[name].append(round(time.monotonic() - start, 1))
-        await asyncio.sleep(LOOK_EVERY_S)
-    return {
-        f"memory of {name}": Entry(
-            {"last_minute_over_third": growth(times[name], memory[name])},
-            {"at_s": times[name], "resident_mib": memory[name]},
-        )
-        for name in memory
-    }
+                found[each, name] = round(psutil.Process(each).memory_info().rss / MIB, 2)
+    return found
 
 
-def left_files(pid: int) -> list[str]:
-    """Kinds of temporary files that a server keeps, none of its scans among them if all is well."""
+def memory_entries(
+    looks_s: Sequence[float], seen: Mapping[tuple[int, str], Sequence[tuple[float, float]]]
+) -> dict[str, Entry]:
+    """The memory of each process, and whether it was there at the first look and at the last.
+
+    Parameters
+    ----------
+    looks_s
+        When the server was looked at.
+    seen
+        A process's number and name -> when it was there, and its MiB. One that was there at
+        a single look after the first is left out: what a process starts is called as it is
+        for a moment, and the one that another replaces is missing at the end anyway.
+    """
+    entries: dict[str, Entry] = {}
+    for (pid, name), series in seen.items():
+        at_s, mib = (list(values) for values in zip(*series, strict=True))
+        at_start = at_s[0] == looks_s[0]
+        if len(at_s) == 1 and not at_start:
+            continue
+        facts = {
+            "last_minute_over_third": growth(at_s, mib),
+            "at_start": at_start,
+            "at_end": at_s[-1] == looks_s[-1],
+        }
+        title = MEMORY + name
+        title = f"{title} {pid}" if title in entries else title
+        entries[title] = Entry(facts, {"at_s": at_s, "resident_mib": mib})
+    return entries
+
+
+def left_files(pid: int) -> list[str] | None:
+    """Kinds of temporary files that a server keeps, none of its scans among them if all is well.
+
+    None if its folder is not found.
+    """
     import psutil
 
-    folder = psutil.Process(pid).environ().get("NEUROBENTO_RUN")
-    # the first process sets it for those it starts
-    for child in psutil.Process(pid).children():
-        folder = folder or child.environ().get("NEUROBENTO_RUN")
-    if folder is None:
-        return []
-    kinds = (p.name.rsplit("-", 1)[0] for p in Path(folder, "tmp").rglob("*") if p.is_file())
-    return sorted(kinds)
+    folder = None
+    with contextlib.suppress(psutil.NoSuchProcess):
+        # the first process sets it for those it starts
+        for child in psutil.Process(pid).children():
+            with contextlib.suppress(psutil.Error):
+                folder = folder or child.environ().get("NEUROBENTO_RUN")
+    if folder is None or not Path(folder, "tmp").is_dir():
+        return None
+    return sorted(p.name.rsplit("-", 1)[0] for p in Path(folder, "tmp").rglob("*") if p.is_file())
 
 
 def models_of(url: str) -> Mapping[str, str]:
@@ -231,14 +323,52 @@ def models_of(url: str) -> Mapping[str, str]:
     return {m["name"]: m["onnx_sha256"] for m in answer.json()["models"]}
 
 
-def _is_well(entry: Entry) -> bool:
-    """No answer wrong or missing; no process that grew by more than a twentieth."""
-    grown = entry.facts.get("last_minute_over_third") or 1.0
-    return not {"failed", "timeout"} & set(entry.facts.get("outcomes", ())) and grown <= 1.05
+def complaints(entries: Mapping[str, Entry], minutes: float) -> list[str]:
+    """What was not right: answers wrong or missing, processes that came, went or grew.
+
+    Growth is judged upwards only, and where the run had the minutes for it; then one
+    that is not known is not right either.
+    """
+    found = []
+    for name, entry in entries.items():
+        facts = entry.facts
+        if not name.startswith(MEMORY):
+            bad = {o: n for o, n in facts["outcomes"].items() if o in ("failed", "timeout")}
+            found += [f"{name}: {count} {outcome}" for outcome, count in bad.items()]
+            found += [] if facts["outcomes"].get("ok") else [f"{name}: nothing was answered well"]
+            continue
+        process = name.removeprefix(MEMORY)
+        found += [] if facts["at_start"] else [f"{process}: came during the run"]
+        found += [] if facts["at_end"] else [f"{process}: was gone before the end"]
+        grown = facts["last_minute_over_third"]
+        if minutes >= JUDGED_MINUTES and (grown is None or grown > MOST_GROWTH):
+            told = "is not known" if grown is None else f"is {grown:.3f} of the third's"
+            found.append(f"{process}: memory in the last minute {told}")
+    return found
+
+
+def _judge(args: argparse.Namespace, entries: Mapping[str, Entry], left: list[str] | None) -> int:
+    """Print what was not looked at and what was not right; 1 if there is any of the latter."""
+    found = complaints(entries, args.minutes)
+    if not args.server_pid:
+        print("memory and files were not looked at: there is no --server-pid", flush=True)
+    else:
+        if args.minutes < JUDGED_MINUTES:
+            print(f"growth was not judged: less than {JUDGED_MINUTES} minutes", flush=True)
+        if not any(name.startswith(MEMORY) for name in entries):
+            found.append("no process of the server was seen")
+        if left is None:
+            found.append("the server's folder was not found: its files were not looked at")
+        elif left:
+            found.append(f"files left: {', '.join(left)}")
+    for each in found:
+        print(f"not right: {each}", flush=True)
+    return int(bool(found))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 1 if an answer was wrong or missing, memory grew, or a file was left."""
+    """Run the command; 1 if an answer was wrong or missing, a process came, went or grew, or a
+    file was left or could not be looked for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak")
     parser.add_argument("scans", type=Path, nargs="+")
     parser.add_argument("--url", required=True)
@@ -257,15 +387,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         "scans_sha256": [file_sha256(path) for path in args.scans],
         "protocols": ["http", "grpc"] if args.grpc_url else ["http"],
     }
+    if args.server_pid:
+        require_server(args.server_pid)
     begun = begin_run("soak", scenario, models_of(args.url))
     begun.require_place(args.output)
     entries = asyncio.run(soak(args))
-    left = left_files(args.server_pid) if args.server_pid else []
+    left = left_files(args.server_pid) if args.server_pid else None
     done = dataclasses.replace(begun, entries=entries, scenario={**scenario, "files_left": left})
     done.write(args.output)
     for name, entry in entries.items():
         print(f"{name}: {dict(entry.facts)}", flush=True)
-    return int(bool(left) or not all(_is_well(entry) for entry in entries.values()))
+    return _judge(args, entries, left)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from neurobento.command import run
@@ -60,8 +60,8 @@ def _is_current(model: Model, stored: Path) -> bool:
     )
 
 
-def build(models: Path | None = None) -> tuple[str, Path]:
-    """Tag and folder of a new bento of the models of a folder, which are in the store.
+def build() -> tuple[str, Path]:
+    """Tag and folder of a new bento of the models of models/, which are in the store.
 
     Raises
     ------
@@ -70,8 +70,7 @@ def build(models: Path | None = None) -> tuple[str, Path]:
     """
     import bentoml
 
-    folder = {} if models is None else {"NEUROBENTO_MODELS": str(models.resolve())}
-    told = _python("bentoml", "build", "--output", "tag", environment=folder)
+    told = _python("bentoml", "build", "--output", "tag")
     tag = told.strip().splitlines()[-1].removeprefix("__tag__:")
     bento = Path(bentoml.bentos.get(tag).path)
     packages = bento / "env" / "python" / "requirements.txt"
@@ -80,16 +79,18 @@ def build(models: Path | None = None) -> tuple[str, Path]:
         *("--sv", CYCLONEDX, "--output-reproducible", "-o", "-"),
     )
     bill = json.loads(told)
-    bill["components"] += [_component(model) for model in list_models(models)]
+    bill["components"] += [part for model in list_models() for part in _components(model)]
     (bento / SBOM).write_text(json.dumps(bill, indent=1) + "\n")
     return tag, bento
 
 
-def _python(*module: str, environment: Mapping[str, str] = {}) -> str:
+def _python(*module: str) -> str:
+    # a bento holds the specs of models/, whatever the service serves here
+    environment = {name: value for name, value in os.environ.items() if name != "NEUROBENTO_MODELS"}
     done = subprocess.run(
         [sys.executable, "-m", *module],
         cwd=ROOT,
-        env={**os.environ, **environment},
+        env=environment,
         capture_output=True,
         text=True,
         check=False,
@@ -104,14 +105,21 @@ def _python(*module: str, environment: Mapping[str, str] = {}) -> str:
     return done.stdout
 
 
-def _component(model: Model) -> dict[str, object]:
-    return {
-        "type": "machine-learning-model",
-        "bom-ref": f"model-{model.spec.name}",
-        "name": model.spec.name,
-        "version": model.spec.version,
-        "hashes": [{"alg": "SHA-256", "content": model.spec.onnx_sha256}],
-    }
+def _components(model: Model) -> list[dict[str, object]]:
+    """A model's graphs, each by its hash."""
+    spec = model.spec
+    graphs = {spec.name: spec.onnx_sha256, f"{spec.name}-int8": spec.int8_sha256}
+    return [
+        {
+            "type": "machine-learning-model",
+            "bom-ref": f"model-{name}",
+            "name": name,
+            "version": spec.version,
+            "hashes": [{"alg": "SHA-256", "content": sha256}],
+        }
+        for name, sha256 in graphs.items()
+        if sha256
+    ]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -120,11 +128,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--models", type=Path, help="folder of models")
     parser.add_argument("--build", action="store_true", help="build the bento too")
     args = parser.parse_args(argv)
+    if args.build and args.models:
+        parser.error("a bento is built of the models in models/: --build goes without --models")
     for model in list_models(args.models):
         done = "put into the store" if put_into_store(model) else "there already"
         print(f"{model_tag(model.spec)}: {done}", flush=True)
     if args.build:
-        tag, bento = build(args.models)
+        tag, bento = build()
         print(f"{tag}: built; {bento / SBOM} says what it is made of")
     return 0
 

@@ -1,14 +1,15 @@
-"""How many scans go through a network at once."""
+"""How many scans go through a network at once, and when."""
 
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from neurobento.backends.cuda import find_gpu
 from neurobento.spec import ModelSpec
 from serving.settings import SETTINGS
 
-__all__ = ["batch_limit", "look_less_often"]
+__all__ = ["batch_limit", "batch_what_waits"]
 
 GIB = 1 << 30
 
@@ -37,8 +38,20 @@ def batch_limit(spec: ModelSpec) -> int:
     return max(2, min(most, int(memory / 2 / need)))
 
 
-def look_less_often() -> None:
-    """Let BentoML's batching leave the cores to the network; it has no setting for it."""
-    from bentoml._internal.marshal.dispatcher import CorkDispatcher
+def batch_what_waits() -> None:
+    """Let a batch be what came while the network was busy; nobody waits for company.
 
+    BentoML 1.4.39 holds calls back from an idle network: the first ones to learn how
+    long batches take, and after a burst as long as those of the burst had waited.
+    That suits networks that take milliseconds; there is no setting for it, and its
+    private parts are replaced. Tests watch that they hold.
+    """
+    from bentoml._internal.marshal.dispatcher import CorkDispatcher, Optimizer
+
+    async def learn_nothing(self: Any, *_: Any) -> None:
+        """Of how long batches take."""
+
+    CorkDispatcher.train_optimizer = learn_nothing
+    # it would set the mean wait, which is zero at first
+    Optimizer.trigger_refresh = lambda self: None
     CorkDispatcher.TICKET_INTERVAL = LOOK_EVERY_S

@@ -10,6 +10,7 @@ import logging
 import time
 import zipfile
 from collections.abc import Callable, Coroutine, Mapping
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -38,6 +39,7 @@ __all__ = ["GZIP", "ZIP", "Front", "Options", "answered", "download", "dseg"]
 Result = TypeVar("Result")
 
 GZIP, ZIP = "application/gzip", "application/zip"
+START_LIMIT_S = 5.0
 FILE_STEM = "scan"
 """What files in an answer are called: the client's own name stays with the client."""
 
@@ -52,6 +54,9 @@ class PreprocessingService(Protocol):
 
     async def end(self, ticket: str) -> None:
         """End the work of a ticket."""
+
+    async def call(self, method: str) -> Any:
+        """Ask for a method by name, as has to be done while the front starts."""
 
 
 class Runner(Protocol):
@@ -118,6 +123,8 @@ class Front:
         Model name -> its runner.
     admission
         Says whose turn it is.
+    rooms
+        Model name -> calls that its runner holds at most; others wait here, where they can leave.
     """
 
     def __init__(
@@ -125,9 +132,11 @@ class Front:
         preprocessing: PreprocessingService,
         runners: Mapping[str, Runner],
         admission: Admission,
+        rooms: Mapping[str, int],
     ) -> None:
         self._preprocessing = preprocessing
         self._runners = dict(runners)
+        self._rooms = {name: asyncio.Semaphore(calls) for name, calls in rooms.items()}
         self._admission = admission
         self._facts: dict[str, dict[str, Any]] = {}
 
@@ -162,11 +171,10 @@ class Front:
 
         Raises as `parcellate` does.
         """
-        runner = self._runner(options.model)
 
         async def segment() -> NDArray[np.uint8]:
             with stage("infer", options.model), span("infer", model=options.model):
-                return await _asked(runner.segment(images))
+                return await self._infer(options.model, images)
 
         return await self._answered(call, options, segment)
 
@@ -208,7 +216,7 @@ class Front:
         stage_spans(prepared.seconds)
         start = time.perf_counter()
         with span("infer", model=options.model):
-            found = await _asked(self._runner(options.model).segment(prepared.image[None, None]))
+            found = await self._infer(options.model, prepared.image[None, None])
         seconds = {"infer": time.perf_counter() - start}
         with span("restore and measure"):
             parcellation = await to_thread.run_sync(
@@ -216,6 +224,23 @@ class Front:
             )
         observe_stages(options.model, parcellation.seconds)
         return parcellation
+
+    async def _infer(self, model: str, images: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """Labels from a runner.
+
+        It finishes what it was asked for, whoever has left by then: a call keeps its
+        room there until it is done, so that calls nobody waits for cannot pile up.
+        """
+        runner, room = self._runner(model), self._rooms[model]
+        await room.acquire()
+        work = asyncio.ensure_future(_asked(runner.segment(images)))
+        work.add_done_callback(functools.partial(_leave, room))
+        return await asyncio.shield(work)
+
+    async def end_left_work(self) -> None:
+        """End what another front had asked for before this one was there."""
+        with contextlib.suppress(ServiceUnavailable, TimeoutError):
+            await asyncio.wait_for(_asked(self._preprocessing.call("end_all")), START_LIMIT_S)
 
     def _runner(self, model: str) -> Runner:
         if model not in self._runners:
@@ -237,19 +262,31 @@ class Front:
             raise
 
 
+def _leave(room: asyncio.Semaphore, work: asyncio.Future[Any]) -> None:
+    room.release()
+    if not work.cancelled():
+        # an error that nobody looks at is written out by asyncio, words and all
+        work.exception()
+
+
 async def _asked(answer: Coroutine[Any, Any, Result]) -> Result:
     """What another service answers.
 
     Raises
     ------
     ServiceUnavailable
-        It is gone or restarting. Its own words are for the log.
+        It is gone or restarting, or has no room. Its own words are for nobody.
+    RuntimeError
+        It failed, and would again.
     """
     from aiohttp import ClientError
 
     try:
         return await answer
     except (BentoMLException, ClientError, OSError) as error:
+        # the error's own, as the service answered it; its class's says nothing
+        if vars(error).get("error_code") == HTTPStatus.INTERNAL_SERVER_ERROR:
+            raise RuntimeError("a service failed") from None
         logger.warning("a service did not answer: %s", type(error).__name__)
         raise ServiceUnavailable(
             expected="every part of the service to be there",

@@ -2,6 +2,8 @@
 
 It bypasses BentoML, which serves no gRPC with services of the new kind; places,
 deadlines, token, errors and metrics are the same objects that HTTP goes through.
+As there, a scan is read only once its sender has shown the token and has a place:
+ModelInfer is served as a stream of one message, which looks no different from outside.
 """
 
 from __future__ import annotations
@@ -17,9 +19,8 @@ from anyio import to_thread
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from tritonclient.grpc import service_pb2 as pb  # type: ignore[import-untyped]
-from tritonclient.grpc import service_pb2_grpc as pb_grpc
 
-from neurobento.errors import ConfigError, NeuroBentoError
+from neurobento.errors import ConfigError, DeadlineExceeded, NeuroBentoError
 from serving.answers import GRPC_CODES, error_headers, error_status
 from serving.calls import Admission, Call
 from serving.gate import Limits, request_id_of
@@ -46,7 +47,8 @@ CONTENTS = {
     "FP64": "fp64_contents",
 }
 
-PROBES = 16
+MOST_CALLS = 1000
+"""At once, of all kinds; none of them holds more than its headers before it has a place."""
 
 logger = logging.getLogger("neurobento.serving")
 
@@ -83,11 +85,10 @@ class GrpcServer:
                 # a second server on the port would take half of the calls
                 ("grpc.so_reuseport", 0),
             ],
-            # more are refused before their messages are read; some room is left for probes
-            maximum_concurrent_rpcs=admission.places + PROBES,
+            maximum_concurrent_rpcs=MOST_CALLS,
         )
         servicer = _Servicer(inference, admission, limits, token, ready)
-        pb_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, self._server)
+        self._server.add_generic_rpc_handlers((_handlers(servicer),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
@@ -137,7 +138,25 @@ class GrpcServer:
         await self._server.stop(grace=5.0)
 
 
-class _Servicer(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
+def _handlers(servicer: _Servicer) -> grpc.GenericRpcHandler:
+    """What answers the protocol's calls; those that the servicer has not are UNIMPLEMENTED."""
+    found = {}
+    for method in pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods:
+        streams = method.name == "ModelInfer"
+        made = (
+            grpc.stream_unary_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler
+        )
+        answer = getattr(servicer, method.name, None)
+        if answer is not None:
+            found[method.name] = made(
+                answer,
+                request_deserializer=getattr(pb, method.input_type.name).FromString,
+                response_serializer=getattr(pb, method.output_type.name).SerializeToString,
+            )
+    return grpc.method_handlers_generic_handler(SERVICE, found)
+
+
+class _Servicer:
     """The protocol's calls, each as BentoML's neighbour over HTTP would answer it."""
 
     def __init__(
@@ -191,19 +210,28 @@ class _Servicer(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
             ]
             return pb.RepositoryIndexResponse(models=found)
 
-    async def ModelInfer(self, request: Any, context: Any) -> Any:
-        """A scan in, its regions out."""
+    async def ModelInfer(self, requests: AsyncIterator[Any], context: Any) -> Any:
+        """A scan in, its regions out.
+
+        Parameters
+        ----------
+        requests
+            The one message, yet to be read.
+        context
+            The call.
+        """
         call = self._call(context)
         context.add_done_callback(lambda _: call.leave())
         metadata = dict(context.invocation_metadata() or ())
         with root_span("ModelInfer", metadata):
-            return await self._infer(request, context, call)
+            return await self._infer(requests, context, call)
 
-    async def _infer(self, request: Any, context: Any, call: Call) -> Any:
+    async def _infer(self, requests: AsyncIterator[Any], context: Any, call: Call) -> Any:
         code = "CANCELLED"
         try:
             async with self._errors(context, call):
                 with self._admission.place():
+                    request = await self._message(requests, call)
                     asked = await to_thread.run_sync(_asked, request)
                     found = await self._inference.infer(asked, call)
                     version = self._inference.spec(request.model_name).version
@@ -217,6 +245,31 @@ class _Servicer(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
             raise
         finally:
             log_request(call, code)
+
+    async def _message(self, requests: AsyncIterator[Any], call: Call) -> Any:
+        """The one message of a call.
+
+        Raises
+        ------
+        DeadlineExceeded
+            It is not there in time: its sender holds a place meanwhile.
+        ConfigError
+            There is none.
+        """
+        limit_s = min(call.seconds_left, self._limits.upload_s)
+        try:
+            async with asyncio.timeout(limit_s):
+                async for request in requests:
+                    return request
+        except TimeoutError:
+            raise DeadlineExceeded(
+                expected=f"the whole message within {limit_s:.3g} s",
+                found="only a part of it",
+                remedy="Send it over a faster connection, or compress the scan.",
+            ) from None
+        raise ConfigError(
+            subject="ModelInfer", expected="one message", found="none", remedy="Send a request."
+        )
 
     async def _ready(self) -> bool:
         return not self._admission.draining and await self._is_ready()

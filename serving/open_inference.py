@@ -9,6 +9,7 @@ space, as the HTTP form does. `serving.grpc_server` and `serving.rest` bring req
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import struct
@@ -268,12 +269,13 @@ class OpenInference:
     async def _of_scan(
         self, content: bytes, options: Options, call: Call
     ) -> dict[str, Callable[[], Tensor]]:
-        facts = await self._front.facts(options.model)
-        with tempfile.TemporaryDirectory(prefix=UPLOAD_PREFIX) as folder:
-            file = Path(folder, "scan")
+        with contextlib.ExitStack() as stack:
             with needs_room():
+                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=UPLOAD_PREFIX))
+                file = Path(folder, "scan")
                 await to_thread.run_sync(file.write_bytes, content)
             found = await self._front.parcellate(file, options, call)
+        facts = await call.run(self._front.facts(options.model))
         native = options.space == "native"
         grid = found.prepared.grid
         labels = found.labels if native else found.network_labels
@@ -290,8 +292,8 @@ class OpenInference:
     async def _of_image(
         self, images: NDArray[np.float32], options: Options, call: Call
     ) -> dict[str, Callable[[], Tensor]]:
-        facts = await self._front.facts(options.model)
         labels = await self._front.segment(images, options, call)
+        facts = await call.run(self._front.facts(options.model))
         return {
             "labels": lambda: Tensor.of_array("labels", labels),
             "voxels": lambda: Tensor.of_array("voxels", _counts(labels)),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import dataclasses
 import os
 import shutil
 import signal
@@ -49,6 +50,7 @@ __all__ = ["PreprocessingPool"]
 
 FOLDER_PREFIX = "neurobento-scan-"
 READY = "ready"
+START_LIMIT_S = 120.0
 TRIES = 3
 """After so many that died as they started, nobody is left waiting for the next."""
 
@@ -127,6 +129,11 @@ class PreprocessingPool:
             task.cancel()
             await asyncio.wait({task})
 
+    async def end_all(self) -> None:
+        """End all work that is going on, and wait until it has ended."""
+        for ticket in list(self._under_way):
+            await self.end(ticket)
+
     async def close(self) -> None:
         """End all children, in the middle of a scan too."""
         tasks: set[asyncio.Future[Any]] = set(self._under_way.values())
@@ -146,8 +153,8 @@ class _Lane:
 
     def __init__(self, children: list[_Child]) -> None:
         self._children = children
-        self._free: asyncio.Queue[_Child | None] = asyncio.Queue()
-        self._waiting = 0
+        self._free: asyncio.Queue[_Child] = asyncio.Queue()
+        self._hopeless = asyncio.Event()
         self._renewals: set[asyncio.Task[None]] = set()
         self.begun = False
 
@@ -162,6 +169,7 @@ class _Lane:
 
     def _take(self, child: _Child) -> None:
         self.begun = True
+        self._hopeless.clear()
         self._free.put_nowait(child)
 
     async def prepare(self, path: Path, level: Level) -> dict[str, Any]:
@@ -179,20 +187,21 @@ class _Lane:
                 self._begin_renewal(child)
 
     async def _next(self) -> _Child:
-        self._waiting += 1
+        """The next child that is free, unless there is no hope of one."""
+        child = asyncio.ensure_future(self._free.get())
+        hopeless = asyncio.ensure_future(self._hopeless.wait())
         try:
-            child = await self._free.get()
+            await asyncio.wait({child, hopeless}, return_when=asyncio.FIRST_COMPLETED)
+            if not child.done():
+                raise _died()
+            return child.result()
+        except asyncio.CancelledError:
+            if child.done() and not child.cancelled():
+                self._free.put_nowait(child.result())
+            raise
         finally:
-            self._waiting -= 1
-        if child is None:
-            raise _died()
-        return child
-
-    def _send_away(self) -> None:
-        """Answer those who wait for a child, when none lives that will be free."""
-        if not any(child.alive for child in self._children):
-            for _ in range(self._waiting - self._free.qsize()):
-                self._free.put_nowait(None)
+            child.cancel()
+            hopeless.cancel()
 
     def _begin_renewal(self, child: _Child) -> None:
         renewal = asyncio.ensure_future(self._renew(child))
@@ -204,8 +213,8 @@ class _Lane:
         tries = 0
         while not await child.start():
             tries += 1
-            if tries >= TRIES:
-                self._send_away()
+            if tries >= TRIES and not any(child.warm for child in self._children):
+                self._hopeless.set()
             # a process that dies while it starts is not started again in a hurry
             await asyncio.sleep(1.0)
         self._take(child)
@@ -227,11 +236,17 @@ class _Child:
         self._pipe: Connection | None = None
         # the loop's own threads are few, and a reader is held as long as a scan takes
         self._reader = ThreadPoolExecutor(1)
+        self._ready = False
 
     @property
     def alive(self) -> bool:
-        """Whether there is a process that takes scans."""
+        """Whether there is a process."""
         return self._process is not None and self._process.is_alive()
+
+    @property
+    def warm(self) -> bool:
+        """Whether there is one that takes scans."""
+        return self._ready and self.alive
 
     async def start(self) -> bool:
         """Start a process and wait until it is warm; whether it got there."""
@@ -249,10 +264,12 @@ class _Child:
             theirs.close()
         self._process = process
         try:
-            return bool(await self._received() == READY)
-        except (EOFError, OSError):
+            said = await asyncio.wait_for(self._received(), START_LIMIT_S)
+        except (EOFError, OSError, TimeoutError):
             self.end()
             return False
+        self._ready = bool(said == READY)
+        return self._ready
 
     async def _received(self) -> Any:
         assert self._pipe is not None
@@ -288,7 +305,7 @@ class _Child:
                     with contextlib.suppress(psutil.NoSuchProcess):
                         each.kill()
             self._process.join()
-        self._process = None
+        self._process, self._ready = None, False
 
 
 def _end_left(folder: str) -> None:
@@ -350,8 +367,13 @@ def _import_nothing() -> None:
 
 
 def _prepared(path: Path, level: Level) -> dict[str, Any]:
+    start = time.perf_counter()
     try:
-        return pack_prepared(prepare(read_scan(path), level))
+        scan = read_scan(path)
+        decoded = time.perf_counter() - start
+        prepared = prepare(scan, level)
+        seconds = {"decode": decoded, **prepared.seconds}
+        return pack_prepared(dataclasses.replace(prepared, seconds=seconds))
     except NeuroBentoError as error:
         return pack_error(error)
     # whatever a library raises over a scan: its words may hold a path, its kind does not

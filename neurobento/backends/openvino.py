@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,8 @@ Precision = Literal["auto", "fp32", "bf16", "int8"]
 
 PAIR = 2
 """Scans that are computed beside each other, each with half of the threads."""
+
+logger = logging.getLogger(__name__)
 
 HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 """What OpenVINO calls them; int8 is in the graph, and what is not int8 there is fp32."""
@@ -72,19 +75,27 @@ class OpenVINOBackend:
         """Labels of a batch; see `Backend.infer`."""
         images = check_images(images)
         labels = np.empty((len(images), *self.spec.output_shape), dtype=np.uint8)
-        paired = len(images) - len(images) % PAIR if self._threads > 1 else 0
+        paired = len(images) - len(images) % PAIR if self._can_pair(len(images)) else 0
         for first in range(0, paired, PAIR):
             self._infer_pair(images[first : first + PAIR], labels[first : first + PAIR])
         for i in range(paired, len(images)):
             labels[i] = self._request.infer({"image": images[i : i + 1]})["labels"][0]
         return labels
 
+    def _can_pair(self, count: int) -> bool:
+        """Whether there is something to compute pairs of so many scans with."""
+        if count >= PAIR and self._threads > 1 and not self._pair:
+            # not before it is needed: it takes the memory of two more scans
+            try:
+                compiled = self._compile(NUM_STREAMS=str(PAIR), ENABLE_CPU_PINNING="NO")
+                self._pair = [compiled.create_infer_request() for _ in range(PAIR)]
+            except RuntimeError as error:
+                logger.warning("no pairs of scans, %s: one after the other", type(error).__name__)
+                self._threads = 1
+        return bool(self._pair)
+
     def _infer_pair(self, images: Images, labels: Labels) -> None:
         """Two scans on half of the threads each: fewer wait for each other than with one scan."""
-        if not self._pair:
-            # not before it is needed: it takes the memory of two more scans
-            compiled = self._compile(NUM_STREAMS=str(PAIR), ENABLE_CPU_PINNING="NO")
-            self._pair = [compiled.create_infer_request() for _ in range(PAIR)]
         try:
             for request, image in zip(self._pair, images, strict=True):
                 request.start_async({"image": image[None]})

@@ -14,8 +14,8 @@ import pytest
 from benchmarks import load as module
 from benchmarks.arrivals import Answer
 from benchmarks.batch_sizes import BATCH_METRIC
-from benchmarks.load import entry_of, main
-from benchmarks.results import Run
+from benchmarks.load import entry_of, judge, main
+from benchmarks.results import Entry, Run
 from neurobento.errors import ConfigError
 
 URL = "http://service.test"
@@ -133,3 +133,65 @@ def test_throughput_counts_what_was_answered_until_the_end() -> None:
     assert entry.facts["throughput_per_s"] == pytest.approx(2 / 5)
     assert entry.samples["ok_s"] == [1.0, 3.0]
     assert entry.samples["timeout_due_s"] == [3.0]
+
+
+def entry(ok_s: list[float], throughput: float, refused_s: list[float]) -> Entry:
+    """What a rate came to, as far as it is judged."""
+    samples = {"ok_s": ok_s, "refused_s": refused_s}
+    named = {name: seconds for name, seconds in samples.items() if seconds}
+    return Entry({"throughput_per_s": throughput}, named)
+
+
+CAPACITY = entry([1.0, 2.0], 1.0, [])
+
+
+@pytest.mark.parametrize(
+    ("overloaded", "held"),
+    [
+        (entry([2.0, 3.9], 0.91, [0.01, 0.099]), (True, True, True)),
+        (entry([2.0, 4.1], 0.91, [0.01, 0.099]), (False, True, True)),
+        (entry([2.0, 3.9], 0.89, [0.01, 0.099]), (True, False, True)),
+        (entry([2.0, 3.9], 0.91, [0.01, 0.1]), (True, True, False)),
+        (entry([2.0, 3.9], 0.91, []), (True, True, True)),
+        (entry([], 0.0, [0.01]), (False, False, True)),
+    ],
+)
+def test_each_demand_is_judged_by_itself(overloaded: Entry, held: tuple[bool, bool, bool]) -> None:
+    assert tuple(finding.holds for finding in judge(CAPACITY, overloaded)) == held
+
+
+def test_a_service_that_answers_nothing_has_no_capacity() -> None:
+    nothing = entry([], 0.0, [])
+    assert [finding.holds for finding in judge(nothing, nothing)] == [False, False, True]
+
+
+def test_the_verdict_says_its_numbers() -> None:
+    latency, throughput, refusals = judge(CAPACITY, entry([3.0], 0.8, [0.01, 0.02, 0.03, 0.171]))
+    assert latency.told == "p99: 3.000 s, 1.51 x 1.990 s (at most 2 x)"
+    assert throughput.told == "answered: 0.800/s, 0.80 x 1.000/s (at least 0.9 x)"
+    assert refusals.told == "refusals: 75.0 % of 4 in less than 100 ms, the slowest 171 ms"
+
+
+@pytest.mark.usefixtures("service")
+@pytest.mark.parametrize("holds", [True, False])
+def test_the_exit_status_is_the_verdict_and_the_run_is_written(
+    arguments: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    holds: bool,
+) -> None:
+    # of the throughput: the service answers more at the higher rate
+    monkeypatch.setattr(module, "LEAST_THROUGHPUT", 0.1 if holds else 100.0)
+    assert main([*arguments, "--capacity", "30"]) == int(not holds)
+    assert ("does not hold" in capsys.readouterr().out) is not holds
+    run = Run.read(tmp_path / "run.json")
+    assert (list(run.entries), run.scenario["capacity"]) == (["30/s", "60/s"], 30.0)
+
+
+@pytest.mark.parametrize("capacity", ["45", "60"])
+def test_the_capacity_is_one_of_the_rates_below_the_highest(
+    arguments: list[str], capacity: str
+) -> None:
+    with pytest.raises(ConfigError, match="one of --rates"):
+        main([*arguments, "--capacity", capacity])

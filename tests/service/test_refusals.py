@@ -104,6 +104,28 @@ def test_an_address_in_the_file_field_is_not_fetched(server: Any, path: str) -> 
             bait.accept()
 
 
+@pytest.mark.parametrize("path", ["/predict/", "/v1/parcellation", "/v1/models", "/v2"])
+def test_pages_of_other_sites_are_not_let_in(server: Any, path: str) -> None:
+    """Neither what they may ask nor what they may read is answered; see CORS."""
+    origin = {"origin": "https://elsewhere.example"}
+    asked = {**origin, "access-control-request-method": "POST"}
+    asked["access-control-request-headers"] = "content-type"
+    for answer in (
+        server.client.options(path, headers=asked),
+        server.client.get(path, headers=origin),
+        server.client.post(path, headers=origin, files={"file": ("scan", b"no scan")}),
+    ):
+        assert [name for name in answer.headers if name.startswith("access-control-")] == []
+
+
+def test_an_answer_with_labels_is_not_for_pages_of_other_sites(server: Any, scan_of: Any) -> None:
+    files = {"file": ("scan", scan_of(55))}
+    origin = {"origin": "https://elsewhere.example"}
+    answer = server.client.post("/predict/?preprocessing=false", files=files, headers=origin)
+    assert answer.status_code == 200, answer.text
+    assert [name for name in answer.headers if name.startswith("access-control-")] == []
+
+
 def test_the_log_knows_requests_by_their_id_alone(
     server: Any, known_labels: Any, nifti_bytes: Any
 ) -> None:

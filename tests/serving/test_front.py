@@ -9,6 +9,7 @@ import json
 import logging
 import zipfile
 from collections.abc import Callable, Coroutine
+from http import HTTPStatus
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -80,10 +81,16 @@ class FakePreprocessing:
             return self.ready
         return pack_prepared(prepare(read_scan(Path(path)), level))  # type: ignore[arg-type]
 
+    async def call(self, method: str) -> Any:
+        self.ended.append(method)
+
     async def end(self, ticket: str) -> None:
         self.ended.append(ticket)
         if self.gone is not None:
             raise self.gone
+
+
+ROOMS = {"compact": 2, "next": 2}
 
 
 class FakeRunner:
@@ -130,7 +137,7 @@ def scan(write_nifti: Callable[..., Path], labels: Any) -> Path:
 @pytest.fixture
 def front(admission: Admission) -> Front:
     runners = {"compact": FakeRunner(), "next": FakeRunner(1)}
-    return Front(FakePreprocessing(), runners, admission)
+    return Front(FakePreprocessing(), runners, admission, ROOMS)
 
 
 @pytest.fixture
@@ -145,7 +152,7 @@ def tilted(
         "native_voxel_to_ras": space.voxel_to_ras,
         "native_header": space.header.binaryblock,
     }
-    front = Front(FakePreprocessing(prepared), {"compact": FakeRunner()}, admission)
+    front = Front(FakePreprocessing(prepared), {"compact": FakeRunner()}, admission, ROOMS)
     return write_nifti(head.image, head.affine), front
 
 
@@ -222,7 +229,7 @@ def test_the_runner_asked_for_answers(front: Front, scan: Path, labels: Any) -> 
 
 def test_level_and_ticket_reach_preprocessing(scan: Path, admission: Admission) -> None:
     preprocessing, call = FakePreprocessing(), a_call()
-    front = Front(preprocessing, {"compact": FakeRunner()}, admission)
+    front = Front(preprocessing, {"compact": FakeRunner()}, admission, ROOMS)
     done(front.labels(scan, AS_IT_IS, call))
     assert preprocessing.asked == [(str(scan), "none", call.ticket)]
     assert preprocessing.ended == []
@@ -282,7 +289,7 @@ def test_an_answer_is_a_download_of_our_name() -> None:
 
 def test_an_unknown_model_is_refused_before_the_scan_is_touched(admission: Admission) -> None:
     preprocessing = FakePreprocessing()
-    front = Front(preprocessing, {"compact": FakeRunner()}, admission)
+    front = Front(preprocessing, {"compact": FakeRunner()}, admission, ROOMS)
     with pytest.raises(ModelNotFound, match="one of compact"):
         done(front.labels(Path("none"), Options("grand", "none", "native"), a_call()))
     assert preprocessing.asked == []
@@ -301,7 +308,7 @@ def test_metrics_know_models_that_there_are_and_no_others(front: Front, scan: Pa
 
 def test_an_error_of_preprocessing_is_raised_in_front(scan: Path, admission: Admission) -> None:
     error = EmptyScan(expected="a head", found="zero", remedy="Look.", subject="JANE_DOE")
-    front = Front(FakePreprocessing(pack_error(error)), {"compact": FakeRunner()}, admission)
+    front = Front(FakePreprocessing(pack_error(error)), {"compact": FakeRunner()}, admission, ROOMS)
     with pytest.raises(EmptyScan) as caught:
         done(front.labels(scan, AS_IT_IS, a_call()))
     assert caught.value.subject is None
@@ -309,7 +316,7 @@ def test_an_error_of_preprocessing_is_raised_in_front(scan: Path, admission: Adm
 
 def test_a_runner_is_asked_for_its_facts_once(scan: Path, admission: Admission) -> None:
     runner = FakeRunner()
-    front = Front(FakePreprocessing(), {"compact": runner}, admission)
+    front = Front(FakePreprocessing(), {"compact": runner}, admission, ROOMS)
     done(front.outputs(scan, AS_IT_IS, a_call()))
     assert done(front.facts("compact")) == FACTS
     assert runner.described == 1
@@ -317,7 +324,7 @@ def test_a_runner_is_asked_for_its_facts_once(scan: Path, admission: Admission) 
 
 def test_facts_that_could_not_be_had_are_asked_for_again(admission: Admission) -> None:
     runner = FakeRunner()
-    front = Front(FakePreprocessing(), {"compact": runner}, admission)
+    front = Front(FakePreprocessing(), {"compact": runner}, admission, ROOMS)
     runner.gone = ConnectionResetError()
     with pytest.raises(ServiceUnavailable):
         done(front.facts("compact"))
@@ -332,7 +339,7 @@ def test_preprocessing_is_ended_by_its_ticket_with_the_call(
 ) -> None:
     async def scenario() -> None:
         preprocessing = FakePreprocessing(gone=gone, stuck=True)
-        front = Front(preprocessing, {"compact": FakeRunner()}, admission)
+        front = Front(preprocessing, {"compact": FakeRunner()}, admission, ROOMS)
         call = a_call(0.1 if how == "too late" else LONG_S)
         waiting = asyncio.ensure_future(front.labels(Path("none"), AS_IT_IS, call))
         await preprocessing.begun.wait()
@@ -357,7 +364,7 @@ def test_a_service_that_is_gone_is_unavailable_for_a_while(
     preprocessing = FakePreprocessing(gone=gone if part == "preprocessing" else None)
     runner = GoneRunner() if part == "runner" else FakeRunner()
     runner.gone = gone
-    front = Front(preprocessing, {"compact": runner}, admission)
+    front = Front(preprocessing, {"compact": runner}, admission, ROOMS)
     work = front.facts("compact") if part == "facts" else front.labels(scan, AS_IT_IS, a_call())
     with caplog.at_level(logging.INFO), pytest.raises(ServiceUnavailable) as caught:
         done(work)
@@ -367,10 +374,59 @@ def test_a_service_that_is_gone_is_unavailable_for_a_while(
     assert preprocessing.ended == []
 
 
+def test_a_service_that_fails_inside_is_not_one_to_be_asked_again(
+    scan: Path, admission: Admission
+) -> None:
+    runner = GoneRunner()
+    runner.gone = BentoMLException("secret", error_code=HTTPStatus.INTERNAL_SERVER_ERROR)
+    front = Front(FakePreprocessing(), {"compact": runner}, admission, ROOMS)
+    with pytest.raises(RuntimeError, match=r"^a service failed$"):
+        done(front.labels(scan, AS_IT_IS, a_call()))
+
+
+class SlowRunner(FakeRunner):
+    """Is busy until it is let go, whoever has left by then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.under_way, self.most, self.let_go = 0, 0, asyncio.Event()
+
+    async def segment(self, images: Any) -> Any:
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        await self.let_go.wait()
+        self.under_way -= 1
+        return await super().segment(images)
+
+
+def test_calls_that_nobody_waits_for_do_not_pile_up_in_a_runner(admission: Admission) -> None:
+    images = np.zeros((1, 1, *NETWORK), np.float32)
+
+    async def scenario() -> tuple[int, int]:
+        runner = SlowRunner()
+        front = Front(FakePreprocessing(), {"compact": runner}, admission, ROOMS)
+        for _ in range(2 * ROOMS["compact"]):
+            with pytest.raises(DeadlineExceeded):
+                await front.segment(images, AS_IT_IS, Call("t", "http", 0.05))
+        waiting = asyncio.ensure_future(front.segment(images, AS_IT_IS, a_call()))
+        await asyncio.sleep(0.05)
+        held = runner.under_way
+        runner.let_go.set()
+        await waiting
+        return held, runner.most
+
+    assert done(scenario()) == (ROOMS["compact"], ROOMS["compact"])
+
+
+def test_a_new_front_ends_what_another_had_asked_for(front: Front) -> None:
+    done(front.end_left_work())
+    assert front._preprocessing.ended == ["end_all"]  # type: ignore[attr-defined]
+
+
 def test_what_nobody_expected_of_a_service_is_not_taken_for_its_absence(
     scan: Path, admission: Admission
 ) -> None:
-    front = Front(FakePreprocessing(gone=KeyError()), {"compact": FakeRunner()}, admission)
+    front = Front(FakePreprocessing(gone=KeyError()), {"compact": FakeRunner()}, admission, ROOMS)
     with pytest.raises(KeyError):
         done(front.labels(scan, AS_IT_IS, a_call()))
 
@@ -379,7 +435,7 @@ def test_a_call_that_would_wait_too_long_is_refused_before_any_work(
     scan: Path, tmp_path: Path
 ) -> None:
     preprocessing, admission = FakePreprocessing(), Admission(8, 1, 0.0)
-    front = Front(preprocessing, {"compact": FakeRunner()}, admission)
+    front = Front(preprocessing, {"compact": FakeRunner()}, admission, ROOMS)
     done(front.labels(scan, AS_IT_IS, a_call()))
     before = admission.turn(a_call(), ("compact", "none"), "quick")
     with before, pytest.raises(ServiceBusy):

@@ -127,10 +127,11 @@ def serve(labels: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
         endless: bool = False,
         size: int = 64 << 20,
         limit_s: float = 60.0,
+        upload_s: float = 60.0,
         **options: Any,
     ) -> Served:
         front = FakeFront(labels, error, endless)
-        served = Served(front, RunFolder(tmp_path), Limits(size, limit_s, 60.0), **options)
+        served = Served(front, RunFolder(tmp_path), Limits(size, limit_s, upload_s), **options)
         served.begin()
         running.append(served)
         return served
@@ -447,6 +448,54 @@ def test_with_its_token_a_client_is_answered(serve: Any) -> None:
     assert served.triton.is_model_ready("compact", headers=headers)
     result = served.triton.infer("compact", [scan_input()], headers=headers)
     assert np.array_equal(result.as_numpy("labels"), served.front.parcellation.labels)
+
+
+def held_back(served: Served) -> tuple[float, grpc.RpcError]:
+    """Seconds until a call is refused whose message never comes, and its error."""
+    infer = served.channel.stream_unary(
+        f"/{SERVICE}/ModelInfer",
+        request_serializer=pb.ModelInferRequest.SerializeToString,
+        response_deserializer=pb.ModelInferResponse.FromString,
+    )
+    never = threading.Event()
+
+    def requests() -> Iterator[Any]:
+        never.wait(20)
+        yield from ()
+
+    start = time.monotonic()
+    try:
+        with pytest.raises(grpc.RpcError) as caught:
+            infer(requests(), timeout=15)
+        return time.monotonic() - start, caught.value
+    finally:
+        never.set()
+
+
+def test_a_message_is_not_waited_for_without_the_token(serve: Any) -> None:
+    served = serve(token=SECRET)
+    seconds, error = held_back(served)
+    assert error.code() == grpc.StatusCode.UNAUTHENTICATED
+    assert seconds < 5
+
+
+def test_a_message_is_not_waited_for_without_a_place(serve: Any) -> None:
+    served = serve(endless=True)
+    calls = [served.stub.ModelInfer.future(request()) for _ in range(PLACES)]
+    wait_for(lambda: len(served.front.asked) == PLACES, "all places to be taken")
+    seconds, error = held_back(served)
+    assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert dict(error.trailing_metadata())["retry-after"]
+    assert seconds < 5
+    for call in calls:
+        call.cancel()
+
+
+def test_a_slow_message_gives_its_place_up(serve: Any) -> None:
+    served = serve(upload_s=0.5)
+    _, error = held_back(served)
+    assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert dict(error.trailing_metadata())["error-type"] == "DeadlineExceeded"
 
 
 def test_the_health_service_says_what_is_true(serve: Any) -> None:

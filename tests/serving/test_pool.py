@@ -202,7 +202,7 @@ def test_a_scan_without_skull_is_prepared_as_in_process(phantom: Any, write_nift
     expected = prepare(read_scan(path), "stripped")
     assert found.image == pytest.approx(expected.image, abs=1e-6)
     assert found.grid.network_voxel_to_ras == pytest.approx(expected.grid.network_voxel_to_ras)
-    assert found.seconds.keys() == expected.seconds.keys()
+    assert found.seconds.keys() == {"decode", *expected.seconds}
 
 
 def test_one_process_after_another_scan_is_the_same_process(pool: Driver, scan: Path) -> None:
@@ -331,6 +331,31 @@ def test_a_caller_that_is_cancelled_ends_its_work_too(
         pool.result(task)
     wait_for(lambda: ended(before), "the process to end")
     assert "image" in pool.prepare(scan)
+
+
+def test_all_work_is_ended_at_once(pool: Driver, scan: Path, endless: Path) -> None:
+    """As a new front wants it, of what one that was killed had asked for."""
+    tasks = [pool.begin(endless, ticket="first"), pool.begin(scan, ticket="second")]
+    pool.loop.run(pool.pool.end_all())
+    for task in tasks:
+        with pytest.raises(ClientGone):
+            pool.result(task)
+    assert "image" in pool.prepare(scan)
+
+
+def test_a_process_that_hangs_as_it_starts_is_started_again(
+    scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving.pool, "START_LIMIT_S", 3.0)
+    with driven(functools.partial(hang_once, tmp_path / "hung")) as pool:
+        assert "image" in pool.prepare(scan)
+
+
+def hang_once(flag: Path) -> None:
+    """What the first process does as it starts, and no other."""
+    if not flag.exists():
+        flag.touch()
+        time.sleep(60)
 
 
 def test_ending_a_scan_that_waits_leaves_the_one_ahead_alone(
@@ -464,6 +489,8 @@ def test_nobody_waits_for_a_process_that_never_starts(
         for task in waiting:
             with pytest.raises(ServiceUnavailable):
                 pool.result(task)
+        with pytest.raises(ServiceUnavailable):
+            pool.prepare(scan)
         flag.touch()
         assert "image" in wait_for(lambda: answer(pool, scan), "a process to start")
 

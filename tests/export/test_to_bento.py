@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from export.to_bento import SBOM
+from neurobento.registry import list_specs
 from neurobento.spec import ModelSpec
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,10 +95,8 @@ def test_a_changed_model_is_not_stored(known_model: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_a_bento_says_which_packages_and_models_it_is_made_of(
-    known_model: Path, tmp_path: Path
-) -> None:
-    done = run(tmp_path, "-m", "export.to_bento", "--models", str(known_model.parent), "--build")
+def test_a_bento_says_which_packages_and_models_it_is_made_of(tmp_path: Path) -> None:
+    done = run(tmp_path, "-m", "export.to_bento", "--build")
     assert done.returncode == 0, done.stderr
     (bento,) = [path for path in (tmp_path / "bentos" / "neurobento").iterdir() if path.is_dir()]
     bill = json.loads((bento / SBOM).read_text())
@@ -105,10 +104,16 @@ def test_a_bento_says_which_packages_and_models_it_is_made_of(
     found = {(each["type"], each["name"], each["version"]) for each in bill["components"]}
     installed = (bento / "env" / "python" / "requirements.txt").read_text().splitlines()
     locked = [line.split("==") for line in installed if "==" in line]
-    spec = ModelSpec.read(known_model / "spec.json")
-    assert found == {("library", name, version) for name, version in locked} | {
-        ("machine-learning-model", spec.name, spec.version)
+    assert {each for each in found if each[0] == "library"} == {
+        ("library", name, version) for name, version in locked
     }
+    specs = list_specs()
+    graphs = {spec.onnx_sha256 for spec in specs} | {spec.int8_sha256 for spec in specs} - {""}
+    models = [each for each in bill["components"] if each["type"] == "machine-learning-model"]
+    assert {each["hashes"][0]["content"] for each in models} == graphs
+    # what the image serves is what it holds the specs of
+    packed = [ModelSpec.read(path) for path in (bento / "src" / "models").glob("*/spec.json")]
+    assert {spec.onnx_sha256 for spec in packed} == {spec.onnx_sha256 for spec in specs}
     direct = (ROOT / "requirements" / "bento.txt").read_text().lower().replace("_", "-")
     pinned = {tuple(line.split("==")) for line in direct.splitlines() if line[0] != "#"}
     assert pinned <= {(name, version) for _, name, version in found}

@@ -13,11 +13,11 @@ __all__ = ["batch_limit", "batch_what_waits"]
 
 GIB = 1 << 30
 
-SCAN_GIB = {"compact": 1.0, "atlas_map": 0.5, "unet": 1.5, "highresnet": 2.5}
+SCAN_GIB = {"compact": 0.5, "atlas_map": 0.5, "unet": 1.5, "highresnet": 2.5}
 """Memory of a network for one more scan in a batch, rounded up; others count as the largest."""
 
 MOST_SCANS, MOST_SCANS_ON_CPU = 8, 4
-"""A CPU gains from two at a time; with more than four the answers come late, and all at once."""
+"""A CPU takes one scan after the other; of more than four the answers come late, all at once."""
 
 LOOK_EVERY_S = 0.01
 """How often BentoML looks whether a network is free; 1 ms of its own is a few percent of a core."""

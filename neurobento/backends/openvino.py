@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,11 +15,6 @@ from neurobento.registry import Model
 __all__ = ["OpenVINOBackend"]
 
 Precision = Literal["auto", "fp32", "bf16", "int8"]
-
-PAIR = 2
-"""Scans that are computed beside each other, each with half of the threads."""
-
-logger = logging.getLogger(__name__)
 
 HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 """What OpenVINO calls them; int8 is in the graph, and what is not int8 there is fp32."""
@@ -50,69 +44,37 @@ class OpenVINOBackend:
         if precision == "auto":
             verified = model.spec.verification.get("openvino bf16", {}).get("passed", False)
             precision = "bf16" if verified and _has_amx() else "fp32"
-        self.spec = model.spec
-        self._config = {
+        config = {
             "INFERENCE_PRECISION_HINT": HINTS[precision],
+            "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": str(threads),
         }
-        self._graph = core.read_model(model.graph(precision))
+        self.spec = model.spec
+        graph = core.read_model(model.graph(precision))
         # layouts that need no copies are found only for a batch that is known
-        self._graph.reshape([1, 1, *NETWORK_SHAPE])
-        self._core = core
-        self._compiled = self._compile(PERFORMANCE_HINT="LATENCY")
+        graph.reshape([1, 1, *NETWORK_SHAPE])
+        self._compiled = core.compile_model(graph, "CPU", config)
         self._request = self._compiled.create_infer_request()
-        self._pair: list[Any] = []
-        self._threads = int(self._compiled.get_property("INFERENCE_NUM_THREADS"))
         _require_precision(self._compiled, precision)
         self.details = {
             "library": f"openvino {openvino.__version__}",
             "device": "CPU",
             "precision": precision,
-            "threads": str(self._threads),
+            "threads": str(self._compiled.get_property("INFERENCE_NUM_THREADS")),
         }
 
     def infer(self, images: Images) -> Labels:
         """Labels of a batch; see `Backend.infer`."""
         images = check_images(images)
         labels = np.empty((len(images), *self.spec.output_shape), dtype=np.uint8)
-        paired = len(images) - len(images) % PAIR if self._can_pair(len(images)) else 0
-        for first in range(0, paired, PAIR):
-            self._infer_pair(images[first : first + PAIR], labels[first : first + PAIR])
-        for i in range(paired, len(images)):
+        # one scan fills every core; a larger batch would only take more memory
+        for i in range(len(images)):
             labels[i] = self._request.infer({"image": images[i : i + 1]})["labels"][0]
         return labels
 
-    def _can_pair(self, count: int) -> bool:
-        """Whether there is something to compute pairs of so many scans with."""
-        if count >= PAIR and self._threads > 1 and not self._pair:
-            # not before it is needed: it takes the memory of two more scans
-            try:
-                compiled = self._compile(NUM_STREAMS=str(PAIR), ENABLE_CPU_PINNING="NO")
-                self._pair = [compiled.create_infer_request() for _ in range(PAIR)]
-            except RuntimeError as error:
-                logger.warning("no pairs of scans, %s: one after the other", type(error).__name__)
-                self._threads = 1
-        return bool(self._pair)
-
-    def _infer_pair(self, images: Images, labels: Labels) -> None:
-        """Two scans on half of the threads each: fewer wait for each other than with one scan."""
-        try:
-            for request, image in zip(self._pair, images, strict=True):
-                request.start_async({"image": image[None]})
-            for request, found in zip(self._pair, labels, strict=True):
-                request.wait()
-                found[...] = request.get_tensor("labels").data[0]
-        except BaseException:
-            # one that is still under way would take no other image
-            self._pair = []
-            raise
-
-    def _compile(self, **how: str) -> Any:
-        return self._core.compile_model(self._graph, "CPU", {**self._config, **how})
-
     def close(self) -> None:
         """Let go of the compiled model."""
-        del self._pair, self._request, self._compiled, self._graph
+        del self._request, self._compiled
 
 
 def _require_precision(compiled: Any, precision: str) -> None:

@@ -23,13 +23,15 @@ from neurobento.registry import DEFAULT_MODEL, list_specs, model_tag
 from neurobento.spec import ModelSpec
 from serving.batching import batch_limit, batch_what_waits
 from serving.calls import Admission
-from serving.front import GZIP, ZIP, Front, Options, answered, download
+from serving.front import GZIP, UPLOAD_PREFIX, ZIP, Front, Options, answered, download
 from serving.gate import KNOWN_PATHS, Gate
+from serving.grid_images import labels_of
 from serving.logs import begin_logging
 from serving.master import begin_master
+from serving.memory import give_back_arrays
 from serving.metrics import count_known_paths_only, stage
 from serving.models_page import models_app
-from serving.open_inference import UPLOAD_PREFIX, OpenInference
+from serving.open_inference import OpenInference
 from serving.parent import end_with_parent
 from serving.priority import work_behind_the_front
 from serving.rest import rest_app
@@ -71,6 +73,7 @@ class Preprocessing:
         from serving.pool import PreprocessingPool
 
         end_with_parent()
+        give_back_arrays()
         self.pool = PreprocessingPool(SETTINGS.processes, SETTINGS.threads)
 
     @bentoml.on_startup
@@ -137,13 +140,16 @@ def _runner(spec: ModelSpec) -> Any:
             max_batch_size=batch_limit(spec),
             max_latency_ms=1000 * SETTINGS.bento_timeout_s,
         )
-        def segment(self, images: np.ndarray) -> np.ndarray:
-            """Labels (N, 91, 122, 123) uint8 of images (N, 1, 91, 122, 123) float32."""
+        def segment(self, files: np.ndarray) -> np.ndarray:
+            """Labels (N, 91, 122, 123) uint8 of images in files, (N, 1024) uint8 of their names."""
             try:
-                with stage("network", spec.name):
-                    return self.backend.infer(images)
+                return labels_of(files, self._infer)
             except MemoryError:
                 raise ServiceUnavailable("no memory for one more scan") from None
+
+        def _infer(self, images: np.ndarray) -> np.ndarray:
+            with stage("network", spec.name):
+                return self.backend.infer(images)
 
         @bentoml.api
         def describe(self) -> dict[str, Any]:
@@ -186,6 +192,7 @@ class NeuroBento(Runners):  # type: ignore[misc, valid-type]
 
     def __init__(self) -> None:
         end_with_parent()
+        give_back_arrays()
         # BentoML's uploads and ours, of a process that was killed
         remove_left("bento-ml-request-", UPLOAD_PREFIX)
         self.parts = [self.preprocessing, *(getattr(self, name) for name in RUNNERS.values())]

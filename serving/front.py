@@ -7,9 +7,10 @@ import contextlib
 import functools
 import io
 import logging
+import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
@@ -29,17 +30,19 @@ from neurobento.report import dseg_bytes, output_files
 from neurobento.scan import label_bytes, read_scan, space_of
 from serving.answers import error_body, error_headers, error_status
 from serving.calls import Admission, Call, lane_of
+from serving.grid_images import names_of, write_image
 from serving.metrics import observe_stages, stage
 from serving.room import needs_room
 from serving.tracing import span, stage_spans
 from serving.wire import unpack
 
-__all__ = ["GZIP", "ZIP", "Front", "Options", "answered", "download", "dseg"]
+__all__ = ["GZIP", "UPLOAD_PREFIX", "ZIP", "Front", "Options", "answered", "download", "dseg"]
 
 Result = TypeVar("Result")
 
 GZIP, ZIP = "application/gzip", "application/zip"
 START_LIMIT_S = 5.0
+UPLOAD_PREFIX = "neurobento-upload-"
 FILE_STEM = "scan"
 """What files in an answer are called: the client's own name stays with the client."""
 
@@ -62,8 +65,8 @@ class PreprocessingService(Protocol):
 class Runner(Protocol):
     """A network's runner as the front calls it."""
 
-    async def segment(self, images: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """Labels (N, 91, 122, 123) of images (N, 1, 91, 122, 123)."""
+    async def segment(self, files: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Labels (N, 91, 122, 123) of the images in files; see `serving.grid_images`."""
 
     async def describe(self) -> dict[str, Any]:
         """Model and backend, for run.json."""
@@ -173,8 +176,15 @@ class Front:
         """
 
         async def segment() -> NDArray[np.uint8]:
-            with stage("infer", options.model), span("infer", model=options.model):
-                return await self._infer(options.model, images)
+            with contextlib.ExitStack() as stack:
+                with needs_room():
+                    made = tempfile.TemporaryDirectory(prefix=UPLOAD_PREFIX)
+                    folder = Path(stack.enter_context(made))
+                    files = [folder / f"{i}.image" for i in range(len(images))]
+                    for file, image in zip(files, images, strict=True):
+                        await to_thread.run_sync(write_image, file, image[0])
+                with stage("infer", options.model), span("infer", model=options.model):
+                    return await self._infer(options.model, files)
 
         return await self._answered(call, options, segment)
 
@@ -212,11 +222,11 @@ class Front:
             return await to_thread.run_sync(_archive, file, parcellation, facts, options.space)
 
     async def _parcellate(self, file: Path, options: Options, call: Call) -> Parcellation:
-        prepared = await self._prepare(file, options.level, call)
+        prepared, image = await self._prepare(file, options.level, call)
         stage_spans(prepared.seconds)
         start = time.perf_counter()
         with span("infer", model=options.model):
-            found = await self._infer(options.model, prepared.image[None, None])
+            found = await self._infer(options.model, [image])
         seconds = {"infer": time.perf_counter() - start}
         with span("restore and measure"):
             parcellation = await to_thread.run_sync(
@@ -225,15 +235,15 @@ class Front:
         observe_stages(options.model, parcellation.seconds)
         return parcellation
 
-    async def _infer(self, model: str, images: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """Labels from a runner.
+    async def _infer(self, model: str, files: Sequence[Path]) -> NDArray[np.uint8]:
+        """Labels of the images in files, from a runner.
 
         It finishes what it was asked for, whoever has left by then: a call keeps its
         room there until it is done, so that calls nobody waits for cannot pile up.
         """
         runner, room = self._runner(model), self._rooms[model]
         await room.acquire()
-        work = asyncio.ensure_future(_asked(runner.segment(images)))
+        work = asyncio.ensure_future(_asked(runner.segment(names_of(files))))
         work.add_done_callback(functools.partial(_leave, room))
         return await asyncio.shield(work)
 
@@ -252,9 +262,12 @@ class Front:
             )
         return self._runners[model]
 
-    async def _prepare(self, file: Path, level: Level, call: Call) -> Prepared:
+    async def _prepare(self, file: Path, level: Level, call: Call) -> tuple[Prepared, Path]:
+        """A scan on the network grid, and the file that its image is in."""
+        asked = self._preprocessing.prepare(str(file), level, call.ticket)
         try:
-            return unpack(await _asked(self._preprocessing.prepare(str(file), level, call.ticket)))
+            found = await _asked(asked)
+            return unpack(found), Path(found["image"])
         except asyncio.CancelledError:
             # leaving does not stop what the other process does; what is not there has stopped
             with contextlib.suppress(ServiceUnavailable):

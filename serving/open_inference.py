@@ -30,13 +30,12 @@ from neurobento.labels import CLASS_COUNT
 from neurobento.report import run_facts
 from neurobento.spec import ModelSpec
 from serving.calls import Call
-from serving.front import Front, Options, dseg
+from serving.front import UPLOAD_PREFIX, Front, Options, dseg
 from serving.room import needs_room
 
 __all__ = [
     "EXTENSIONS",
     "SERVER_NAME",
-    "UPLOAD_PREFIX",
     "Asked",
     "OpenInference",
     "Tensor",
@@ -61,7 +60,6 @@ OUTPUTS = {
 """Which input gives which outputs."""
 
 REGIONS = CLASS_COUNT - 1
-UPLOAD_PREFIX = "neurobento-upload-"
 MOST_AXES = 8
 MOST_IMAGES = 16
 """In one request: it has one place, like a single scan."""

@@ -95,9 +95,9 @@ class PreprocessingPool:
         Parameters
         ----------
         path, level
-            Of the scan; what to do to it.
+            Of the scan; what to do to it. The image is put beside it.
         ticket
-            Names the work, to end it by.
+            Names the work, to end it by, and the image.
 
         Raises
         ------
@@ -108,7 +108,7 @@ class PreprocessingPool:
         """
         if ticket in self._ended:
             raise _gone()
-        task = asyncio.ensure_future(self._lanes[lane_of(level)].prepare(path, level))
+        task = asyncio.ensure_future(self._lanes[lane_of(level)].prepare(path, level, ticket))
         self._under_way[ticket] = task
         try:
             return await task
@@ -172,14 +172,14 @@ class _Lane:
         self._hopeless.clear()
         self._free.put_nowait(child)
 
-    async def prepare(self, path: Path, level: Level) -> dict[str, Any]:
+    async def prepare(self, path: Path, level: Level, ticket: str) -> dict[str, Any]:
         came = time.monotonic()
         while not (child := await self._next()).alive:
             # it was killed while it had nothing to do
             self._begin_renewal(child)
         metrics.WAIT_SECONDS.labels(level).observe(time.monotonic() - came)
         try:
-            return await child.prepare(path, level)
+            return await child.prepare(path, level, ticket)
         finally:
             if child.alive:
                 self._free.put_nowait(child)
@@ -276,13 +276,13 @@ class _Child:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._reader, self._pipe.recv)
 
-    async def prepare(self, path: Path, level: Level) -> dict[str, Any]:
+    async def prepare(self, path: Path, level: Level, ticket: str) -> dict[str, Any]:
         """A prepared scan or an error, packed."""
         assert self._pipe is not None
         with needs_room():
             folder = tempfile.mkdtemp(prefix=FOLDER_PREFIX)
         try:
-            self._pipe.send((path, level, folder))
+            self._pipe.send((path, level, folder, ticket))
             answer: dict[str, Any] = await self._received()
             return answer
         except (EOFError, OSError):
@@ -348,10 +348,10 @@ def _live(pipe: Connection, threads: int, imports: Callable[[], None], parent: i
     pipe.send(READY)
     with contextlib.suppress(EOFError):
         while True:
-            path, level, folder = pipe.recv()
+            path, level, folder, ticket = pipe.recv()
             # whatever a library leaves behind goes with the folder
             tempfile.tempdir = folder
-            pipe.send(_prepared(path, level))
+            pipe.send(_prepared(path, level, path.with_name(f"{ticket}.image")))
 
 
 def _import_all() -> None:
@@ -366,14 +366,14 @@ def _import_nothing() -> None:
     """Level `none` reads and checks, which needs none of the heavy libraries."""
 
 
-def _prepared(path: Path, level: Level) -> dict[str, Any]:
+def _prepared(path: Path, level: Level, image: Path) -> dict[str, Any]:
     start = time.perf_counter()
     try:
         scan = read_scan(path)
         decoded = time.perf_counter() - start
         prepared = prepare(scan, level)
         seconds = {"decode": decoded, **prepared.seconds}
-        return pack_prepared(dataclasses.replace(prepared, seconds=seconds))
+        return pack_prepared(dataclasses.replace(prepared, seconds=seconds), image)
     except NeuroBentoError as error:
         return pack_error(error)
     # whatever a library raises over a scan: its words may hold a path, its kind does not

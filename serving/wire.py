@@ -1,7 +1,8 @@
-"""What crosses from the preprocessing service to the front, as plain values and arrays."""
+"""What crosses from the preprocessing service to the front, as plain values and small arrays."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -10,14 +11,16 @@ from neurobento import errors
 from neurobento.geometry import Grid
 from neurobento.parcellation import Prepared
 from neurobento.scan import NativeSpace
+from serving.grid_images import open_image, write_image
 
 __all__ = ["pack_error", "pack_prepared", "unpack"]
 
 
-def pack_prepared(prepared: Prepared) -> dict[str, Any]:
-    """A prepared scan as a dictionary of arrays and plain values."""
+def pack_prepared(prepared: Prepared, file: Path) -> dict[str, Any]:
+    """A prepared scan as a dictionary of arrays and plain values; its image goes into a file."""
+    write_image(file, prepared.image)
     return {
-        "image": prepared.image,
+        "image": str(file),
         "native_shape": prepared.space.shape,
         "native_voxel_to_ras": prepared.space.voxel_to_ras,
         "native_header": prepared.space.header.binaryblock,
@@ -49,7 +52,7 @@ def unpack(values: dict[str, Any]) -> Prepared:
     header_kind = nib.Nifti2Header if len(block) == 540 else nib.Nifti1Header
     affine = values["native_voxel_to_ras"]
     return Prepared(
-        image=values["image"],
+        image=open_image(Path(values["image"])),
         grid=Grid(shape, affine, values["network_voxel_to_ras"]),
         space=NativeSpace(shape, affine, header_kind(block)),
         level=values["level"],

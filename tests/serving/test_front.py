@@ -36,6 +36,7 @@ from neurobento.scan import read_scan
 from serving import front as front_module
 from serving.calls import Admission, Call
 from serving.front import GZIP, Front, Options, answered, download
+from serving.grid_images import labels_of
 from serving.run_folder import RUN_VARIABLE
 from serving.wire import pack_error, pack_prepared
 
@@ -79,7 +80,8 @@ class FakePreprocessing:
             raise self.gone
         if self.ready is not None:
             return self.ready
-        return pack_prepared(prepare(read_scan(Path(path)), level))  # type: ignore[arg-type]
+        prepared = prepare(read_scan(Path(path)), level)  # type: ignore[arg-type]
+        return pack_prepared(prepared, Path(path).with_name(f"{ticket}.image"))
 
     async def call(self, method: str) -> Any:
         self.ended.append(method)
@@ -101,7 +103,10 @@ class FakeRunner:
         self.described = 0
         self.gone: Exception | None = None
 
-    async def segment(self, images: Any) -> Any:
+    async def segment(self, files: Any) -> Any:
+        return labels_of(files, self.infer)
+
+    def infer(self, images: Any) -> Any:
         return ((np.rint(images[:, 0] * 116) + self.offset) % 117).astype(np.uint8)
 
     async def describe(self) -> dict[str, Any]:
@@ -114,7 +119,7 @@ class FakeRunner:
 class GoneRunner(FakeRunner):
     """Is not there when it is to segment."""
 
-    async def segment(self, images: Any) -> Any:
+    async def segment(self, files: Any) -> Any:
         raise self.gone or AssertionError
 
 
@@ -147,7 +152,7 @@ def tilted(
     """A scan on a grid of its own, and a front to which it comes prepared: as `labels`."""
     head = phantom_on("LPS", tilt_rad=0.2)
     space = read_scan(write_nifti(head.image, head.affine)).space
-    prepared = pack_prepared(prepare(read_scan(scan), "none")) | {
+    prepared = pack_prepared(prepare(read_scan(scan), "none"), scan.with_name("scan.image")) | {
         "native_shape": space.shape,
         "native_voxel_to_ras": space.voxel_to_ras,
         "native_header": space.header.binaryblock,
@@ -391,12 +396,12 @@ class SlowRunner(FakeRunner):
         super().__init__()
         self.under_way, self.most, self.let_go = 0, 0, asyncio.Event()
 
-    async def segment(self, images: Any) -> Any:
+    async def segment(self, files: Any) -> Any:
         self.under_way += 1
         self.most = max(self.most, self.under_way)
         await self.let_go.wait()
         self.under_way -= 1
-        return await super().segment(images)
+        return await super().segment(files)
 
 
 def test_calls_that_nobody_waits_for_do_not_pile_up_in_a_runner(admission: Admission) -> None:

@@ -254,7 +254,7 @@ def test_no_room_is_for_the_service_to_mend_and_not_the_scan(
         raise error
 
     monkeypatch.setattr(serving.pool, "read_scan", fail)
-    packed = serving.pool._prepared(Path("scan"), "none")
+    packed = serving.pool._prepared(Path("scan"), "none", Path("image"))
     assert "JANE_DOE" not in repr(packed)
     with pytest.raises(ServiceUnavailable, match=what) as caught:
         unpack(packed)
@@ -393,7 +393,7 @@ def test_what_a_process_started_ends_with_it(scan: Path, endless: Path) -> None:
 def start_another_and_hang() -> None:
     """Let this process's scans start what ROBEX is: named by its scan's folder, and on its own."""
 
-    def hang(path: Path, level: str) -> None:
+    def hang(path: Path, level: str, image: Path) -> None:
         sleep = [sys.executable, "-c", "import time; time.sleep(60)", f"{tempfile.tempdir}/head"]
         subprocess.Popen(sleep, start_new_session=True)
         time.sleep(60)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -37,6 +38,12 @@ def prepared(request: pytest.FixtureRequest) -> Prepared:
     return Prepared(image, Grid(SHAPE, NATIVE, NETWORK), space, "stripped", seconds)
 
 
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Where the image goes."""
+    return tmp_path / "scan.image"
+
+
 def crossed(values: dict[str, Any]) -> dict[str, Any]:
     """As the service sends it: pickled, arrays out of band and read-only."""
     buffers: list[pickle.PickleBuffer] = []
@@ -44,14 +51,14 @@ def crossed(values: dict[str, Any]) -> dict[str, Any]:
     return pickle.loads(data, buffers=[bytes(buffer) for buffer in buffers])
 
 
-def test_the_image_comes_back_to_the_bit(prepared: Prepared) -> None:
-    back = unpack(crossed(pack_prepared(prepared)))
+def test_the_image_comes_back_to_the_bit(prepared: Prepared, file: Path) -> None:
+    back = unpack(crossed(pack_prepared(prepared, file)))
     assert back.image.dtype == np.float32
     assert np.array_equal(back.image, prepared.image)
 
 
-def test_both_grids_come_back_to_the_bit(prepared: Prepared) -> None:
-    back = unpack(crossed(pack_prepared(prepared)))
+def test_both_grids_come_back_to_the_bit(prepared: Prepared, file: Path) -> None:
+    back = unpack(crossed(pack_prepared(prepared, file)))
     assert back.grid.native_shape == back.space.shape == SHAPE
     assert back.grid.native_voxel_to_ras.tobytes() == NATIVE.tobytes()
     assert back.space.voxel_to_ras.tobytes() == NATIVE.tobytes()
@@ -59,22 +66,22 @@ def test_both_grids_come_back_to_the_bit(prepared: Prepared) -> None:
     assert isinstance(back.space.shape, tuple)
 
 
-def test_the_header_comes_back_to_the_bit_and_of_its_kind(prepared: Prepared) -> None:
-    back = unpack(crossed(pack_prepared(prepared)))
+def test_the_header_comes_back_to_the_bit_and_of_its_kind(prepared: Prepared, file: Path) -> None:
+    back = unpack(crossed(pack_prepared(prepared, file)))
     assert back.space.header.binaryblock == prepared.space.header.binaryblock
     assert back.space.header.sizeof_hdr == prepared.space.header.sizeof_hdr
 
 
-def test_level_and_seconds_come_back(prepared: Prepared) -> None:
-    back = unpack(crossed(pack_prepared(prepared)))
+def test_level_and_seconds_come_back(prepared: Prepared, file: Path) -> None:
+    back = unpack(crossed(pack_prepared(prepared, file)))
     assert back.level == "stripped"
     assert back.seconds == {"spacing": 0.1, "resize": 0.25}
 
 
-def test_only_plain_values_and_arrays_cross(prepared: Prepared) -> None:
+def test_only_plain_values_and_arrays_cross(prepared: Prepared, file: Path) -> None:
     """So that the two sides may hold different versions of the classes."""
     plain = (str, bytes, tuple, dict, np.ndarray)
-    assert all(isinstance(value, plain) for value in pack_prepared(prepared).values())
+    assert all(isinstance(value, plain) for value in pack_prepared(prepared, file).values())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -95,7 +102,7 @@ def test_when_to_try_again_comes_out_with_its_error() -> None:
     assert caught.value.retry_after_s == 30.0
 
 
-def test_unpacking_leaves_what_was_packed_as_it_is(prepared: Prepared) -> None:
+def test_unpacking_leaves_what_was_packed_as_it_is(prepared: Prepared, file: Path) -> None:
     packed = pack_error(errors.EmptyScan(expected="a", found="b", remedy="C."))
     before = dict(packed)
     with pytest.raises(errors.EmptyScan):

@@ -1,0 +1,25 @@
+"""Memory that a long-lived process gives back."""
+
+from __future__ import annotations
+
+import ctypes
+
+__all__ = ["give_back_arrays"]
+
+M_MMAP_THRESHOLD = -3
+"""Of glibc's malloc.h."""
+
+ARRAY_BYTES = 1 << 20
+
+
+def give_back_arrays() -> None:
+    """Let large arrays go back to the system when they are freed, not stay for the next ones.
+
+    glibc begins to keep them once some were freed, each thread its own: a service
+    that handled some hundred scans in many threads held several times what it used.
+    """
+    try:
+        ctypes.CDLL("libc.so.6").mallopt(M_MMAP_THRESHOLD, ARRAY_BYTES)
+    except (OSError, AttributeError):
+        # another C library, which keeps what it likes
+        return

@@ -6,10 +6,11 @@ import ctypes
 
 __all__ = ["give_back_arrays"]
 
-M_MMAP_THRESHOLD = -3
+M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8
 """Of glibc's malloc.h."""
 
-ARRAY_BYTES = 1 << 20
+ARRAY_BYTES = 128 << 10
+ARENAS = 2
 
 
 def give_back_arrays() -> None:
@@ -19,7 +20,9 @@ def give_back_arrays() -> None:
     that handled some hundred scans in many threads held several times what it used.
     """
     try:
-        ctypes.CDLL("libc.so.6").mallopt(M_MMAP_THRESHOLD, ARRAY_BYTES)
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(M_MMAP_THRESHOLD, ARRAY_BYTES)
+        libc.mallopt(M_ARENA_MAX, ARENAS)
     except (OSError, AttributeError):
         # another C library, which keeps what it likes
         return

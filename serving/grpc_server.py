@@ -254,22 +254,31 @@ class _Servicer:
         DeadlineExceeded
             It is not there in time: its sender holds a place meanwhile.
         ConfigError
-            There is none.
+            There is none, or more than one.
         """
         limit_s = min(call.seconds_left, self._limits.upload_s)
+        found = []
         try:
             async with asyncio.timeout(limit_s):
+                # to the end: a stream that is left before holds its last message for long
                 async for request in requests:
-                    return request
+                    found.append(request)
+                    if len(found) > 1:
+                        break
         except TimeoutError:
             raise DeadlineExceeded(
                 expected=f"the whole message within {limit_s:.3g} s",
                 found="only a part of it",
                 remedy="Send it over a faster connection, or compress the scan.",
             ) from None
-        raise ConfigError(
-            subject="ModelInfer", expected="one message", found="none", remedy="Send a request."
-        )
+        if len(found) != 1:
+            raise ConfigError(
+                subject="ModelInfer",
+                expected="one message",
+                found="more" if found else "none",
+                remedy="Send one request in a call.",
+            )
+        return found[0]
 
     async def _ready(self) -> bool:
         return not self._admission.draining and await self._is_ready()

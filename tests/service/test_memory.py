@@ -1,0 +1,48 @@
+"""The front holds no more after many requests than after a few."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.malformed import Case
+from tests.malformed_run import memory_bytes
+from tests.scan_bytes import network
+from tests.service.conftest import descendants
+from tests.service.test_malformed import over_grpc, over_http
+
+AT_ONCE = 16
+FEW, MORE = 64, 96
+MOST_BYTES = 25 << 20
+"""Of growth; what held each message for some time grew by 35 MiB and more."""
+
+pytestmark = pytest.mark.slow
+
+
+def front_of(pid: int) -> int:
+    """The process of the front service."""
+    for each in descendants(pid):
+        words = Path(f"/proc/{each}/cmdline").read_bytes().split(b"\0")
+        if b"--service-name" in words and b"neurobento" in words:
+            return each
+    raise AssertionError("no front")
+
+
+@pytest.mark.parametrize("send", [over_http, over_grpc])
+def test_many_requests_leave_nothing_in_memory(server: Any, send: Any) -> None:
+    case = Case("good", network(), None)
+    front = front_of(server.pid)
+
+    def ask(count: int) -> int:
+        with ThreadPoolExecutor(AT_ONCE) as clients:
+            answers = list(clients.map(lambda _: send(server, case), range(count)))
+        # the next of a client may come before its last one's place is free: that is refused
+        assert sum(answer.taken for answer in answers) > count / 4
+        assert all(answer.taken or answer.refused for answer in answers)
+        return memory_bytes("VmRSS", front)
+
+    before = ask(FEW)
+    assert ask(MORE) - before < MOST_BYTES

@@ -29,7 +29,7 @@ from serving.grid_images import labels_of
 from serving.logs import begin_logging
 from serving.master import begin_master
 from serving.memory import give_back_arrays
-from serving.metrics import count_known_paths_only, stage
+from serving.metrics import count_known_paths_only, observe_stages, stage
 from serving.models_page import models_app
 from serving.open_inference import OpenInference
 from serving.parent import end_with_parent
@@ -43,6 +43,9 @@ from serving.uploads import limit_uploads
 from serving.wire import pack_error
 
 SPECS = list_specs(SETTINGS.models)
+
+UPLOAD_PREFIXES = ("bento-ml-request-", UPLOAD_PREFIX)
+"""BentoML's uploads and ours; at the start, those of a process that was killed."""
 
 COMMON: dict[str, Any] = {
     "traffic": {"timeout": SETTINGS.bento_timeout_s},
@@ -143,13 +146,16 @@ def _runner(spec: ModelSpec) -> Any:
         def segment(self, files: np.ndarray) -> np.ndarray:
             """Labels (N, 91, 122, 123) uint8 of images in files, (N, 1024) uint8 of their names."""
             try:
-                return labels_of(files, self._infer)
+                return labels_of(files, self._infer, self._waited)
             except MemoryError:
                 raise ServiceUnavailable("no memory for one more scan") from None
 
         def _infer(self, images: np.ndarray) -> np.ndarray:
             with stage("network", spec.name):
                 return self.backend.infer(images)
+
+        def _waited(self, seconds: float) -> None:
+            observe_stages(spec.name, {"queue": seconds})
 
         @bentoml.api
         def describe(self) -> dict[str, Any]:
@@ -193,13 +199,11 @@ class NeuroBento(Runners):  # type: ignore[misc, valid-type]
     def __init__(self) -> None:
         end_with_parent()
         give_back_arrays()
-        # BentoML's uploads and ours, of a process that was killed
-        remove_left("bento-ml-request-", UPLOAD_PREFIX)
+        remove_left(*UPLOAD_PREFIXES)
         self.parts = [self.preprocessing, *(getattr(self, name) for name in RUNNERS.values())]
         runners = {name: getattr(self, part).to_async for name, part in RUNNERS.items()}
-        # one batch in the network, and one that waits for it
-        rooms = {spec.name: 2 * batch_limit(spec) for spec in SPECS}
-        front = Front(self.preprocessing.to_async, runners, ADMISSION, rooms)
+        batches = {spec.name: batch_limit(spec) for spec in SPECS}
+        front = Front(self.preprocessing.to_async, runners, ADMISSION, batches)
         self.front, self.inference = front, OpenInference(front, SPECS)
         self.grpc: Any = None
         ADMISSION.open()
@@ -215,6 +219,9 @@ class NeuroBento(Runners):  # type: ignore[misc, valid-type]
     async def end_left_work(self) -> None:
         """What a front that was killed had asked for is of no use to anybody."""
         await self.front.end_left_work()
+        # again, as that work may have written until now; nobody is let in before this has ended:
+        # HTTP waits for every startup method, and BentoML calls them by name, so gRPC opens later
+        remove_left(*UPLOAD_PREFIXES)
 
     @bentoml.on_startup
     async def open_grpc(self) -> None:

@@ -11,7 +11,9 @@ back: the server may still work on it as the next rate begins.
 
 With `--capacity`, the highest rate is judged against that one: those whom the
 service answers wait at most twice as long (p99), it answers no fewer than nine
-tenths as many, and it refuses the rest in less than a tenth of a second.
+tenths as many, and it refuses the rest in less than a tenth of a second. At neither
+rate is a request answered by anything else, or by nothing; and at two and a half
+times the capacity or more, some have to be refused.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ from neurobento.preprocessing.levels import LEVELS
 from neurobento.registry import DEFAULT_MODEL
 from neurobento.spec import file_sha256
 
-__all__ = ["Finding", "entry_of", "judge", "load", "main"]
+__all__ = ["Finding", "entry_of", "judge", "load", "main", "print_findings"]
 
 STATED = (
     *("protocol", "arrivals", "seed", "seconds", "timeout", "clients_limit"),
@@ -48,9 +50,15 @@ LEAST_THROUGHPUT = 0.9
 
 REFUSED_WITHIN_S = 0.1
 
+REFUSES_FROM = 2.5
+"""Times the capacity, from which on a service cannot but refuse some."""
+
+ALLOWED = ("ok", "refused")
+"""Outcomes of requests to a service that is well."""
+
 
 class Finding(NamedTuple):
-    """One demand on an overloaded service: whether it holds, and the numbers."""
+    """One demand: whether it holds, and the numbers."""
 
     holds: bool
     told: str
@@ -81,18 +89,19 @@ def entry_of(answers: Sequence[Answer], rate_per_s: float, batches: Histograms) 
 
 
 def judge(at_capacity: Entry, overloaded: Entry) -> list[Finding]:
-    """Latency, throughput and refusals of a service with more to do than it can.
+    """Latency, throughput, outcomes and refusals of a service with more to do than it can.
 
     Parameters
     ----------
     at_capacity, overloaded
         Of `entry_of`. Where either has no answer, nothing is known of latency, and that
-        does not hold; where nothing was refused, no refusal was slow.
+        does not hold; where nothing was refused below `REFUSES_FROM`, no refusal was slow.
     """
     return [
         _judge_latency(at_capacity, overloaded),
         _judge_throughput(at_capacity, overloaded),
-        _judge_refusals(overloaded.samples.get("refused_s", ())),
+        _judge_outcomes(at_capacity, overloaded),
+        _judge_refusals(at_capacity, overloaded),
     ]
 
 
@@ -112,9 +121,23 @@ def _judge_throughput(at_capacity: Entry, overloaded: Entry) -> Finding:
     return Finding(0 < LEAST_THROUGHPUT * own <= found, told)
 
 
-def _judge_refusals(seconds: Sequence[float]) -> Finding:
+def _judge_outcomes(*judged: Entry) -> Finding:
+    others = [
+        f"{count} {outcome} at {entry.facts['rate_per_s']:g}/s"
+        for entry in judged
+        for outcome, count in entry.facts["outcomes"].items()
+        if outcome not in ALLOWED
+    ]
+    told = f"outcomes: {', '.join(others) or 'no others'} (only {' and '.join(ALLOWED)})"
+    return Finding(not others, told)
+
+
+def _judge_refusals(at_capacity: Entry, overloaded: Entry) -> Finding:
+    seconds = overloaded.samples.get("refused_s", ())
     if not seconds:
-        return Finding(True, "refusals: none")
+        ratio = overloaded.facts["rate_per_s"] / at_capacity.facts["rate_per_s"]
+        told = f"refusals: none at {ratio:.2f} x the capacity (some from {REFUSES_FROM:g} x)"
+        return Finding(ratio < REFUSES_FROM, told)
     quick = sum(each < REFUSED_WITHIN_S for each in seconds)
     told = (
         f"refusals: {100 * quick / len(seconds):.1f} % of {len(seconds)} in less than "
@@ -208,6 +231,11 @@ def _print_verdict(run: Run, capacity: float, highest: float) -> int:
     """1 if a demand does not hold."""
     findings = judge(*(run.entries[f"{rate:g}/s"] for rate in (capacity, highest)))
     print(f"{highest:g}/s against {capacity:g}/s, the capacity:", flush=True)
+    return print_findings(findings)
+
+
+def print_findings(findings: Sequence[Finding]) -> int:
+    """Print findings; 1, for an exit status, if one does not hold."""
     for holds, told in findings:
         print(f"  {'holds' if holds else 'does not hold'}: {told}", flush=True)
     return int(not all(finding.holds for finding in findings))

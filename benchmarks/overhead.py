@@ -5,6 +5,9 @@
 One after the other, in turns: the library reads the scan's file, parcellates it and
 packs the labels; a client asks the service for the same over HTTP, and over gRPC.
 Then as many scans as `--scans` says: in a loop, and by several clients at once.
+
+Of the medians it is demanded that one client waits at most 1.15 times as long as the
+library takes, and that several clients together get no fewer scans than its loop.
 """
 
 from __future__ import annotations
@@ -13,10 +16,11 @@ import argparse
 import asyncio
 import dataclasses
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.clients import Ask, open_askers
+from benchmarks.load import Finding, print_findings
 from benchmarks.results import Entry, begin_run, summary
 from neurobento.backends import open_backend
 from neurobento.command import run
@@ -29,9 +33,13 @@ from neurobento.report import dseg_bytes
 from neurobento.scan import read_scan
 from neurobento.spec import file_sha256
 
-__all__ = ["IN_PROCESS", "main"]
+__all__ = ["IN_PROCESS", "judge", "main"]
 
 IN_PROCESS = "in process"
+
+MOST_ALONE = 1.15
+LEAST_MANY = 1.0
+"""Of each protocol, as multiples of the library's in process."""
 
 Once = Callable[[], Awaitable[bytes]]
 
@@ -109,14 +117,34 @@ async def _seconds(once: Once, scans: int, clients: int) -> float:
     return time.perf_counter() - start
 
 
+def judge(medians: Mapping[str, Mapping[str, float]]) -> list[Finding]:
+    """What each protocol adds for one client, and what several get through it.
+
+    Parameters
+    ----------
+    medians
+        Way -> quantity -> median; one of the ways is `IN_PROCESS`.
+    """
+    own = medians[IN_PROCESS]
+    findings = []
+    for name, found in medians.items():
+        if name != IN_PROCESS:
+            alone, many = (found[key] / own[key] for key in ("alone_s", "scans_per_s"))
+            told = f"{name}, one client: {alone:.2f} x in process (at most {MOST_ALONE:g} x)"
+            findings.append(Finding(alone <= MOST_ALONE, told))
+            told = f"{name}, several: {many:.2f} x the loop's scans/s (at least {LEAST_MANY:g} x)"
+            findings.append(Finding(many >= LEAST_MANY, told))
+    return findings
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command."""
+    """Run the command; 1 if a demand does not hold."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead")
     parser.add_argument("scan", type=Path)
     parser.add_argument("--url", required=True)
     parser.add_argument("--grpc-url", help="HOST:PORT")
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--warm-up", type=int, default=20, help="BentoML's batching learns for 20")
+    parser.add_argument("--warm-up", type=int, default=4, help="scans of each way before the first")
     parser.add_argument("--repeats", type=int, default=3, help="of the many at once")
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--scans", type=int, default=24)
@@ -150,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, found in medians.items():
         told = [f"{found[q]:.3f} {q} ({found[q] / own[q]:.2f} x)" for q in found]
         print(f"{name}: {', '.join(told)}", flush=True)
-    return 0
+    return print_findings(judge(medians))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from pathlib import Path
 from typing import Any
 
 from neurobento.backends.cuda import find_gpu
@@ -13,29 +15,47 @@ __all__ = ["batch_limit", "batch_what_waits"]
 
 GIB = 1 << 30
 
-SCAN_GIB = {"compact": 0.5, "atlas_map": 0.5, "unet": 1.5, "highresnet": 2.5}
+SCAN_GIB = {"compact": 1.0, "atlas_map": 0.5, "unet": 1.5, "highresnet": 2.5}
 """Memory of a network for one more scan in a batch, rounded up; others count as the largest."""
 
+CGROUP = Path("/sys/fs/cgroup")
+LIMITS = ("memory.max", "memory/memory.limit_in_bytes")
+"""Where a container's memory limit is: in version 2 of cgroups, and in version 1."""
+
 MOST_SCANS, MOST_SCANS_ON_CPU = 8, 4
-"""A CPU takes one scan after the other; of more than four the answers come late, all at once."""
+"""A CPU gains from two at a time; with more than four the answers come late, and all at once."""
 
 LOOK_EVERY_S = 0.01
 """How often BentoML looks whether a network is free; 1 ms of its own is a few percent of a core."""
 
 
 def batch_limit(spec: ModelSpec) -> int:
-    """Scans in one inference of a model: what half of the machine's memory holds, 2 to 8.
+    """Scans in one inference of a model: what half of the memory holds, 2 to 8.
+
+    The memory is the GPU's, or what this machine or its container may use.
 
     Two at least, since BentoML takes no limit of one; a backend that takes one
     scan after another needs the memory of one.
     """
     if SETTINGS.max_batch:
         return max(2, SETTINGS.max_batch)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
-    need = SCAN_GIB.get(spec.network, max(SCAN_GIB.values()))
-    on_gpu = SETTINGS.device != "cpu" and find_gpu() is not None
-    most = MOST_SCANS if on_gpu else MOST_SCANS_ON_CPU
+    # OpenVINO computes on the CPU, beside whatever GPU
+    for_gpu = SETTINGS.device != "cpu" and SETTINGS.backend != "openvino"
+    gpu = find_gpu() if for_gpu else None
+    memory = _host_memory() if gpu is None else gpu.memory_bytes
+    need = GIB * SCAN_GIB.get(spec.network, max(SCAN_GIB.values()))
+    most = MOST_SCANS_ON_CPU if gpu is None else MOST_SCANS
     return max(2, min(most, int(memory / 2 / need)))
+
+
+def _host_memory() -> int:
+    """Bytes that this process may use: the machine's, or a container's where that has less."""
+    sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for name in LIMITS:
+        with contextlib.suppress(OSError, ValueError):
+            # "max" is no number, and no limit
+            sizes.append(int((CGROUP / name).read_text()))
+    return min(sizes)
 
 
 def batch_what_waits() -> None:

@@ -24,6 +24,10 @@ Headers = list[tuple[bytes, bytes]]
 Shape = Callable[[str, str, str], dict[str, Any]]
 """An error's JSON from its kind, message and request id."""
 
+PASSING = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+TRY_AGAIN = (b"retry-after", b"5")
+"""Seconds, for an answer that says nothing of when to try again."""
+
 REPLACED_HEADERS = frozenset({b"content-type", b"content-length", b"x-request-id", b"x-trace-id"})
 
 logger = logging.getLogger("neurobento.serving")
@@ -119,6 +123,8 @@ class Answer:
             return
         status: int = start["status"]
         own = [(k, v) for k, v in start["headers"] if k.lower() not in REPLACED_HEADERS]
+        if status in PASSING and all(name.lower() != TRY_AGAIN[0] for name, _ in own):
+            own.append(TRY_AGAIN)
         await self.error(status, *_error_in(self._text, status), own)
 
     async def fail(self, error: NeuroBentoError) -> None:

@@ -10,7 +10,7 @@ import logging
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
@@ -30,7 +30,7 @@ from neurobento.report import dseg_bytes, output_files
 from neurobento.scan import label_bytes, read_scan, space_of
 from serving.answers import error_body, error_headers, error_status
 from serving.calls import Admission, Call, lane_of
-from serving.grid_images import names_of, write_image
+from serving.grid_images import any_gone, names_of, write_image
 from serving.metrics import observe_stages, stage
 from serving.room import needs_room
 from serving.tracing import span, stage_spans
@@ -126,8 +126,9 @@ class Front:
         Model name -> its runner.
     admission
         Says whose turn it is.
-    rooms
-        Model name -> calls that its runner holds at most; others wait here, where they can leave.
+    batches
+        Model name -> images in a batch of its runner at most. A runner holds calls for two, one
+        in the network and one that waits for it; others wait here, where they can leave.
     """
 
     def __init__(
@@ -135,11 +136,12 @@ class Front:
         preprocessing: PreprocessingService,
         runners: Mapping[str, Runner],
         admission: Admission,
-        rooms: Mapping[str, int],
+        batches: Mapping[str, int],
     ) -> None:
         self._preprocessing = preprocessing
         self._runners = dict(runners)
-        self._rooms = {name: asyncio.Semaphore(calls) for name, calls in rooms.items()}
+        self._batches = dict(batches)
+        self._rooms = {name: asyncio.Semaphore(2 * images) for name, images in batches.items()}
         self._admission = admission
         self._facts: dict[str, dict[str, Any]] = {}
 
@@ -186,7 +188,7 @@ class Front:
                 with stage("infer", options.model), span("infer", model=options.model):
                     return await self._infer(options.model, files)
 
-        return await self._answered(call, options, segment)
+        return await self._answered(call, options, segment, len(images))
 
     async def facts(self, model: str) -> dict[str, Any]:
         """Model and backend, for run.json; a runner is asked once.
@@ -200,13 +202,17 @@ class Front:
         return self._facts[model]
 
     async def _answered(
-        self, call: Call, options: Options, work: Callable[[], Coroutine[Any, Any, Result]]
+        self,
+        call: Call,
+        options: Options,
+        work: Callable[[], Coroutine[Any, Any, Result]],
+        *size: Hashable,
     ) -> Result:
-        """Work in its turn, within its call's limits."""
+        """Work in its turn, within its call's limits; its size foretells how long it takes."""
         self._runner(options.model)
         # the metrics' labels: only what there is
         call.model, call.level = options.model, options.level
-        kind, lane = (options.model, options.level), lane_of(options.level)
+        kind, lane = (options.model, options.level, *size), lane_of(options.level)
         with self._admission.turn(call, kind, lane), needs_room():
             return await call.run(work())
 
@@ -236,20 +242,45 @@ class Front:
         return parcellation
 
     async def _infer(self, model: str, files: Sequence[Path]) -> NDArray[np.uint8]:
-        """Labels of the images in files, from a runner.
+        """Labels of the images in files, from a runner, in pieces that fit into a batch.
 
-        It finishes what it was asked for, whoever has left by then: a call keeps its
-        room there until it is done, so that calls nobody waits for cannot pile up.
+        One after the other, so that a call with many lets others in between.
         """
+        most = self._batches[model]
+        pieces = [files[start : start + most] for start in range(0, len(files), most)]
+        found = [await self._infer_piece(model, piece) for piece in pieces]
+        return found[0] if len(found) == 1 else np.concatenate(found)
+
+    async def _infer_piece(self, model: str, files: Sequence[Path]) -> NDArray[np.uint8]:
+        """Labels of as many images as a batch holds.
+
+        The runner finishes what it was asked for, whoever has left by then: a call keeps its
+        room there until it is done, so that calls nobody waits for cannot pile up.
+
+        Raises
+        ------
+        ServiceUnavailable
+            An image was gone before the network saw it, though its caller still waits.
+        """
+        names = names_of(files)
         runner, room = self._runner(model), self._rooms[model]
         await room.acquire()
-        work = asyncio.ensure_future(_asked(runner.segment(names_of(files))))
+        work = asyncio.ensure_future(_asked(runner.segment(names)))
         work.add_done_callback(functools.partial(_leave, room))
-        return await asyncio.shield(work)
+        labels = await asyncio.shield(work)
+        if any_gone(labels):
+            raise ServiceUnavailable(
+                expected="the prepared image to be there until the network has seen it",
+                found="that it was gone",
+                remedy="Try again in a few seconds.",
+                retry_after_s=5.0,
+            )
+        return labels
 
     async def end_left_work(self) -> None:
         """End what another front had asked for before this one was there."""
-        with contextlib.suppress(ServiceUnavailable, TimeoutError):
+        # it may be missing, late or failing: none keeps this one from starting
+        with contextlib.suppress(ServiceUnavailable, TimeoutError, RuntimeError):
             await asyncio.wait_for(_asked(self._preprocessing.call("end_all")), START_LIMIT_S)
 
     def _runner(self, model: str) -> Runner:

@@ -2,12 +2,14 @@
 
 An image is 5.5 MB, and each service that it went through in a message would copy it
 several times, on cores that the network could use. A file lies beside the upload that it
-comes from and goes with it. One that is gone belonged to a caller that left.
+comes from and goes with it. One that is gone most likely belonged to a caller that left.
 """
 
 from __future__ import annotations
 
 import math
+import os
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,10 +18,13 @@ from numpy.typing import NDArray
 
 from neurobento.geometry import NETWORK_SHAPE
 
-__all__ = ["labels_of", "names_of", "open_image", "write_image"]
+__all__ = ["GONE", "any_gone", "labels_of", "names_of", "open_image", "write_image"]
 
 NAME_BYTES = 1024
 IMAGE_BYTES = 4 * math.prod(NETWORK_SHAPE)
+
+GONE = 255
+"""Every label of an image that was not there, or not whole; class indices end at 116."""
 
 Infer = Callable[[NDArray[np.float32]], NDArray[np.uint8]]
 
@@ -48,8 +53,10 @@ def names_of(paths: Sequence[Path]) -> NDArray[np.uint8]:
     return np.array([list(name.ljust(NAME_BYTES, b"\0")) for name in names], np.uint8)
 
 
-def labels_of(names: NDArray[np.uint8], infer: Infer) -> NDArray[np.uint8]:
-    """Labels (N, 91, 122, 123) of the images in files; zeros of one that is gone.
+def labels_of(
+    names: NDArray[np.uint8], infer: Infer, waited: Callable[[float], None]
+) -> NDArray[np.uint8]:
+    """Labels (N, 91, 122, 123) of the images in files; `GONE` everywhere of one that is gone.
 
     Parameters
     ----------
@@ -57,22 +64,36 @@ def labels_of(names: NDArray[np.uint8], infer: Infer) -> NDArray[np.uint8]:
         Of the files, as `names_of` gives them.
     infer
         Gives the labels of images (M, 1, 91, 122, 123).
+    waited
+        Told of each image how many seconds it lay in its file.
     """
     images = np.empty((len(names), 1, *NETWORK_SHAPE), np.float32)
-    there = [
+    waits_s = [
         _read(Path(name.tobytes().rstrip(b"\0").decode()), images[i])
         for i, name in enumerate(names)
     ]
-    labels = np.zeros((len(names), *NETWORK_SHAPE), np.uint8)
+    for wait_s in waits_s:
+        if wait_s is not None:
+            waited(wait_s)
+    there = [wait_s is not None for wait_s in waits_s]
+    if all(there):
+        return infer(images)
+    labels = np.full((len(names), *NETWORK_SHAPE), GONE, np.uint8)
     if any(there):
-        labels[there] = infer(images if all(there) else images[there])
+        labels[there] = infer(images[there])
     return labels
 
 
-def _read(path: Path, image: NDArray[np.float32]) -> bool:
-    """Fill an image from a file, if it is there and whole."""
+def any_gone(labels: NDArray[np.uint8]) -> bool:
+    """Whether an image was gone, by the labels (N, 91, 122, 123) that `labels_of` gave."""
+    return bool((labels[:, 0, 0, 0] == GONE).any())
+
+
+def _read(path: Path, image: NDArray[np.float32]) -> float | None:
+    """Fill an image from a file; the seconds since it was written, None if it is not whole."""
     try:
         with path.open("rb") as file:
-            return file.readinto(image.data) == IMAGE_BYTES
+            wait_s = max(0.0, time.time() - os.fstat(file.fileno()).st_mtime)
+            return wait_s if file.readinto(image.data) == IMAGE_BYTES else None
     except FileNotFoundError:
-        return False
+        return None

@@ -11,11 +11,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
 import grpc
 from anyio import to_thread
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from tritonclient.grpc import service_pb2 as pb  # type: ignore[import-untyped]
@@ -46,6 +47,7 @@ CONTENTS = {
     "FP32": "fp32_contents",
     "FP64": "fp64_contents",
 }
+
 
 MOST_CALLS = 1000
 """At once, of all kinds; none of them holds more than its headers before it has a place."""
@@ -220,24 +222,31 @@ class _Servicer:
         context
             The call.
         """
-        call = self._call(context)
-        context.add_done_callback(lambda _: call.leave())
+        call, held = self._call(context), ExitStack()
+        held.callback(call.leave)
+        # runs once the answer is sent, or nobody waits for it: until then the call has its place
+        context.add_done_callback(lambda _: held.close())
         metadata = dict(context.invocation_metadata() or ())
         with root_span("ModelInfer", metadata):
-            return await self._infer(requests, context, call)
+            return await self._infer(requests, context, call, held)
 
-    async def _infer(self, requests: AsyncIterator[Any], context: Any, call: Call) -> Any:
+    async def _infer(
+        self, requests: AsyncIterator[Any], context: Any, call: Call, held: ExitStack
+    ) -> Any:
         code = "CANCELLED"
         try:
             async with self._errors(context, call):
-                with self._admission.place():
-                    request = await self._message(requests, call)
-                    asked = await to_thread.run_sync(_asked, request)
-                    found = await self._inference.infer(asked, call)
-                    version = self._inference.spec(request.model_name).version
-                    response = _response(request, version, found)
-                    code = "OK"
-                    return response
+                held.enter_context(self._admission.place())
+                request = await self._message(requests, call)
+                asked = await to_thread.run_sync(_asked, request)
+                found = await self._inference.infer(asked, call)
+                version = self._inference.spec(request.model_name).version
+                response = _response(request, version, found)
+                # a client that reads no further has a place no longer than any other
+                timer = asyncio.get_running_loop().call_later(call.seconds_left, held.close)
+                held.callback(timer.cancel)
+                code = "OK"
+                return response
         except asyncio.CancelledError:
             raise
         except grpc.aio.AbortError:
@@ -254,7 +263,7 @@ class _Servicer:
         DeadlineExceeded
             It is not there in time: its sender holds a place meanwhile.
         ConfigError
-            There is none, or more than one.
+            There is none, more than one, or one that cannot be read.
         """
         limit_s = min(call.seconds_left, self._limits.upload_s)
         found = []
@@ -270,6 +279,13 @@ class _Servicer:
                 expected=f"the whole message within {limit_s:.3g} s",
                 found="only a part of it",
                 remedy="Send it over a faster connection, or compress the scan.",
+            ) from None
+        except DecodeError:
+            raise ConfigError(
+                subject="ModelInfer",
+                expected="a ModelInferRequest in protobuf's binary form",
+                found="other bytes",
+                remedy="Make the message with the protocol's own definition.",
             ) from None
         if len(found) != 1:
             raise ConfigError(

@@ -2,6 +2,8 @@
 
 A line has a time, a level and a message; lines of a request have its id, and the
 last of them its model, level, status and how many milliseconds it took.
+Others in the process, BentoML above all, write their own lines: of what was raised,
+these have the kind and the place, and not its words, which may be a client's.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import datetime
 import json
 import logging
 import time
+from http import HTTPStatus
 from typing import Any
 
 from serving.calls import Call
@@ -36,18 +39,55 @@ class _Lines(logging.Formatter):
             "message": record.getMessage(),
         }
         line |= {name: getattr(record, name) for name in FIELDS if hasattr(record, name)}
-        kind, _, where = record.exc_info or (None, None, None)
-        if where is not None:
-            # where, and of which kind: an exception's words may hold a path
-            while where.tb_next is not None:
-                where = where.tb_next
-            line["exception"] = getattr(kind, "__name__", "")
-            line["place"] = f"{where.tb_frame.f_code.co_name}, line {where.tb_lineno}"
+        if (raised := _kind_and_place(record)) is not None:
+            line["exception"], line["place"] = raised
         return json.dumps(line)
 
 
+class _Record(logging.LogRecord):
+    """A line of any logger; unless it is ours, no exception goes with it, but kind and place."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not self.exc_info or self.name.partition(".")[0] == "neurobento":
+            return
+        message = str(self.msg)
+        if isinstance(self.msg, BaseException):
+            message = "an exception"
+        elif not self.args:
+            # asyncio repeats the exception below its first line
+            message = message.strip().partition("\n")[0]
+        raised = None if _is_refusal(self.exc_info[1]) else _kind_and_place(self)
+        self.msg = message if raised is None else f"{message} ({' in '.join(raised)})"
+        self.exc_info = None
+
+
+def _kind_and_place(record: logging.LogRecord) -> tuple[str, str] | None:
+    """Of which kind an exception was, and where: its words may hold a path or a name."""
+    kind, _, where = record.exc_info or (None, None, None)
+    if where is None:
+        return None
+    while where.tb_next is not None:
+        where = where.tb_next
+    place = f"{where.tb_frame.f_code.co_name}, line {where.tb_lineno}"
+    return getattr(kind, "__name__", ""), place
+
+
+def _is_refusal(error: BaseException | None) -> bool:
+    """Whether BentoML answers 4xx for it: our line of the request tells what there is to know."""
+    # by name: pydantic and BentoML are not for every process that logs
+    refused = type(error).__name__ == "ValidationError"
+    code = getattr(error, "error_code", HTTPStatus.BAD_REQUEST if refused else None)
+    return isinstance(code, int) and code < HTTPStatus.INTERNAL_SERVER_ERROR
+
+
 def begin_logging() -> None:
-    """Send the lines of `neurobento.*` to stderr; BentoML sets up its own loggers only."""
+    """Send the lines of `neurobento.*` to stderr, and keep what clients sent out of all others.
+
+    BentoML sets up its own loggers only, before or after this: what they are given
+    is changed, whichever handler it goes to.
+    """
+    logging.setLogRecordFactory(_Record)
     ours = logging.getLogger("neurobento")
     if not ours.handlers:
         handler = logging.StreamHandler()

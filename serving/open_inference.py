@@ -31,7 +31,9 @@ from neurobento.report import run_facts
 from neurobento.spec import ModelSpec
 from serving.calls import Call
 from serving.front import UPLOAD_PREFIX, Front, Options, dseg
+from serving.metrics import stage
 from serving.room import needs_room
+from serving.tracing import span
 
 __all__ = [
     "EXTENSIONS",
@@ -239,7 +241,7 @@ class OpenInference:
         Raises
         ------
         ConfigError
-            Inputs, outputs or parameters that there are not.
+            Inputs, outputs or parameters that there are not, or an output named twice.
         NeuroBentoError
             As `Front.parcellate`.
         """
@@ -262,7 +264,7 @@ class OpenInference:
                 remedy="Send a scan's file as `scan`, BYTES [1].",
             )
         wanted = asked.outputs or list(makers)
-        return await to_thread.run_sync(lambda: [makers[name]() for name in wanted])
+        return await call.run(_packed([makers[name] for name in wanted], spec.name))
 
     async def _of_scan(
         self, content: bytes, options: Options, call: Call
@@ -307,8 +309,20 @@ def server_version() -> str:
         return "unknown"
 
 
+async def _packed(makers: Sequence[Callable[[], Tensor]], model: str) -> list[Tensor]:
+    with stage("encode", model), span("encode"):
+        return await to_thread.run_sync(lambda: [make() for make in makers])
+
+
 def _require_outputs(tensor: str, wanted: Sequence[str]) -> None:
-    """Check that an input gives these outputs, before any work is done for them."""
+    """Check that an input gives these outputs, each wanted once, before any work is done."""
+    if repeated := len(wanted) - len(set(wanted)):
+        raise ConfigError(
+            subject="outputs",
+            expected="each output to be asked for once",
+            found=f"{repeated} more than once",
+            remedy="Name an output once, or none to get all.",
+        )
     known = OUTPUTS.get(tensor, ())
     if known and (unknown := len(set(wanted) - set(known))):
         raise ConfigError(

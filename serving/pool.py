@@ -40,6 +40,7 @@ from neurobento.preprocessing.threads import limit_threads
 from neurobento.scan import read_scan
 from serving import metrics
 from serving.calls import Lane, lane_of
+from serving.logs import begin_logging
 from serving.parent import end_with_parent
 from serving.priority import work_behind_the_front
 from serving.room import needs_room, no_room
@@ -300,12 +301,18 @@ class _Child:
         # the number of a dead process may be another's by now
         if self.alive:
             with contextlib.suppress(psutil.NoSuchProcess):
-                process = psutil.Process(self._process.pid)
-                for each in (process, *process.children(recursive=True)):
-                    with contextlib.suppress(psutil.NoSuchProcess):
-                        each.kill()
+                _end_all(psutil.Process(self._process.pid))
             self._process.join()
         self._process, self._ready = None, False
+
+
+def _end_all(process: psutil.Process) -> None:
+    """End a process and all it started, held still meanwhile: it could start one more."""
+    with contextlib.suppress(psutil.Error):
+        process.suspend()
+        for child in process.children():
+            _end_all(child)
+        process.kill()
 
 
 def _end_left(folder: str) -> None:
@@ -342,6 +349,7 @@ def _live(pipe: Connection, threads: int, imports: Callable[[], None], parent: i
         os._exit(1)
     # a Ctrl-C reaches the whole terminal; the parent ends its children itself
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    begin_logging()
     work_behind_the_front()
     limit_threads(threads)
     imports()

@@ -40,6 +40,11 @@ class Gpu:
     name: str
     capability: str
 
+    @property
+    def memory_bytes(self) -> int:
+        """All of its memory, used or not."""
+        return int(_call("cudaGetDeviceProperties", 0).totalGlobalMem)
+
 
 def find_gpu() -> Gpu | None:
     """The first GPU that is visible, or nothing where there is none or no binding."""

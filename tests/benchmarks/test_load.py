@@ -135,41 +135,64 @@ def test_throughput_counts_what_was_answered_until_the_end() -> None:
     assert entry.samples["timeout_due_s"] == [3.0]
 
 
-def entry(ok_s: list[float], throughput: float, refused_s: list[float]) -> Entry:
+def entry(
+    ok_s: list[float],
+    throughput: float,
+    refused_s: list[float],
+    rate_per_s: float = 2.0,
+    **others: int,
+) -> Entry:
     """What a rate came to, as far as it is judged."""
     samples = {"ok_s": ok_s, "refused_s": refused_s}
     named = {name: seconds for name, seconds in samples.items() if seconds}
-    return Entry({"throughput_per_s": throughput}, named)
+    outcomes = {name.removesuffix("_s"): len(seconds) for name, seconds in named.items()} | others
+    facts = {"throughput_per_s": throughput, "rate_per_s": rate_per_s, "outcomes": outcomes}
+    return Entry(facts, named)
 
 
-CAPACITY = entry([1.0, 2.0], 1.0, [])
+CAPACITY = entry([1.0, 2.0], 1.0, [], 1.0)
 
 
 @pytest.mark.parametrize(
     ("overloaded", "held"),
     [
-        (entry([2.0, 3.9], 0.91, [0.01, 0.099]), (True, True, True)),
-        (entry([2.0, 4.1], 0.91, [0.01, 0.099]), (False, True, True)),
-        (entry([2.0, 3.9], 0.89, [0.01, 0.099]), (True, False, True)),
-        (entry([2.0, 3.9], 0.91, [0.01, 0.1]), (True, True, False)),
-        (entry([2.0, 3.9], 0.91, []), (True, True, True)),
-        (entry([], 0.0, [0.01]), (False, False, True)),
+        (entry([2.0, 3.9], 0.91, [0.01, 0.099]), (True, True, True, True)),
+        (entry([2.0, 4.1], 0.91, [0.01, 0.099]), (False, True, True, True)),
+        (entry([2.0, 3.9], 0.89, [0.01, 0.099]), (True, False, True, True)),
+        (entry([2.0, 3.9], 0.91, [0.01, 0.099], failed=1), (True, True, False, True)),
+        (entry([2.0, 3.9], 0.91, [0.01, 0.099], timeout=1), (True, True, False, True)),
+        (entry([2.0, 3.9], 0.91, [0.01, 0.1]), (True, True, True, False)),
+        (entry([2.0, 3.9], 0.91, [], 2.4), (True, True, True, True)),
+        (entry([2.0, 3.9], 0.91, [], 2.5), (True, True, True, False)),
+        (entry([2.0, 3.9], 0.91, [0.01], 3.0), (True, True, True, True)),
+        (entry([], 0.0, [0.01]), (False, False, True, True)),
     ],
 )
-def test_each_demand_is_judged_by_itself(overloaded: Entry, held: tuple[bool, bool, bool]) -> None:
+def test_each_demand_is_judged_by_itself(overloaded: Entry, held: tuple[bool, ...]) -> None:
     assert tuple(finding.holds for finding in judge(CAPACITY, overloaded)) == held
 
 
 def test_a_service_that_answers_nothing_has_no_capacity() -> None:
     nothing = entry([], 0.0, [])
-    assert [finding.holds for finding in judge(nothing, nothing)] == [False, False, True]
+    assert [finding.holds for finding in judge(nothing, nothing)] == [False, False, True, True]
+
+
+def test_requests_that_fail_at_the_capacity_count_too() -> None:
+    failing = entry([1.0, 2.0], 1.0, [], 1.0, failed=3)
+    outcomes = judge(failing, entry([2.0], 1.0, [0.01], 3.0, timeout=2))[2]
+    assert not outcomes.holds
+    assert outcomes.told == "outcomes: 3 failed at 1/s, 2 timeout at 3/s (only ok and refused)"
 
 
 def test_the_verdict_says_its_numbers() -> None:
-    latency, throughput, refusals = judge(CAPACITY, entry([3.0], 0.8, [0.01, 0.02, 0.03, 0.171]))
+    overloaded = entry([3.0], 0.8, [0.01, 0.02, 0.03, 0.171])
+    latency, throughput, outcomes, refusals = judge(CAPACITY, overloaded)
+    assert outcomes.told == "outcomes: no others (only ok and refused)"
     assert latency.told == "p99: 3.000 s, 1.51 x 1.990 s (at most 2 x)"
     assert throughput.told == "answered: 0.800/s, 0.80 x 1.000/s (at least 0.9 x)"
     assert refusals.told == "refusals: 75.0 % of 4 in less than 100 ms, the slowest 171 ms"
+    none = judge(CAPACITY, entry([3.0], 0.8, [], 3.0))[3]
+    assert none.told == "refusals: none at 3.00 x the capacity (some from 2.5 x)"
 
 
 @pytest.mark.usefixtures("service")

@@ -149,6 +149,26 @@ def serving(models: Path, home: Path, **settings: str) -> Iterator[Server]:
     assert ended, "SIGTERM left processes behind"
 
 
+def process_of(pid: int, service: str) -> int:
+    """The process of one of a server's services."""
+    for each in descendants(pid):
+        words = Path(f"/proc/{each}/cmdline").read_bytes().split(b"\0")
+        if b"--service-name" in words and service.encode() in words:
+            return each
+    raise AssertionError(f"no process of {service}")
+
+
+@contextmanager
+def standing_still(pid: int, service: str) -> Iterator[None]:
+    """A service's process takes nothing in for the time; what it is asked waits at its door."""
+    process = process_of(pid, service)
+    os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(process, signal.SIGCONT)
+
+
 @pytest.fixture(scope="package")
 def server(known_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One server for all tests."""

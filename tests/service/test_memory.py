@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ import pytest
 from tests.malformed import Case
 from tests.malformed_run import memory_bytes
 from tests.scan_bytes import network
-from tests.service.conftest import descendants
+from tests.service.conftest import process_of
 from tests.service.test_malformed import over_grpc, over_http
 
 AT_ONCE = 16
@@ -22,19 +21,10 @@ MOST_BYTES = 25 << 20
 pytestmark = pytest.mark.slow
 
 
-def front_of(pid: int) -> int:
-    """The process of the front service."""
-    for each in descendants(pid):
-        words = Path(f"/proc/{each}/cmdline").read_bytes().split(b"\0")
-        if b"--service-name" in words and b"neurobento" in words:
-            return each
-    raise AssertionError("no front")
-
-
 @pytest.mark.parametrize("send", [over_http, over_grpc])
 def test_many_requests_leave_nothing_in_memory(server: Any, send: Any) -> None:
     case = Case("good", network(), None)
-    front = front_of(server.pid)
+    front = process_of(server.pid, "neurobento")
 
     def ask(count: int) -> int:
         with ThreadPoolExecutor(AT_ONCE) as clients:

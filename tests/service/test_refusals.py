@@ -6,9 +6,13 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
+import grpc
 import nibabel as nib
 import numpy as np
 import pytest
+
+from tests.malformed_run import memory_bytes, reset_peak
+from tests.service.conftest import process_of
 
 NONE = {"preprocessing": "none"}
 
@@ -89,6 +93,20 @@ def test_a_body_over_the_limit_is_refused(server: Any) -> None:
     headers = {"content-type": "multipart/form-data; boundary=x"}
     answer = server.client.post("/predict/", content=chunks(), headers=headers)
     assert refused(answer, 413)["type"] == "RequestTooLarge"
+
+
+def test_a_message_that_grows_is_refused_and_never_whole(server: Any) -> None:
+    """300 MB of zeros are 300 kB on their way."""
+    front = process_of(server.pid, "neurobento")
+    reset_peak(front)
+    before = memory_bytes("VmHWM", front)
+    with grpc.insecure_channel(server.grpc) as channel:
+        infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        with pytest.raises(grpc.RpcError) as caught:
+            infer(bytes(300 << 20), compression=grpc.Compression.Gzip, timeout=60)
+    code = caught.value.code()  # type: ignore[attr-defined]
+    assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert memory_bytes("VmHWM", front) - before < 96 << 20
 
 
 @pytest.mark.parametrize("path", ["/predict/", "/v1/parcellation"])

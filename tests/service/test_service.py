@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,12 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.service.conftest import standing_still
+
 ROOT = Path(__file__).resolve().parents[2]
 NONE = {"preprocessing": "none"}
+RUNNER = "runner-compact"
+PREPARING_S = 3
 
 pytestmark = pytest.mark.slow
 
@@ -137,21 +141,56 @@ def batches_and_scans(server: Any) -> tuple[float, float]:
 def test_callers_at_the_same_time_each_get_their_own_answer_in_fewer_inferences(
     server: Any, scan_of: Any, known_labels: Any
 ) -> None:
-    """BentoML learns from the first twenty or so how to batch: hence the rounds."""
     scans = {seed: scan_of(seed) for seed in range(60, 68)}
     batches_before, scans_before = batches_and_scans(server)
-    for sent in range(len(scans), 8 * len(scans), len(scans)):
-        with ThreadPoolExecutor(8) as callers:
-            answers = dict(zip(scans, callers.map(server.predict, scans.values()), strict=True))
-        for seed, answer in answers.items():
-            assert np.array_equal(np.asarray(labels_in(answer.content).dataobj), known_labels(seed))
-        batches, found = batches_and_scans(server)
-        assert found - scans_before == sent
-        if batches - batches_before < sent:
-            break
-    assert 0 < batches - batches_before < sent
+    with ThreadPoolExecutor(len(scans)) as callers:
+        with standing_still(server.pid, RUNNER):
+            asked = {seed: callers.submit(server.predict, scan) for seed, scan in scans.items()}
+            # preparing takes each of them milliseconds
+            wait(asked.values(), timeout=PREPARING_S)
+            assert not any(each.done() for each in asked.values())
+        for seed, answer in asked.items():
+            labels = np.asarray(labels_in(answer.result().content).dataobj)
+            assert np.array_equal(labels, known_labels(seed))
+    batches, found = batches_and_scans(server)
+    assert found - scans_before == len(scans)
+    assert 0 < batches - batches_before < len(scans)
 
 
 def test_a_request_id_is_given_back(server: Any) -> None:
     answer = server.client.get("/v1/models", headers={"x-request-id": "mine-1"})
     assert answer.headers["x-request-id"] == "mine-1"
+
+
+MARK = "JANE_DOE_1970"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/parcellation", {"data": {"name": MARK}, "files": {"other": (None, MARK)}}),
+        ("/v1/parcellation", {"files": {"file": (None, MARK)}}),
+        ("/v1/parcellation", {"files": {MARK: (MARK, b"scan")}, "data": {"model": MARK}}),
+        ("/v1/parcellation", {"data": {MARK: MARK * 200}, "files": {"file": ("scan", b"scan")}}),
+        ("/v1/parcellation", {"data": {"preprocessing": MARK}, "files": {"file": (MARK, b"scan")}}),
+        ("/v1/parcellation", {"data": {"space": MARK}, "files": {"file": (MARK, b"scan")}}),
+        ("/v1/parcellation", {"data": {"model": MARK}, "files": {"file": (MARK, b"scan")}}),
+        ("/v1/parcellation", {"json": {"name": MARK}}),
+        ("/v1/parcellation", {"data": {"name": MARK}}),
+        (f"/predict/?preprocessing={MARK}", {"files": {"file": (MARK, b"scan")}}),
+        (f"/predict/?model={MARK}", {"files": {"other": (None, MARK)}}),
+        (f"/{MARK}?name={MARK}", {"json": {"name": MARK}}),
+        ("/v2/models/compact/infer", {"json": {"inputs": [{"name": MARK}]}}),
+        (f"/v2/models/{MARK}/infer", {"json": {MARK: MARK}}),
+        ("/v2/models/compact/infer", {"content": MARK}),
+    ],
+)
+def test_nothing_that_a_refused_client_sent_is_in_the_log(
+    server: Any, path: str, body: dict[str, Any]
+) -> None:
+    before = server.log.stat().st_size
+    answer = server.client.post(path, headers={"x-request-id": "refused-1"}, **body)
+    assert 400 <= answer.status_code < 500, answer.text
+    written = server.log.read_bytes()[before:].decode()
+    assert f"request refused-1: {answer.status_code}" in written
+    assert MARK not in written

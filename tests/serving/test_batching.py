@@ -6,42 +6,54 @@ import asyncio
 import inspect
 import os
 import time
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from bentoml._internal.marshal.dispatcher import CorkDispatcher, Optimizer
 
-from neurobento.backends.cuda import Gpu
 from neurobento.spec import ModelSpec
 from serving.batching import GIB, LOOK_EVERY_S, batch_limit, batch_what_waits
 from serving.settings import Settings
 
 
 @pytest.fixture
-def batch_of(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Scans in one inference of a network on a machine with so much memory."""
+def batch_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Scans in one inference of a network, with so much memory in the machine and in its GPU."""
 
-    def limit(network: str, memory_gib: float, most: str = "0", device: str = "auto") -> int:
+    def limit(
+        network: str, memory_gib: float, gpu_gib: float | None = None, **settings: str
+    ) -> int:
         pages = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": round(memory_gib * GIB / 4096)}
+        gpu = None if gpu_gib is None else SimpleNamespace(memory_bytes=round(gpu_gib * GIB))
         with monkeypatch.context() as machine:
             machine.setattr(os, "sysconf", pages.__getitem__)
-            machine.setenv("NEUROBENTO_MAX_BATCH", most)
-            machine.setenv("NEUROBENTO_DEVICE", device)
+            machine.setattr("serving.batching.CGROUP", tmp_path)
+            for name in ("MAX_BATCH", "DEVICE", "BACKEND"):
+                machine.delenv(f"NEUROBENTO_{name}", raising=False)
+            for name, value in settings.items():
+                machine.setenv(f"NEUROBENTO_{name}", value)
             machine.setattr("serving.batching.SETTINGS", Settings())
-            machine.setattr("serving.batching.find_gpu", lambda: Gpu("NVIDIA H100", "9.0"))
+            machine.setattr("serving.batching.find_gpu", lambda: gpu)
             return batch_limit(ModelSpec("m", "0.0.1", network, "0" * 64, "0" * 64, 18))
 
     return limit
 
 
+MEMORY_GIB = (1, 8, 16, 24, 64, 1000)
 NETWORKS = ("compact", "atlas_map", "unet", "highresnet")
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_a_batch_is_two_to_eight_scans_and_grows_with_memory(batch_of: Any, network: str) -> None:
-    found = [batch_of(network, memory) for memory in (1, 8, 16, 24, 64, 1000)]
+@pytest.mark.parametrize("gpu", [True, False])
+def test_a_batch_is_of_two_scans_at_least_and_grows_with_memory(
+    batch_of: Any, network: str, gpu: bool
+) -> None:
+    """To eight on a GPU, and to four on a CPU."""
+    found = [batch_of(network, 64, gib) if gpu else batch_of(network, gib) for gib in MEMORY_GIB]
     assert found == sorted(found)
-    assert (found[0], found[-1]) == (2, 8)
+    assert (found[0], found[-1]) == (2, 8 if gpu else 4)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -50,24 +62,43 @@ def test_a_network_that_nobody_weighed_counts_as_the_largest(
     batch_of: Any, network: str, memory_gib: int
 ) -> None:
     assert batch_of("new", memory_gib) <= batch_of(network, memory_gib)
+    assert batch_of("new", 64, memory_gib) <= batch_of(network, 64, memory_gib)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_a_cpu_takes_four_at_most(batch_of: Any, network: str) -> None:
-    found = [batch_of(network, memory, device="cpu") for memory in (1, 8, 16, 24, 64, 1000)]
-    assert found == [min(4, batch_of(network, memory)) for memory in (1, 8, 16, 24, 64, 1000)]
+@pytest.mark.parametrize("setting", [{"DEVICE": "cpu"}, {"BACKEND": "openvino"}])
+def test_a_gpu_that_is_not_used_does_not_count(
+    batch_of: Any, network: str, setting: dict[str, str]
+) -> None:
+    found = [batch_of(network, memory, 1000, **setting) for memory in MEMORY_GIB]
+    assert found == [batch_of(network, memory) for memory in MEMORY_GIB]
 
 
-def test_unet_takes_five_scans_in_sixteen_gibibytes(batch_of: Any) -> None:
-    """Half of the memory is 8 GiB, and each scan takes 1.5 GiB."""
-    assert batch_of("unet", 16) == 5
+@pytest.mark.parametrize("setting", [{}, {"DEVICE": "cuda"}, {"BACKEND": "onnxruntime"}])
+def test_on_a_gpu_its_own_memory_counts(batch_of: Any, setting: dict[str, str]) -> None:
+    """Half of it is 8 GiB, and each scan takes 1.5 GiB."""
+    assert batch_of("unet", 1, 16, **setting) == batch_of("unet", 1000, 16, **setting) == 5
+
+
+@pytest.mark.parametrize("version", ["memory.max", "memory/memory.limit_in_bytes"])
+@pytest.mark.parametrize(
+    ("limit", "found"),
+    [(10 * GIB, 3), (2 * GIB, 2), (1 << 62, 4), ("max", 4), ("", 4), (100 * GIB, 4)],
+)
+def test_a_containers_limit_counts_where_it_is_less_than_the_machine_has(
+    batch_of: Any, tmp_path: Path, version: str, limit: int | str, found: int
+) -> None:
+    (tmp_path / "memory").mkdir()
+    (tmp_path / version).write_text(f"{limit}\n")
+    assert batch_of("unet", 16) == found
+    assert batch_of("unet", 4) == 2
 
 
 @pytest.mark.parametrize(("most", "found"), [("3", 3), ("32", 32), ("1", 2)])
 def test_a_batch_may_be_set_but_bentoml_takes_none_of_one(
     batch_of: Any, most: str, found: int
 ) -> None:
-    assert batch_of("unet", 1000, most) == found
+    assert batch_of("unet", 1000, MAX_BATCH=most) == found
 
 
 @pytest.fixture

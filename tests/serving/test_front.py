@@ -92,7 +92,7 @@ class FakePreprocessing:
             raise self.gone
 
 
-ROOMS = {"compact": 2, "next": 2}
+BATCHES = {"compact": 2, "next": 2}
 
 
 class FakeRunner:
@@ -104,7 +104,7 @@ class FakeRunner:
         self.gone: Exception | None = None
 
     async def segment(self, files: Any) -> Any:
-        return labels_of(files, self.infer)
+        return labels_of(files, self.infer, lambda seconds: None)
 
     def infer(self, images: Any) -> Any:
         return ((np.rint(images[:, 0] * 116) + self.offset) % 117).astype(np.uint8)
@@ -142,7 +142,7 @@ def scan(write_nifti: Callable[..., Path], labels: Any) -> Path:
 @pytest.fixture
 def front(admission: Admission) -> Front:
     runners = {"compact": FakeRunner(), "next": FakeRunner(1)}
-    return Front(FakePreprocessing(), runners, admission, ROOMS)
+    return Front(FakePreprocessing(), runners, admission, BATCHES)
 
 
 @pytest.fixture
@@ -157,7 +157,7 @@ def tilted(
         "native_voxel_to_ras": space.voxel_to_ras,
         "native_header": space.header.binaryblock,
     }
-    front = Front(FakePreprocessing(prepared), {"compact": FakeRunner()}, admission, ROOMS)
+    front = Front(FakePreprocessing(prepared), {"compact": FakeRunner()}, admission, BATCHES)
     return write_nifti(head.image, head.affine), front
 
 
@@ -234,7 +234,7 @@ def test_the_runner_asked_for_answers(front: Front, scan: Path, labels: Any) -> 
 
 def test_level_and_ticket_reach_preprocessing(scan: Path, admission: Admission) -> None:
     preprocessing, call = FakePreprocessing(), a_call()
-    front = Front(preprocessing, {"compact": FakeRunner()}, admission, ROOMS)
+    front = Front(preprocessing, {"compact": FakeRunner()}, admission, BATCHES)
     done(front.labels(scan, AS_IT_IS, call))
     assert preprocessing.asked == [(str(scan), "none", call.ticket)]
     assert preprocessing.ended == []
@@ -294,7 +294,7 @@ def test_an_answer_is_a_download_of_our_name() -> None:
 
 def test_an_unknown_model_is_refused_before_the_scan_is_touched(admission: Admission) -> None:
     preprocessing = FakePreprocessing()
-    front = Front(preprocessing, {"compact": FakeRunner()}, admission, ROOMS)
+    front = Front(preprocessing, {"compact": FakeRunner()}, admission, BATCHES)
     with pytest.raises(ModelNotFound, match="one of compact"):
         done(front.labels(Path("none"), Options("grand", "none", "native"), a_call()))
     assert preprocessing.asked == []
@@ -313,7 +313,9 @@ def test_metrics_know_models_that_there_are_and_no_others(front: Front, scan: Pa
 
 def test_an_error_of_preprocessing_is_raised_in_front(scan: Path, admission: Admission) -> None:
     error = EmptyScan(expected="a head", found="zero", remedy="Look.", subject="JANE_DOE")
-    front = Front(FakePreprocessing(pack_error(error)), {"compact": FakeRunner()}, admission, ROOMS)
+    front = Front(
+        FakePreprocessing(pack_error(error)), {"compact": FakeRunner()}, admission, BATCHES
+    )
     with pytest.raises(EmptyScan) as caught:
         done(front.labels(scan, AS_IT_IS, a_call()))
     assert caught.value.subject is None
@@ -321,7 +323,7 @@ def test_an_error_of_preprocessing_is_raised_in_front(scan: Path, admission: Adm
 
 def test_a_runner_is_asked_for_its_facts_once(scan: Path, admission: Admission) -> None:
     runner = FakeRunner()
-    front = Front(FakePreprocessing(), {"compact": runner}, admission, ROOMS)
+    front = Front(FakePreprocessing(), {"compact": runner}, admission, BATCHES)
     done(front.outputs(scan, AS_IT_IS, a_call()))
     assert done(front.facts("compact")) == FACTS
     assert runner.described == 1
@@ -329,7 +331,7 @@ def test_a_runner_is_asked_for_its_facts_once(scan: Path, admission: Admission) 
 
 def test_facts_that_could_not_be_had_are_asked_for_again(admission: Admission) -> None:
     runner = FakeRunner()
-    front = Front(FakePreprocessing(), {"compact": runner}, admission, ROOMS)
+    front = Front(FakePreprocessing(), {"compact": runner}, admission, BATCHES)
     runner.gone = ConnectionResetError()
     with pytest.raises(ServiceUnavailable):
         done(front.facts("compact"))
@@ -344,7 +346,7 @@ def test_preprocessing_is_ended_by_its_ticket_with_the_call(
 ) -> None:
     async def scenario() -> None:
         preprocessing = FakePreprocessing(gone=gone, stuck=True)
-        front = Front(preprocessing, {"compact": FakeRunner()}, admission, ROOMS)
+        front = Front(preprocessing, {"compact": FakeRunner()}, admission, BATCHES)
         call = a_call(0.1 if how == "too late" else LONG_S)
         waiting = asyncio.ensure_future(front.labels(Path("none"), AS_IT_IS, call))
         await preprocessing.begun.wait()
@@ -369,7 +371,7 @@ def test_a_service_that_is_gone_is_unavailable_for_a_while(
     preprocessing = FakePreprocessing(gone=gone if part == "preprocessing" else None)
     runner = GoneRunner() if part == "runner" else FakeRunner()
     runner.gone = gone
-    front = Front(preprocessing, {"compact": runner}, admission, ROOMS)
+    front = Front(preprocessing, {"compact": runner}, admission, BATCHES)
     work = front.facts("compact") if part == "facts" else front.labels(scan, AS_IT_IS, a_call())
     with caplog.at_level(logging.INFO), pytest.raises(ServiceUnavailable) as caught:
         done(work)
@@ -384,7 +386,7 @@ def test_a_service_that_fails_inside_is_not_one_to_be_asked_again(
 ) -> None:
     runner = GoneRunner()
     runner.gone = BentoMLException("secret", error_code=HTTPStatus.INTERNAL_SERVER_ERROR)
-    front = Front(FakePreprocessing(), {"compact": runner}, admission, ROOMS)
+    front = Front(FakePreprocessing(), {"compact": runner}, admission, BATCHES)
     with pytest.raises(RuntimeError, match=r"^a service failed$"):
         done(front.labels(scan, AS_IT_IS, a_call()))
 
@@ -409,8 +411,8 @@ def test_calls_that_nobody_waits_for_do_not_pile_up_in_a_runner(admission: Admis
 
     async def scenario() -> tuple[int, int]:
         runner = SlowRunner()
-        front = Front(FakePreprocessing(), {"compact": runner}, admission, ROOMS)
-        for _ in range(2 * ROOMS["compact"]):
+        front = Front(FakePreprocessing(), {"compact": runner}, admission, BATCHES)
+        for _ in range(2 * BATCHES["compact"]):
             with pytest.raises(DeadlineExceeded):
                 await front.segment(images, AS_IT_IS, Call("t", "http", 0.05))
         waiting = asyncio.ensure_future(front.segment(images, AS_IT_IS, a_call()))
@@ -420,7 +422,110 @@ def test_calls_that_nobody_waits_for_do_not_pile_up_in_a_runner(admission: Admis
         await waiting
         return held, runner.most
 
-    assert done(scenario()) == (ROOMS["compact"], ROOMS["compact"])
+    held = 2 * BATCHES["compact"]
+    assert done(scenario()) == (held, held)
+
+
+def test_a_call_that_cannot_be_passed_on_keeps_no_room(
+    front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_long(files: Any) -> Any:
+        raise ValueError
+
+    images = np.zeros((1, 1, *NETWORK), np.float32)
+    with monkeypatch.context() as broken:
+        broken.setattr(front_module, "names_of", too_long)
+        for _ in range(2 * BATCHES["compact"]):
+            with pytest.raises(ValueError):
+                done(front.segment(images, AS_IT_IS, a_call()))
+    assert not done(front.segment(images, AS_IT_IS, a_call(5.0))).any()
+
+
+class LosingRunner(FakeRunner):
+    """Finds other files than it was sent: gone, or cut short."""
+
+    def __init__(self, content: bytes | None) -> None:
+        super().__init__()
+        self.content = content
+
+    async def segment(self, files: Any) -> Any:
+        last = Path(files[-1].tobytes().rstrip(b"\0").decode())
+        if self.content is None:
+            last.unlink()
+        else:
+            last.write_bytes(self.content)
+        return await super().segment(files)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"short"])
+def test_who_still_waits_for_an_image_that_was_lost_gets_no_labels(
+    scan: Path, admission: Admission, content: bytes | None
+) -> None:
+    front = Front(FakePreprocessing(), {"compact": LosingRunner(content)}, admission, BATCHES)
+    images = np.zeros((2, 1, *NETWORK), np.float32)
+    for work in (
+        front.labels(scan, AS_IT_IS, a_call()),
+        front.segment(images, AS_IT_IS, a_call()),
+    ):
+        with pytest.raises(ServiceUnavailable, match="it was gone") as caught:
+            done(work)
+        assert caught.value.retry_after_s
+
+
+class CountingRunner(FakeRunner):
+    """Remembers how many images came at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
+    async def segment(self, files: Any) -> Any:
+        self.sizes.append(len(files))
+        return await super().segment(files)
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(1, [1]), (2, [2]), (5, [2, 2, 1])])
+def test_images_come_to_a_runner_a_batch_at_a_time_and_leave_in_order(
+    admission: Admission, count: int, sizes: list[int]
+) -> None:
+    runner = CountingRunner()
+    front = Front(FakePreprocessing(), {"compact": runner}, admission, BATCHES)
+    truth = np.stack([np.full(NETWORK, 7 * i, np.uint8) for i in range(count)])
+    images = (truth[:, None] / np.float32(116)).astype(np.float32)
+    assert np.array_equal(done(front.segment(images, AS_IT_IS, a_call())), truth)
+    assert runner.sizes == sizes
+
+
+def test_every_piece_of_a_call_waits_for_a_room_of_its_own(admission: Admission) -> None:
+    """One call with many images cannot fill a runner that others want."""
+    images = np.zeros((4 * BATCHES["compact"], 1, *NETWORK), np.float32)
+
+    async def scenario() -> tuple[int, int]:
+        runner = SlowRunner()
+        front = Front(FakePreprocessing(), {"compact": runner}, admission, BATCHES)
+        many = asyncio.ensure_future(front.segment(images, AS_IT_IS, a_call()))
+        one = asyncio.ensure_future(front.segment(images[:1], AS_IT_IS, a_call()))
+        while runner.under_way < 2:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)
+        held = runner.under_way
+        runner.let_go.set()
+        await asyncio.gather(many, one)
+        return held, runner.most
+
+    assert done(scenario()) == (2, 2)
+
+
+def test_the_forecast_of_images_knows_how_many_there_are() -> None:
+    admission = Admission(8, 1, 0.0)
+    front = Front(FakePreprocessing(), {"compact": FakeRunner()}, admission, BATCHES)
+    two = np.zeros((2, 1, *NETWORK), np.float32)
+    done(front.segment(two, AS_IT_IS, a_call()))
+    with admission.turn(a_call(), ("compact", "none", 1), "quick"):
+        done(front.segment(two, AS_IT_IS, a_call()))
+    ahead = admission.turn(a_call(), ("compact", "none", 2), "quick")
+    with ahead, pytest.raises(ServiceBusy):
+        done(front.segment(two, AS_IT_IS, a_call()))
 
 
 def test_a_new_front_ends_what_another_had_asked_for(front: Front) -> None:
@@ -428,10 +533,25 @@ def test_a_new_front_ends_what_another_had_asked_for(front: Front) -> None:
     assert front._preprocessing.ended == ["end_all"]  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize(
+    "error",
+    [*GONE, BentoMLException("secret", error_code=HTTPStatus.INTERNAL_SERVER_ERROR)],
+)
+def test_a_front_starts_whatever_preprocessing_says(
+    admission: Admission, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    async def fails(method: str) -> Any:
+        raise error
+
+    preprocessing = FakePreprocessing()
+    monkeypatch.setattr(preprocessing, "call", fails)
+    assert done(Front(preprocessing, {}, admission, {}).end_left_work()) is None
+
+
 def test_what_nobody_expected_of_a_service_is_not_taken_for_its_absence(
     scan: Path, admission: Admission
 ) -> None:
-    front = Front(FakePreprocessing(gone=KeyError()), {"compact": FakeRunner()}, admission, ROOMS)
+    front = Front(FakePreprocessing(gone=KeyError()), {"compact": FakeRunner()}, admission, BATCHES)
     with pytest.raises(KeyError):
         done(front.labels(scan, AS_IT_IS, a_call()))
 
@@ -440,7 +560,7 @@ def test_a_call_that_would_wait_too_long_is_refused_before_any_work(
     scan: Path, tmp_path: Path
 ) -> None:
     preprocessing, admission = FakePreprocessing(), Admission(8, 1, 0.0)
-    front = Front(preprocessing, {"compact": FakeRunner()}, admission, ROOMS)
+    front = Front(preprocessing, {"compact": FakeRunner()}, admission, BATCHES)
     done(front.labels(scan, AS_IT_IS, a_call()))
     before = admission.turn(a_call(), ("compact", "none"), "quick")
     with before, pytest.raises(ServiceBusy):

@@ -280,6 +280,9 @@ BAD: dict[str, dict[str, Any]] = {
     "an output that there is not": {
         "outputs": [pb.ModelInferRequest.InferRequestedOutputTensor(name="x")]
     },
+    "an output asked for twice": {
+        "outputs": 2 * [pb.ModelInferRequest.InferRequestedOutputTensor(name="dseg")]
+    },
     "another preprocessing": {"parameters": {"preprocessing": pb.InferParameter(string_param="x")}},
     "a preprocessing of another type": {
         "parameters": {"preprocessing": pb.InferParameter(int64_param=1)}
@@ -298,6 +301,19 @@ def test_a_bad_request_is_an_invalid_argument(
     assert served.front.asked == []
     wait_for(lambda: len(outcomes(records)) == len(BAD), "the log of all requests")
     assert set(outcomes(records)) == {"INVALID_ARGUMENT"}
+    wait_for(lambda: served.run.inside == 0, "all places to be free")
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"no protobuf", b"\x0a\x7fcut short"])
+def test_bytes_that_are_no_message_are_an_invalid_argument(
+    content: bytes, served: Served, records: list[logging.LogRecord]
+) -> None:
+    infer = served.channel.stream_unary(f"/{SERVICE}/ModelInfer")
+    code, trailing = refused(lambda: infer(iter([content]), timeout=5))
+    assert (code, trailing["error-type"]) == ("INVALID_ARGUMENT", "ConfigError")
+    wait_for(lambda: outcomes(records) == ["INVALID_ARGUMENT"], "the request in the log")
+    assert [record for record in records if record.levelno >= logging.WARNING] == []
+    wait_for(lambda: served.run.inside == 0, "the place to be free")
 
 
 def test_a_scan_that_cannot_be_used_is_told_why(serve: Any) -> None:
@@ -496,6 +512,68 @@ def test_a_slow_message_gives_its_place_up(serve: Any) -> None:
     _, error = held_back(served)
     assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
     assert dict(error.trailing_metadata())["error-type"] == "DeadlineExceeded"
+
+
+@pytest.fixture
+def unread() -> Iterator[Callable[[Served], Any]]:
+    """Asks for an answer of 1.4 MB, of which a client that has yet to read it takes in 64 kB."""
+    channels: list[grpc.Channel] = []
+
+    def ask(served: Served) -> Any:
+        narrow = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1 << 16)]
+        channels.append(grpc.insecure_channel(f"127.0.0.1:{served.port}", narrow))
+        values = np.zeros((1, 1, *GRID), np.float32)
+        image = pb.ModelInferRequest.InferInputTensor(
+            name="image", datatype="FP32", shape=values.shape
+        )
+        infer = channels[-1].unary_stream(
+            f"/{SERVICE}/ModelInfer",
+            request_serializer=pb.ModelInferRequest.SerializeToString,
+            response_deserializer=pb.ModelInferResponse.FromString,
+        )
+        return infer(request(inputs=[image], raw_input_contents=[values.tobytes()]))
+
+    yield ask
+    for channel in channels:
+        channel.close()
+
+
+def test_a_call_has_its_place_until_its_answer_is_sent(
+    served: Served, unread: Callable[[Served], Any], records: list[logging.LogRecord]
+) -> None:
+    answers = [unread(served) for _ in range(PLACES)]
+    wait_for(lambda: outcomes(records) == ["OK"] * PLACES, "the work to end")
+    # a place given back before the answer is read would be free by now
+    time.sleep(0.3)
+    assert served.run.inside == PLACES
+    assert refused(lambda: served.stub.ModelInfer(request(), timeout=5))[0] == "RESOURCE_EXHAUSTED"
+    assert len(next(answers[0]).outputs) == 3
+    wait_for(lambda: served.run.inside == PLACES - 1, "the place of the one that was read")
+    answers[1].cancel()
+    wait_for(lambda: served.run.inside == 0, "the place of the one that was left")
+
+
+def test_an_answer_that_is_not_read_gives_its_place_up_at_the_deadline(
+    serve: Any, unread: Callable[[Served], Any], records: list[logging.LogRecord]
+) -> None:
+    served = serve(limit_s=2.0)
+    answer = unread(served)
+    wait_for(lambda: outcomes(records) == ["OK"], "the work to end")
+    assert served.run.inside == 1
+    wait_for(lambda: served.run.inside == 0, "the place to be free")
+    # it may still be read; its place is not given back a second time
+    assert len(next(answer).outputs) == 3
+    wait_for(answer.done, "the answer to end")
+    later = unread(served)
+    wait_for(lambda: outcomes(records) == ["OK", "OK"], "the work to end")
+    assert served.run.inside == 1
+    later.cancel()
+
+
+def test_places_are_free_again_for_clients_that_take_turns(served: Served) -> None:
+    for _ in range(50):
+        served.stub.ModelInfer(request(), timeout=5)
+    wait_for(lambda: served.run.inside == 0, "all places to be free")
 
 
 def test_the_health_service_says_what_is_true(serve: Any) -> None:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import gc
 import io
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator
+from http import HTTPStatus
 from typing import Any
 
+import pydantic
 import pytest
+from bentoml._internal.server.http_app import log_exception
+from bentoml.exceptions import BentoMLException
 from prometheus_client import REGISTRY
+from starlette.requests import Request
 
 from serving.calls import Call
 from serving.logs import FIELDS, begin_logging, log_request
@@ -26,6 +34,7 @@ Lines = Callable[[], list[dict[str, Any]]]
 def service_log() -> Iterator[Lines]:
     """Reads what a service that has just begun writes; afterwards all is as it was."""
     ours, written = logging.getLogger("neurobento"), io.StringIO()
+    factory = logging.getLogRecordFactory()
     handlers, level, propagate = ours.handlers, ours.level, ours.propagate
     try:
         ours.handlers = []
@@ -35,6 +44,21 @@ def service_log() -> Iterator[Lines]:
     finally:
         ours.handlers, ours.propagate = handlers, propagate
         ours.setLevel(level)
+        logging.setLogRecordFactory(factory)
+
+
+@contextlib.contextmanager
+def lines_of(name: str) -> Iterator[Callable[[], str]]:
+    """Reads what another logger writes in a service that has begun."""
+    written = io.StringIO()
+    handler = logging.StreamHandler(written)
+    other = logging.getLogger(name)
+    other.addHandler(handler)
+    try:
+        with service_log():
+            yield written.getvalue
+    finally:
+        other.removeHandler(handler)
 
 
 def test_a_line_has_a_time_a_severity_and_a_message() -> None:
@@ -116,6 +140,90 @@ def test_what_is_not_ours_is_left_alone() -> None:
     with service_log() as lines:
         logging.getLogger("somebody.else").error("not ours")
     assert lines() == []
+
+
+class Form(pydantic.BaseModel):
+    file: int
+
+
+def no_file() -> None:
+    Form.model_validate({"name": SECRET})
+
+
+def bad_request() -> None:
+    raise BentoMLException(SECRET, error_code=HTTPStatus.BAD_REQUEST)
+
+
+def no_room() -> None:
+    raise BentoMLException(SECRET, error_code=HTTPStatus.SERVICE_UNAVAILABLE)
+
+
+def broken() -> None:
+    try:
+        bad_request()
+    except BentoMLException as error:
+        raise RuntimeError(SECRET) from error
+
+
+@pytest.mark.parametrize(
+    ("fail", "told"),
+    [
+        (no_file, ""),
+        (bad_request, ""),
+        (no_room, " (BentoMLException in no_room, line N)"),
+        (broken, " (RuntimeError in broken, line N)"),
+    ],
+)
+def test_bentoml_tells_no_words_of_an_exception_and_nothing_of_a_refusal(
+    fail: Callable[[], None], told: str
+) -> None:
+    """It logs every answer of 4xx as an error, and pydantic repeats what was sent."""
+    request = Request({"type": "http", "method": "POST", "path": "/predict/", "headers": []})
+    with lines_of("bentoml") as text:
+        try:
+            fail()
+        except Exception:
+            log_exception(request)
+    assert re.sub(r"line \d+", "line N", text()) == f"Exception on /predict/ [POST]{told}\n"
+
+
+def test_an_exception_logged_as_a_message_tells_none_of_its_words() -> None:
+    with lines_of("somebody.else") as text:
+        try:
+            broken()
+        except RuntimeError as error:
+            logging.getLogger("somebody.else").exception(error)
+    assert text().startswith("an exception (RuntimeError in broken, line ")
+    assert "JANE_DOE" not in text()
+
+
+def test_asyncio_tells_none_of_the_words_of_what_nobody_waited_for() -> None:
+    async def nobody_waits() -> None:
+        async def fail() -> None:
+            broken()
+
+        failing = asyncio.ensure_future(fail())
+        await asyncio.sleep(0)
+        del failing
+        gc.collect()
+
+    with lines_of("asyncio") as text:
+        asyncio.run(nobody_waits())
+    assert text().startswith("Task exception was never retrieved (RuntimeError in broken, line ")
+    assert "JANE_DOE" not in text()
+
+
+def test_loggers_that_bentoml_sets_up_later_are_held_to_it_too() -> None:
+    written = io.StringIO()
+    with service_log():
+        late = logging.getLogger("set.up.later")
+        late.addHandler(logging.StreamHandler(written))
+        try:
+            broken()
+        except RuntimeError:
+            late.exception("%d failed", 1)
+    assert written.getvalue().startswith("1 failed (RuntimeError in broken, line ")
+    assert "JANE_DOE" not in written.getvalue()
 
 
 def test_details_for_developers_are_not_written() -> None:

@@ -7,16 +7,20 @@ import gzip
 import json
 import struct
 import tempfile
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
+from prometheus_client import REGISTRY
 
 from neurobento.errors import (
+    ClientGone,
     ConfigError,
+    DeadlineExceeded,
     EmptyScan,
     ModelNotFound,
     NeuroBentoError,
@@ -294,7 +298,7 @@ def test_images_are_segmented_together_as_each_alone(
         assert found["voxels"].values[i].sum() == (10 + i) * 15 * 2
 
 
-@pytest.mark.parametrize("wanted", [["labels"], ["run", "affine"], ["dseg", "dseg"]])
+@pytest.mark.parametrize("wanted", [["labels"], ["run", "affine"], ["dseg", "labels"]])
 def test_outputs_come_as_wanted_and_in_that_order(wanted: list[str], front: FakeFront) -> None:
     request = Asked("compact", "", [SCAN], wanted)
     inference = OpenInference(front, SPECS)  # type: ignore[arg-type]
@@ -311,6 +315,63 @@ def test_an_output_that_there_is_not_is_refused_before_any_work(
     with pytest.raises(ConfigError, match="labels"):
         ask(tensor, outputs=["labels", wanted])
     assert front.asked == []
+
+
+@pytest.mark.parametrize(("tensor", "times"), [(SCAN, 2), (image_tensor(image()), 100_000)])
+def test_an_output_asked_for_again_is_refused_before_any_work(
+    tensor: Tensor, times: int, front: FakeFront, ask: Any
+) -> None:
+    with pytest.raises(ConfigError, match=rf"asked for once; found {times - 1} more than once"):
+        ask(tensor, outputs=["run", *["labels"] * times])
+    assert front.asked == []
+
+
+@pytest.fixture
+def packing_without_end(ask: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Set once packing has begun; it goes on until the test is over."""
+    begun, over = threading.Event(), threading.Event()
+    # the first span imports for a second or more, longer than the call below may take
+    ask(SCAN)
+
+    def pack(*_: Any) -> bytes:
+        begun.set()
+        over.wait(20)
+        return b""
+
+    monkeypatch.setattr("serving.open_inference.dseg", pack)
+    yield begun
+    over.set()
+
+
+@pytest.mark.parametrize("kind", [DeadlineExceeded, ClientGone])
+def test_packing_is_not_waited_for_beyond_the_call(
+    kind: type[NeuroBentoError], packing_without_end: threading.Event, front: FakeFront
+) -> None:
+    inference = OpenInference(front, SPECS)  # type: ignore[arg-type]
+
+    async def infer() -> None:
+        call = Call("r-1", "grpc", 1.0 if kind is DeadlineExceeded else 60.0)
+        asked = asyncio.ensure_future(inference.infer(Asked("compact", "", [SCAN]), call))
+        while not (packing_without_end.is_set() or asked.done()):
+            await asyncio.sleep(0.01)
+        assert packing_without_end.is_set()
+        if kind is ClientGone:
+            call.leave()
+        await asyncio.wait_for(asked, 5)
+
+    with pytest.raises(kind):
+        asyncio.run(infer())
+
+
+@pytest.mark.parametrize("tensor", [SCAN, image_tensor(image())])
+def test_packing_is_a_stage_of_the_metrics(tensor: Tensor, ask: Any) -> None:
+    def count() -> float:
+        labels = {"stage": "encode", "model": "unet"}
+        return REGISTRY.get_sample_value("neurobento_stage_seconds_count", labels) or 0.0
+
+    before = count()
+    ask(tensor, model="unet")
+    assert count() == before + 1
 
 
 def changed(value: float) -> Any:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import functools
+import logging
 import os
 import resource
 import shutil
@@ -13,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.context import SpawnProcess
@@ -390,6 +392,40 @@ def test_what_a_process_started_ends_with_it(scan: Path, endless: Path) -> None:
     wait_for(lambda: ended(again.pid), "what the next one started to end with the pool")
 
 
+FORKS = 300
+
+
+def start_many(mark: str) -> None:
+    """Let this process start one after the other, each on its own, until it is stopped."""
+
+    def start() -> None:
+        for _ in range(FORKS):
+            subprocess.Popen(["sleep", mark], start_new_session=True)
+
+    threading.Thread(target=start, daemon=True).start()
+
+
+def test_what_a_process_starts_as_it_is_ended_ends_with_it() -> None:
+    mark = f"60.{os.getpid()}"
+
+    def left() -> list[psutil.Process]:
+        found = []
+        for each in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if each.cmdline() == ["sleep", mark]:
+                    found.append(each)
+        return found
+
+    with driven(functools.partial(start_many, mark)) as pool:
+        wait_for(left, "the process to start others")
+        (child,) = pool.pool._lanes["quick"]._children
+        child.end()
+        survivors = left()
+        for each in survivors:
+            each.kill()
+    assert survivors == []
+
+
 def start_another_and_hang() -> None:
     """Let this process's scans start what ROBEX is: named by its scan's folder, and on its own."""
 
@@ -493,6 +529,22 @@ def test_nobody_waits_for_a_process_that_never_starts(
             pool.prepare(scan)
         flag.touch()
         assert "image" in wait_for(lambda: answer(pool, scan), "a process to start")
+
+
+def fail_in_a_library() -> None:
+    """As a process starts: what a library that logs it would have to say."""
+    try:
+        raise ValueError("JANE_DOE")
+    except ValueError:
+        logging.getLogger("a.library").exception("failed")
+
+
+def test_a_process_logs_none_of_an_exceptions_words(capfd: pytest.CaptureFixture[str]) -> None:
+    with driven(fail_in_a_library):
+        pass
+    said = capfd.readouterr().err
+    assert "failed (ValueError in fail_in_a_library, line " in said
+    assert "JANE_DOE" not in said
 
 
 def test_scan_processes_give_way_to_the_front(pool: Driver, scan: Path) -> None:

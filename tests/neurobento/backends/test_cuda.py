@@ -26,6 +26,11 @@ def test_the_first_of_several_gpus_counts(cuda: Any) -> None:
     assert find_gpu() == Gpu("NVIDIA H100", "9.0")
 
 
+def test_a_gpu_knows_its_memory(cuda: Any) -> None:
+    cuda.gpus[0].totalGlobalMem = 24 << 30
+    assert require_gpu().memory_bytes == 24 << 30
+
+
 def no_gpu(cuda: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     cuda.gpus.clear()
 
@@ -167,6 +172,7 @@ def test_a_real_gpu_gives_back_what_it_was_given() -> None:
     stream.wait()
     assert np.array_equal(received, sent)
     assert float(require_gpu().capability) >= 7
+    assert require_gpu().memory_bytes > 1 << 30
 
 
 @pytest.mark.gpu

@@ -155,6 +155,8 @@ class _Lane:
     def __init__(self, children: list[_Child]) -> None:
         self._children = children
         self._free: asyncio.Queue[_Child] = asyncio.Queue()
+        self._idle: set[_Child] = set()
+        self._renewing: set[_Child] = set()
         self._hopeless = asyncio.Event()
         self._renewals: set[asyncio.Task[None]] = set()
         self.begun = False
@@ -171,19 +173,30 @@ class _Lane:
     def _take(self, child: _Child) -> None:
         self.begun = True
         self._hopeless.clear()
-        self._free.put_nowait(child)
+        self._put(child)
+
+    def _put(self, child: _Child) -> None:
+        # one that was renewed while it waited here is here already
+        if child not in self._idle:
+            self._idle.add(child)
+            self._free.put_nowait(child)
+        child.watch(self._look_after)
+
+    def _look_after(self, child: _Child) -> None:
+        """Replace a child that was killed while it had nothing to do."""
+        if child in self._idle:
+            self._begin_renewal(child)
 
     async def prepare(self, path: Path, level: Level, ticket: str) -> dict[str, Any]:
         came = time.monotonic()
-        while not (child := await self._next()).alive:
-            # it was killed while it had nothing to do
+        while not (child := await self._next()).warm:
             self._begin_renewal(child)
         metrics.WAIT_SECONDS.labels(level).observe(time.monotonic() - came)
         try:
             return await child.prepare(path, level, ticket)
         finally:
             if child.alive:
-                self._free.put_nowait(child)
+                self._put(child)
             else:
                 self._begin_renewal(child)
 
@@ -195,16 +208,21 @@ class _Lane:
             await asyncio.wait({child, hopeless}, return_when=asyncio.FIRST_COMPLETED)
             if not child.done():
                 raise _died()
+            self._idle.discard(child.result())
             return child.result()
         except asyncio.CancelledError:
             if child.done() and not child.cancelled():
-                self._free.put_nowait(child.result())
+                self._idle.discard(child.result())
+                self._put(child.result())
             raise
         finally:
             child.cancel()
             hopeless.cancel()
 
     def _begin_renewal(self, child: _Child) -> None:
+        if child in self._renewing:
+            return
+        self._renewing.add(child)
         renewal = asyncio.ensure_future(self._renew(child))
         self._renewals.add(renewal)
         renewal.add_done_callback(self._renewals.discard)
@@ -218,6 +236,7 @@ class _Lane:
                 self._hopeless.set()
             # a process that dies while it starts is not started again in a hurry
             await asyncio.sleep(1.0)
+        self._renewing.discard(child)
         self._take(child)
 
     async def close(self) -> None:
@@ -234,6 +253,7 @@ class _Child:
     def __init__(self, threads: int, imports: Callable[[], None]) -> None:
         self._threads, self._imports = threads, imports
         self._process: Any = None
+        self._watched: tuple[asyncio.AbstractEventLoop, int] | None = None
         self._pipe: Connection | None = None
         # the loop's own threads are few, and a reader is held as long as a scan takes
         self._reader = ThreadPoolExecutor(1)
@@ -248,6 +268,24 @@ class _Child:
     def warm(self) -> bool:
         """Whether there is one that takes scans."""
         return self._ready and self.alive
+
+    def watch(self, look_after: Callable[[_Child], None]) -> None:
+        """Tell when the process ends, however it does."""
+        if self._watched is None and self._process is not None:
+            loop = asyncio.get_running_loop()
+            self._watched = loop, self._process.sentinel
+            loop.add_reader(self._process.sentinel, self._tell, look_after)
+
+    def _tell(self, look_after: Callable[[_Child], None]) -> None:
+        self._forget()
+        look_after(self)
+
+    def _forget(self) -> None:
+        if self._watched is not None:
+            loop, sentinel = self._watched
+            self._watched = None
+            if not loop.is_closed():
+                loop.remove_reader(sentinel)
 
     async def start(self) -> bool:
         """Start a process and wait until it is warm; whether it got there."""
@@ -298,6 +336,7 @@ class _Child:
 
     def end(self) -> None:
         """Kill the process and all it started; a thread that waits for it wakes up."""
+        self._forget()
         # the number of a dead process may be another's by now
         if self.alive:
             with contextlib.suppress(psutil.NoSuchProcess):

@@ -115,6 +115,11 @@ class Driver:
         """Let the loop run."""
         self.loop.run(asyncio.sleep(seconds))
 
+    def warm(self, lane: str = "quick") -> bool:
+        """Whether the one process of a lane takes scans."""
+        (child,) = self.pool._lanes[lane]._children
+        return bool(child.warm)
+
     def pid(self, lane: str = "quick") -> int:
         """Of the one process of a lane."""
         (child,) = self.pool._lanes[lane]._children
@@ -485,6 +490,24 @@ def test_an_idle_process_that_is_killed_costs_none(pool: Driver, scan: Path) -> 
     os.waitid(os.P_PID, before, os.WEXITED | os.WNOWAIT)
     assert "image" in pool.prepare(scan)
     assert pool.pid() != before
+
+
+def test_an_idle_process_that_is_killed_is_replaced_before_anybody_asks(
+    pool: Driver, scan: Path
+) -> None:
+    pool.prepare(scan)
+    for _ in range(2):
+        os.kill(before := pool.pid(), signal.SIGKILL)
+        wait_for(lambda last=before: _replaced(pool, last), "another")
+        assert not psutil.pid_exists(before)
+        before = pool.pid()
+        assert "image" in pool.prepare(scan)
+        assert pool.pid() == before
+
+
+def _replaced(pool: Driver, last: int) -> bool:
+    pool.idle(0.05)
+    return pool.warm() and pool.pid() != last
 
 
 def test_a_keyboard_interrupt_is_left_to_the_parent(pool: Driver, scan: Path) -> None:

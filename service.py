@@ -28,7 +28,7 @@ from serving.gate import KNOWN_PATHS, Gate
 from serving.grid_images import labels_of
 from serving.logs import begin_logging
 from serving.master import begin_master
-from serving.memory import give_back_arrays
+from serving.memory import give_back_arrays, leave_imports_alone
 from serving.metrics import count_known_paths_only, observe_stages, stage
 from serving.models_page import models_app
 from serving.open_inference import OpenInference
@@ -231,6 +231,8 @@ class NeuroBento(Runners):  # type: ignore[misc, valid-type]
 
             self.grpc = GrpcServer(self.inference, ADMISSION, SETTINGS.limits, TOKEN, self.ready)
             await self.grpc.start(SETTINGS.grpc_host, SETTINGS.grpc_port)
+        # nothing more is imported
+        leave_imports_alone()
 
     @bentoml.on_shutdown
     async def close_grpc(self) -> None:

@@ -48,7 +48,6 @@ CONTENTS = {
     "FP64": "fp64_contents",
 }
 
-
 MOST_CALLS = 1000
 """At once, of all kinds; none of them holds more than its headers before it has a place."""
 

@@ -17,13 +17,13 @@ __all__ = ["OpenVINOBackend"]
 
 Precision = Literal["auto", "fp32", "bf16", "int8"]
 
+HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+"""What OpenVINO calls them; int8 is in the graph, and what is not int8 there is fp32."""
+
 PAIR = 2
 """Scans that are computed beside each other, each with half of the threads."""
 
 logger = logging.getLogger(__name__)
-
-HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
-"""What OpenVINO calls them; int8 is in the graph, and what is not int8 there is fp32."""
 
 
 class OpenVINOBackend:
@@ -59,12 +59,12 @@ class OpenVINOBackend:
         # layouts that need no copies are found only for a batch that is known
         self._graph.reshape([1, 1, *NETWORK_SHAPE])
         # bf16 would round the sums
-        self._pairs = precision != "bf16" and _sum_in_one_order(self._graph)
+        in_one_order = precision != "bf16" and _sum_in_one_order(self._graph)
         self._compiled = self._compile(PERFORMANCE_HINT="LATENCY")
         self._request = self._compiled.create_infer_request()
         self._pair: list[Any] = []
         found = int(self._compiled.get_property("INFERENCE_NUM_THREADS"))
-        self._pairs = self._pairs and found >= PAIR
+        self._pairs = in_one_order and found >= PAIR
         _require_precision(self._compiled, precision)
         self.details = {
             "library": f"openvino {openvino.__version__}",
@@ -156,7 +156,7 @@ def _spatial_mean(image: Any) -> Any:
     """In two steps, first of each plane: a sum of millions in a row would lose digits."""
     from openvino import opset13 as ops
 
-    depth, *plane = (len_.get_length() for len_ in image.get_partial_shape()[2:])
+    depth, *plane = (axis.get_length() for axis in image.get_partial_shape()[2:])
     for kernel in ([1, *plane], [depth, *(1 for _ in plane)]):
         none = [0] * len(kernel)
         pooled = ops.avg_pool(image, kernel, none, none, kernel, True, "floor", "explicit")

@@ -289,6 +289,8 @@ class _Child:
 
     async def start(self) -> bool:
         """Start a process and wait until it is warm; whether it got there."""
+        # one that was killed tells so a moment before the system lets it be waited for
+        self.end()
         spawn = get_context("spawn")
         self._pipe, theirs = spawn.Pipe()
         arguments = (theirs, self._threads, self._imports, os.getpid())

@@ -165,7 +165,8 @@ def test_a_wait_longer_than_there_is_time_for_is_not_begun(
 def test_tries_and_waits_together_stay_within_the_limit(service: FakeService) -> None:
     service.replies = [BUSY]
     start = time.monotonic()
-    with pytest.raises(e.ServiceBusy):
+    # as the last try ended: refused with too little time for another, or cut short itself
+    with pytest.raises((e.ServiceBusy, e.DeadlineExceeded)):
         ask(service.url, timeout_s=0.6, retries=Retries(times=1000, first_wait_s=0.05))
     assert time.monotonic() - start < 2
     assert len(service.seen) > 1

@@ -7,13 +7,14 @@ an argument would stand in the list of processes.
 from __future__ import annotations
 
 import argparse
-import functools
-import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from neurobento.cli_anomaly import add_anomaly_options, open_anomaly
+from neurobento.cli_options import Work
+from neurobento.cli_parcellate import add_parcellate_options, open_parcellate
 from neurobento.command import run
 from neurobento.errors import (
     ConfigError,
@@ -23,20 +24,14 @@ from neurobento.errors import (
     RequestRefused,
     ScanError,
 )
-from neurobento.preprocessing.levels import LEVELS
-from neurobento.preprocessing.threads import limit_threads
-from neurobento.registry import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from neurobento.spec import ModelSpec
 
 __all__ = ["main"]
 
-Parcellate = Callable[[Path], tuple[dict[str, bytes], list[str]]]
-"""A scan's output files, by name, and the warnings about them."""
-
-LOCAL_OPTIONS = ("models", "backend", "device", "precision", "threads")
-SERVICE_OPTIONS = ("token_file", "timeout")
-
-OF_ONE_SCAN = (ScanError, PreprocessingError, RequestRefused, DeadlineExceeded)
-"""Errors that do not keep the next scan from being parcellated."""
+OF_ONE_FILE = (ScanError, PreprocessingError, RequestRefused, DeadlineExceeded)
+"""Errors that do not keep the next file from being worked on."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,10 +42,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="neurobento", description="Brain-MRI parcellation into the 116 AAL regions."
+        prog="neurobento",
+        description="Brain-MRI parcellation into the 116 AAL regions, and anomaly detection.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_parcellate(commands)
+    parcellate = commands.add_parser(
+        "parcellate",
+        help="parcellate T1 scans, here or through a service",
+        description="Writes NAME_dseg.nii.gz (native space), NAME_dseg.tsv, NAME_volumes.tsv, "
+        "NAME_overlay.png and NAME_run.json.",
+    )
+    add_parcellate_options(parcellate)
+    parcellate.set_defaults(run=_work_on_files, open=open_parcellate, told="dseg.nii.gz")
+    anomaly = commands.add_parser(
+        "anomaly",
+        help="say how little scans or slices look like a healthy head's, and where",
+        description="Writes NAME_anomaly.json (score, threshold, verdict), the heat map as "
+        "NAME_heatmap.nii.gz (native space) or, of a slice, NAME_heatmap.png, and "
+        "NAME_overlay.png. For research; not a diagnosis.",
+    )
+    add_anomaly_options(anomaly)
+    anomaly.set_defaults(run=_work_on_files, open=open_anomaly, told="anomaly.json")
     models = commands.add_parser("models", help="list the models")
     models.add_argument("--models", type=Path, help="folder of models")
     models.set_defaults(run=_models)
@@ -60,57 +72,21 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_parcellate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = commands.add_parser(
-        "parcellate",
-        help="parcellate T1 scans, here or through a service",
-        description="Writes NAME_dseg.nii.gz (native space), NAME_dseg.tsv, NAME_volumes.tsv, "
-        "NAME_overlay.png and NAME_run.json.",
-    )
-    command.add_argument("scan", type=Path, nargs="+", help=".nii, .nii.gz or .mgz")
-    command.add_argument("-o", "--output", type=Path, required=True, help="folder to write to")
-    command.add_argument("--model", default=DEFAULT_MODEL)
-    command.add_argument(
-        "--preprocessing",
-        choices=LEVELS,
-        default="full",
-        help="full: a head with skull; stripped: the skull is gone; none: on the network grid",
-    )
-    here = command.add_argument_group("on this machine")
-    here.add_argument("--models", type=Path, help="folder of models")
-    here.add_argument(
-        "--backend",
-        help="auto, tensorrt, tensorrt-rtx, openvino, onnxruntime, onnxruntime-tensorrt, pytorch "
-        "or pytorch-compiled",
-    )
-    here.add_argument("--device", help="auto, cpu or cuda")
-    here.add_argument("--precision")
-    here.add_argument("--threads", type=int)
-    service = command.add_argument_group("through a service")
-    service.add_argument("--url", help="http[s]://HOST[:PORT] or grpc[s]://HOST:PORT")
-    service.add_argument(
-        "--token-file", type=Path, help="holds the token; without it NEUROBENTO_TOKEN does"
-    )
-    service.add_argument("--timeout", type=float, metavar="SECONDS", help="for each scan")
-    command.set_defaults(run=_parcellate)
+def _work_on_files(args: argparse.Namespace) -> int:
+    _check_files(args.file)
+    with args.open(args, _say) as work:
+        return max([_write(path, args, work) for path in args.file])
 
 
-def _parcellate(args: argparse.Namespace) -> int:
-    _refuse_stray_options(args)
-    _check_scans(args.scan)
-    with nullcontext(_here(args)) if args.url is None else _at_service(args) as parcellate:
-        return max([_write(path, args, parcellate) for path in args.scan])
-
-
-def _write(path: Path, args: argparse.Namespace, parcellate: Parcellate) -> int:
-    """The status of one scan, its files written."""
+def _write(path: Path, args: argparse.Namespace, work: Work) -> int:
+    """The status of one file, its outputs written."""
     from neurobento.scan import scan_name, write_whole
 
-    if len(args.scan) > 1:
+    if len(args.file) > 1:
         print(f"{path}:", file=sys.stderr, flush=True)
     try:
-        files, warnings = parcellate(path)
-    except OF_ONE_SCAN as error:
+        files, warnings = work(path)
+    except OF_ONE_FILE as error:
         named: NeuroBentoError = error if error.subject else error.about(str(path))
         print(f"neurobento: {named}", file=sys.stderr)
         return 1
@@ -119,91 +95,12 @@ def _write(path: Path, args: argparse.Namespace, parcellate: Parcellate) -> int:
         write_whole(args.output / file_name, content)
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    print(args.output / f"{scan_name(path)}_dseg.nii.gz")
+    print(args.output / f"{scan_name(path)}_{args.told}")
     return 0
 
 
-def _here(args: argparse.Namespace) -> Parcellate:
-    threads = len(os.sched_getaffinity(0)) if args.threads is None else args.threads
-    limit_threads(threads)
-    from neurobento.backends import open_backend
-    from neurobento.backends.base import Backend
-    from neurobento.parcellation import Parcellator
-    from neurobento.registry import find_model
-    from neurobento.report import backend_facts, output_files
-    from neurobento.scan import read_scan, scan_name
-
-    # opened for the first scan that could be read
-    @functools.cache
-    def backend() -> Backend:
-        return open_backend(
-            find_model(args.model, args.models),
-            args.backend or "auto",
-            device=args.device or "auto",
-            precision=args.precision or "auto",
-            threads=threads,
-        )
-
-    def parcellate(path: Path) -> tuple[dict[str, bytes], list[str]]:
-        scan = read_scan(path)
-        parcellator = Parcellator(backend())
-        parcellation = parcellator.parcellate(scan, args.preprocessing, progress=_say)
-        _say("write")
-        facts = backend_facts(backend())
-        return output_files(scan_name(path), scan, parcellation, facts), parcellation.warnings
-
-    return parcellate
-
-
-@contextmanager
-def _at_service(args: argparse.Namespace) -> Iterator[Parcellate]:
-    from neurobento.client import Client
-    from neurobento.client.outputs import output_files_of
-    from neurobento.scan import scan_name
-
-    last = ""
-
-    def say(stage: str, _: int | None) -> None:
-        nonlocal last
-        if stage not in (last, "done"):
-            _say(stage)
-        last = stage
-
-    def parcellate(path: Path) -> tuple[dict[str, bytes], list[str]]:
-        answer = client.parcellate(path, model=args.model, level=args.preprocessing)
-        _say("write")
-        return output_files_of(answer, scan_name(path), path), answer.warnings
-
-    token = _token(args.token_file)
-    with Client(args.url, token=token, timeout_s=args.timeout, progress=say) as client:
-        yield parcellate
-
-
-def _token(file: Path | None) -> str | None:
-    if file is None:
-        return os.environ.get("NEUROBENTO_TOKEN") or None
-    return file.read_text(encoding="utf-8", errors="replace").strip()
-
-
-def _refuse_stray_options(args: argparse.Namespace) -> None:
-    """Refuse what would have no effect where the work is done."""
-    names: tuple[str, ...]
-    if args.url is None:
-        names, expected, found = SERVICE_OPTIONS, "--url beside it: it is for a service", "none"
-    else:
-        names, expected, found = LOCAL_OPTIONS, "no --url beside it: the service decides it", "one"
-    for name in names:
-        if getattr(args, name) is not None:
-            raise ConfigError(
-                subject=f"--{name.replace('_', '-')}",
-                expected=expected,
-                found=found,
-                remedy="Add --url, or leave this out." if args.url is None else "Leave one out.",
-            )
-
-
-def _check_scans(paths: Sequence[Path]) -> None:
-    """Refuse, before hours of work, scans that are missing or whose outputs are called the same."""
+def _check_files(paths: Sequence[Path]) -> None:
+    """Refuse, before hours of work, files that are missing or whose outputs are called the same."""
     from neurobento.scan import scan_name
 
     names: set[str] = set()
@@ -212,7 +109,7 @@ def _check_scans(paths: Sequence[Path]) -> None:
         if scan_name(path) in names:
             raise ConfigError(
                 subject=str(path),
-                expected="scans of different names",
+                expected="files of different names",
                 found="one more of the same name",
                 remedy="Give it another folder with -o, in a run of its own.",
             )
@@ -226,14 +123,22 @@ def _say(stage: str) -> None:
 def _models(args: argparse.Namespace) -> int:
     from neurobento.registry import list_models
 
-    print("name\tversion\tnetwork\ttest Dice\tsize MB")
+    print("name\tversion\ttask\tnetwork\ttest\tsize MB")
     for model in list_models(args.models):
         spec = model.spec
-        first = next(iter(spec.metrics.values()), None)
-        shown = f"{first['mean']:.4f}" if first else "not measured"
         size = model.onnx.stat().st_size / 1e6
-        print(f"{spec.name}\t{spec.version}\t{spec.network}\t{shown}\t{size:.1f}")
+        row = (spec.name, spec.version, spec.task, spec.network, _measured(spec), f"{size:.1f}")
+        print("\t".join(row))
     return 0
+
+
+def _measured(spec: ModelSpec) -> str:
+    """How good a model was found to be, in a word."""
+    if spec.task == "anomaly":
+        auroc = spec.metrics.get("test", {}).get("auroc")
+        return f"AUROC {auroc['value']:.2f}" if auroc else "not measured"
+    first = next(iter(spec.metrics.values()), None)
+    return f"Dice {first['mean']:.4f}" if first else "not measured"
 
 
 def _sample(args: argparse.Namespace) -> int:

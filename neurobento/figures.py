@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,11 @@ from numpy.typing import NDArray
 from neurobento.geometry import voxel_sizes_mm
 from neurobento.labels import CLASS_COUNT, aal116
 
-__all__ = ["overlay_png"]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["overlay_png", "png_bytes", "write_letters"]
 
 OPACITY = 0.55
 
@@ -52,7 +57,12 @@ def overlay_png(
         axes.imshow(panel.swapaxes(0, 1), origin="lower", aspect=aspect, interpolation="nearest")
         axes.set_title(name, color="white", fontsize=11)
         axes.set_axis_off()
-        _write_letters(axes, letters)
+        write_letters(axes, letters)
+    return png_bytes(figure)
+
+
+def png_bytes(figure: Figure) -> bytes:
+    """A figure as a PNG file of 100 pixels per inch; equal figures give equal bytes."""
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=100, metadata={"Software": None})
     return png.getvalue()
@@ -112,12 +122,13 @@ def _blend(
     return np.asarray(colours, np.float32)
 
 
-def _write_letters(axes: object, letters: tuple[str, str, str, str]) -> None:
+def write_letters(axes: Axes, letters: tuple[str, str, str, str]) -> None:
+    """Write what lies at the left, the right, the top and the bottom of a picture."""
     places = ((0.02, 0.5), (0.98, 0.5), (0.5, 0.97), (0.5, 0.03))
     for letter, (x, y) in zip(letters, places, strict=True):
-        axes.text(  # type: ignore[attr-defined]
+        axes.text(
             *(x, y, letter),
-            transform=axes.transAxes,  # type: ignore[attr-defined]
+            transform=axes.transAxes,
             color="white",
             ha="center",
             va="center",

@@ -9,6 +9,7 @@ from neurobento.errors import BackendUnavailable, ModelNotFound, SpecMismatch
 from neurobento.spec import ModelSpec, require_sha256
 
 __all__ = [
+    "DEFAULT_ANOMALY_MODEL",
     "DEFAULT_MODEL",
     "Model",
     "find_model",
@@ -20,6 +21,7 @@ __all__ = [
 ]
 
 DEFAULT_MODEL = "compact"
+DEFAULT_ANOMALY_MODEL = "anomaly"
 ONNX_FILE, SPEC_FILE, WEIGHTS_FILE = "model.onnx", "spec.json", "weights.pt"
 INT8_FILE = "model_int8.onnx"
 

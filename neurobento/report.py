@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
@@ -14,7 +15,16 @@ from neurobento.parcellation import Parcellation
 from neurobento.scan import Scan, label_bytes
 from neurobento.volumetry import volumes_tsv
 
-__all__ = ["RUN_FORMAT", "backend_facts", "dseg_bytes", "output_files", "run_facts"]
+__all__ = [
+    "RUN_FORMAT",
+    "backend_facts",
+    "dseg_bytes",
+    "json_bytes",
+    "output_files",
+    "rounded",
+    "run_facts",
+    "versions",
+]
 
 RUN_FORMAT = 1
 """Version of `<name>_run.json`."""
@@ -57,19 +67,24 @@ def output_files(
         f"{name}_dseg.tsv": aal116().lookup_tsv().encode(),
         f"{name}_volumes.tsv": volumes_tsv(parcellation.volumes).encode(),
         f"{name}_overlay.png": overlay,
-        f"{name}_run.json": (json.dumps(facts, indent=2) + "\n").encode(),
+        f"{name}_run.json": json_bytes(facts),
     }
 
 
 def backend_facts(backend: Backend) -> dict[str, Any]:
-    """Which model answered and how it was run."""
+    """Which model answered and how it was run; of one for anomalies, what its threshold means."""
     spec = backend.spec
+    of_task: dict[str, Any] = (
+        {"detection": spec.detection}
+        if spec.task == "anomaly"
+        else {"region_table_sha256": spec.region_table_sha256}
+    )
     return {
         "model": {
             "name": spec.name,
             "version": spec.version,
             "onnx_sha256": spec.onnx_sha256,
-            "region_table_sha256": spec.region_table_sha256,
+            **of_task,
         },
         "backend": {"name": backend.name, **backend.details},
     }
@@ -84,14 +99,25 @@ def run_facts(parcellation: Parcellation, backend_facts: dict[str, Any]) -> dict
         "native_shape": list(parcellation.labels.shape),
         "regions_found": sum(v.voxels > 0 for v in parcellation.volumes),
         "warnings": parcellation.warnings,
-        "seconds": {stage: round(s, 4) for stage, s in parcellation.seconds.items()},
-        "versions": {"python": platform.python_version(), **_versions()},
+        "seconds": rounded(parcellation.seconds),
+        "versions": versions(LIBRARIES),
     }
 
 
-def _versions() -> dict[str, str]:
-    found = {}
-    for library in LIBRARIES:
+def json_bytes(facts: dict[str, Any]) -> bytes:
+    """Facts as a JSON file."""
+    return (json.dumps(facts, indent=2, allow_nan=False) + "\n").encode()
+
+
+def rounded(seconds: dict[str, float]) -> dict[str, float]:
+    """Stage -> seconds, to a tenth of a millisecond."""
+    return {stage: round(s, 4) for stage, s in seconds.items()}
+
+
+def versions(libraries: Sequence[str]) -> dict[str, str]:
+    """Python's version, and those of the libraries that are installed."""
+    found = {"python": platform.python_version()}
+    for library in libraries:
         try:
             found[library] = metadata.version(library)
         except metadata.PackageNotFoundError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -26,6 +27,7 @@ __all__ = [
     "Scan",
     "ScanLimits",
     "label_bytes",
+    "map_bytes",
     "read_scan",
     "scan_name",
     "space_of",
@@ -76,13 +78,17 @@ class Scan:
 def scan_name(path: Path) -> str:
     """The file name without a scan's suffix, or without its last one.
 
+    What ends in digits is no suffix: DICOM files are called after numbers.
+
     >>> scan_name(Path("sub-01_T1w.nii.gz"))
     'sub-01_T1w'
+    >>> scan_name(Path("1.2.840.113619.2"))
+    '1.2.840.113619.2'
     """
     for suffix in SUFFIXES:
-        if path.name.endswith(suffix):
-            return path.name.removesuffix(suffix)
-    return path.stem
+        if path.name.lower().endswith(suffix):
+            return path.name[: -len(suffix)]
+    return path.name if path.suffix[1:].isdigit() else path.stem
 
 
 def read_scan(path: Path, limits: ScanLimits | None = None) -> Scan:
@@ -170,19 +176,38 @@ def label_bytes(
     ValueError
         The labels are not uint8 of the space's shape.
     """
-    import gzip
-
-    if labels.shape != space.shape or labels.dtype != np.uint8:
-        raise ValueError(
-            f"expected uint8 labels of shape {space.shape}, found {labels.dtype} {labels.shape}"
-        )
-
+    _require_on_grid(labels, space, np.uint8)
     header = space.header.copy()
-    header.set_data_dtype(np.uint8)
     header["intent_code"] = 1002  # NIFTI_INTENT_LABEL
     if extension is not None:
         header.extensions.append(nib.nifti1.Nifti1Extension("comment", extension))
+    return _nifti_bytes(labels, header)
+
+
+def map_bytes(values: NDArray[np.float32], space: NativeSpace) -> bytes:
+    """A gzip NIfTI file of values on a scan's own grid, its geometry to the bit.
+
+    Raises
+    ------
+    ValueError
+        The values are not float32 of the space's shape.
+    """
+    _require_on_grid(values, space, np.float32)
+    return _nifti_bytes(values, space.header.copy())
+
+
+def _require_on_grid(array: NDArray[Any], space: NativeSpace, kind: type[np.generic]) -> None:
+    if array.shape != space.shape or array.dtype != kind:
+        raise ValueError(
+            f"expected {kind.__name__} of shape {space.shape}, found {array.dtype} {array.shape}"
+        )
+
+
+def _nifti_bytes(array: NDArray[Any], header: Any) -> bytes:
+    import gzip
+
+    header.set_data_dtype(array.dtype)
     kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
-    image = kind(labels, None, header)
-    # mtime 0 keeps the bytes a function of the labels alone
+    image = kind(array, None, header)
+    # mtime 0 keeps the bytes a function of the array alone
     return gzip.compress(image.to_bytes(), compresslevel=6, mtime=0)

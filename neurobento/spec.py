@@ -10,16 +10,19 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from neurobento.errors import SpecMismatch
 from neurobento.geometry import NETWORK_SHAPE
 from neurobento.labels import CLASS_COUNT, aal116
 from neurobento.scan import write_whole
+from neurobento.slice_image import SLICE_SHAPE
 
-__all__ = ["FORMAT", "ModelSpec", "file_sha256", "require_sha256"]
+__all__ = ["FORMAT", "TASKS", "ModelSpec", "Task", "Tensor", "file_sha256", "require_sha256"]
 
 FORMAT = 1
 """Version of spec.json."""
@@ -39,6 +42,65 @@ PREPROCESSING = {
     "version": 1,
 }
 """What the image went through; `version` grows when a step changes its result."""
+
+SLICE_PREPROCESSING = {
+    "steps": [
+        "one grey value per pixel",
+        "the head alone, in the middle of a square",
+        "Resize bilinear",
+        "intensities to 0..1, the 99.5th percentile to 1",
+    ],
+    "version": 1,
+}
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """What an exported graph takes or gives: its shape without the batch axis, and its type."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a model is for, which says what its graph takes and gives.
+
+    Attributes
+    ----------
+    image
+        Its input of that name.
+    outputs
+        By name, in the graph's order.
+    preprocessing
+        What images go through.
+    classes, region_table_sha256
+        Of the labels, if it gives any.
+    """
+
+    image: Tensor
+    outputs: Mapping[str, Tensor]
+    preprocessing: Mapping[str, Any]
+    classes: int = 0
+    region_table_sha256: str = ""
+
+
+TASKS: Mapping[str, Task] = MappingProxyType(
+    {
+        "parcellation": Task(
+            Tensor((1, *NETWORK_SHAPE), "float32"),
+            {"labels": Tensor(NETWORK_SHAPE, "uint8")},
+            PREPROCESSING,
+            CLASS_COUNT,
+            aal116().sha256,
+        ),
+        "anomaly": Task(
+            Tensor((1, *SLICE_SHAPE), "float32"),
+            {"score": Tensor((), "float32"), "error_map": Tensor(SLICE_SHAPE, "float32")},
+            SLICE_PREPROCESSING,
+        ),
+    }
+)
 
 
 def file_sha256(path: Path) -> str:
@@ -83,10 +145,11 @@ class ModelSpec:
     opset
         ONNX operator set of the graph.
     task
-        "parcellation".
+        A key of `TASKS`.
     input_shape, output_shape
-        Without the batch axis, which is free: image (1, X, Y, Z) float32 in
-        [0, 1], RAS; labels (X, Y, Z) uint8.
+        Without the batch axis, which is free: of a parcellation image (1, X, Y, Z)
+        float32 in [0, 1], RAS, and labels (X, Y, Z) uint8; of an anomaly image
+        (1, 128, 128) float32 in [0, 1], and error map (128, 128) float32.
     classes
         Labels are 0..classes-1.
     region_table_sha256
@@ -96,6 +159,9 @@ class ModelSpec:
     training, metrics, verification
         How it was made, how good it is, and how well the export agrees with
         PyTorch.
+    detection
+        Of an anomaly model: "threshold" of the score, and the share of healthy slices
+        above it, "false_positive_rate".
     licence
         Notes on the data behind the weights.
     """
@@ -117,7 +183,27 @@ class ModelSpec:
     training: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     verification: dict[str, Any] = field(default_factory=dict)
+    detection: dict[str, float] = field(default_factory=dict)
     licence: str = ""
+
+    @classmethod
+    def of_task(cls, task: str, **values: Any) -> ModelSpec:
+        """The spec of a model for a task, what the task says filled in."""
+        known = TASKS[task]
+        return cls(
+            task=task,
+            input_shape=known.image.shape,
+            output_shape=[*known.outputs.values()][-1].shape,
+            classes=known.classes,
+            region_table_sha256=known.region_table_sha256,
+            preprocessing=dict(known.preprocessing),
+            **values,
+        )
+
+    @property
+    def outputs(self) -> Mapping[str, Tensor]:
+        """What the graph gives, by name and in its order."""
+        return TASKS[self.task].outputs
 
     def write(self, path: Path) -> None:
         """Write spec.json, whole or not at all."""
@@ -157,16 +243,17 @@ class ModelSpec:
             Its hash differs, or it was made for other regions, another grid
             or another preprocessing.
         """
+        task = TASKS.get(self.task, TASKS["parcellation"])
         checks = {
             "SHA-256 of the ONNX file": (self.onnx_sha256, file_sha256(onnx)),
-            "region table": (self.region_table_sha256, aal116().sha256),
-            "task": (self.task, "parcellation"),
-            "network grid": (self.output_shape, NETWORK_SHAPE),
-            "input grid": (self.input_shape, (1, *NETWORK_SHAPE)),
-            "number of classes": (self.classes, CLASS_COUNT),
+            "region table": (self.region_table_sha256, task.region_table_sha256),
+            "task": (self.task, self.task if self.task in TASKS else " or ".join(TASKS)),
+            "network grid": (self.output_shape, [*task.outputs.values()][-1].shape),
+            "input grid": (self.input_shape, task.image.shape),
+            "number of classes": (self.classes, task.classes),
             "preprocessing version": (
                 self.preprocessing.get("version"),
-                PREPROCESSING["version"],
+                task.preprocessing["version"],
             ),
         }
         for what, (expected, found) in checks.items():

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from neurobento.backends.base import Backend, Images, Labels
+from neurobento.backends.base import Backend, Images, Labels, Outputs
 from neurobento.backends.cuda import find_gpu, require_gpu
 from neurobento.errors import BackendUnavailable, ConfigError, EngineMismatch, ModelError
 from neurobento.registry import Model
@@ -24,6 +24,7 @@ __all__ = [
     "BackendEntry",
     "Images",
     "Labels",
+    "Outputs",
     "Way",
     "list_ways",
     "open_backend",

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from abc import ABC, abstractmethod
 
 import numpy as np
 from numpy.typing import NDArray
 
-from neurobento.geometry import NETWORK_SHAPE
 from neurobento.spec import ModelSpec
 
-__all__ = ["Backend", "Images", "Labels", "check_images"]
+__all__ = ["Backend", "Images", "Labels", "Outputs", "check_images", "empty_outputs"]
 
 Images = NDArray[np.float32]
-"""(N, 1, 91, 122, 123) in [0, 1], RAS."""
+"""(N, 1, 91, 122, 123) in [0, 1], RAS; of an anomaly model (N, 1, 128, 128)."""
 
 Labels = NDArray[np.uint8]
 """(N, 91, 122, 123), class indices."""
 
+Outputs = dict[str, NDArray[np.generic]]
+"""What the graph gives by name, the batch along the first axis; see `neurobento.spec.TASKS`."""
 
-class Backend(Protocol):
+
+class Backend(ABC):
     """Runs one model.
 
     Attributes
@@ -36,24 +38,39 @@ class Backend(Protocol):
     spec: ModelSpec
     details: dict[str, str]
 
-    def infer(self, images: Images) -> Labels:
-        """Labels of a batch of images; a batch of N gives what N singles give.
+    @abstractmethod
+    def run(self, images: Images) -> Outputs:
+        """What the graph gives of a batch of images; a batch of N gives what N singles give.
 
         Raises
         ------
         ValueError
-            The images are not (N, 1, 91, 122, 123) float32.
+            The images are not float32 of (N, *input_shape).
         """
 
+    def infer(self, images: Images) -> Labels:
+        """Labels of a batch of images, of a parcellation model; raises as `run` does."""
+        labels: Labels = self.run(images)["labels"]  # type: ignore[assignment]
+        return labels
+
+    @abstractmethod
     def close(self) -> None:
-        """Let go of the model; `infer` must not be called after."""
+        """Let go of the model; `run` must not be called after."""
 
 
-def check_images(images: Images) -> Images:
+def check_images(images: Images, spec: ModelSpec) -> Images:
     """The images, contiguous, after a check of their shape and type."""
-    if images.ndim != 5 or images.shape[1:] != (1, *NETWORK_SHAPE) or images.dtype != np.float32:
+    if images.shape[1:] != spec.input_shape or images.dtype != np.float32:
         raise ValueError(
-            f"expected float32 images of shape (N, 1, {', '.join(map(str, NETWORK_SHAPE))}), "
+            f"expected float32 images of shape (N, {', '.join(map(str, spec.input_shape))}), "
             f"found {images.dtype} of shape {images.shape}"
         )
     return np.ascontiguousarray(images)
+
+
+def empty_outputs(spec: ModelSpec, count: int) -> Outputs:
+    """Room for what the graph gives of so many images."""
+    return {
+        name: np.empty((count, *tensor.shape), dtype=tensor.dtype)
+        for name, tensor in spec.outputs.items()
+    }

@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from neurobento.backends.base import Images, Labels, check_images
+from neurobento.backends.base import Backend, Images, Outputs, check_images
 from neurobento.backends.cuda import require_gpu
 from neurobento.backends.engine import PROFILE, engines_folder, private_folder
 from neurobento.backends.tensorrt import load_flavour
 from neurobento.errors import BackendUnavailable
-from neurobento.geometry import NETWORK_SHAPE
 from neurobento.registry import Model
 
 __all__ = ["OnnxRuntimeBackend", "provider_options"]
@@ -27,7 +26,9 @@ PROVIDERS = {
 }
 
 
-def provider_options(provider: str, precision: str) -> list[tuple[str, dict[str, Any]]]:
+def provider_options(
+    provider: str, precision: str, input_shape: tuple[int, ...]
+) -> list[tuple[str, dict[str, Any]]]:
     """Execution providers and their options, the first one first.
 
     Parameters
@@ -38,9 +39,11 @@ def provider_options(provider: str, precision: str) -> list[tuple[str, dict[str,
         "fp32", or with "tensorrt" "fp16" or "bf16". With "cuda" fp32 is that, no
         TF32. With "tensorrt" TF32 cannot be switched off for one session, so
         that fp32 may be TF32 there.
+    input_shape
+        Of an image.
     """
     least, best, largest = (
-        f"image:{'x'.join(map(str, (batch, 1, *NETWORK_SHAPE)))}" for batch in PROFILE
+        f"image:{'x'.join(map(str, (batch, *input_shape)))}" for batch in PROFILE
     )
     cuda = {
         "use_tf32": "0",
@@ -74,7 +77,7 @@ def _engines() -> Path:
     return engines_folder() / "onnxruntime"
 
 
-class OnnxRuntimeBackend:
+class OnnxRuntimeBackend(Backend):
     """One ONNX model in an ONNX Runtime session.
 
     Parameters
@@ -119,7 +122,8 @@ class OnnxRuntimeBackend:
         self.spec = model.spec
         # scan by scan on a CPU: peak memory grows with the batch, speed does not
         self._largest = 1 if provider == "cpu" else PROFILE[2]
-        graph, providers = str(model.graph(precision)), provider_options(provider, precision)
+        graph = str(model.graph(precision))
+        providers = provider_options(provider, precision, model.spec.input_shape)
         with _errors_of_ours():
             self._session = onnxruntime.InferenceSession(graph, options, providers=providers)
         # a provider that fails to start is left out by ONNX Runtime without a word
@@ -138,21 +142,22 @@ class OnnxRuntimeBackend:
             "threads": str(threads or "auto"),
         }
 
-    def infer(self, images: Images) -> Labels:
-        """Labels of a batch; see `Backend.infer`."""
-        images = check_images(images)
+    def run(self, images: Images) -> Outputs:
+        """See `Backend.run`."""
+        images = check_images(images, self.spec)
         starts = range(0, len(images), self._largest)
-        return np.concatenate([self._run(images[i : i + self._largest]) for i in starts])
+        parts = [self._run(images[i : i + self._largest]) for i in starts]
+        return {name: np.concatenate([part[name] for part in parts]) for name in self.spec.outputs}
 
-    def _run(self, images: Images) -> Labels:
-        """Bound input and output: of all that is on a GPU, only the labels leave it."""
+    def _run(self, images: Images) -> Outputs:
+        """Bound input and outputs: of all that is on a GPU, only these leave it."""
         binding = self._session.io_binding()
         binding.bind_cpu_input("image", images)
-        binding.bind_output("labels")
+        for name in self.spec.outputs:
+            binding.bind_output(name)
         with _errors_of_ours():
             self._session.run_with_iobinding(binding)
-        labels: Labels = binding.copy_outputs_to_cpu()[0]
-        return labels
+        return dict(zip(self.spec.outputs, binding.copy_outputs_to_cpu(), strict=True))
 
     def close(self) -> None:
         """Let go of the session."""

@@ -8,9 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from neurobento.backends.base import Images, Labels, check_images
+from neurobento.backends.base import Backend, Images, Outputs, check_images, empty_outputs
 from neurobento.errors import BackendUnavailable
-from neurobento.geometry import NETWORK_SHAPE
 from neurobento.registry import Model
 
 __all__ = ["OpenVINOBackend"]
@@ -26,7 +25,7 @@ PAIR = 2
 logger = logging.getLogger(__name__)
 
 
-class OpenVINOBackend:
+class OpenVINOBackend(Backend):
     """One ONNX model compiled by OpenVINO.
 
     Parameters
@@ -57,7 +56,7 @@ class OpenVINOBackend:
         self.spec = model.spec
         self._core, self._graph = core, core.read_model(model.graph(precision))
         # layouts that need no copies are found only for a batch that is known
-        self._graph.reshape([1, 1, *NETWORK_SHAPE])
+        self._graph.reshape([1, *self.spec.input_shape])
         # bf16 would round the sums
         in_one_order = precision != "bf16" and _sum_in_one_order(self._graph)
         self._compiled = self._compile(PERFORMANCE_HINT="LATENCY")
@@ -73,16 +72,19 @@ class OpenVINOBackend:
             "threads": str(found),
         }
 
-    def infer(self, images: Images) -> Labels:
-        """Labels of a batch; see `Backend.infer`."""
-        images = check_images(images)
-        labels = np.empty((len(images), *self.spec.output_shape), dtype=np.uint8)
+    def run(self, images: Images) -> Outputs:
+        """See `Backend.run`."""
+        images = check_images(images, self.spec)
+        found = empty_outputs(self.spec, len(images))
         paired = len(images) - len(images) % PAIR if self._can_pair(len(images)) else 0
         for first in range(0, paired, PAIR):
-            self._infer_pair(images[first : first + PAIR], labels[first : first + PAIR])
+            pair = slice(first, first + PAIR)
+            self._infer_pair(images[pair], {name: each[pair] for name, each in found.items()})
         for i in range(paired, len(images)):
-            labels[i] = self._request.infer({"image": images[i : i + 1]})["labels"][0]
-        return labels
+            answer = self._request.infer({"image": images[i : i + 1]})
+            for name, each in found.items():
+                each[i] = answer[name][0]
+        return found
 
     def _can_pair(self, count: int) -> bool:
         """Whether there is something to compute pairs of so many scans with."""
@@ -96,14 +98,15 @@ class OpenVINOBackend:
                 self._pairs = False
         return bool(self._pair)
 
-    def _infer_pair(self, images: Images, labels: Labels) -> None:
+    def _infer_pair(self, images: Images, found: Outputs) -> None:
         """Two scans on half of the threads each, which wait for each other less than with one."""
         try:
             for request, image in zip(self._pair, images, strict=True):
                 request.start_async({"image": image[None]})
-            for request, found in zip(self._pair, labels, strict=True):
+            for i, request in enumerate(self._pair):
                 request.wait()
-                found[...] = request.get_tensor("labels").data[0]
+                for name, each in found.items():
+                    each[i] = request.get_tensor(name).data[0]
         except BaseException:
             # one that is still under way would take no other image
             self._pair = []

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from neurobento.backends.base import Images, Labels, check_images
+from neurobento.backends.base import Backend, Images, Outputs, check_images
 from neurobento.errors import BackendUnavailable
 from neurobento.registry import WEIGHTS_FILE, Model
 from neurobento.spec import require_sha256
@@ -16,7 +16,7 @@ from neurobento.spec import require_sha256
 __all__ = ["PyTorchBackend", "open_weights"]
 
 
-class PyTorchBackend:
+class PyTorchBackend(Backend):
     """A model's network as it was trained.
 
     Parameters
@@ -63,7 +63,8 @@ class PyTorchBackend:
         self._device = device
         self._precision = "fp32" if precision == "auto" else precision
         network: Any = load_network(weights).to(device)
-        self._labels = _compiled(torch, network) if compiled else network.labels
+        work = network.labels if model.spec.task == "parcellation" else network.detect
+        self._work = _compiled(torch, work) if compiled else work
         self.details = {
             "library": f"torch {torch.__version__}",
             "device": torch.cuda.get_device_name() if device == "cuda" else "CPU",
@@ -71,25 +72,31 @@ class PyTorchBackend:
             "threads": str(torch.get_num_threads()),
         }
 
-    def infer(self, images: Images) -> Labels:
-        """Labels of a batch; see `Backend.infer`."""
+    def run(self, images: Images) -> Outputs:
+        """See `Backend.run`."""
         import torch
 
         types = {"fp16": torch.float16, "bf16": torch.bfloat16}
         half = types.get(self._precision)
         # a copy: torch will not take an array that is read-only
-        batch = torch.from_numpy(np.array(check_images(images)))
+        batch = torch.from_numpy(np.array(check_images(images, self.spec)))
         with (
             torch.inference_mode(),
             torch.autocast(self._device, dtype=half, enabled=half is not None),
         ):
             parts = [batch] if self._device == "cuda" else torch.split(batch, 1)
-            found = [self._labels(part.to(self._device)).cpu().numpy() for part in parts]
-        return np.concatenate(found)
+            found = [self._work(part.to(self._device)) for part in parts]
+        # a network gives one tensor, or one for each output
+        tuples = [each if isinstance(each, tuple) else (each,) for each in found]
+        tensors = zip(*tuples, strict=True)
+        return {
+            name: np.concatenate([part.cpu().numpy() for part in each])
+            for name, each in zip(self.spec.outputs, tensors, strict=True)
+        }
 
     def close(self) -> None:
         """Let go of the network."""
-        del self._labels
+        del self._work
 
 
 def open_weights(model: Model) -> Path:
@@ -126,7 +133,7 @@ def _require_cuda(torch: Any) -> None:
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
 
-def _compiled(torch: Any, network: Any) -> Any:
+def _compiled(torch: Any, work: Any) -> Any:
     if shutil.which("g++") is None and shutil.which("c++") is None:
         raise BackendUnavailable(
             subject="backend",
@@ -134,4 +141,4 @@ def _compiled(torch: Any, network: Any) -> Any:
             found="neither g++ nor c++",
             remedy="Install one (`apt install g++`), or choose the backend pytorch.",
         )
-    return torch.compile(network.labels, dynamic=False)
+    return torch.compile(work, dynamic=False)

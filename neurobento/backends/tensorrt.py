@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from neurobento.backends.base import Images, Labels, check_images
+from neurobento.backends.base import Backend, Images, Outputs, check_images, empty_outputs
 from neurobento.backends.cuda import Buffer, Graph, Stream, require_gpu
 from neurobento.backends.engine import (
     FLAVOURS,
@@ -20,12 +21,9 @@ from neurobento.backends.engine import (
     read_engine,
 )
 from neurobento.errors import BackendUnavailable, EngineMismatch
-from neurobento.geometry import NETWORK_SHAPE
 from neurobento.registry import Model
 
 __all__ = ["TensorRTBackend", "load_flavour", "wanted_engine"]
-
-VOXELS = int(np.prod(NETWORK_SHAPE))
 
 
 def load_flavour(flavour: str) -> Any:
@@ -75,8 +73,8 @@ class _Prepared:
     graph: Graph | None = None
 
 
-class TensorRTBackend:
-    """One engine with its buffers on the GPU; only images go up and labels come down.
+class TensorRTBackend(Backend):
+    """One engine with its buffers on the GPU; only images go up and outputs come down.
 
     Each size of batch has a context and a recording of its own, so that sizes may
     alternate. Work is serial on one stream: all contexts share one block of memory
@@ -129,7 +127,11 @@ class TensorRTBackend:
                 remedy="Remove it and build it again with `python -m export.to_tensorrt`.",
             )
         self._stream = Stream()
-        self._image, self._labels = Buffer(PROFILE[2] * VOXELS * 4), Buffer(PROFILE[2] * VOXELS)
+        sizes = {"image": 4 * math.prod(model.spec.input_shape)} | {
+            name: math.prod(tensor.shape) * np.dtype(tensor.dtype).itemsize
+            for name, tensor in model.spec.outputs.items()
+        }
+        self._buffers = {name: Buffer(PROFILE[2] * size) for name, size in sizes.items()}
         self._config = _runtime_config(module, flavour, self._engine)
         self._scratch = None
         if self._config is not None:
@@ -144,17 +146,18 @@ class TensorRTBackend:
             "threads": "1",
         }
 
-    def infer(self, images: Images) -> Labels:
-        """Labels of a batch; see `Backend.infer`."""
-        images = check_images(images)
-        labels = np.empty((len(images), *self.spec.output_shape), dtype=np.uint8)
+    def run(self, images: Images) -> Outputs:
+        """See `Backend.run`."""
+        images = check_images(images, self.spec)
+        found = empty_outputs(self.spec, len(images))
         for start in range(0, len(images), PROFILE[2]):
             part = slice(start, start + PROFILE[2])
-            self._stream.upload(images[part], self._image)
+            self._stream.upload(images[part], self._buffers["image"])
             self._execute(len(images[part]))
-            self._stream.download(self._labels, labels[part])
+            for name, each in found.items():
+                self._stream.download(self._buffers[name], each[part])
         self._stream.wait()
-        return labels
+        return found
 
     def _execute(self, batch: int) -> None:
         known = self._prepared.get(batch)
@@ -179,8 +182,8 @@ class TensorRTBackend:
             raise RuntimeError(f"{self.name}: too little GPU memory for a batch of {batch}")
         if self._scratch is not None:
             context.set_device_memory(self._scratch.address, self._scratch.size)
-        context.set_tensor_address("image", self._image.address)
-        context.set_tensor_address("labels", self._labels.address)
+        for name, buffer in self._buffers.items():
+            context.set_tensor_address(name, buffer.address)
         context.set_input_shape("image", (batch, *self.spec.input_shape))
         return context
 
@@ -191,7 +194,7 @@ class TensorRTBackend:
     def close(self) -> None:
         """Let go of the engine and its memory."""
         del self._prepared, self._config, self._engine, self._runtime
-        del self._image, self._labels, self._scratch, self._stream
+        del self._buffers, self._scratch, self._stream
 
 
 def _runtime_config(module: Any, flavour: str, engine: Any) -> Any:

@@ -12,7 +12,17 @@ from neurobento.client.retries import Deadline
 from neurobento.errors import ServiceError
 from neurobento.preprocessing.levels import Level
 
-__all__ = ["MAX_ANSWER_BYTES", "Answer", "Ask", "Progress", "Space", "Transport", "say_nothing"]
+__all__ = [
+    "MAX_ANSWER_BYTES",
+    "AnomalyAnswer",
+    "Answer",
+    "Ask",
+    "AskAnomaly",
+    "Progress",
+    "Space",
+    "Transport",
+    "say_nothing",
+]
 
 Space = Literal["native", "network"]
 """Whose grid the labels are on: the scan's own or the network's."""
@@ -24,6 +34,7 @@ MAX_ANSWER_BYTES = 1 << 30
 """What an answer may hold, packed or unpacked; the labels of the largest scan are half of it."""
 
 LABELS, RUN = "dseg.nii.gz", "run.json"
+ANOMALY, OVERLAY = "anomaly.json", "overlay.png"
 
 
 def say_nothing(_: str, __: int | None = None) -> None:
@@ -54,6 +65,25 @@ class Ask:
 
 
 @dataclass(frozen=True)
+class AskAnomaly:
+    """One request about a slice; the name of its file is no part of it.
+
+    Attributes
+    ----------
+    content
+        Bytes of a slice's file.
+    model
+        Which network is to answer; None leaves it to the service.
+    request_id
+        What the service's log knows the request by.
+    """
+
+    content: bytes = field(repr=False)
+    model: str | None
+    request_id: str
+
+
+@dataclass(frozen=True)
 class Answer:
     """The files of one parcellation as the service gave them.
 
@@ -77,12 +107,7 @@ class Answer:
     def __post_init__(self) -> None:
         if not self.files.get(LABELS, b"").startswith(b"\x1f\x8b"):
             raise _not_an_answer("gzip NIfTI labels", "none")
-        try:
-            facts = json.loads(self.files.get(RUN, b""))
-        except ValueError:
-            facts = None
-        if not isinstance(facts, dict):
-            raise _not_an_answer("the facts of the run as a JSON object", "none")
+        _require_facts(self.files.get(RUN, b""))
 
     @property
     def dseg(self) -> bytes:
@@ -101,11 +126,68 @@ class Answer:
         return [one_line(str(warning)) for warning in found] if isinstance(found, list) else []
 
 
+@dataclass(frozen=True)
+class AnomalyAnswer:
+    """What a service found in one slice.
+
+    Attributes
+    ----------
+    files
+        Ending of the name -> content: `anomaly.json`, `heatmap.png` and `overlay.png`.
+    request_id
+        What the service's log knows the request by.
+
+    Raises
+    ------
+    ServiceError
+        There is no picture, or the facts are no JSON object with a score and a threshold.
+    """
+
+    files: Mapping[str, bytes] = field(repr=False)
+    request_id: str
+
+    def __post_init__(self) -> None:
+        facts = _require_facts(self.files.get(ANOMALY, b""))
+        numbers = [facts.get("score"), facts.get("threshold")]
+        if not all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers):
+            raise _not_an_answer("a score and a threshold", "others, or none")
+        if not self.files.get(OVERLAY, b"").startswith(b"\x89PNG"):
+            raise _not_an_answer("a picture as PNG", "none")
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """All that is said of the slice: score, threshold, model, backend, seconds, versions."""
+        return dict(json.loads(self.files[ANOMALY]))
+
+    @property
+    def score(self) -> float:
+        """The higher, the less the slice looks healthy."""
+        return float(self.facts["score"])
+
+    @property
+    def threshold(self) -> float:
+        """Above it a slice is called anomalous."""
+        return float(self.facts["threshold"])
+
+    @property
+    def is_anomalous(self) -> bool:
+        """Whether the score is above the threshold."""
+        return self.score > self.threshold
+
+    @property
+    def overlay(self) -> bytes:
+        """The slice without and with its heat map, a PNG file."""
+        return self.files[OVERLAY]
+
+
 class Transport(Protocol):
     """A way to a service; one try each, errors are those of `neurobento.errors`."""
 
     def parcellate(self, ask: Ask, deadline: Deadline, progress: Progress) -> Answer:
         """The service's answer to one request."""
+
+    def anomaly(self, ask: AskAnomaly, deadline: Deadline, progress: Progress) -> AnomalyAnswer:
+        """The service's answer to one request about a slice."""
 
     def models(self, deadline: Deadline) -> list[dict[str, Any]]:
         """What the service says of its models."""
@@ -115,6 +197,17 @@ class Transport(Protocol):
 
     def close(self) -> None:
         """End the connections."""
+
+
+def _require_facts(content: bytes) -> dict[str, Any]:
+    """The facts in a JSON file; raises `ServiceError` where there are none."""
+    try:
+        facts = json.loads(content)
+    except ValueError:
+        facts = None
+    if not isinstance(facts, dict):
+        raise _not_an_answer("the facts of the run as a JSON object", "none")
+    return facts
 
 
 def _not_an_answer(expected: str, found: str) -> ServiceError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 import struct
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,17 @@ from tritonclient.grpc import (  # type: ignore[import-untyped]
 from tritonclient.utils import InferenceServerException  # type: ignore[import-untyped]
 
 from neurobento import errors as e
-from neurobento.client.exchange import MAX_ANSWER_BYTES, Answer, Ask, Progress
+from neurobento.client.exchange import (
+    MAX_ANSWER_BYTES,
+    AnomalyAnswer,
+    Answer,
+    Ask,
+    AskAnomaly,
+    Progress,
+)
 from neurobento.client.refusals import error_of, is_retry_after
 from neurobento.client.retries import Deadline
-from neurobento.registry import DEFAULT_MODEL
+from neurobento.registry import DEFAULT_ANOMALY_MODEL, DEFAULT_MODEL
 
 __all__ = ["GrpcTransport"]
 
@@ -53,6 +61,10 @@ OPTIONS = [
 OUTPUTS = {"dseg": "dseg.nii.gz", "run": "run.json"}
 """Outputs that are asked for and the files they are; the others can be had from these two."""
 
+ANOMALY_OUTPUTS = {"run": "anomaly.json", "overlay": "overlay.png"}
+HEAT_MAP, HEAT_MAP_FILE = "heat_map", "heatmap.png"
+"""An array, and the file that is made of it here."""
+
 
 class GrpcTransport:
     """A service's gRPC API over one channel.
@@ -78,20 +90,20 @@ class GrpcTransport:
 
     def parcellate(self, ask: Ask, deadline: Deadline, progress: Progress) -> Answer:
         """The service's answer to one request; gRPC does not tell how far it is."""
-        request = service_pb2.ModelInferRequest(
-            model_name=ask.model or DEFAULT_MODEL, id=ask.request_id
-        )
-        request.inputs.add(name="scan", datatype="BYTES", shape=[1])
-        request.raw_input_contents.append(struct.pack("<I", len(ask.content)) + ask.content)
-        request.parameters["preprocessing"].string_param = ask.level
-        request.parameters["space"].string_param = ask.space
-        for name in OUTPUTS:
-            request.outputs.add(name=name)
-        progress("uploading", None)
-        response = self._call("ModelInfer", request, deadline, ("x-request-id", ask.request_id))
-        result = InferResult(response)
+        parameters = {"preprocessing": ask.level, "space": ask.space}
+        request = _request(ask, DEFAULT_MODEL, "scan", OUTPUTS, parameters)
+        result = self._infer(request, ask.request_id, deadline, progress)
         files = {file: _only_element(result, name) for name, file in OUTPUTS.items()}
         return Answer(files, ask.request_id)
+
+    def anomaly(self, ask: AskAnomaly, deadline: Deadline, progress: Progress) -> AnomalyAnswer:
+        """The service's answer to one request about a slice."""
+        wanted = (*ANOMALY_OUTPUTS, HEAT_MAP)
+        request = _request(ask, DEFAULT_ANOMALY_MODEL, "slice", wanted)
+        result = self._infer(request, ask.request_id, deadline, progress)
+        files = {file: _only_element(result, name) for name, file in ANOMALY_OUTPUTS.items()}
+        files[HEAT_MAP_FILE] = _heat_map(result)
+        return AnomalyAnswer(files, ask.request_id)
 
     def models(self, deadline: Deadline) -> list[dict[str, Any]]:
         """Name and version of each model in the service's repository index, if it keeps one.
@@ -117,6 +129,11 @@ class GrpcTransport:
         """End the channel."""
         self._channel.close()
 
+    def _infer(self, request: Any, request_id: str, deadline: Deadline, progress: Progress) -> Any:
+        progress("uploading", None)
+        response = self._call("ModelInfer", request, deadline, ("x-request-id", request_id))
+        return InferResult(response)
+
     def _call(
         self, method: str, request: Any, deadline: Deadline, *metadata: tuple[str, str]
     ) -> Any:
@@ -128,6 +145,26 @@ class GrpcTransport:
             if error.code() is Code.DEADLINE_EXCEEDED and deadline.is_over:
                 raise deadline.exceeded() from error
             raise _refusal(error) from error
+
+
+def _request(
+    ask: Ask | AskAnomaly,
+    default_model: str,
+    tensor: str,
+    outputs: Iterable[str],
+    parameters: Mapping[str, str] | None = None,
+) -> Any:
+    """The message that asks a model about a file, the content of a tensor of that name."""
+    request = service_pb2.ModelInferRequest(
+        model_name=ask.model or default_model, id=ask.request_id
+    )
+    request.inputs.add(name=tensor, datatype="BYTES", shape=[1])
+    request.raw_input_contents.append(struct.pack("<I", len(ask.content)) + ask.content)
+    for name, value in (parameters or {}).items():
+        request.parameters[name].string_param = value
+    for name in outputs:
+        request.outputs.add(name=name)
+    return request
 
 
 def _system_certificates() -> bytes | None:
@@ -166,8 +203,28 @@ def _only_element(result: Any, name: str) -> bytes:
     # missing; not as long as it says; of another shape or type
     except (AttributeError, struct.error, ValueError, TypeError, InferenceServerException):
         pass
-    raise e.ServiceError(
-        expected=f"an output {name} of one BYTES element",
+    raise _no_output(f"an output {name} of one BYTES element")
+
+
+def _heat_map(result: Any) -> bytes:
+    """The PNG of a heat map, as the service's zip over HTTP holds it."""
+    import numpy as np
+
+    from neurobento.anomaly_report import heat_map_png
+
+    try:
+        values = result.as_numpy(HEAT_MAP)
+        if values.dtype == np.float32 and values.ndim == 2 and np.isfinite(values).all():
+            return heat_map_png(values)
+    # missing; not as long as it says; empty
+    except (AttributeError, struct.error, ValueError, TypeError, InferenceServerException):
+        pass
+    raise _no_output(f"an output {HEAT_MAP} of finite FP32 values in rows and columns")
+
+
+def _no_output(expected: str) -> e.ServiceError:
+    return e.ServiceError(
+        expected=expected,
         found="none",
         remedy="Check that a neurobento service answers there.",
     )

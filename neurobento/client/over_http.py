@@ -9,13 +9,22 @@ import re
 import ssl
 import zipfile
 import zlib
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
 import httpx
 
 from neurobento import errors as e
-from neurobento.client.exchange import MAX_ANSWER_BYTES, Answer, Ask, Progress, say_nothing
+from neurobento.client.exchange import (
+    MAX_ANSWER_BYTES,
+    AnomalyAnswer,
+    Answer,
+    Ask,
+    AskAnomaly,
+    Progress,
+    say_nothing,
+)
 from neurobento.client.refusals import error_of, is_retry_after, one_line
 from neurobento.client.retries import Deadline
 
@@ -60,17 +69,11 @@ class HttpTransport:
     def parcellate(self, ask: Ask, deadline: Deadline, progress: Progress) -> Answer:
         """The service's answer to one request."""
         fields = {"preprocessing": ask.level, "space": ask.space}
-        response, body = self._send(
-            "POST",
-            "/v1/parcellation",
-            deadline,
-            progress,
-            headers={"accept": "application/zip", "x-request-id": ask.request_id},
-            data=fields if ask.model is None else {**fields, "model": ask.model},
-            files={"file": (SENT_NAME, _Upload(ask.content, deadline, progress))},
-        )
-        _require_success(response, body)
-        return Answer(_unzipped(body), response.headers.get("x-request-id", ask.request_id))
+        return Answer(*self._files("/v1/parcellation", ask, fields, deadline, progress))
+
+    def anomaly(self, ask: AskAnomaly, deadline: Deadline, progress: Progress) -> AnomalyAnswer:
+        """The service's answer to one request about a slice."""
+        return AnomalyAnswer(*self._files("/v1/anomaly", ask, {}, deadline, progress))
 
     def models(self, deadline: Deadline) -> list[dict[str, Any]]:
         """What `GET /v1/models` says."""
@@ -89,6 +92,27 @@ class HttpTransport:
     def close(self) -> None:
         """End the connections."""
         self._client.close()
+
+    def _files(
+        self,
+        path: str,
+        ask: Ask | AskAnomaly,
+        fields: Mapping[str, str],
+        deadline: Deadline,
+        progress: Progress,
+    ) -> tuple[dict[str, bytes], str]:
+        """The files that come back for one, and what the service's log knows the request by."""
+        response, body = self._send(
+            "POST",
+            path,
+            deadline,
+            progress,
+            headers={"accept": "application/zip", "x-request-id": ask.request_id},
+            data=fields if ask.model is None else {**fields, "model": ask.model},
+            files={"file": (SENT_NAME, _Upload(ask.content, deadline, progress))},
+        )
+        _require_success(response, body)
+        return _unzipped(body), response.headers.get("x-request-id", ask.request_id)
 
     def _send(
         self,

@@ -1,4 +1,4 @@
-"""`Client`: asks a service for parcellations, again where that makes sense."""
+"""`Client`: asks a service for parcellations and anomalies, again where that makes sense."""
 
 from __future__ import annotations
 
@@ -11,7 +11,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from neurobento.client.exchange import Answer, Ask, Progress, Space, Transport, say_nothing
+from neurobento.client.exchange import (
+    AnomalyAnswer,
+    Answer,
+    Ask,
+    AskAnomaly,
+    Progress,
+    Space,
+    Transport,
+    say_nothing,
+)
 from neurobento.client.retries import Deadline, Retries
 from neurobento.errors import (
     ConfigError,
@@ -132,11 +141,37 @@ class Client:
         OSError
             The file cannot be read.
         """
-        content = scan if isinstance(scan, bytes) else Path(scan).read_bytes()
-        ask = Ask(content, model, level, space, uuid.uuid4().hex)
+        ask = Ask(_content(scan), model, level, space, uuid.uuid4().hex)
         answer = self._asked(
             lambda deadline: self._transport.parcellate(ask, deadline, self._progress),
             None if isinstance(scan, bytes) else str(scan),
+        )
+        self._progress("done", sum(map(len, answer.files.values())))
+        return answer
+
+    def anomaly(self, image: Path | str | bytes, *, model: str | None = None) -> AnomalyAnswer:
+        """What the service finds in a slice.
+
+        Parameters
+        ----------
+        image
+            The path of one slice's file (PNG, JPEG, DICOM or NIfTI), or the bytes of one.
+        model
+            Which network is to answer; None: the default one.
+
+        Raises
+        ------
+        ScanError, PreprocessingError, ModelError, ConfigError
+            As the service raised it.
+        ServiceError
+            One of its leaves for each way to get no answer.
+        OSError
+            The file cannot be read.
+        """
+        ask = AskAnomaly(_content(image), model, uuid.uuid4().hex)
+        answer = self._asked(
+            lambda deadline: self._transport.anomaly(ask, deadline, self._progress),
+            None if isinstance(image, bytes) else str(image),
         )
         self._progress("done", sum(map(len, answer.files.values())))
         return answer
@@ -183,6 +218,10 @@ class Client:
             if self._token and isinstance(part, str):
                 parts[name] = part.replace(self._token, "[token]")
         return type(error)(**parts)
+
+
+def _content(file: Path | str | bytes) -> bytes:
+    return file if isinstance(file, bytes) else Path(file).read_bytes()
 
 
 def _open(url: str, token: str | None) -> Transport:

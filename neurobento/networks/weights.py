@@ -65,12 +65,18 @@ def write_weights(values: dict[str, Any], path: Path) -> None:
 
     kept = ("recipe", "step", "seconds", "best_dice", "best_step")
     average = {
-        # float64 and integers are tables, and one or two axes are no convolution
-        key: value.half() if value.dtype == torch.float32 and value.dim() > 2 else value
+        key: value.half() if _is_convolution(value) else value
         for key, value in values["average"].items()
     }
-    shipped = {key: values[key] for key in kept} | {"average": average}
+    shipped = {key: values[key] for key in kept if key in values} | {"average": average}
     torch.save({"format": CHECKPOINT_FORMAT, **shipped}, path)
+
+
+def _is_convolution(value: Any) -> bool:
+    """Float64 and integers are tables, one or two axes are no convolution; some is no tensor."""
+    import torch
+
+    return isinstance(value, torch.Tensor) and value.dtype == torch.float32 and value.dim() > 2
 
 
 def load_network(path: Path) -> nn.Module:

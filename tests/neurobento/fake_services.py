@@ -17,8 +17,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import grpc
+import numpy as np
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from neurobento.anomaly_report import heat_map_png
 from neurobento.errors import NeuroBentoError
 
 LABELS = gzip.compress(b"labels", mtime=0)
@@ -30,13 +32,21 @@ FILES = {
     "run.json": b'{"warnings": ["small"]}',
 }
 OUTPUTS = {"dseg": "dseg.nii.gz", "run": "run.json"}
+HEAT_MAP = np.linspace(0, 2, 12, dtype=np.float32).reshape(3, 4)
+ANOMALY_FILES = {
+    "anomaly.json": b'{"score": 0.75, "threshold": 0.5}',
+    "heatmap.png": heat_map_png(HEAT_MAP),
+    "overlay.png": b"\x89PNG of a head",
+}
+ANOMALY_OUTPUTS = {"run": "anomaly.json", "overlay": "overlay.png"}
 
 
 @dataclass(frozen=True)
 class Files:
-    """An answer: the zip over HTTP, `dseg` and `run` over gRPC."""
+    """An answer: the zip over HTTP; over gRPC `dseg` and `run`, or those of an anomaly."""
 
     files: Mapping[str, bytes] = field(default_factory=lambda: FILES)
+    heat_map: Any = field(default_factory=lambda: HEAT_MAP)
 
 
 @dataclass(frozen=True)
@@ -244,8 +254,12 @@ class _Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
             )
             context.abort(grpc.StatusCode[reply.code], reply.message)
         response = service_pb2.ModelInferResponse(model_name=request.model_name, id=request.id)
+        outputs = ANOMALY_OUTPUTS if request.inputs[0].name == "slice" else OUTPUTS
         for wanted in request.outputs:
-            content = reply.files.get(OUTPUTS[wanted.name])
+            if wanted.name == "heat_map":
+                _add_heat_map(response, reply.heat_map)
+                continue
+            content = reply.files.get(outputs[wanted.name])
             if content is not None:
                 response.outputs.add(name=wanted.name, datatype="BYTES", shape=[1])
                 response.raw_output_contents.append(struct.pack("<I", len(content)) + content)
@@ -286,6 +300,13 @@ class _Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
                 left if left is not None and left < 1e8 else None,
             )
         )
+
+
+def _add_heat_map(response: Any, heat_map: Any) -> None:
+    if heat_map is not None:
+        kind = "FP32" if heat_map.dtype == np.float32 else "FP64"
+        response.outputs.add(name="heat_map", datatype=kind, shape=heat_map.shape)
+        response.raw_output_contents.append(heat_map.tobytes())
 
 
 class HangingUp(socketserver.ThreadingTCPServer):

@@ -209,8 +209,21 @@ def test_models_lists_the_models_of_a_folder(
 ) -> None:
     assert main(["models", "--models", str(known_model.parent)]) == 0
     head, row = capsys.readouterr().out.splitlines()
-    assert head.split("\t")[:3] == ["name", "version", "network"]
-    assert row.split("\t")[:4] == ["compact", "0.0.1", "compact", "not measured"]
+    assert head.split("\t")[:4] == ["name", "version", "task", "network"]
+    assert row.split("\t")[:5] == ["compact", "0.0.1", "parcellation", "compact", "not measured"]
+
+
+def test_models_says_how_good_a_model_is(
+    known_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "compact"
+    folder.mkdir()
+    (folder / "model.onnx").write_bytes((known_model / "model.onnx").read_bytes())
+    spec = json.loads((known_model / "spec.json").read_text())
+    spec["metrics"] = {"first": {"mean": 0.85114}, "second": {"mean": 0.5}}
+    (folder / "spec.json").write_text(json.dumps(spec))
+    assert main(["models", "--models", str(tmp_path)]) == 0
+    assert "\tDice 0.8511\t" in capsys.readouterr().out
 
 
 def test_sample_writes_a_scan_and_says_how_to_use_it(
@@ -238,7 +251,7 @@ def test_help_names_every_command() -> None:
         check=True,
         timeout=60,
     )
-    assert all(command in done.stdout for command in ("parcellate", "models", "sample"))
+    assert all(command in done.stdout for command in ("parcellate", "anomaly", "models", "sample"))
 
 
 def test_several_scans_are_parcellated_and_a_bad_one_stops_no_other(

@@ -14,12 +14,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from neurobento import errors as e
-from neurobento.client import Answer, Client, Retries
+from neurobento.client import AnomalyAnswer, Answer, Client, Retries
 from neurobento.client.retries import Deadline
 from tests.neurobento.fake_services import (
+    ANOMALY_FILES,
     FILES,
     FakeService,
     Files,
@@ -103,6 +105,86 @@ def test_the_answer_holds_labels_and_run_facts(service: FakeService) -> None:
 
 def test_over_http_it_holds_every_file_of_the_zip(http: HttpService) -> None:
     assert ask(http.url).files == FILES
+
+
+def ask_anomaly(url: str, image: Path | str | bytes = CONTENT, **options: Any) -> AnomalyAnswer:
+    with Client(url, **{"retries": SOON, **options}) as client:
+        return client.anomaly(image)
+
+
+def test_the_slice_arrives_and_what_was_found_comes_back(service: FakeService) -> None:
+    """The same files either way; over gRPC one of them is made here."""
+    service.replies = [Files(ANOMALY_FILES)]
+    with Client(service.url) as client:
+        answer = client.anomaly(CONTENT, model="grand")
+    (seen,) = service.seen
+    assert seen.fields == {"file": ("scan", CONTENT), "model": "grand"}
+    assert seen.path == {"http": "/v1/anomaly", "grpc": "ModelInfer"}[service.scheme]
+    assert answer.files == ANOMALY_FILES
+    assert (answer.score, answer.threshold, answer.is_anomalous) == (0.75, 0.5, True)
+    assert answer.facts == {"score": 0.75, "threshold": 0.5}
+    assert answer.overlay == ANOMALY_FILES["overlay.png"]
+    assert answer.request_id == seen.headers["x-request-id"]
+
+
+def test_without_a_model_the_default_one_answers_for_slices(service: FakeService) -> None:
+    service.replies = [Files(ANOMALY_FILES)]
+    ask_anomaly(service.url)
+    assert service.seen[0].fields.get("model") == (None if service.scheme == "http" else "anomaly")
+
+
+def test_slices_are_asked_about_again_and_their_names_never_sent(
+    service: FakeService, patient: Path
+) -> None:
+    service.replies = [BUSY, AWAY, Files(ANOMALY_FILES)]
+    ask_anomaly(service.url, patient, token=TOKEN)
+    assert len(service.seen) == 3
+    assert len({seen.headers["x-request-id"] for seen in service.seen}) == 1
+    assert not any(b"JANE" in seen.raw or b"1957" in seen.raw for seen in service.seen)
+
+
+def test_what_a_slice_is_refused_for_names_its_file(service: FakeService, patient: Path) -> None:
+    service.replies = [Refusal.of(422, "INVALID_ARGUMENT", e.EmptyScan(**PARTS))]
+    with pytest.raises(e.EmptyScan) as caught:
+        ask_anomaly(service.url, patient)
+    assert caught.value.subject == str(patient)
+    assert len(service.seen) == 1
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {},
+        {**ANOMALY_FILES, "anomaly.json": b"no JSON"},
+        {**ANOMALY_FILES, "anomaly.json": b"[0.75, 0.5]"},
+        {**ANOMALY_FILES, "anomaly.json": b'{"score": "high", "threshold": 0.5}'},
+        {**ANOMALY_FILES, "anomaly.json": b'{"score": true, "threshold": 0.5}'},
+        {**ANOMALY_FILES, "anomaly.json": b'{"score": 0.75}'},
+        {**ANOMALY_FILES, "overlay.png": b"<html>"},
+    ],
+)
+def test_what_is_no_answer_about_a_slice_is_an_error(
+    service: FakeService, files: dict[str, bytes]
+) -> None:
+    service.replies = [Files(files)]
+    with pytest.raises(e.ServiceError):
+        ask_anomaly(service.url)
+
+
+NAN = np.full((2, 2), np.nan, np.float32)
+
+
+@pytest.mark.parametrize(
+    "heat_map", [None, np.zeros((2, 2)), np.zeros(4, np.float32), np.zeros((0, 4), np.float32), NAN]
+)
+def test_a_heat_map_that_is_none_is_an_error(heat_map: Any) -> None:
+    service = GrpcService()
+    service.replies = [Files(ANOMALY_FILES, heat_map)]
+    try:
+        with pytest.raises(e.ServiceError, match="heat_map"):
+            ask_anomaly(service.url)
+    finally:
+        service.close()
 
 
 def test_the_prefix_of_a_reverse_proxy_is_kept(http: HttpService) -> None:

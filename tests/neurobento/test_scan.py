@@ -34,7 +34,14 @@ from neurobento.errors import (
     UnsupportedDatatype,
     UnsupportedDimensions,
 )
-from neurobento.scan import ScanLimits, label_bytes, read_scan, write_labels
+from neurobento.scan import (
+    ScanLimits,
+    label_bytes,
+    map_bytes,
+    read_scan,
+    scan_name,
+    write_labels,
+)
 
 SHAPE = (20, 24, 18)
 AFFINE = nib.affines.from_matvec(np.diag([-2.0, 2.5, 3.0]), [30.0, -20.0, 10.0])
@@ -589,3 +596,32 @@ def test_labels_are_written_whole_or_not_at_all(write_nifti: Writer, tmp_path: P
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert kept.read_bytes() == before
     assert list(folder.iterdir()) == [kept]
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.uint8])
+def test_a_map_of_another_type_or_shape_is_refused(dtype: Any, write_nifti: Any) -> None:
+    space = read_scan(write_nifti(np.arange(24**3).reshape(24, 24, 24).astype(np.int16))).space
+    with pytest.raises(ValueError, match="float32"):
+        map_bytes(np.zeros(space.shape, dtype), space)
+    with pytest.raises(ValueError, match="24"):
+        map_bytes(np.zeros((24, 24, 23), np.float32), space)
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("sub.01.nii", "sub.01"),
+        ("sub.01.nii.gz", "sub.01"),
+        ("SUB.01.NII.GZ", "SUB.01"),
+        ("sub-01.mgz", "sub-01"),
+        ("Y 1.png", "Y 1"),
+        ("Y1.jpeg", "Y1"),
+        ("Y.1.JPG", "Y.1"),
+        ("IM-0001.dcm", "IM-0001"),
+        ("IM.0001", "IM.0001"),
+        ("1.2.840.113619.2.5", "1.2.840.113619.2.5"),
+        ("IM0001", "IM0001"),
+    ],
+)
+def test_outputs_are_called_after_a_file_without_its_suffix(file: str, name: str) -> None:
+    assert scan_name(Path("/patients.nii") / file) == name

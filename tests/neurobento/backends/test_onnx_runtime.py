@@ -16,6 +16,7 @@ from neurobento.backends.onnx_runtime import OnnxRuntimeBackend, provider_option
 from neurobento.errors import BackendUnavailable, EngineMismatch
 from neurobento.registry import Model, open_model
 
+IMAGE = (1, 91, 122, 123)
 onnxruntime = pytest.importorskip("onnxruntime")
 
 CPU, CUDA, TENSORRT = (f"{name}ExecutionProvider" for name in ("CPU", "CUDA", "Tensorrt"))
@@ -191,7 +192,7 @@ def test_details_name_the_gpu(
 
 
 def test_single_precision_is_that_on_a_gpu_too() -> None:
-    (_, options), _ = provider_options("cuda", "fp32")
+    (_, options), _ = provider_options("cuda", "fp32", IMAGE)
     assert options["use_tf32"] == "0"
 
 
@@ -200,18 +201,18 @@ def test_single_precision_is_that_on_a_gpu_too() -> None:
     [("fp32", "False", "False"), ("fp16", "True", "False"), ("bf16", "False", "True")],
 )
 def test_tensorrt_is_told_the_precision(precision: str, fp16: str, bf16: str) -> None:
-    (_, options), *_ = provider_options("tensorrt", precision)
+    (_, options), *_ = provider_options("tensorrt", precision, IMAGE)
     assert (options["trt_fp16_enable"], options["trt_bf16_enable"]) == (fp16, bf16)
 
 
 def test_tensorrt_builds_one_engine_for_all_sizes_of_batch() -> None:
-    (_, options), *_ = provider_options("tensorrt", "fp32")
+    (_, options), *_ = provider_options("tensorrt", "fp32", IMAGE)
     shapes = [options[f"trt_profile_{name}_shapes"] for name in ("min", "opt", "max")]
     assert shapes == [f"image:{batch}x1x91x122x123" for batch in (1, 1, 8)]
 
 
 def test_what_follows_a_gpus_provider_is_for_nodes_that_it_lacks() -> None:
-    names = {p: [name for name, _ in provider_options(p, "fp32")] for p in ("cpu", "cuda")}
+    names = {p: [name for name, _ in provider_options(p, "fp32", IMAGE)] for p in ("cpu", "cuda")}
     assert names == {"cpu": [CPU], "cuda": [CUDA, CPU]}
 
 

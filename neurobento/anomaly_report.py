@@ -1,0 +1,162 @@
+"""The files that an anomaly is handed over as; the CLI and the service write the same."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neurobento.anomaly import Anomaly, ScanAnomaly
+from neurobento.anomaly_figures import NOTE, image_figure, scan_figure
+from neurobento.figures import png_bytes
+from neurobento.report import json_bytes, rounded, versions
+from neurobento.scan import Scan, map_bytes
+
+__all__ = [
+    "ANOMALY_FORMAT",
+    "LEVELS",
+    "anomaly_facts",
+    "heat_map_png",
+    "image_facts",
+    "image_files",
+    "scan_files",
+]
+
+ANOMALY_FORMAT = 1
+"""Version of `<name>_anomaly.json`."""
+
+LIBRARIES = ("neurobento", "numpy", "nibabel", "scipy", "pillow", "pydicom")
+
+LEVELS = 65_535
+"""The brightest of a grey value of 16 bits."""
+
+
+def image_files(
+    name: str,
+    pixels: NDArray[np.float32],
+    anomaly: Anomaly,
+    backend_facts: dict[str, Any],
+    seconds: dict[str, float],
+) -> dict[str, bytes]:
+    """File name -> content, of a slice.
+
+    `<name>_anomaly.json`, `<name>_heatmap.png` (see `heat_map_png`) and
+    `<name>_overlay.png`, the slice without and with the heat map.
+
+    Parameters
+    ----------
+    name
+        What the files are called; it is written into none of them.
+    pixels
+        (rows, columns), the slice.
+    anomaly
+        What to write.
+    backend_facts
+        Of `neurobento.report.backend_facts`.
+    seconds
+        Stage -> wall-clock seconds.
+    """
+    facts = image_facts(pixels, anomaly, backend_facts, seconds)
+    return {
+        f"{name}_anomaly.json": json_bytes(facts),
+        f"{name}_heatmap.png": heat_map_png(anomaly.heat_map),
+        f"{name}_overlay.png": png_bytes(image_figure(pixels, anomaly)),
+    }
+
+
+def scan_files(
+    name: str,
+    scan: Scan,
+    scan_anomaly: ScanAnomaly,
+    backend_facts: dict[str, Any],
+    seconds: dict[str, float],
+) -> dict[str, bytes]:
+    """File name -> content, of a scan.
+
+    `<name>_anomaly.json`, with the scores of its slices, `<name>_heatmap.nii.gz` (float32 on
+    the scan's own grid) and `<name>_overlay.png`, the slices of the highest scores.
+
+    Parameters
+    ----------
+    name
+        What the files are called; it is written into none of them.
+    scan
+        The scan, for its grid and for the picture.
+    scan_anomaly
+        What to write.
+    backend_facts
+        Of `neurobento.report.backend_facts`.
+    seconds
+        Stage -> wall-clock seconds.
+    """
+    facts = anomaly_facts(scan_anomaly, backend_facts, seconds)
+    facts["native_shape"] = list(scan.shape)
+    facts["heat_map"] = {"largest": float(scan_anomaly.heat_map.max())}
+    facts["axis"] = scan_anomaly.axis
+    facts["slices_above_threshold"] = scan_anomaly.slices_above
+    facts["slices"] = [
+        {"index": index, "score": score, "anomalous": score > scan_anomaly.threshold}
+        for index, score in scan_anomaly.slices.items()
+    ]
+    return {
+        f"{name}_anomaly.json": json_bytes(facts),
+        f"{name}_heatmap.nii.gz": map_bytes(scan_anomaly.heat_map, scan.space),
+        f"{name}_overlay.png": png_bytes(scan_figure(scan, scan_anomaly)),
+    }
+
+
+def anomaly_facts(
+    anomaly: Anomaly | ScanAnomaly, backend_facts: dict[str, Any], seconds: dict[str, float]
+) -> dict[str, Any]:
+    """What was found, and what somebody needs to trust or repeat it."""
+    return {
+        "format": ANOMALY_FORMAT,
+        "note": NOTE,
+        "score": anomaly.score,
+        "threshold": anomaly.threshold,
+        **({"anomalous": anomaly.is_anomalous} if isinstance(anomaly, Anomaly) else {}),
+        **backend_facts,
+        "seconds": rounded(seconds),
+        "versions": versions(LIBRARIES),
+    }
+
+
+def image_facts(
+    pixels: NDArray[np.float32],
+    anomaly: Anomaly,
+    backend_facts: dict[str, Any],
+    seconds: dict[str, float],
+) -> dict[str, Any]:
+    """What stands in `<name>_anomaly.json` of a slice; the parameters are `image_files`'s."""
+    return {
+        **anomaly_facts(anomaly, backend_facts, seconds),
+        "native_shape": list(pixels.shape),
+        "heat_map": {
+            "largest": float(anomaly.heat_map.max()),
+            "value_per_level": _value_per_level(anomaly.heat_map),
+            "levels": LEVELS,
+        },
+    }
+
+
+def heat_map_png(heat_map: NDArray[np.float32]) -> bytes:
+    """A heat map as a PNG of 16-bit grey.
+
+    Parameters
+    ----------
+    heat_map
+        (rows, columns) float32, 0 or more; its largest value is white. What a level of
+        grey is worth stands in the `image_facts`.
+    """
+    from PIL import Image
+
+    levels = np.round(heat_map.astype(np.float64) / _value_per_level(heat_map)).clip(0, LEVELS)
+    png = io.BytesIO()
+    Image.fromarray(levels.astype(np.uint16)).save(png, "PNG")
+    return png.getvalue()
+
+
+def _value_per_level(heat_map: NDArray[np.float32]) -> float:
+    return float(heat_map.max()) / LEVELS or 1.0

@@ -1,0 +1,140 @@
+"""Report B's network: VGG16's convolutions encode, upsampling and convolutions decode.
+
+G. S. Baltazar, "Detecção de anomalias em imagens MRI cerebrais utilizando
+autoencoders convolucionais", Inatel 2024. The report gives the parts, not their
+sizes: the decoder mirrors VGG16's five levels.
+"""
+
+from __future__ import annotations
+
+import pickle
+from http.client import HTTPException
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from neurobento.errors import ConfigError
+from neurobento.networks.anomaly import AnomalyNetwork
+
+__all__ = ["IMAGENET_URL", "VGG16Autoencoder", "read_vgg16_weights", "vgg16_autoencoder"]
+
+IMAGENET_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"
+"""torchvision's IMAGENET1K_V1; torch.hub checks the first digits of its SHA-256, in its name."""
+
+LEVELS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+"""Channels of VGG16's convolutions; each level ends in a pooling."""
+
+DECODER = (256, 128, 64, 32, 16)
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+_NOT_DOWNLOADED = (OSError, HTTPException, RuntimeError, pickle.UnpicklingError, EOFError)
+"""No network, another file than the hash says, or a damaged one from an earlier download."""
+
+
+def vgg16_autoencoder() -> VGG16Autoencoder:
+    """With fresh weights, all of them to be trained."""
+    return VGG16Autoencoder()
+
+
+class VGG16Autoencoder(AnomalyNetwork):
+    """Reconstructs a slice from VGG16's last features, 4 x 4 of them; its error is the anomaly.
+
+    `features` are torchvision's, layer for layer and name for name.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels = 3
+        for level in LEVELS:
+            for width in level:
+                layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
+                channels = width
+            layers.append(nn.MaxPool2d(2))
+        self.features = nn.Sequential(*layers)
+        layers = []
+        for width in DECODER:
+            layers += [nn.Upsample(scale_factor=2), nn.Conv2d(channels, width, 3, padding=1)]
+            layers.append(nn.ReLU())
+            channels = width
+        self.decoder = nn.Sequential(*layers, nn.Conv2d(channels, 1, 3, padding=1), nn.Sigmoid())
+        for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+            self.register_buffer(name, torch.tensor(values)[None, :, None, None], persistent=False)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+
+    def freeze_encoder(self) -> None:
+        """Keep VGG16's convolutions as they are, as the report does with ImageNet's."""
+        self.features.requires_grad_(False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Reconstructions (N, 1, 128, 128) of images (N, 1, 128, 128) in [0, 1]."""
+        colours = (image.expand(-1, 3, -1, -1) - self.mean) / self.std
+        reconstruction: Tensor = self.decoder(self.features(colours))
+        return reconstruction
+
+    def error_map(self, image: Tensor) -> Tensor:
+        """The absolute difference of image and reconstruction, (N, 128, 128)."""
+        errors: Tensor = (image - self(image)).abs()
+        return errors[:, 0]
+
+
+def read_vgg16_weights(source: str) -> dict[str, Tensor]:
+    """VGG16's weights, the layers named as torchvision names them: "features.0.weight", ...
+
+    Parameters
+    ----------
+    source
+        "imagenet" downloads torchvision's file once and checks its hash; else the
+        path of such a file.
+
+    Raises
+    ------
+    ConfigError
+        They cannot be downloaded, or the file does not hold them.
+    """
+    if source == "imagenet":
+        return _download()
+    path = Path(source)
+    if not path.is_file():
+        raise FileNotFoundError(2, "no such file", source)
+    try:
+        return _features(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:
+        raise ConfigError(
+            subject=source,
+            expected="weights of VGG16 as torchvision writes them",
+            found=f"{type(error).__name__} while loading them",
+            remedy=f"Download {IMAGENET_URL} and give that file.",
+        ) from None
+
+
+def _download() -> dict[str, Tensor]:
+    try:
+        return _features(
+            torch.hub.load_state_dict_from_url(
+                IMAGENET_URL, map_location="cpu", check_hash=True, weights_only=True
+            )
+        )
+    except _NOT_DOWNLOADED as error:
+        raise ConfigError(
+            subject="encoder weights",
+            expected=f"to download {IMAGENET_URL}",
+            found=f"{type(error).__name__}",
+            remedy="Download it elsewhere and give the file, or train the encoder too, "
+            'with "none".',
+        ) from None
+
+
+def _features(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Those of the convolutions, which have to be VGG16's."""
+    found = {k.removeprefix("features."): v for k, v in weights.items() if "features." in k}
+    VGG16Autoencoder().features.load_state_dict(found)
+    return found

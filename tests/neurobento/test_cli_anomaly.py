@@ -1,0 +1,251 @@
+"""The command `neurobento anomaly`: what it writes, what it says, and what it refuses."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image
+
+from neurobento.cli import main
+from tests.neurobento.known_anomaly import THRESHOLD, write_known_model
+from tests.neurobento.slice_files import encoded, grey, grey_png
+
+FOUR_PARTS = re.compile(r"^neurobento: (.+): expected (.+); found (.+)\. ([A-Z`].+)\.$", re.M)
+STAGES = "read ...\nfit ...\ninfer ...\nrestore ...\nwrite ...\n"
+
+
+@pytest.fixture(autouse=True)
+def threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command sets these two for the libraries; afterwards they are as they were."""
+    for name in ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
+        monkeypatch.setenv(name, "1")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of models with the one that is known."""
+    return write_known_model(tmp_path_factory.mktemp("models")).parent
+
+
+@pytest.fixture
+def anomaly(models: Path, tmp_path: Path) -> Callable[..., int]:
+    """Runs the command on files, output in `tmp_path`/out."""
+
+    def run(*args: str | Path) -> int:
+        out = str(tmp_path / "out")
+        fixed = ["-o", out, "--models", str(models), "--threads", "1"]
+        return main(["anomaly", *map(str, args), *fixed])
+
+    return run
+
+
+@pytest.fixture
+def scan(write_nifti: Callable[..., Path], phantom: Any) -> Path:
+    return write_nifti(phantom.image, phantom.affine, "sub-01_T1w.nii.gz")
+
+
+def dicom(pixels: Any) -> bytes:
+    data = pydicom.Dataset()
+    data.file_meta = pydicom.dataset.FileMetaDataset()
+    data.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    data.SOPClassUID, data.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.4", "1.2.3"
+    data.PatientName, data.PhotometricInterpretation = "JANE^DOE", "MONOCHROME2"
+    data.Rows, data.Columns = pixels.shape
+    data.SamplesPerPixel, data.PixelRepresentation = 1, 0
+    data.BitsAllocated, data.BitsStored, data.HighBit = 8, 8, 7
+    data.PixelData = pixels.tobytes()
+    buffer = io.BytesIO()
+    pydicom.dcmwrite(buffer, data, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def written(out: Path) -> list[str]:
+    return sorted(path.name for path in out.iterdir())
+
+
+def outputs(name: str, heat_map: str) -> list[str]:
+    return [f"{name}_anomaly.json", f"{name}_heatmap.{heat_map}", f"{name}_overlay.png"]
+
+
+def refused(status: int, capsys: pytest.CaptureFixture[str], out: Path) -> re.Match[str]:
+    """The message's four parts, after a look that nothing was written."""
+    assert status == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert not out.exists()
+    (message,) = FOUR_PARTS.finditer(captured.err)
+    return message
+
+
+def test_a_scan_has_scores_and_a_heat_map_in_its_space(
+    anomaly: Callable[..., int],
+    scan: Path,
+    phantom: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert anomaly(scan) == 0
+    out = tmp_path / "out"
+    assert written(out) == outputs("sub-01_T1w", "nii.gz")
+    found = json.loads((out / "sub-01_T1w_anomaly.json").read_text())
+    assert found["threshold"] == THRESHOLD
+    assert found["threshold"] == THRESHOLD and "anomalous" not in found
+    assert found["axis"] == 2
+    assert [*found["seconds"]] == ["read", "fit", "infer", "restore"]
+    assert found["backend"]["name"] == "openvino"
+    heat_map = nib.load(out / "sub-01_T1w_heatmap.nii.gz")
+    assert np.array_equal(heat_map.affine, nib.load(scan).affine)
+    index = found["slices"][len(found["slices"]) // 2]["index"]
+    pair = heat_map.get_fdata()[:, :, index], phantom.image[:, :, index]
+    assert np.corrcoef(*(each.ravel() for each in pair))[0, 1] > 0.97
+    captured = capsys.readouterr()
+    assert captured.out == f"{out / 'sub-01_T1w_anomaly.json'}\n"
+    assert captured.err == STAGES
+
+
+CONTENT = {
+    "JANE.png": grey_png(grey()),
+    "JANE.jpeg": encoded(Image.fromarray(grey()), "JPEG"),
+    "JANE.PNG": grey_png(grey()),
+    "JANE.dcm": dicom(grey()),
+    "JANE": dicom(grey()),
+}
+
+
+@pytest.mark.parametrize("name", CONTENT)
+def test_an_image_has_a_verdict_and_a_heat_map_on_its_pixels(
+    name: str,
+    anomaly: Callable[..., int],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(CONTENT[name])
+    assert anomaly(path) == 0
+    out = tmp_path / "out"
+    assert written(out) == outputs("JANE", "png")
+    found = json.loads((out / "JANE_anomaly.json").read_text())
+    assert found["native_shape"] == list(grey().shape)
+    assert "slices" not in found
+    assert np.asarray(Image.open(out / "JANE_heatmap.png")).shape == grey().shape
+    assert capsys.readouterr().out == f"{out / 'JANE_anomaly.json'}\n"
+    assert "JANE" not in caplog.text
+    assert not any(b"JANE" in (out / each).read_bytes() for each in written(out))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_scan_file_with_an_axis_of_length_1_is_a_slice(
+    axis: int, anomaly: Callable[..., int], write_nifti: Callable[..., Path], tmp_path: Path
+) -> None:
+    assert anomaly(write_nifti(np.expand_dims(grey(), axis), name="one.nii")) == 0
+    assert written(tmp_path / "out") == outputs("one", "png")
+
+
+def test_several_files_of_any_kind_and_a_bad_one_stops_no_other(
+    anomaly: Callable[..., int], scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad, image = tmp_path / "bad.nii.gz", tmp_path / "IM.0001"
+    bad.write_text("not a scan")
+    image.write_bytes(dicom(grey()))
+    assert anomaly(bad, scan, image) == 1
+    out = tmp_path / "out"
+    captured = capsys.readouterr()
+    names = ["sub-01_T1w_anomaly.json", "IM.0001_anomaly.json"]
+    assert captured.out.splitlines() == [str(out / name) for name in names]
+    assert len(written(out)) == 6
+    (message,) = FOUR_PARTS.finditer(captured.err)
+    assert message[1] == str(bad)
+    assert "PNG, JPEG, DICOM or NIfTI" in message[2]
+
+
+def test_images_whose_outputs_would_overwrite_each_other_are_refused(
+    anomaly: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.png", "a.dcm"):
+        (tmp_path / name).write_bytes(CONTENT["JANE.png"])
+    status = anomaly(tmp_path / "a.png", tmp_path / "a.dcm")
+    assert refused(status, capsys, tmp_path / "out")[1] == str(tmp_path / "a.dcm")
+
+
+def test_a_series_of_scans_is_refused_as_a_scan_is(
+    anomaly: Callable[..., int],
+    write_nifti: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = write_nifti(np.ones((20, 20, 20, 3), np.uint8))
+    message = refused(anomaly(path), capsys, tmp_path / "out")
+    assert message[1] == str(path)
+    assert "length 1" not in message[2]
+
+
+def test_a_missing_file_is_named(
+    anomaly: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert anomaly(tmp_path / "none.png") == 1
+    expected = f"neurobento: {tmp_path / 'none.png'}: No such file or directory\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_a_model_that_parcellates_is_refused(
+    scan: Path, known_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--models", str(known_model.parent), "--model", "compact", "--threads", "1"]
+    status = main(["anomaly", str(scan), "-o", str(tmp_path / "out"), *options])
+    message = refused(status, capsys, tmp_path / "out")
+    assert (message[1], message[3]) == ("model", "'compact', for 'parcellation'")
+
+
+def test_a_model_for_anomalies_does_not_parcellate(
+    scan: Path, models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--models", str(models), "--model", "anomaly", "--threads", "1"]
+    status = main(["parcellate", str(scan), "-o", str(tmp_path / "out"), *options])
+    message = refused(status, capsys, tmp_path / "out")
+    assert (message[1], message[3]) == ("model", "'anomaly', for 'anomaly'")
+
+
+@pytest.mark.parametrize(
+    ("option", "found"), [("--model", "'grand'"), ("--backend", "'grand'"), ("--device", "'grand'")]
+)
+def test_what_is_not_there_is_refused(
+    anomaly: Callable[..., int],
+    option: str,
+    found: str,
+    scan: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    message = refused(anomaly(scan, option, "grand"), capsys, tmp_path / "out")
+    assert message[3] == found
+
+
+@pytest.mark.parametrize(
+    ("metrics", "shown"),
+    [({}, "not measured"), ({"test": {"auroc": {"value": 0.8749}}}, "AUROC 0.87")],
+)
+def test_models_lists_the_models_of_both_tasks(
+    metrics: dict[str, Any],
+    shown: str,
+    known_model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_known_model(tmp_path, metrics=metrics)
+    (tmp_path / "compact").symlink_to(known_model)
+    assert main(["models", "--models", str(tmp_path)]) == 0
+    rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert rows[0] == ["name", "version", "task", "network", "test", "size MB"]
+    assert rows[1][:5] == ["anomaly", "0.0.1", "anomaly", "anomaly_unet", shown]
+    assert rows[2][:5] == ["compact", "0.0.1", "parcellation", "compact", "not measured"]
+    assert {len(row) for row in rows} == {6}

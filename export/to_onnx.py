@@ -5,7 +5,9 @@
 
 The second form makes the graph of a model anew, from the weights beside it.
 The graph takes `image` (N, 1, 91, 122, 123) float32 and gives `labels`
-(N, 91, 122, 123) uint8; padding, cropping and argmax are inside it. Weights are
+(N, 91, 122, 123) uint8; padding, cropping and argmax are inside it. Of an anomaly
+network it takes `image` (N, 1, 128, 128) and gives `score` (N) and `error_map`
+(N, 128, 128); --scans are then slices, PNG, JPEG or DICOM. Weights are
 kept in half precision and computed with in single. Both files are made beside
 the destination, compared with PyTorch on real scans (`export.verify`) and only
 then moved into place.
@@ -31,14 +33,16 @@ import numpy as np
 from export.graph import drop_zero_taps, strip_notes
 from export.last_layer import classify_by_product
 from export.verify import read_images, read_labels, verify
+from export.verify_scores import read_fitted, verify_scores
 from neurobento.backends import Images, Labels
 from neurobento.backends.pytorch import open_weights
 from neurobento.command import run
 from neurobento.errors import ConfigError
-from neurobento.geometry import NETWORK_SHAPE
+from neurobento.networks import task_of
 from neurobento.networks.weights import load_network, read_values, write_weights
 from neurobento.registry import ONNX_FILE, SPEC_FILE, WEIGHTS_FILE, Model, open_model
-from neurobento.spec import ModelSpec, file_sha256
+from neurobento.spec import TASKS, ModelSpec, file_sha256
+from neurobento.task import threshold_of
 
 __all__ = [
     "LARGEST_MODEL_BYTES",
@@ -80,13 +84,14 @@ def export_onnx(checkpoint: Path, onnx_path: Path) -> None:
     import torch
     from onnxscript.optimizer import fold_constants
 
-    network = _label_graph(load_network(checkpoint))
+    network = load_network(checkpoint)
+    task = TASKS[task_of(network)]
     batch = torch.export.Dim("N", min=1, max=64)
     program = torch.onnx.export(
-        network,
-        (torch.rand(2, 1, *NETWORK_SHAPE),),
+        _graph_of(network),
+        (torch.rand(2, *task.image.shape),),
         input_names=["image"],
-        output_names=["labels"],
+        output_names=list(task.outputs),
         dynamic_shapes={"image": {0: batch}},
         opset_version=OPSET,
         dynamo=True,
@@ -138,23 +143,23 @@ def _halve(graph: Any) -> None:
     graph.node.extend(nodes)
 
 
-def _label_graph(network: Any) -> Any:
-    """A module whose forward is the network's `labels`."""
+def _graph_of(network: Any) -> Any:
+    """A module whose forward gives what the network's task says."""
     import torch
 
+    work = network.detect if task_of(network) == "anomaly" else network.labels
     # a network may know a form of its function that engines run faster
-    labels = network.exported_labels() if hasattr(network, "exported_labels") else network.labels
+    work = network.exported_labels() if hasattr(network, "exported_labels") else work
 
-    class LabelGraph(torch.nn.Module):
+    class Graph(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.network = network
 
-        def forward(self, image: torch.Tensor) -> torch.Tensor:
-            found: torch.Tensor = labels(image)
-            return found
+        def forward(self, image: torch.Tensor) -> Any:
+            return work(image)
 
-    return LabelGraph().eval()
+    return Graph().eval()
 
 
 def publish(
@@ -180,6 +185,7 @@ def publish(
     scans
         Images on the network grid (`NAME_image.nii.gz` of `training.label`);
         three at least. Labels that lie beside all of them are compared with too.
+        For an anomaly network, slices.
     metrics
         Measured on test scans; goes into the spec.
     licence
@@ -192,13 +198,15 @@ def publish(
     ConfigError
         The checkpoint or the scans cannot be used.
     """
-    images, labels = read_images(scans), read_labels(scans)
+    task = task_of(load_network(checkpoint))
+    compared = _read_compared(task, scans)
     with staged(folder) as made:
         onnx_path, weights = made / ONNX_FILE, made / WEIGHTS_FILE
         values = read_values(checkpoint)
         write_weights(values, weights)
         export_onnx(weights, onnx_path)
-        spec = ModelSpec(
+        spec = ModelSpec.of_task(
+            task,
             name=name,
             version=version,
             network=values["recipe"]["network"],
@@ -208,9 +216,10 @@ def publish(
             opset=OPSET,
             training=_training_summary(values),
             metrics=metrics,
+            detection=values.get("detection", {}),
             licence=licence,
         )
-        return _verified(made, spec, images, labels)
+        return _verified(made, spec, *compared)
 
 
 def publish_again(folder: Path, scans: Sequence[Path]) -> ModelSpec:
@@ -232,14 +241,14 @@ def publish_again(folder: Path, scans: Sequence[Path]) -> ModelSpec:
         as it was.
     """
     model = open_model(folder)
-    images, labels = read_images(scans), read_labels(scans)
+    compared = _read_compared(model.spec.task, scans)
     with staged(folder) as made:
         shutil.copy(open_weights(model), made / WEIGHTS_FILE)
         export_onnx(made / WEIGHTS_FILE, made / ONNX_FILE)
         spec = dataclasses.replace(
             model.spec, onnx_sha256=file_sha256(made / ONNX_FILE), opset=OPSET, int8_sha256=""
         )
-        return _verified(made, spec, images, labels)
+        return _verified(made, spec, *compared)
 
 
 @contextlib.contextmanager
@@ -256,9 +265,22 @@ def staged(folder: Path) -> Iterator[Path]:
         made.rename(folder)
 
 
+def _read_compared(task: str, scans: Sequence[Path]) -> tuple[Images, Labels | None]:
+    """Images to compare runtimes on, and the labels that lie beside them, if any do."""
+    if task == "anomaly":
+        return read_fitted(scans), None
+    return read_images(scans), read_labels(scans)
+
+
 def _verified(folder: Path, spec: ModelSpec, images: Images, labels: Labels | None) -> ModelSpec:
     """The spec with what verification found, written into the folder."""
-    found = verify(load_network(folder / WEIGHTS_FILE), Model(folder, spec), images, labels)
+    if spec.task == "anomaly":
+        threshold_of(spec)
+    network, model = load_network(folder / WEIGHTS_FILE), Model(folder, spec)
+    if spec.task == "anomaly":
+        found = verify_scores(network, model, images)
+    else:
+        found = verify(network, model, images, labels)
     spec = dataclasses.replace(spec, verification=found)
     spec.write(folder / SPEC_FILE)
     return spec
@@ -266,14 +288,38 @@ def _verified(folder: Path, spec: ModelSpec, images: Images, labels: Labels | No
 
 def _training_summary(values: dict[str, Any]) -> dict[str, Any]:
     """What a reader wants to know of the run, without the weights."""
-    return {
-        "recipe": values["recipe"],
-        "steps": values["step"],
-        "hours": round(values["seconds"] / 3600, 3),
-        "best_step": values["best_step"],
-        "best_validation_dice": round(values["best_dice"], 4),
-        "exported": datetime.datetime.now(datetime.UTC).date().isoformat(),
-    }
+    summary = {"recipe": values["recipe"], "hours": round(values["seconds"] / 3600, 3)}
+    if "step" in values:
+        summary |= {
+            "steps": values["step"],
+            "best_step": values["best_step"],
+            "best_validation_dice": round(values["best_dice"], 4),
+        }
+    elif values["history"]:
+        best = min(values["history"], key=lambda row: row["validation_loss"])
+        summary |= {
+            "epochs": len(values["history"]),
+            "best_epoch": int(best["epoch"]),
+            "best_validation_loss": round(best["validation_loss"], 5),
+        }
+    return summary | {"exported": datetime.datetime.now(datetime.UTC).date().isoformat()}
+
+
+def _metrics(path: Path, checkpoint: Path) -> dict[str, Any]:
+    """What was measured of a checkpoint's network, by group of test scans."""
+    document: dict[str, Any] = json.loads(path.read_text())
+    if "summary" in document:
+        summary: dict[str, Any] = document["summary"]
+        return summary
+    network = read_values(checkpoint)["recipe"]["network"]
+    if network not in document["methods"]:
+        raise ConfigError(
+            subject=str(path),
+            expected=f"figures of {network}",
+            found=f"of {', '.join(document['methods'])}",
+            remedy="Give its recipe to `python -m training.anomaly_report` too.",
+        )
+    return {"test": document["methods"][network]["by"]["chosen"]}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -286,7 +332,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--scans", type=Path, nargs="+", required=True, help="NAME_image.nii.gz of three scans"
     )
-    parser.add_argument("--metrics", type=Path, help="JSON that training.evaluate wrote")
+    parser.add_argument(
+        "--metrics", type=Path, help="JSON that training.evaluate or training.anomaly_report wrote"
+    )
     parser.add_argument("--licence", default="", help="notes on the data behind the weights")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -297,7 +345,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if args.output is None or args.name is None:
         parser.error("a checkpoint needs --name and --output")
-    metrics = json.loads(args.metrics.read_text())["summary"] if args.metrics else {}
+    metrics = _metrics(args.metrics, args.checkpoint) if args.metrics else {}
     spec = publish(
         args.checkpoint,
         args.output,

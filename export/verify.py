@@ -262,6 +262,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         for folder in args.models:
             model = open_model(folder)
+            if model.spec.task != "parcellation":
+                logger.info("%s: left out, for it takes no scans", model.spec.name)
+                continue
             network = load_network(open_weights(model))
             result = verify(network, model, images, labels, ways, by_region=True)
             results[model.spec.name] = result

@@ -10,7 +10,7 @@ import torch
 
 from neurobento.networks.weights import CHECKPOINT_FORMAT, read_values
 
-__all__ = ["Checkpoint", "read_checkpoint", "write_checkpoint"]
+__all__ = ["Checkpoint", "read_checkpoint", "write_checkpoint", "write_values"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +48,13 @@ class Checkpoint:
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write it whole or not at all."""
+    write_values(path, checkpoint.__dict__)
+
+
+def write_values(path: Path, values: dict[str, Any]) -> None:
+    """Write what `neurobento.networks.weights.read_values` reads, whole or not at all."""
     part = path.with_name(f".{path.name}.part")
-    torch.save({"format": CHECKPOINT_FORMAT, **checkpoint.__dict__}, part)
+    torch.save({"format": CHECKPOINT_FORMAT, **values}, part)
     part.replace(path)
 
 

@@ -13,7 +13,7 @@ from neurobento.errors import ConfigError
 from neurobento.networks import PRESETS
 from training.augmentation import Augmentation
 
-__all__ = ["Data", "Optimisation", "Recipe", "read_recipe"]
+__all__ = ["Data", "Optimisation", "Recipe", "build_table", "read_recipe"]
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def read_recipe(path: Path) -> Recipe:
         values = tomllib.loads(path.read_text())
         if isinstance(values.get("data"), str):
             values["data"] = _read_data(path.parent / values["data"])
-        return _build(Recipe, values)
+        return build_table(Recipe, values)
     except (tomllib.TOMLDecodeError, TypeError, KeyError, ValueError) as error:
         raise ConfigError(
             subject=str(path),
@@ -161,8 +161,14 @@ def _read_data(path: Path) -> dict[str, Any]:
     return tomllib.loads(path.read_text())
 
 
-def _build(kind: Any, values: Any) -> Any:
-    """A dataclass from a TOML table; every value has to be of its field's type."""
+def build_table(kind: Any, values: Any) -> Any:
+    """A dataclass from a TOML table; every value has to be of its field's type.
+
+    Raises
+    ------
+    TypeError
+        A key is unknown, missing or of the wrong kind.
+    """
     if not isinstance(values, dict):
         raise TypeError(f"{kind.__name__} is not a table")
     hints = get_type_hints(kind)
@@ -175,7 +181,7 @@ def _build(kind: Any, values: Any) -> Any:
 def _convert(key: str, hint: Any, value: Any) -> Any:
     origin, arguments = get_origin(hint), get_args(hint)
     if dataclasses.is_dataclass(hint):
-        return _build(hint, value)
+        return build_table(hint, value)
     if origin is Literal and value in arguments:
         return value
     if origin is tuple and isinstance(value, list):

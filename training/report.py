@@ -63,7 +63,7 @@ def write_report(
     Parameters
     ----------
     models
-        Folders of exported models.
+        Folders of exported models; those for another task are left out.
     pairs
         Folder of `training.label`.
     output
@@ -85,7 +85,7 @@ def write_report(
     ConfigError
         A model was trained on a test scan, or two models have one name.
     """
-    opened = [open_model(folder) for folder in models]
+    opened = [model for model in map(open_model, models) if model.spec.task == "parcellation"]
     source = open_pairs(pairs)
     split = _split(opened, source, split_file, groups)
     scans = {name: load_pairs(source, names) for name, names in split.test.items()}

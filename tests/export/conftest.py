@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from neurobento.networks import ANOMALY_PRESETS, build
 from neurobento.spec import ModelSpec
 
 METRICS = {"cohort": {"mean": 0.75}}
@@ -58,7 +59,10 @@ def write_checkpoint_of() -> Callable[[Any, Path], Path]:
 def build_small() -> Iterator[None]:
     """While it lasts, the preset "compact" is the small network."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("neurobento.networks.weights.build", lambda _: small_network())
+        patch.setattr(
+            "neurobento.networks.weights.build",
+            lambda preset: build(preset) if preset in ANOMALY_PRESETS else small_network(),
+        )
         yield
 
 

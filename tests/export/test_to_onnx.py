@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from export import to_onnx
-from export.to_onnx import OPSET, SMALL, main, publish, publish_again
+from export.to_onnx import OPSET, SMALL, _metrics, main, publish, publish_again
 from neurobento.backends import list_ways
 from neurobento.errors import ConfigError, ParityFailure
 from neurobento.networks.weights import load_network, read_values
@@ -315,3 +316,16 @@ def test_a_model_too_large_to_ship_is_refused(
     with pytest.raises(ConfigError, match="at most 10 bytes"):
         published_again(published, tmp_path / "models" / "compact")
     assert not (tmp_path / "models" / "compact").exists()
+
+
+def test_figures_of_the_checkpoints_own_network_are_taken(tmp_path: Path) -> None:
+    checkpoint, report = tmp_path / "best.pt", tmp_path / "anomaly.json"
+    torch.save({"format": 1, "recipe": {"network": "mirror"}}, checkpoint)
+    methods = {name: {"by": {"chosen": {"auroc": name}}} for name in ("mirror", "others")}
+    report.write_text(json.dumps({"methods": methods}))
+    assert _metrics(report, checkpoint) == {"test": {"auroc": "mirror"}}
+    report.write_text(json.dumps({"methods": {"others": {}}}))
+    with pytest.raises(ConfigError, match="figures of mirror; found of others"):
+        _metrics(report, checkpoint)
+    report.write_text(json.dumps({"summary": {"ds": 1}}))
+    assert _metrics(report, checkpoint) == {"ds": 1}

@@ -13,7 +13,12 @@ from neurobento.errors import ConfigError
 from neurobento.networks import PRESETS
 from training.recipe import Data, Optimisation, Recipe, read_recipe
 
-CONFIGS = sorted((Path(training.recipe.__file__).parent / "configs").glob("*.toml"))
+CONFIGS = [
+    path
+    for path in sorted((Path(training.recipe.__file__).parent / "configs").glob("*.toml"))
+    # those of networks for anomalies are `training.anomaly_run`'s
+    if "\nobjective =" not in path.read_text()
+]
 REPORT = [path for path in CONFIGS if path.stem.startswith("report_")]
 
 GOOD = """

@@ -1,7 +1,7 @@
 """The BentoML services and how they hang together.
 
     NeuroBento (HTTP and gRPC) ── Preprocessing (a pool of processes)
-                              └── one runner per network (adaptive batching)
+                              └── one runner per model (adaptive batching)
 
 `serving.settings` names the environment variables that it listens to.
 """
@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,11 +20,13 @@ from bentoml.models import BentoModel
 from bentoml.validators import ContentType
 
 from neurobento.errors import ServiceError
-from neurobento.registry import DEFAULT_MODEL, list_specs, model_tag
+from neurobento.registry import DEFAULT_ANOMALY_MODEL, DEFAULT_MODEL, list_specs, model_tag
 from neurobento.spec import ModelSpec
+from serving.anomaly_tensors import AnomalyTensors
 from serving.batching import batch_limit, batch_what_waits
 from serving.calls import Admission
-from serving.front import GZIP, UPLOAD_PREFIX, ZIP, Front, Options, answered, download
+from serving.downloads import GZIP, JSON, ZIP, answered, download
+from serving.front import Front, Options
 from serving.gate import KNOWN_PATHS, Gate
 from serving.grid_images import labels_of
 from serving.logs import begin_logging
@@ -32,11 +35,16 @@ from serving.memory import give_back_arrays, leave_imports_alone
 from serving.metrics import count_known_paths_only, observe_stages, stage
 from serving.models_page import models_app
 from serving.open_inference import OpenInference
+from serving.parcellation_tensors import ParcellationTensors
 from serving.parent import end_with_parent
 from serving.priority import work_behind_the_front
+from serving.received import UPLOAD_PREFIX
 from serving.rest import rest_app
 from serving.run_folder import remove_left
 from serving.settings import SETTINGS
+from serving.slice_answers import ENDINGS, chosen_media_type
+from serving.slice_batches import pack_found
+from serving.slice_front import SliceFront, thresholds_of
 from serving.token import Token
 from serving.tracing import tracing_options
 from serving.uploads import limit_uploads
@@ -70,7 +78,7 @@ TOKEN = Token.of_environment()
 
 @bentoml.service(name="preprocessing", **DEPENDENCY)
 class Preprocessing:
-    """Reads and prepares scans in a pool of processes."""
+    """Reads and prepares scans and slices in a pool of processes."""
 
     def __init__(self) -> None:
         from serving.pool import PreprocessingPool
@@ -89,10 +97,10 @@ class Preprocessing:
         return self.pool.warm
 
     @bentoml.api
-    async def prepare(self, path: str, level: str, ticket: str) -> dict[str, Any]:
-        """A prepared scan or an error, packed; see `serving.wire`."""
+    async def prepare(self, path: str, kind: str, ticket: str) -> dict[str, Any]:
+        """What was made of a file, or an error, packed; see `serving.wire`."""
         try:
-            return await self.pool.prepare(Path(path), level, ticket)  # type: ignore[arg-type]
+            return await self.pool.prepare(Path(path), kind, ticket)  # type: ignore[arg-type]
         except ServiceError as error:
             return pack_error(error)
 
@@ -112,37 +120,55 @@ class Preprocessing:
         await self.pool.close()
 
 
-def _runner(spec: ModelSpec) -> Any:
-    """The service that runs one model."""
+class _Network:
+    """What runs one model; BentoML's store has it under `stored`."""
+
+    stored: Any
+
+    def __init__(self) -> None:
+        from neurobento.backends import open_backend
+        from neurobento.registry import open_model
+
+        end_with_parent()
+        work_behind_the_front()
+        self.backend = open_backend(
+            open_model(Path(self.stored.path)),
+            SETTINGS.backend,
+            device=SETTINGS.device,
+            precision=SETTINGS.precision,
+            threads=SETTINGS.threads,
+        )
+        self.spec = self.backend.spec
+        # ready means warm: the first inference also allocates
+        self.backend.run(np.zeros((1, *self.spec.input_shape), dtype=np.float32))
+
+    @bentoml.api
+    def describe(self) -> dict[str, Any]:
+        """Model and backend, for run.json."""
+        from neurobento.report import backend_facts
+
+        return backend_facts(self.backend)
+
+
+def _batching(spec: ModelSpec) -> dict[str, Any]:
+    return {
+        "batchable": True,
+        "max_batch_size": batch_limit(spec),
+        # a latency bound would drop requests by a learned estimate; load is shed in front
+        "max_latency_ms": 1000 * SETTINGS.bento_timeout_s,
+    }
+
+
+def _segmenter(spec: ModelSpec) -> Any:
+    """The service that runs one model for parcellation."""
 
     @bentoml.service(name=f"runner-{spec.name}", **DEPENDENCY)
-    class Runner:
+    class Segmenter(_Network):
         """Labels for batches of images on the network grid."""
 
         stored = BentoModel(model_tag(spec))
 
-        def __init__(self) -> None:
-            from neurobento.backends import open_backend
-            from neurobento.registry import open_model
-
-            end_with_parent()
-            work_behind_the_front()
-            self.backend = open_backend(
-                open_model(Path(self.stored.path)),
-                SETTINGS.backend,
-                device=SETTINGS.device,
-                precision=SETTINGS.precision,
-                threads=SETTINGS.threads,
-            )
-            # ready means warm: the first inference also allocates
-            self.backend.infer(np.zeros((1, *spec.input_shape), dtype=np.float32))
-
-        # a latency bound would drop requests by a learned estimate; load is shed in front
-        @bentoml.api(
-            batchable=True,
-            max_batch_size=batch_limit(spec),
-            max_latency_ms=1000 * SETTINGS.bento_timeout_s,
-        )
+        @bentoml.api(**_batching(spec))
         def segment(self, files: np.ndarray) -> np.ndarray:
             """Labels (N, 91, 122, 123) uint8 of images in files, (N, 1024) uint8 of their names."""
             try:
@@ -157,19 +183,38 @@ def _runner(spec: ModelSpec) -> Any:
         def _waited(self, seconds: float) -> None:
             observe_stages(spec.name, {"queue": seconds})
 
-        @bentoml.api
-        def describe(self) -> dict[str, Any]:
-            """Model and backend, for run.json."""
-            from neurobento.report import backend_facts
-
-            return backend_facts(self.backend)
-
-    return Runner
+    return Segmenter
 
 
+def _detector(spec: ModelSpec) -> Any:
+    """The service that runs one model for anomalies."""
+
+    @bentoml.service(name=f"runner-{spec.name}", **DEPENDENCY)
+    class Detector(_Network):
+        """Scores and error maps for batches of slices."""
+
+        stored = BentoModel(model_tag(spec))
+
+        @bentoml.api(**_batching(spec))
+        def detect(self, images: np.ndarray) -> np.ndarray:
+            """What is found in images (N, 1, 128, 128) float32; see `serving.slice_batches`."""
+            start = time.perf_counter()
+            try:
+                with stage("network", spec.name):
+                    outputs = self.backend.run(images)
+                return pack_found(outputs, time.perf_counter() - start)
+            except MemoryError:
+                raise ServiceUnavailable("no memory for one more slice") from None
+
+    return Detector
+
+
+RUNNER_OF_TASK = {"parcellation": _segmenter, "anomaly": _detector}
 RUNNERS = {spec.name: f"runner_{spec.name}" for spec in SPECS}
 Runners = type(
-    "Runners", (), {RUNNERS[spec.name]: bentoml.depends(_runner(spec)) for spec in SPECS}
+    "Runners",
+    (),
+    {RUNNERS[spec.name]: bentoml.depends(RUNNER_OF_TASK[spec.task](spec)) for spec in SPECS},
 )
 
 
@@ -186,7 +231,7 @@ async def _ready() -> bool:
 @bentoml.asgi_app(models_app(SPECS), path="/v1")
 @bentoml.service(name="neurobento", workers=1, **COMMON)
 class NeuroBento(Runners):  # type: ignore[misc, valid-type]
-    """Brain-MRI parcellation: a T1-weighted scan in, its 116 AAL regions out, in its own space."""
+    """Brain MRI: the 116 AAL regions of a T1-weighted scan, the anomaly of a single slice."""
 
     preprocessing = bentoml.depends(Preprocessing)
 
@@ -201,12 +246,24 @@ class NeuroBento(Runners):  # type: ignore[misc, valid-type]
         give_back_arrays()
         remove_left(*UPLOAD_PREFIXES)
         self.parts = [self.preprocessing, *(getattr(self, name) for name in RUNNERS.values())]
-        runners = {name: getattr(self, part).to_async for name, part in RUNNERS.items()}
-        batches = {spec.name: batch_limit(spec) for spec in SPECS}
-        front = Front(self.preprocessing.to_async, runners, ADMISSION, batches)
-        self.front, self.inference = front, OpenInference(front, SPECS)
+        self.front = Front(*self._behind("parcellation"))
+        self.slices = SliceFront(*self._behind("anomaly"), thresholds_of(SPECS))
+        self.inference = OpenInference(
+            SPECS,
+            {
+                "parcellation": ParcellationTensors(self.front),
+                "anomaly": AnomalyTensors(self.slices),
+            },
+        )
         self.grpc: Any = None
         ADMISSION.open()
+
+    def _behind(self, task: str) -> tuple[Any, dict[str, Any], Admission, dict[str, int]]:
+        """What the front of a task has behind it."""
+        specs = [spec for spec in SPECS if spec.task == task]
+        runners = {spec.name: getattr(self, RUNNERS[spec.name]).to_async for spec in specs}
+        batches = {spec.name: batch_limit(spec) for spec in specs}
+        return self.preprocessing.to_async, runners, ADMISSION, batches
 
     async def ready(self) -> bool:
         """Whether every part answers."""
@@ -270,6 +327,17 @@ class NeuroBento(Runners):  # type: ignore[misc, valid-type]
             return download(labels, "dseg.nii.gz", GZIP)  # type: ignore[return-value]
         outputs = await self.front.outputs(file, options, call)
         return download(outputs, "parcellation.zip", ZIP)  # type: ignore[return-value]
+
+    @bentoml.api(route="/v1/anomaly")
+    @answered
+    async def anomaly(
+        self, file: Path, model: str = DEFAULT_ANOMALY_MODEL, *, ctx: bentoml.Context
+    ) -> Annotated[Path, ContentType(JSON)]:
+        """Of a slice (PNG, JPEG, DICOM or NIfTI): score, threshold and facts of the run; or, by
+        `Accept: image/png`, where it is anomalous; or, by `application/zip`, all files."""
+        media_type = chosen_media_type(ctx.request.headers.get("accept", ""))
+        found = await self.slices.answer(file, model, media_type, ctx.request.state.call)
+        return download(found, ENDINGS[media_type], media_type)  # type: ignore[return-value]
 
 
 NeuroBento.add_asgi_middleware(Gate, admission=ADMISSION, limits=SETTINGS.limits, token=TOKEN)

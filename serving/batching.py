@@ -1,4 +1,4 @@
-"""How many scans go through a network at once, and when."""
+"""How many images go through a network at once, and when."""
 
 from __future__ import annotations
 
@@ -25,20 +25,27 @@ LIMITS = ("memory.max", "memory/memory.limit_in_bytes")
 MOST_SCANS, MOST_SCANS_ON_CPU = 8, 4
 """A CPU gains from two at a time; with more than four the answers come late, and all at once."""
 
+MOST_SLICES = 32
+"""A slice is 64 KiB, takes a network milliseconds and a few MB: all who may be inside by default
+go at once, with room to spare, and the last of a full batch still waits less than a second."""
+
 LOOK_EVERY_S = 0.01
 """How often BentoML looks whether a network is free; 1 ms of its own is a few percent of a core."""
 
 
 def batch_limit(spec: ModelSpec) -> int:
-    """Scans in one inference of a model: what half of the memory holds, 2 to 8.
+    """Images in one inference of a model: of scans what half of the memory holds, 2 to 8.
 
-    The memory is the GPU's, or what this machine or its container may use.
+    The memory is the GPU's, or what this machine or its container may use. Of slices
+    every memory holds more than make sense.
 
     Two at least, since BentoML takes no limit of one; a backend that takes one
     scan after another needs the memory of one.
     """
     if SETTINGS.max_batch:
         return max(2, SETTINGS.max_batch)
+    if spec.task == "anomaly":
+        return MOST_SLICES
     # OpenVINO computes on the CPU, beside whatever GPU
     for_gpu = SETTINGS.device != "cpu" and SETTINGS.backend != "openvino"
     gpu = find_gpu() if for_gpu else None

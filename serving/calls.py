@@ -21,10 +21,13 @@ from neurobento.preprocessing.levels import Level
 from serving import metrics
 from serving.run_folder import RunFolder
 
-__all__ = ["Admission", "Call", "Lane", "Protocol", "lane_of"]
+__all__ = ["Admission", "Call", "Kind", "Lane", "Protocol", "lane_of"]
 
 Protocol = Literal["http", "grpc"]
 Lane = Literal["quick", "slow"]
+Kind = Level | Literal["slice"]
+"""What is made of a file: a scan on the network grid, at a level, or a fitted slice."""
+
 Result = TypeVar("Result")
 
 TIDY_LIMIT_S = 10.0
@@ -51,7 +54,7 @@ class Call:
     ticket
         Names it between our own processes; two clients may choose the same request id.
     model, level
-        What it asks for, once that is known; for the metrics.
+        What it asks for, once that is known; for the metrics. The level is a `Kind`.
     """
 
     def __init__(self, request_id: str, protocol: Protocol, limit_s: float) -> None:
@@ -112,9 +115,9 @@ class Call:
                     task.exception()
 
 
-def lane_of(level: Level) -> Lane:
-    """Where scans of a level wait: those on the network grid already wait for no others."""
-    return "quick" if level == "none" else "slow"
+def lane_of(kind: Kind) -> Lane:
+    """Where files wait: slices, and scans on the network grid already, wait for no others."""
+    return "quick" if kind in ("none", "slice") else "slow"
 
 
 class _Line:

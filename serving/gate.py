@@ -29,8 +29,8 @@ App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 PROBES = frozenset({"/healthz", "/livez", "/readyz"})
 """Open to all, as an orchestrator has no token."""
 
-UPLOADS = frozenset({"/predict/", "/v1/parcellation"})
-"""Take a scan as a part of a form."""
+UPLOADS = frozenset({"/predict/", "/v1/parcellation", "/v1/anomaly"})
+"""Take a scan, or a slice, as a part of a form."""
 
 MOUNTED = "/v2"
 """Where the Open Inference Protocol begins."""

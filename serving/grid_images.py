@@ -30,13 +30,13 @@ Infer = Callable[[NDArray[np.float32]], NDArray[np.uint8]]
 
 
 def write_image(path: Path, image: NDArray[np.float32]) -> None:
-    """Write an image (91, 122, 123)."""
+    """Write an image of any shape."""
     path.write_bytes(np.ascontiguousarray(image, np.float32).data)
 
 
-def open_image(path: Path) -> NDArray[np.float32]:
-    """The image (91, 122, 123) in a file, read when it is looked at."""
-    return np.memmap(path, np.float32, "r", shape=NETWORK_SHAPE)
+def open_image(path: Path, shape: tuple[int, ...] = NETWORK_SHAPE) -> NDArray[np.float32]:
+    """The image of a shape in a file, read when it is looked at."""
+    return np.memmap(path, np.float32, "r", shape=shape)
 
 
 def names_of(paths: Sequence[Path]) -> NDArray[np.uint8]:

@@ -31,9 +31,9 @@ from serving.open_inference import (
     SERVER_NAME,
     Asked,
     OpenInference,
-    Tensor,
     server_version,
 )
+from serving.tensors import Tensor
 from serving.token import Token
 from serving.tracing import root_span, trace_id
 

@@ -10,13 +10,15 @@ PAGE = """<!doctype html>
 <style>
  body { font: 16px/1.5 system-ui, sans-serif; max-width: 42rem; margin: 3rem auto; padding: 0 1rem;
         color: #1c2733; background: #fff }
- h1 { margin-bottom: 0 } form { border: 1px solid #cfd8e3; border-radius: 8px; padding: 1rem }
+ h1 { margin-bottom: 0 }
+ form { border: 1px solid #cfd8e3; border-radius: 8px; padding: 1rem; margin: 1rem 0 }
  label { display: block; margin: .5rem 0 } code { background: #eef2f7; padding: 0 .3em }
  button { font: inherit; padding: .4rem 1.2rem }
 </style>
 <h1>neurobento</h1>
 <p>A T1-weighted brain scan goes in; the parcellation of its 116 AAL regions comes out, in the
-scan's own space. For research, not for diagnosis.</p>
+scan's own space. Or a single slice goes in; how little it looks like a healthy head, and where,
+comes out. For research, not for diagnosis.</p>
 <form action="/v1/parcellation" method="post" enctype="multipart/form-data">
  <label>Scan (.nii, .nii.gz, .mgz) <input type="file" name="file" required></label>
  <label>Preprocessing <select name="preprocessing">
@@ -26,7 +28,14 @@ scan's own space. For research, not for diagnosis.</p>
  <button>Parcellate</button>
  <p>The answer is a zip: labels, volumes, picture, facts of the run.</p>
 </form>
-<p><code>POST /v1/parcellation</code> &middot; <code>POST /predict/</code> &middot;
+<form action="/v1/anomaly" method="post" enctype="multipart/form-data">
+ <label>Slice (PNG, JPEG, DICOM, NIfTI) <input type="file" name="file" required></label>
+ <button>Look for anomalies</button>
+ <p>The answer is JSON: score, threshold, facts of the run. By <code>Accept: image/png</code> it
+ is a picture, by <code>application/zip</code> all files.</p>
+</form>
+<p><code>POST /v1/parcellation</code> &middot; <code>POST /v1/anomaly</code> &middot;
+<code>POST /predict/</code> &middot;
 <a href="/v1/models">models</a> &middot; <a href="/docs.json">OpenAPI</a> &middot;
 <a href="/metrics">metrics</a> &middot; <a href="/readyz">ready?</a></p>
 </html>

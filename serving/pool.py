@@ -1,9 +1,10 @@
 """Preprocessing in processes of its own, each of which can be ended in the middle of a scan.
 
 BentoML's `workers=N` was seen to give all work to one of them; here a scan goes
-to whichever process is free. Scans on the network grid already, which take
+to whichever process is free. Scans on the network grid already and slices, which take
 a moment, have a process of their own and never wait behind a head with skull.
-The children are spawned, hold one scan at a time, and die with their parent.
+The children are spawned, hold one file at a time, and die with their parent: what a file
+does to a decoder happens in them alone.
 """
 
 from __future__ import annotations
@@ -38,14 +39,16 @@ from neurobento.parcellation import prepare
 from neurobento.preprocessing.levels import Level
 from neurobento.preprocessing.threads import limit_threads
 from neurobento.scan import read_scan
+from neurobento.slice_file import read_slice
+from neurobento.slice_image import fit_slice
 from serving import metrics
-from serving.calls import Lane, lane_of
+from serving.calls import Kind, Lane, lane_of
 from serving.logs import begin_logging
 from serving.parent import end_with_parent
 from serving.priority import work_behind_the_front
 from serving.room import needs_room, no_room
 from serving.run_folder import remove_left
-from serving.wire import pack_error, pack_prepared
+from serving.wire import pack_error, pack_prepared, pack_slice
 
 __all__ = ["PreprocessingPool"]
 
@@ -57,7 +60,7 @@ TRIES = 3
 
 
 class PreprocessingPool:
-    """A pool of processes that read and prepare scans; used from one event loop.
+    """A pool of processes that read and prepare scans and slices; used from one event loop.
 
     Parameters
     ----------
@@ -70,7 +73,7 @@ class PreprocessingPool:
     def __init__(self, processes: int, threads: int) -> None:
         self._lanes: dict[Lane, _Lane] = {
             "slow": _Lane([_Child(threads, _import_all) for _ in range(processes)]),
-            "quick": _Lane([_Child(threads, _import_nothing)]),
+            "quick": _Lane([_Child(threads, _import_readers)]),
         }
         self._under_way: dict[str, asyncio.Task[Any]] = {}
         # the end of a ticket may come before its scan: they come by two connections
@@ -90,13 +93,13 @@ class PreprocessingPool:
         """Whether scans of every level have been taken since the start."""
         return all(lane.begun for lane in self._lanes.values())
 
-    async def prepare(self, path: Path, level: Level, ticket: str) -> dict[str, Any]:
-        """The scan on the network grid or the error it met, packed; see `serving.wire`.
+    async def prepare(self, path: Path, kind: Kind, ticket: str) -> dict[str, Any]:
+        """What was made of a file or the error it met, packed; see `serving.wire`.
 
         Parameters
         ----------
-        path, level
-            Of the scan; what to do to it. The image is put beside it.
+        path, kind
+            Of the file; what to make of it. The image is put beside it.
         ticket
             Names the work, to end it by, and the image.
 
@@ -109,7 +112,7 @@ class PreprocessingPool:
         """
         if ticket in self._ended:
             raise _gone()
-        task = asyncio.ensure_future(self._lanes[lane_of(level)].prepare(path, level, ticket))
+        task = asyncio.ensure_future(self._lanes[lane_of(kind)].prepare(path, kind, ticket))
         self._under_way[ticket] = task
         try:
             return await task
@@ -187,13 +190,13 @@ class _Lane:
         if child in self._idle:
             self._begin_renewal(child)
 
-    async def prepare(self, path: Path, level: Level, ticket: str) -> dict[str, Any]:
+    async def prepare(self, path: Path, kind: Kind, ticket: str) -> dict[str, Any]:
         came = time.monotonic()
         while not (child := await self._next()).warm:
             self._begin_renewal(child)
-        metrics.WAIT_SECONDS.labels(level).observe(time.monotonic() - came)
+        metrics.WAIT_SECONDS.labels(kind).observe(time.monotonic() - came)
         try:
-            return await child.prepare(path, level, ticket)
+            return await child.prepare(path, kind, ticket)
         finally:
             if child.alive:
                 self._put(child)
@@ -317,13 +320,13 @@ class _Child:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._reader, self._pipe.recv)
 
-    async def prepare(self, path: Path, level: Level, ticket: str) -> dict[str, Any]:
-        """A prepared scan or an error, packed."""
+    async def prepare(self, path: Path, kind: Kind, ticket: str) -> dict[str, Any]:
+        """What was made of a file or an error, packed."""
         assert self._pipe is not None
         with needs_room():
             folder = tempfile.mkdtemp(prefix=FOLDER_PREFIX)
         try:
-            self._pipe.send((path, level, folder, ticket))
+            self._pipe.send((path, kind, folder, ticket))
             answer: dict[str, Any] = await self._received()
             return answer
         except (EOFError, OSError):
@@ -382,7 +385,7 @@ def _died() -> ServiceUnavailable:
 
 
 def _live(pipe: Connection, threads: int, imports: Callable[[], None], parent: int) -> None:
-    """A child's life: scans come in through the pipe, answers go out."""
+    """A child's life: names of files come in through the pipe, answers go out."""
     # SIGTERM as an exception: ROBEX is ended on the way out
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     end_with_parent(signal.SIGTERM)
@@ -397,10 +400,10 @@ def _live(pipe: Connection, threads: int, imports: Callable[[], None], parent: i
     pipe.send(READY)
     with contextlib.suppress(EOFError):
         while True:
-            path, level, folder, ticket = pipe.recv()
+            path, kind, folder, ticket = pipe.recv()
             # whatever a library leaves behind goes with the folder
             tempfile.tempdir = folder
-            pipe.send(_prepared(path, level, path.with_name(f"{ticket}.image")))
+            pipe.send(_prepared(path, kind, path.with_name(f"{ticket}.image")))
 
 
 def _import_all() -> None:
@@ -411,31 +414,52 @@ def _import_all() -> None:
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
-def _import_nothing() -> None:
-    """Level `none` reads and checks, which needs none of the heavy libraries."""
+def _import_readers() -> None:
+    """Level `none` and slices are read and checked, which needs none of the heavy libraries."""
+    import PIL.Image
+    import pydicom.pixels  # noqa: F401
+    import scipy.ndimage  # noqa: F401
+
+    # the formats' own modules, which Pillow would look for at the first picture
+    PIL.Image.preinit()
 
 
-def _prepared(path: Path, level: Level, image: Path) -> dict[str, Any]:
-    start = time.perf_counter()
+def _prepared(path: Path, kind: Kind, image: Path) -> dict[str, Any]:
+    """What was made of a file or the error it met, packed; the large array goes into `image`."""
     try:
-        scan = read_scan(path)
-        decoded = time.perf_counter() - start
-        prepared = prepare(scan, level)
-        seconds = {"decode": decoded, **prepared.seconds}
-        return pack_prepared(dataclasses.replace(prepared, seconds=seconds), image)
+        return _slice(path, image) if kind == "slice" else _scan(path, kind, image)
     except NeuroBentoError as error:
         return pack_error(error)
     # whatever a library raises over a scan: its words may hold a path, its kind does not
     except Exception as error:
         if (lacking := no_room(error)) is not None:
             return pack_error(lacking)
+        another = "" if kind == "slice" else "try another level, or "
         return pack_error(
             PreprocessingFailed(
                 expected="preprocessing to run through",
                 found=f"{type(error).__name__} in {_place(error)}",
-                remedy="The same scan will fail again; try another level, or report it.",
+                remedy=f"The same file will fail again; {another}report it.",
             )
         )
+
+
+def _scan(path: Path, level: Level, image: Path) -> dict[str, Any]:
+    start = time.perf_counter()
+    scan = read_scan(path)
+    decoded = time.perf_counter() - start
+    prepared = prepare(scan, level)
+    seconds = {"decode": decoded, **prepared.seconds}
+    return pack_prepared(dataclasses.replace(prepared, seconds=seconds), image)
+
+
+def _slice(path: Path, image: Path) -> dict[str, Any]:
+    start = time.perf_counter()
+    pixels = read_slice(path)
+    decoded = time.perf_counter()
+    fitted = fit_slice(pixels)
+    seconds = {"decode": decoded - start, "fit": time.perf_counter() - decoded}
+    return pack_slice(pixels, fitted, seconds, image)
 
 
 def _place(error: BaseException) -> str:

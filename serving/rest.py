@@ -22,9 +22,9 @@ from serving.open_inference import (
     SERVER_NAME,
     Asked,
     OpenInference,
-    Tensor,
     server_version,
 )
+from serving.tensors import Tensor
 
 __all__ = ["rest_app"]
 

@@ -1,9 +1,10 @@
-"""The real server on a loopback port, with the model whose labels are known."""
+"""The real server on a loopback port, with models whose answers are known."""
 
 from __future__ import annotations
 
 import gzip
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,6 +20,8 @@ import httpx
 import nibabel as nib
 import numpy as np
 import pytest
+
+from tests.neurobento.known_anomaly import write_known_model
 
 ROOT = Path(__file__).resolve().parents[2]
 TILTED = nib.affines.from_matvec(
@@ -43,6 +46,11 @@ class Server:
         files = {"file": ("scan", scan)}
         headers = {"accept": accept}
         return self.client.post("/v1/parcellation", files=files, data=fields, headers=headers)
+
+    def anomaly(self, content: bytes, accept: str = "*/*", **fields: str) -> Any:
+        files = {"file": ("slice", content)}
+        headers = {"accept": accept}
+        return self.client.post("/v1/anomaly", files=files, data=fields, headers=headers)
 
 
 def descendants(pid: int) -> set[int]:
@@ -169,10 +177,19 @@ def standing_still(pid: int, service: str) -> Iterator[None]:
         os.kill(process, signal.SIGCONT)
 
 
+@pytest.fixture(scope="session")
+def known_models(known_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of models: `compact`, whose labels are known, and `anomaly`, whose scores are."""
+    folder = tmp_path_factory.mktemp("models")
+    shutil.copytree(known_model, folder / "compact")
+    write_known_model(folder)
+    return folder
+
+
 @pytest.fixture(scope="package")
-def server(known_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(known_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One server for all tests."""
-    with serving(known_model.parent, tmp_path_factory.mktemp("bentoml")) as running_server:
+    with serving(known_models, tmp_path_factory.mktemp("bentoml")) as running_server:
         yield running_server
 
 

@@ -53,8 +53,9 @@ def test_the_server_and_its_model_are_ready_and_described(grpc: Any, http: Any) 
         assert client.is_server_live()
         assert client.is_server_ready()
         assert client.is_model_ready("compact")
-    (listed,) = grpc.get_model_repository_index().models
-    assert (listed.name, listed.version, listed.state) == ("compact", "0.0.1", "READY")
+    listed = grpc.get_model_repository_index().models
+    assert [model.name for model in listed] == ["anomaly", "compact"]
+    assert {(model.version, model.state) for model in listed} == {("0.0.1", "READY")}
     described = http.get_model_metadata("compact")
     assert {tensor["name"] for tensor in described["inputs"]} == {"scan", "image"}
     assert {tensor.name for tensor in grpc.get_model_metadata("compact").outputs} == {

@@ -109,7 +109,7 @@ def test_a_message_that_grows_is_refused_and_never_whole(server: Any) -> None:
     assert memory_bytes("VmHWM", front) - before < 96 << 20
 
 
-@pytest.mark.parametrize("path", ["/predict/", "/v1/parcellation"])
+@pytest.mark.parametrize("path", ["/predict/", "/v1/parcellation", "/v1/anomaly"])
 def test_an_address_in_the_file_field_is_not_fetched(server: Any, path: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as bait:
         address = f"http://127.0.0.1:{bait.getsockname()[1]}/scan.nii.gz"

@@ -118,19 +118,20 @@ def test_the_client_script_passes_a_refusal_on_and_writes_nothing(
 
 
 def test_models_are_listed(server: Any) -> None:
-    (model,) = server.client.get("/v1/models").json()["models"]
-    assert (model["name"], model["version"]) == ("compact", "0.0.1")
+    models = server.client.get("/v1/models").json()["models"]
+    found = [(model["name"], model["version"], model["task"]) for model in models]
+    assert found == [("anomaly", "0.0.1", "anomaly"), ("compact", "0.0.1", "parcellation")]
 
 
-def batches_and_scans(server: Any) -> tuple[float, float]:
-    """Inferences of the runner since it began, and the scans in them."""
+def batches_and_scans(server: Any, method: str = "segment") -> tuple[float, float]:
+    """Inferences of the runner with a method since it began, and the scans in them."""
     families = text_string_to_metric_families(server.client.get("/metrics").text)
     samples = [
         sample
         for family in families
         if family.name == "bentoml_service_adaptive_batch_size"
         for sample in family.samples
-        if sample.labels["method_name"] == "segment"
+        if sample.labels["method_name"] == method
     ]
     return (
         sum(sample.value for sample in samples if sample.name.endswith("_count")),
@@ -177,6 +178,10 @@ MARK = "JANE_DOE_1970"
         ("/v1/parcellation", {"data": {"model": MARK}, "files": {"file": (MARK, b"scan")}}),
         ("/v1/parcellation", {"json": {"name": MARK}}),
         ("/v1/parcellation", {"data": {"name": MARK}}),
+        ("/v1/anomaly", {"data": {"model": MARK}, "files": {"file": (MARK, b"slice")}}),
+        ("/v1/anomaly", {"files": {"file": (MARK, MARK.encode() * 40)}}),
+        ("/v1/anomaly", {"files": {"file": (None, MARK)}}),
+        ("/v2/models/anomaly/infer", {"json": {"inputs": [{"name": MARK}]}}),
         (f"/predict/?preprocessing={MARK}", {"files": {"file": (MARK, b"scan")}}),
         (f"/predict/?model={MARK}", {"files": {"other": (None, MARK)}}),
         (f"/{MARK}?name={MARK}", {"json": {"name": MARK}}),

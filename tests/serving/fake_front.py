@@ -16,6 +16,8 @@ from neurobento.parcellation import Parcellation, Prepared, restore_and_measure
 from neurobento.spec import ModelSpec
 from serving.calls import Call
 from serving.front import Options
+from serving.open_inference import OpenInference
+from serving.parcellation_tensors import ParcellationTensors
 
 CONTENT = b"the bytes of a scan"
 FACTS = {"model": {"name": "compact"}, "backend": {"name": "fake"}}
@@ -89,3 +91,8 @@ class FakeFront:
             await asyncio.Event().wait()
         finally:
             self.ended += 1
+
+
+def inference_of(front: FakeFront) -> OpenInference:
+    """The protocol with a front that parcellates behind it."""
+    return OpenInference(SPECS, {"parcellation": ParcellationTensors(front)})  # type: ignore[arg-type]

@@ -23,7 +23,11 @@ def batch_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """Scans in one inference of a network, with so much memory in the machine and in its GPU."""
 
     def limit(
-        network: str, memory_gib: float, gpu_gib: float | None = None, **settings: str
+        network: str,
+        memory_gib: float,
+        gpu_gib: float | None = None,
+        task: str = "parcellation",
+        **settings: str,
     ) -> int:
         pages = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": round(memory_gib * GIB / 4096)}
         gpu = None if gpu_gib is None else SimpleNamespace(memory_bytes=round(gpu_gib * GIB))
@@ -36,7 +40,8 @@ def batch_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
                 machine.setenv(f"NEUROBENTO_{name}", value)
             machine.setattr("serving.batching.SETTINGS", Settings())
             machine.setattr("serving.batching.find_gpu", lambda: gpu)
-            return batch_limit(ModelSpec("m", "0.0.1", network, "0" * 64, "0" * 64, 18))
+            spec = ModelSpec("m", "0.0.1", network, "0" * 64, "0" * 64, 18, task=task)
+            return batch_limit(spec)
 
     return limit
 
@@ -99,6 +104,17 @@ def test_a_batch_may_be_set_but_bentoml_takes_none_of_one(
     batch_of: Any, most: str, found: int
 ) -> None:
     assert batch_of("unet", 1000, MAX_BATCH=most) == found
+
+
+@pytest.mark.parametrize("gpu_gib", [None, 1, 80])
+@pytest.mark.parametrize("memory_gib", MEMORY_GIB)
+def test_slices_go_in_large_batches_whatever_the_memory(
+    batch_of: Any, memory_gib: int, gpu_gib: float | None
+) -> None:
+    """More than may be inside by default, so that all who wait go at once."""
+    found = batch_of("anomaly_unet", memory_gib, gpu_gib, task="anomaly")
+    assert found == 32 > Settings().places
+    assert batch_of("anomaly_unet", memory_gib, gpu_gib, task="anomaly", MAX_BATCH="5") == 5
 
 
 @pytest.fixture

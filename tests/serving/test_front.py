@@ -35,7 +35,8 @@ from neurobento.parcellation import prepare
 from neurobento.scan import read_scan
 from serving import front as front_module
 from serving.calls import Admission, Call
-from serving.front import GZIP, Front, Options, answered, download
+from serving.downloads import GZIP, answered, download
+from serving.front import Front, Options
 from serving.grid_images import labels_of
 from serving.run_folder import RUN_VARIABLE
 from serving.wire import pack_error, pack_prepared

@@ -31,10 +31,9 @@ from neurobento.errors import ConfigError, EmptyScan, ServiceUnavailable
 from serving.calls import Admission
 from serving.gate import Limits
 from serving.grpc_server import GrpcServer
-from serving.open_inference import OpenInference
 from serving.run_folder import RUN_VARIABLE, RunFolder
 from serving.token import Token
-from tests.serving.fake_front import CONTENT, NATIVE, SPECS, FakeFront, labels_of
+from tests.serving.fake_front import CONTENT, NATIVE, FakeFront, inference_of, labels_of
 
 GRID = (91, 122, 123)
 SERVICE = "inference.GRPCInferenceService"
@@ -104,7 +103,7 @@ class Served:
 
         admission = Admission(PLACES, PLACES, 60.0)
         admission.open()
-        inference = OpenInference(self.front, SPECS)  # type: ignore[arg-type]
+        inference = inference_of(self.front)
         parts = (inference, admission, self.limits, Token(self.token), ready)
         self._server = GrpcServer(*parts)
         return await self._server.start(host, self.port)
@@ -203,7 +202,7 @@ def test_metadata_are_those_of_http(served: Served) -> None:
     server = served.triton.get_server_metadata()
     assert (server.name, server.version) == ("neurobento", metadata.version("neurobento"))
     found = served.triton.get_model_metadata("compact", as_json=True)
-    expected = OpenInference(served.front, SPECS).metadata("compact")  # type: ignore[arg-type]
+    expected = inference_of(served.front).metadata("compact")
     assert found["name"] == expected["name"]
     assert found["versions"] == expected["versions"]
     for side in ("inputs", "outputs"):

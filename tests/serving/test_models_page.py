@@ -39,10 +39,28 @@ def test_a_model_is_described_by_its_spec(spec: ModelSpec, known_model: Path) ->
                 "onnx_sha256": file_sha256(known_model / "model.onnx"),
                 "input_shape": [1, 91, 122, 123],
                 "output_shape": [91, 122, 123],
+                "inputs": {"image": {"shape": [1, 91, 122, 123], "dtype": "float32"}},
+                "outputs": {"labels": {"shape": [91, 122, 123], "dtype": "uint8"}},
                 "classes": 117,
+                "detection": {},
                 "metrics": {"cohort": {"mean": 0.75}},
             }
         ]
+    }
+
+
+def test_a_model_for_anomalies_says_what_it_gives_and_what_its_threshold_means() -> None:
+    hashes = {"onnx_sha256": "0" * 64, "checkpoint_sha256": "0" * 64, "opset": 18}
+    detection = {"threshold": 0.25, "false_positive_rate": 0.05}
+    spec = ModelSpec.of_task(
+        "anomaly", name="a", version="1.0.0", network="n", detection=detection, **hashes
+    )
+    (model,) = ask([spec]).json()["models"]
+    assert (model["task"], model["classes"], model["detection"]) == ("anomaly", 0, detection)
+    assert model["inputs"] == {"image": {"shape": [1, 128, 128], "dtype": "float32"}}
+    assert model["outputs"] == {
+        "score": {"shape": [], "dtype": "float32"},
+        "error_map": {"shape": [128, 128], "dtype": "float32"},
     }
 
 

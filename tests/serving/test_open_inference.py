@@ -27,15 +27,16 @@ from neurobento.errors import (
     NotOnNetworkGrid,
 )
 from serving.calls import Call
-from serving.open_inference import DTYPES, Asked, OpenInference, Tensor
+from serving.open_inference import Asked
+from serving.tensors import DTYPES, Tensor
 from tests.serving.fake_front import (
     CONTENT,
     FACTS,
     NATIVE,
     NATIVE_SHAPE,
     NETWORK,
-    SPECS,
     FakeFront,
+    inference_of,
 )
 
 GRID = (91, 122, 123)
@@ -59,7 +60,7 @@ def ask(front: FakeFront) -> Callable[..., dict[str, Tensor]]:
     def ask(*inputs: Tensor, **asked: Any) -> dict[str, Tensor]:
         call = Call("r-1", "grpc", 60.0)
         request = Asked(**{"model": "compact", "version": "", "inputs": inputs, **asked})
-        found = asyncio.run(OpenInference(front, SPECS).infer(request, call))  # type: ignore[arg-type]
+        found = asyncio.run(inference_of(front).infer(request, call))
         return {tensor.name: tensor for tensor in found}
 
     return ask
@@ -176,7 +177,7 @@ def test_a_refusal_repeats_nothing_of_the_tensor() -> None:
 
 
 def test_metadata_say_what_a_model_takes_and_gives(front: FakeFront, ask: Any) -> None:
-    found = OpenInference(front, SPECS).metadata("compact", "1.2.0")  # type: ignore[arg-type]
+    found = inference_of(front).metadata("compact", "1.2.0")
     assert (found["name"], found["versions"]) == ("compact", ["1.2.0"])
     assert found["platform"]
     inputs = {each["name"]: (each["datatype"], each["shape"]) for each in found["inputs"]}
@@ -196,7 +197,7 @@ def test_metadata_say_what_a_model_takes_and_gives(front: FakeFront, ask: Any) -
 def test_a_model_that_is_not_served_is_not_found(
     model: str, version: str, front: FakeFront, ask: Any
 ) -> None:
-    inference = OpenInference(front, SPECS)  # type: ignore[arg-type]
+    inference = inference_of(front)
     for refused in (
         lambda: inference.spec(model, version),
         lambda: inference.metadata(model, version),
@@ -301,7 +302,7 @@ def test_images_are_segmented_together_as_each_alone(
 @pytest.mark.parametrize("wanted", [["labels"], ["run", "affine"], ["dseg", "labels"]])
 def test_outputs_come_as_wanted_and_in_that_order(wanted: list[str], front: FakeFront) -> None:
     request = Asked("compact", "", [SCAN], wanted)
-    inference = OpenInference(front, SPECS)  # type: ignore[arg-type]
+    inference = inference_of(front)
     found = asyncio.run(inference.infer(request, Call("r-1", "grpc", 60.0)))
     assert [tensor.name for tensor in found] == wanted
 
@@ -338,7 +339,7 @@ def packing_without_end(ask: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[t
         over.wait(20)
         return b""
 
-    monkeypatch.setattr("serving.open_inference.dseg", pack)
+    monkeypatch.setattr("serving.parcellation_tensors.dseg", pack)
     yield begun
     over.set()
 
@@ -347,7 +348,7 @@ def packing_without_end(ask: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[t
 def test_packing_is_not_waited_for_beyond_the_call(
     kind: type[NeuroBentoError], packing_without_end: threading.Event, front: FakeFront
 ) -> None:
-    inference = OpenInference(front, SPECS)  # type: ignore[arg-type]
+    inference = inference_of(front)
 
     async def infer() -> None:
         call = Call("r-1", "grpc", 1.0 if kind is DeadlineExceeded else 60.0)

@@ -31,7 +31,7 @@ def test_the_page_loads_nothing_from_elsewhere() -> None:
 def test_every_link_is_answered() -> None:
     found = [attrs.get("href") or attrs.get("action") for _, attrs in Tags().found]
     links = {link for link in found if link}
-    assert {"/v1/parcellation", "/v1/models"} <= links
+    assert {"/v1/parcellation", "/v1/anomaly", "/v1/models"} <= links
     assert all(map(is_known, links))
 
 
@@ -40,8 +40,9 @@ def test_the_form_offers_every_level() -> None:
     assert levels == list(LEVELS)
 
 
-def test_the_form_sends_a_file() -> None:
-    (form,) = (attrs for tag, attrs in Tags().found if tag == "form")
-    assert (form["method"], form["enctype"]) == ("post", "multipart/form-data")
+def test_each_form_sends_a_file() -> None:
+    forms = [attrs for tag, attrs in Tags().found if tag == "form"]
+    kinds = [(form["method"], form["enctype"]) for form in forms]
+    assert kinds == [("post", "multipart/form-data")] * 2
     inputs = [attrs for tag, attrs in Tags().found if tag == "input"]
-    assert [(i["type"], i["name"]) for i in inputs] == [("file", "file")]
+    assert [(i["type"], i["name"]) for i in inputs] == [("file", "file")] * 2

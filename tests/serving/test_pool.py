@@ -36,10 +36,13 @@ from neurobento.errors import (
 )
 from neurobento.parcellation import prepare
 from neurobento.scan import read_scan
+from neurobento.slice_file import read_slice
+from neurobento.slice_image import fit_slice
 from serving.metrics import RESTARTS
 from serving.pool import PreprocessingPool
 from serving.priority import NICENESS
-from serving.wire import unpack
+from serving.wire import unpack, unpack_slice
+from tests.neurobento.slice_files import grey, grey_png
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = "neurobento-scan-*"
@@ -134,7 +137,7 @@ def driven(imports: Callable[[], Any] | None = None) -> Iterator[Driver]:
     """A pool with one process in each lane, neither of which imports the heavy libraries."""
     with pytest.MonkeyPatch.context() as patch, asyncio.Runner() as loop:
         patch.setattr(serving.pool, "_import_all", bool)
-        patch.setattr(serving.pool, "_import_nothing", imports or bool)
+        patch.setattr(serving.pool, "_import_readers", imports or bool)
         driver = Driver(loop, PreprocessingPool(processes=1, threads=1))
         try:
             loop.run(driver.pool.start())
@@ -293,6 +296,31 @@ def test_a_quick_scan_does_not_wait_for_a_slow_one(pool: Driver, scan: Path, end
     pool.give_up(slow)
 
 
+def test_a_slice_is_read_and_fitted_as_in_process_beside_a_slow_scan(
+    pool: Driver, endless: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "JANE_DOE.png"
+    path.write_bytes(grey_png(grey()))
+    slow = pool.begin(endless, "stripped")
+    found = unpack_slice(pool.prepare(path, "slice", ticket="quick"))
+    assert not slow.done()
+    pool.give_up(slow)
+    expected = fit_slice(read_slice(path))
+    assert np.array_equal(found.pixels, read_slice(path))
+    assert np.array_equal(found.fitted.image, expected.image)
+    assert (found.fitted.corner, found.fitted.edge) == (expected.corner, expected.edge)
+    assert found.seconds.keys() == {"decode", "fit"}
+
+
+def test_what_a_decoder_raises_is_told_by_its_kind_and_place_alone(
+    pool: Driver, tmp_path: Path
+) -> None:
+    packed = pool.prepare(tmp_path / "JANE_DOE.png", "slice")
+    assert "JANE_DOE" not in repr(packed)
+    with pytest.raises(PreprocessingFailed, match=r"FileNotFoundError in slice_file, line \d+"):
+        unpack_slice(packed)
+
+
 def test_scans_of_a_lane_take_turns_in_the_order_in_which_they_came(
     pool: Driver, scan: Path, endless: Path, tmp_path: Path
 ) -> None:
@@ -434,7 +462,7 @@ def test_what_a_process_starts_as_it_is_ended_ends_with_it() -> None:
 def start_another_and_hang() -> None:
     """Let this process's scans start what ROBEX is: named by its scan's folder, and on its own."""
 
-    def hang(path: Path, level: str, image: Path) -> None:
+    def hang(path: Path, kind: str, image: Path) -> None:
         sleep = [sys.executable, "-c", "import time; time.sleep(60)", f"{tempfile.tempdir}/head"]
         subprocess.Popen(sleep, start_new_session=True)
         time.sleep(60)
@@ -618,7 +646,7 @@ import serving.pool
 from serving.pool import PreprocessingPool
 
 async def main():
-    serving.pool._import_all = serving.pool._import_nothing
+    serving.pool._import_all = serving.pool._import_readers
     pool = PreprocessingPool(processes=1, threads=1)
     await pool.start()
     print(*(lane._children[0]._process.pid for lane in pool._lanes.values()), flush=True)

@@ -20,9 +20,15 @@ from starlette.routing import Mount
 
 from neurobento.errors import EmptyScan, ServiceBusy
 from serving.calls import Call
-from serving.open_inference import OpenInference
 from serving.rest import rest_app
-from tests.serving.fake_front import CONTENT, NATIVE, NATIVE_SHAPE, SPECS, FakeFront, labels_of
+from tests.serving.fake_front import (
+    CONTENT,
+    NATIVE,
+    NATIVE_SHAPE,
+    FakeFront,
+    inference_of,
+    labels_of,
+)
 
 GRID = (91, 122, 123)
 INFER = "/v2/models/compact/infer"
@@ -70,7 +76,7 @@ class Web:
     @property
     def app(self) -> Any:
         """As the service has it."""
-        inference = OpenInference(self.front, SPECS)  # type: ignore[arg-type]
+        inference = inference_of(self.front)
 
         async def ready() -> bool:
             return self.ready

@@ -15,7 +15,8 @@ from neurobento.errors import NeuroBentoError
 from neurobento.geometry import Grid
 from neurobento.parcellation import Prepared
 from neurobento.scan import NativeSpace
-from serving.wire import pack_error, pack_prepared, unpack
+from neurobento.slice_image import fit_slice
+from serving.wire import pack_error, pack_prepared, pack_slice, unpack, unpack_slice
 
 SHAPE = (40, 50, 30)
 NATIVE = nib.affines.from_matvec(
@@ -108,3 +109,37 @@ def test_unpacking_leaves_what_was_packed_as_it_is(prepared: Prepared, file: Pat
     with pytest.raises(errors.EmptyScan):
         unpack(packed)
     assert packed == before
+
+
+@pytest.fixture
+def pixels() -> Any:
+    """A slice longer than wide, its head off the middle."""
+    values = np.random.default_rng(2).random((90, 60), dtype=np.float32) * 0.05
+    values[10:70, 15:55] += np.linspace(0.5, 1, 40, dtype=np.float32)
+    return values
+
+
+def test_a_slice_comes_back_to_the_bit(pixels: Any, file: Path) -> None:
+    fitted = fit_slice(pixels)
+    packed = pack_slice(pixels, fitted, {"decode": 0.1, "fit": 0.25}, file)
+    plain = (str, int, tuple, dict, np.ndarray)
+    assert all(isinstance(value, plain) for value in packed.values())
+    back = unpack_slice(crossed(packed))
+    assert np.array_equal(back.pixels, pixels)
+    assert np.array_equal(back.fitted.image, fitted.image)
+    found = back.fitted.shape, back.fitted.corner, back.fitted.edge
+    assert found == (fitted.shape, fitted.corner, fitted.edge)
+    assert np.array_equal(back.fitted.restore(fitted.image), fitted.restore(fitted.image))
+    assert back.seconds == {"decode": 0.1, "fit": 0.25}
+
+
+def test_a_slices_pixels_are_there_after_their_file_is_gone(pixels: Any, file: Path) -> None:
+    """A picture is drawn once the upload's folder is removed."""
+    back = unpack_slice(crossed(pack_slice(pixels, fit_slice(pixels), {}, file)))
+    file.unlink()
+    assert np.array_equal(back.pixels, pixels)
+
+
+def test_a_slices_error_comes_out_as_itself() -> None:
+    with pytest.raises(errors.EmptyScan):
+        unpack_slice(crossed(pack_error(errors.EmptyScan(expected="a", found="b", remedy="C."))))

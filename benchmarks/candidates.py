@@ -55,7 +55,10 @@ def yardstick_of(model: str) -> str:
 
 def add_choices(parser: argparse.ArgumentParser) -> None:
     """The options that say what is measured."""
-    parser.add_argument("--models", nargs="+", metavar="NAME", help="default: all in models/")
+    parser.set_defaults(task="parcellation")
+    parser.add_argument(
+        "--models", nargs="+", metavar="NAME", help="default: all in models/ for what is measured"
+    )
     parser.add_argument("--models-folder", type=Path, help="default: models/ of this clone")
     parser.add_argument("--backends", nargs="+", metavar="NAME", help=", ".join(BACKENDS))
     parser.add_argument("--precisions", nargs="+", metavar="NAME", help="default: all there are")
@@ -77,7 +80,7 @@ def choose(args: argparse.Namespace) -> list[Candidate]:
         There is no such model.
     """
     folder: Path | None = args.models_folder
-    there_are = [spec.name for spec in list_specs(folder)]
+    there_are = [spec.name for spec in list_specs(folder) if spec.task == args.task]
     names: list[str] = args.models or there_are
     measured = dict.fromkeys([*({REFERENCE_MODEL} & {*there_are}), *names])
     models = {name: find_model(name, folder) for name in measured}

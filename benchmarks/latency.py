@@ -1,6 +1,7 @@
 """How long a scan takes: in the network alone, or from its file to its regions.
 
     python -m benchmarks.latency IMAGE -o network.json --batches 1 2 4 8
+    python -m benchmarks.latency --slice IMAGE -o slice.json --batches 1 8 32
     python -m benchmarks.latency --end-to-end SCAN -o end_to_end.json
 
 Scenarios by MLPerf's names. SingleStream: one image at a time, the next when the
@@ -9,7 +10,7 @@ its size. All candidates take part in the same rounds, report A's U-Net in
 PyTorch fp32 eager and each model's own network in it as the yardsticks; all of
 them are held open, so choose fewer `--models` where memory is short.
 
-A backend's `infer` takes host images and returns host labels: a GPU has done all
+A backend takes host images and returns host arrays: a GPU has done all
 its work when it returns, and the copies both ways are in the time.
 """
 
@@ -22,6 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.candidates import REFERENCE, Candidate, add_choices, choose, open_all
 from benchmarks.end_to_end import measure_end_to_end
@@ -32,6 +34,8 @@ from neurobento.errors import ConfigError
 from neurobento.preprocessing import LEVELS, preprocess
 from neurobento.preprocessing.threads import limit_threads
 from neurobento.scan import read_scan
+from neurobento.slice_file import read_slice
+from neurobento.slice_image import fit_slice
 from neurobento.spec import file_sha256
 
 __all__ = ["entry_name", "main", "measure_network"]
@@ -44,7 +48,7 @@ def entry_name(candidate: Candidate, batch: int) -> str:
 
 def measure_network(args: argparse.Namespace) -> Run:
     """SingleStream and Offline, network alone; see `main` for the options."""
-    image = np.array(preprocess(read_scan(args.image), args.level).image)[None, None]
+    image = _image(args)
     candidates = choose(args)
     fresh = begin_run(
         "latency",
@@ -53,7 +57,7 @@ def measure_network(args: argparse.Namespace) -> Run:
             "scenarios": {"1": "SingleStream", "2 and more": "Offline"},
             "warm_up_calls": args.warm_up,
             "turn_s": args.turn,
-            "image_sha256": file_sha256(args.image),
+            "image_sha256": file_sha256(args.slice or args.image),
             **{key: getattr(args, key) for key in ("threads", "device", "batches")},
         },
         {c.model.spec.name: c.model.spec.onnx_sha256 for c in candidates},
@@ -67,7 +71,7 @@ def measure_network(args: argparse.Namespace) -> Run:
         for batch in args.batches:
             name, images = entry_name(candidate, batch), np.repeat(image, batch, axis=0)
             entries[name] = Entry({**candidate.facts(), "batch": batch, **backend.details})
-            calls[name] = functools.partial(timed, backend.infer, images)
+            calls[name] = functools.partial(timed, backend.run, images)
     ready, failed = warm_up(calls, args.warm_up)
     fresh = dataclasses.replace(
         fresh,
@@ -78,10 +82,18 @@ def measure_network(args: argparse.Namespace) -> Run:
     return measure(begun, ready, args.rounds, args.output, turn_s=args.turn, minutes=args.minutes)
 
 
+def _image(args: argparse.Namespace) -> NDArray[np.float32]:
+    """What the networks see: (1, 1, 91, 122, 123) of a scan, (1, 1, 128, 128) of a slice."""
+    if args.slice:
+        return fit_slice(read_slice(args.slice)).image[None, None]
+    return np.array(preprocess(read_scan(args.image), args.level).image)[None, None]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.latency")
     parser.add_argument("image", type=Path, nargs="?", help="NAME_image.nii.gz of training.label")
+    parser.add_argument("--slice", type=Path, metavar="IMAGE", help="a slice, of anomaly models")
     parser.add_argument("--end-to-end", type=Path, metavar="SCAN", help="a raw scan instead")
     parser.add_argument(
         "--level", choices=LEVELS, help="preprocessing level: none of IMAGE, full of SCAN"
@@ -95,13 +107,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_choices(parser)
     add_round_options(parser, rounds=7)
     args = parser.parse_args(argv)
-    if (args.image is None) == (args.end_to_end is None):
+    given = [each for each in (args.image, args.slice, args.end_to_end) if each is not None]
+    if len(given) != 1:
         raise ConfigError(
             subject="benchmarks.latency",
-            expected="an image on the network grid, or --end-to-end with a scan",
-            found="neither" if args.image is None else "both",
+            expected="an image on the network grid, --slice with one, or --end-to-end with a scan",
+            found=f"{len(given)} of them",
             remedy="Give one of them.",
         )
+    args.task = "anomaly" if args.slice else "parcellation"
     args.level = args.level or ("full" if args.end_to_end else "none")
     limit_threads(args.threads)
     done = measure_end_to_end(args) if args.end_to_end else measure_network(args)

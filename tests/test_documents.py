@@ -56,7 +56,9 @@ def test_the_independent_truth_is_quoted_as_it_was_measured() -> None:
 def test_every_network_is_quoted_as_it_was_measured() -> None:
     report = json.loads(max((ROOT / "results/evaluation").glob("*.json")).read_text())
     text = (ROOT / "MODEL_CARD.md").read_text()
-    assert set(report["networks"]) == {p.parent.name for p in (ROOT / "models").glob("*/spec.json")}
+    specs = [json.loads(p.read_text()) for p in (ROOT / "models").glob("*/spec.json")]
+    names = {spec["name"] for spec in specs if spec["task"] == "parcellation"}
+    assert set(report["networks"]) == names
     for name, network in report["networks"].items():
         for group in network["groups"].values():
             summary = group["summary"]
@@ -69,3 +71,24 @@ def test_the_report_is_on_the_models_that_ship() -> None:
     for name, network in report["networks"].items():
         spec = json.loads((ROOT / "models" / name / "spec.json").read_text())
         assert network["onnx_sha256"] == spec["onnx_sha256"]
+
+
+def test_anomalies_are_quoted_as_they_were_measured() -> None:
+    report = json.loads((ROOT / "results/anomaly/anomaly.json").read_text())
+    card, readme = ((ROOT / name).read_text() for name in ("MODEL_CARD.md", "README.md"))
+    figures = [method["by"]["chosen"] for method in report["methods"].values()]
+    for found in (*figures, *report["facts"].values()):
+        for key in ("auroc", "auprc", "tpr_at_10_fpr"):
+            low, high = found[key]["interval"]
+            assert f"| {found[key]['value']:.3f} ({low:.3f} to {high:.3f}) |" in card
+    mirror = report["methods"]["mirror"]["by"]["chosen"]
+    low, high = mirror["auroc"]["interval"]
+    assert f"AUROC {mirror['auroc']['value']:.3f} ({low:.3f} to {high:.3f})" in readme
+    components = report["methods"]["principal components"]["by"]["chosen"]
+    assert f"components reach {components['auroc']['value']:.3f}" in readme
+    assert f"raw file {report['facts']['mean intensity']['auroc']['value']:.3f}" in readme
+    at = mirror["at_threshold"]
+    assert f"{at['false_positive_rate']:.0%}".replace("%", " %") in card
+    assert f"{at['true_positive_rate']:.0%}".replace("%", " %") in card
+    spec = json.loads((ROOT / "models/anomaly/spec.json").read_text())
+    assert spec["metrics"]["test"] == mirror

@@ -56,11 +56,15 @@ class IdleBackend:
             raise BackendUnavailable(expected="a GPU", found="none", remedy="Buy one.")
         self.spec, self.name, self.details = model.spec, name, {"precision": precision}
 
-    def infer(self, images: Any) -> Any:
+    def run(self, images: Any) -> Any:
         """Background everywhere; bf16 has no kernel for batches."""
         if self.details["precision"] == "bf16" and len(images) > 1:
             raise RuntimeError("no kernel")
-        return np.zeros((len(images), *images.shape[2:]), np.uint8)
+        return {"labels": np.zeros((len(images), *images.shape[2:]), np.uint8)}
+
+    def infer(self, images: Any) -> Any:
+        """The labels alone."""
+        return self.run(images)["labels"]
 
     def close(self) -> None:
         """Nothing to let go of."""

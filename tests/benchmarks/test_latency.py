@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from benchmarks.latency import main
 from benchmarks.results import Run
 from benchmarks.rounds import timed
 from neurobento.errors import ConfigError
+from tests.neurobento.known_anomaly import write_known_model
 
 
 @pytest.fixture
@@ -84,3 +86,19 @@ def test_a_real_backend_takes_part(arguments: list[str], tmp_path: Path) -> None
     samples: Any = Run.read(tmp_path / "run.json").entries["compact openvino fp32"].samples
     assert len(samples["seconds"]) == 2
     assert min(samples["seconds"]) > 0
+
+
+def test_slices_are_measured_with_models_for_anomalies_alone(
+    known_model: Path, tmp_path: Path, own_environment: None
+) -> None:
+    write_known_model(tmp_path / "models")
+    (tmp_path / "models" / "compact").symlink_to(known_model)
+    image = tmp_path / "slice.png"
+    Image.fromarray(np.random.default_rng(0).integers(1, 255, (64, 64), np.uint8)).save(image)
+    command = ["--slice", str(image), "-o", str(tmp_path / "run.json"), "--rounds", "1"]
+    command += ["--threads", "1", "--turn", "0", "--backends", "openvino", "--batches", "1", "3"]
+    assert main([*command, "--models-folder", str(tmp_path / "models")]) == 0
+    run = Run.read(tmp_path / "run.json")
+    assert set(run.models) == {name.split()[0] for name in run.entries}
+    assert "compact" not in run.models
+    assert {entry.facts["batch"] for entry in run.entries.values()} == {1, 3}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import logging
 import struct
 import subprocess
 import sys
@@ -304,6 +305,36 @@ def test_a_jpeg_is_about_its_values(mode: str, progressive: bool, write: Writer)
     image = Image.fromarray(grey()).convert(mode)
     found = read_slice(write(encoded(image, "JPEG", quality=95, progressive=progressive)))
     assert np.abs(found - grey()).mean() < 3
+
+
+@pytest.mark.parametrize(("orientation", "turns"), [(1, 0), (3, 2), (6, -1), (8, 1)])
+def test_a_picture_is_upright_as_viewers_show_it(
+    orientation: int, turns: int, write: Writer
+) -> None:
+    """EXIF's tag of that name, as cameras and some exports write it."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    found = read_slice(write(encoded(Image.fromarray(grey()), "PNG", exif=exif)))
+    np.testing.assert_array_equal(found, np.rot90(grey(), turns))
+
+
+def test_no_memory_is_not_the_pictures_fault(
+    write: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> Any:
+        raise MemoryError
+
+    path = write(grey_png(grey()))
+    monkeypatch.setattr("neurobento.slice_file._luminance", full)
+    with pytest.raises(MemoryError):
+        read_slice(path)
+
+
+def test_pydicoms_log_is_as_it_was(write: Writer) -> None:
+    logger = logging.getLogger("pydicom")
+    assert not logger.disabled
+    read_slice(write(dicom()))
+    assert not logger.disabled
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK"])

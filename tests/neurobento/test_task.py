@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from neurobento.errors import ConfigError
-from neurobento.task import require_task
+from neurobento.errors import ConfigError, SpecMismatch
+from neurobento.task import require_task, threshold_of
 from tests.neurobento.known_anomaly import known_spec
 
 
@@ -21,3 +21,9 @@ def test_a_model_is_for_its_own_task_alone(task: str) -> None:
     assert {"anomaly": "`neurobento anomaly`", "parcellation": "`neurobento parcellate`"}[
         task
     ] in caught.value.remedy
+
+
+@pytest.mark.parametrize("detection", [{}, {"threshold": float("nan")}])
+def test_a_model_without_a_threshold_is_refused(detection: dict[str, float]) -> None:
+    with pytest.raises(SpecMismatch, match="threshold"):
+        threshold_of(known_spec("anomaly", detection=detection))

@@ -16,6 +16,7 @@ import neurobento.networks.vgg16_autoencoder
 import training.anomaly_report
 import training.anomaly_run
 import training.detection
+from neurobento.errors import ConfigError
 from neurobento.networks.anomaly import REDUCTIONS
 from neurobento.networks.anomaly_unet import AnomalyUNet
 from neurobento.networks.vgg16_autoencoder import VGG16Autoencoder
@@ -313,6 +314,23 @@ def test_the_command_compares_recipes_components_and_facts(
     assert json.loads((output / "anomaly.json").read_text()) == document
 
 
+def test_two_recipes_of_one_network_are_refused(tmp_path: Path) -> None:
+    recipe = tmp_path / "a.toml"
+    recipe.write_text('network = "mirror"\nobjective = "none"\n')
+    folder = write_heads(tmp_path / "slices", 6, 2)
+    command = [str(recipe), str(recipe), "--slices", str(folder), "--work", str(tmp_path / "work")]
+    with pytest.raises(ConfigError, match="one of each network"):
+        main([*command, "-o", str(tmp_path / "results")])
+    assert not (tmp_path / "results").exists()
+
+
+def test_what_learns_nothing_is_judged_on_all_that_is_not_tested(tmp_path: Path) -> None:
+    asked = Asked()
+    method = dataclasses.replace(asked.method(), learns=False)
+    found = collect(method, slices_of(), 1, 3, tmp_path)
+    assert [len(each) for each in found.answers["mean"].validation[0]] == [8, 8, 8]
+
+
 @pytest.mark.usefixtures("narrow_networks")
 def test_the_commands_encoder_is_vgg16s_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -326,7 +344,7 @@ def test_the_commands_encoder_is_vgg16s_alone(
 
     def watch(recipe: AnomalyRecipe, _: str) -> Method:
         seen.append(recipe)
-        return Asked().method()
+        return dataclasses.replace(Asked().method(), name=recipe.network)
 
     monkeypatch.setattr(training.anomaly_report, "network_method", watch)
     recipes = []

@@ -376,7 +376,7 @@ def test_the_reduction_and_the_threshold_travel_with_the_weights(
         scores = kept.detect(run.validation_images[:, None])[0].numpy()
     detection = read_values(tmp_path / "best.pt")["detection"]
     assert detection == {
-        "threshold": pytest.approx(np.quantile(scores, 0.9), rel=1e-4),
+        "threshold": pytest.approx(np.quantile(scores, 0.9, method="weibull"), rel=1e-4),
         "false_positive_rate": 0.1,
     }
 
@@ -503,7 +503,7 @@ def test_the_command_leaves_weights_log_and_figures(command: list[str], tmp_path
 def test_the_command_trains_and_validates_with_healthy_pictures_alone(
     command: list[str], tmp_path: Path, started: list[Any]
 ) -> None:
-    """A fifth of them validates; a picture that comes twice is on one side."""
+    """A fifth of them validates; a picture that comes twice takes part once."""
     Image.fromarray(draw_head(9)).resize((200, 220)).save(tmp_path / "slices/yes/healthy.png")
     slices = read_slices(tmp_path / "slices")
     main(command)
@@ -511,11 +511,9 @@ def test_the_command_trains_and_validates_with_healthy_pictures_alone(
     assert pictures(train) & pictures(validation) == set()
     names = dict(zip((image.tobytes() for image in slices.images), slices.names, strict=True))
     used = {names[each] for each in pictures(train) | pictures(validation)}
-    once_healthy = {f"no/{i:02d}.png" for i in range(9)} | {"no/again.png"}
+    once_healthy = {f"no/{i:02d}.png" for i in range(9)}
     assert used == once_healthy, "also without the one that is in both folders"
-    twice = [names[image.tobytes()] in ("no/03.png", "no/again.png") for image in validation]
-    assert sum(twice) in (0, 2)
-    assert len(validation) in (2, 3)
+    assert (len(train), len(validation)) == (7, 2)
 
 
 def test_the_command_takes_another_encoder_than_the_recipes(

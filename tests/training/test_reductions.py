@@ -12,7 +12,7 @@ from neurobento.networks.anomaly import REDUCTIONS
 from neurobento.networks.anomaly_unet import AnomalyUNet
 from neurobento.slice_image import SLICE_SHAPE
 from tests.training.heads import head_images
-from training.reductions import choose_reduction, error_maps_of, scores_by_all
+from training.reductions import choose_reduction, error_maps_of, scores_by_all, threshold_from
 
 HEALTHY = head_images(*range(6))
 
@@ -59,3 +59,14 @@ def test_the_choice_is_the_same_for_a_seed() -> None:
         return np.abs(images - HEALTHY.mean(0))
 
     assert len({choose_reduction(dark, HEALTHY, 3) for _ in range(3)}) == 1
+
+
+@pytest.mark.parametrize("count", [9, 12, 23, 76])
+def test_a_tenth_of_new_healthy_slices_is_expected_above_the_threshold(count: int) -> None:
+    random = np.random.default_rng(0)
+    shares = []
+    for _ in range(4000):
+        scores = random.random(count)
+        # of new ones, drawn from 0 to 1, so many are above
+        shares.append(1 - threshold_from(scores))
+    assert np.mean(shares) == pytest.approx(0.1, abs=0.005)

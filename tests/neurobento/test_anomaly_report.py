@@ -222,7 +222,7 @@ def test_the_picture_says_score_threshold_and_verdict(
 
 def test_the_picture_of_a_scan_says_them_too(scan: Scan, scan_anomaly: ScanAnomaly) -> None:
     said = texts(scan_figure(scan, scan_anomaly))
-    above = f"(4 of {len(scan_anomaly.slices)} slices above)"
+    above = f"4 of {len(scan_anomaly.slices)} above"
     assert f"score 0.85, threshold {THRESHOLD} of one slice: {above}\n{NOTE}" in said
     assert "axis 1, feet to head" in said
 

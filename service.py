@@ -29,6 +29,9 @@ from serving.downloads import GZIP, JSON, ZIP, answered, download
 from serving.front import Front, Options
 from serving.gate import KNOWN_PATHS, Gate
 from serving.grid_images import labels_of
+from serving.jobs import Database, JobQueue, JobWorker
+from serving.jobs import Limits as JobLimits
+from serving.jobs.routes import idempotency_key, job_routes, submitted
 from serving.logs import begin_logging
 from serving.master import begin_master
 from serving.memory import give_back_arrays, leave_imports_alone
@@ -228,7 +231,7 @@ async def _ready() -> bool:
 
 
 @bentoml.asgi_app(rest_app(lambda: _here().inference, _ready), path="/v2")
-@bentoml.asgi_app(models_app(SPECS), path="/v1")
+@bentoml.asgi_app(models_app(SPECS, job_routes(lambda: _here().jobs)), path="/v1")
 @bentoml.service(name="neurobento", workers=1, **COMMON)
 class NeuroBento(Runners):  # type: ignore[misc, valid-type]
     """Brain MRI: the 116 AAL regions of a T1-weighted scan, the anomaly of a single slice."""
@@ -256,6 +259,12 @@ class NeuroBento(Runners):  # type: ignore[misc, valid-type]
             },
         )
         self.grpc: Any = None
+        limits = JobLimits(SETTINGS.jobs_most, SETTINGS.jobs_keep_s, 2 * SETTINGS.timeout_s)
+        self.jobs = JobQueue(Database(SETTINGS.jobs), limits)
+        self.job_worker = JobWorker(
+            *(self.jobs, self.front, ADMISSION, self.ready),
+            *(SETTINGS.jobs_at_once, SETTINGS.timeout_s),
+        )
         ADMISSION.open()
 
     def _behind(self, task: str) -> tuple[Any, dict[str, Any], Admission, dict[str, int]]:
@@ -290,6 +299,16 @@ class NeuroBento(Runners):  # type: ignore[misc, valid-type]
             await self.grpc.start(SETTINGS.grpc_host, SETTINGS.grpc_port)
         # nothing more is imported
         leave_imports_alone()
+
+    @bentoml.on_startup
+    async def start_jobs(self) -> None:
+        """Go on with what a server that was killed left, and take new jobs."""
+        await self.job_worker.start()
+
+    @bentoml.on_shutdown
+    async def stop_jobs(self) -> None:
+        """Give back what is under way."""
+        await self.job_worker.stop()
 
     @bentoml.on_shutdown
     async def close_grpc(self) -> None:
@@ -327,6 +346,31 @@ class NeuroBento(Runners):  # type: ignore[misc, valid-type]
             return download(labels, "dseg.nii.gz", GZIP)  # type: ignore[return-value]
         outputs = await self.front.outputs(file, options, call)
         return download(outputs, "parcellation.zip", ZIP)  # type: ignore[return-value]
+
+    @bentoml.api(route="/v1/jobs")
+    @answered
+    async def submit(
+        self,
+        file: Path,
+        model: str = DEFAULT_MODEL,
+        preprocessing: str = "full",
+        space: str = "native",
+        *,
+        ctx: bentoml.Context,
+    ) -> Annotated[Path, ContentType(JSON)]:
+        """A parcellation as a job: 202 and its id. `GET /v1/jobs/ID` says how it stands,
+        `GET /v1/jobs/ID/result` gives what `/v1/parcellation` would have, `DELETE /v1/jobs/ID`
+        ends it. A second request with the same header `Idempotency-Key` is the first one's job."""
+        options = Options(model, preprocessing, space)
+        self.front.require(model)
+        call = ctx.request.state.call
+        call.model, call.level = model, options.level
+        key = idempotency_key(ctx.request.headers)
+        answer = await submitted(self.jobs, file, options, key)
+        self.job_worker.say_new()
+        ctx.response.status_code = answer.status_code
+        ctx.response.metadata["location"] = answer.headers["location"]
+        return answer  # type: ignore[return-value]
 
     @bentoml.api(route="/v1/anomaly")
     @answered

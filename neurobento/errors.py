@@ -43,6 +43,8 @@ NeuroBentoError
     ├── DeadlineExceeded           the caller's time limit passed (504, DEADLINE_EXCEEDED)
     ├── ClientGone                 the caller left before the answer (499, CANCELLED)
     ├── NotAuthorised              the token is missing or wrong (401, UNAUTHENTICATED)
+    ├── JobNotFound                no job of that id, or no more (404)
+    ├── JobConflict                the job, or its key, stands for something else (409)
     └── RequestRefused             any other 4xx that a service gave; raised by clients only
 """
 
@@ -65,6 +67,8 @@ __all__ = [
     "EmptyScan",
     "EngineMismatch",
     "FileTooLarge",
+    "JobConflict",
+    "JobNotFound",
     "MissingOrientation",
     "ModelError",
     "ModelNotFound",
@@ -349,6 +353,14 @@ class ClientGone(ServiceError):
 
 class NotAuthorised(ServiceError):
     """The token is missing or wrong."""
+
+
+class JobNotFound(ServiceError):
+    """There is no job of that id, or no more."""
+
+
+class JobConflict(ServiceError):
+    """What was asked of a job does not go with what it is."""
 
 
 class RequestRefused(ServiceError):

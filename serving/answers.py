@@ -32,6 +32,8 @@ STATUS: dict[type[e.NeuroBentoError], int] = {
     e.DeadlineExceeded: HTTPStatus.GATEWAY_TIMEOUT,
     e.ClientGone: CLIENT_GONE,
     e.NotAuthorised: HTTPStatus.UNAUTHORIZED,
+    e.JobNotFound: HTTPStatus.NOT_FOUND,
+    e.JobConflict: HTTPStatus.CONFLICT,
 }
 """The first class that an error is an instance of decides; anything else is 500."""
 
@@ -39,6 +41,7 @@ GRPC_CODES: dict[int, str] = {
     HTTPStatus.BAD_REQUEST: "INVALID_ARGUMENT",
     HTTPStatus.UNAUTHORIZED: "UNAUTHENTICATED",
     HTTPStatus.NOT_FOUND: "NOT_FOUND",
+    HTTPStatus.CONFLICT: "FAILED_PRECONDITION",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "INVALID_ARGUMENT",
     HTTPStatus.UNPROCESSABLE_ENTITY: "INVALID_ARGUMENT",
     HTTPStatus.TOO_MANY_REQUESTS: "RESOURCE_EXHAUSTED",

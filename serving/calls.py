@@ -23,7 +23,7 @@ from serving.run_folder import RunFolder
 
 __all__ = ["Admission", "Call", "Kind", "Lane", "Protocol", "lane_of"]
 
-Protocol = Literal["http", "grpc"]
+Protocol = Literal["http", "grpc", "job"]
 Lane = Literal["quick", "slow"]
 Kind = Level | Literal["slice"]
 """What is made of a file: a scan on the network grid, at a level, or a fitted slice."""
@@ -195,6 +195,11 @@ class Admission:
             yield
         finally:
             self._count(-1)
+
+    def has_nobody_waiting(self, lane: Lane = "slow") -> bool:
+        """Whether whoever came now would be worked on at once."""
+        line = self._lines.get(lane)
+        return line is None or len(line.ahead) < self._side_by_side
 
     @property
     def places(self) -> int:

@@ -29,7 +29,7 @@ App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 PROBES = frozenset({"/healthz", "/livez", "/readyz"})
 """Open to all, as an orchestrator has no token."""
 
-UPLOADS = frozenset({"/predict/", "/v1/parcellation", "/v1/anomaly"})
+UPLOADS = frozenset({"/predict/", "/v1/parcellation", "/v1/anomaly", "/v1/jobs"})
 """Take a scan, or a slice, as a part of a form."""
 
 MOUNTED = "/v2"
@@ -40,7 +40,8 @@ KNOWN_PATHS = (
 )
 
 KNOWN_PATTERN = re.compile(
-    r"/v2/health/(live|ready)"
+    r"/v1/jobs/[0-9a-f]{32}(/result)?"
+    r"|/v2/health/(live|ready)"
     r"|/v2/models/[A-Za-z0-9_.-]{1,64}(/versions/[A-Za-z0-9_.-]{1,32})?(/ready|/infer)?"
 )
 

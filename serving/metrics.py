@@ -17,6 +17,7 @@ from prometheus_client import Counter, Gauge, Histogram
 __all__ = [
     "ANSWERED",
     "INSIDE",
+    "JOBS",
     "REFUSED",
     "RESTARTS",
     "STAGE_SECONDS",
@@ -45,6 +46,12 @@ WAIT_SECONDS = Histogram(
 )
 STAGE_SECONDS = Histogram(
     "neurobento_stage_seconds", "One stage of a scan's way", ["stage", "model"], buckets=SECONDS
+)
+JOBS = Gauge(
+    "neurobento_jobs",
+    "Jobs in the database, waiting or running: every server that shares it tells the same number",
+    ["state"],
+    multiprocess_mode="mostrecent",
 )
 RESTARTS = Counter("neurobento_restarts", "Scan processes that were replaced, or ended", ["kind"])
 

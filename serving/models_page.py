@@ -38,11 +38,11 @@ def _described(tensor: Tensor) -> dict[str, Any]:
     return {"shape": list(tensor.shape), "dtype": tensor.dtype}
 
 
-def models_app(specs: Sequence[ModelSpec]) -> Starlette:
-    """The ASGI application to mount at /v1."""
+def models_app(specs: Sequence[ModelSpec], others: Sequence[Route] = ()) -> Starlette:
+    """The ASGI application to mount at /v1, with other routes beside it."""
     models = {"models": [describe_model(spec) for spec in specs]}
 
     async def answer(_: Request) -> JSONResponse:
         return JSONResponse(models)
 
-    return Starlette(routes=[Route("/models", answer, methods=["GET"])])
+    return Starlette(routes=[Route("/models", answer, methods=["GET"]), *others])

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-__all__ = ["RUN_VARIABLE", "RunFolder", "remove_left"]
+__all__ = ["RUN_VARIABLE", "RunFolder", "remove_left", "start_of"]
 
 RUN_VARIABLE = "NEUROBENTO_RUN"
 PREFIX = "neurobento-run-"
@@ -42,7 +42,7 @@ class RunFolder:
         run.temporary.mkdir(mode=0o700)
         # whole or not there: another server that starts now may be reading it
         new = run.path / "owner.new"
-        new.write_text(f"{os.getpid()} {_start_of(os.getpid())}")
+        new.write_text(f"{os.getpid()} {start_of(os.getpid())}")
         new.rename(run.path / "owner")
         return run
 
@@ -112,13 +112,13 @@ def remove_left(*prefixes: str) -> None:
 def _owner_lives(folder: Path) -> bool:
     try:
         pid, start = (folder / "owner").read_text().split()
-        return _start_of(int(pid)) == start
+        return start_of(int(pid)) == start
     # a folder without an owner is just being made, or is not ours
     except (OSError, ValueError):
         return not (folder / "owner").exists()
 
 
-def _start_of(pid: int) -> str:
+def start_of(pid: int) -> str:
     """When a process began, in ticks since boot: a process id alone may be used again."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]

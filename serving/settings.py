@@ -54,6 +54,12 @@ def _text(name: str, default: str) -> str:
     return os.environ.get(f"NEUROBENTO_{name}", default)
 
 
+def _jobs_here() -> str:
+    """Beside what else BentoML keeps; each server has a BENTOML_HOME of its own."""
+    home = Path(os.environ.get("BENTOML_HOME") or Path.home() / "bentoml")
+    return f"sqlite:///{home.absolute() / 'jobs.sqlite'}"
+
+
 def _folder(name: str) -> Path | None:
     given = os.environ.get(f"NEUROBENTO_{name}")
     return Path(given) if given else None
@@ -90,6 +96,16 @@ class Settings:
         NEUROBENTO_MAX_BODY_BYTES; default 512 MiB.
     grpc_host, grpc_port
         NEUROBENTO_GRPC_HOST, default 127.0.0.1; NEUROBENTO_GRPC_PORT, default 3001, 0 for no gRPC.
+    jobs
+        NEUROBENTO_JOBS: where jobs are kept, `sqlite:///PATH` (a fourth slash for an absolute
+        path) or `redis://HOST:PORT/NUMBER`; default jobs.sqlite in BENTOML_HOME.
+    jobs_at_once
+        NEUROBENTO_JOBS_AT_ONCE: jobs that this server works on at the same time; default as many
+        as scans are prepared at the same time; 0: it takes jobs in and works on none.
+    jobs_most
+        NEUROBENTO_JOBS_MOST: jobs that wait; the next is refused with 429. Default 1000.
+    jobs_keep_s
+        NEUROBENTO_JOBS_KEEP_S: ended jobs and their results live so long; default 86400, a day.
     max_batch
         NEUROBENTO_MAX_BATCH: scans in one inference; default by memory and device, at most 8.
     """
@@ -108,12 +124,17 @@ class Settings:
     body_bytes: int = field(default_factory=lambda: _whole("MAX_BODY_BYTES", 512 << 20, 1))
     grpc_host: str = field(default_factory=lambda: _text("GRPC_HOST", "127.0.0.1"))
     grpc_port: int = field(default_factory=lambda: _whole("GRPC_PORT", 3001))
+    jobs: str = field(default_factory=lambda: _text("JOBS", _jobs_here()))
+    jobs_at_once: int = field(default=0)
+    jobs_most: int = field(default_factory=lambda: _whole("JOBS_MOST", 1000, 1))
+    jobs_keep_s: float = field(default_factory=lambda: _number("JOBS_KEEP_S", 86400, 1))
     max_batch: int = field(default_factory=lambda: _whole("MAX_BATCH", 0))
 
     def __post_init__(self) -> None:
         default = max(1, CORES // self.threads)
         processes = _whole("PREPROCESSING_PROCESSES", default, 1)
         object.__setattr__(self, "processes", processes)
+        object.__setattr__(self, "jobs_at_once", _whole("JOBS_AT_ONCE", processes))
 
     @property
     def limits(self) -> Limits:

@@ -79,6 +79,15 @@ class TaskFront(Generic[OwnRunner]):
         self._admission = admission
         self._facts: dict[str, dict[str, Any]] = {}
 
+    def require(self, model: str) -> None:
+        """That there is such a model for the task.
+
+        Raises
+        ------
+        ModelNotFound
+        """
+        self._runner(model)
+
     async def facts(self, model: str) -> dict[str, Any]:
         """Model and backend, for run.json; a runner is asked once.
 

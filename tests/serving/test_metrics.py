@@ -19,7 +19,7 @@ from serving import metrics
 from serving.gate import is_known
 from serving.metrics import count_known_paths_only, observe_stages, stage
 
-LABELS = {"protocol", "model", "level", "outcome", "reason", "stage", "kind"}
+LABELS = {"protocol", "model", "level", "outcome", "reason", "stage", "kind", "state"}
 """Each has few values; a request id or a path would have one for every request."""
 
 

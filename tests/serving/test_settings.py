@@ -17,24 +17,28 @@ WHOLE = {
     "MAX_BODY_BYTES": "body_bytes",
     "GRPC_PORT": "grpc_port",
     "MAX_BATCH": "max_batch",
+    "JOBS_AT_ONCE": "jobs_at_once",
+    "JOBS_MOST": "jobs_most",
 }
 SECONDS = {
     "LONGEST_WAIT_S": "longest_wait_s",
     "TIMEOUT_S": "timeout_s",
     "DRAIN_S": "drain_s",
     "UPLOAD_S": "upload_s",
+    "JOBS_KEEP_S": "jobs_keep_s",
 }
 TEXT = {
     "BACKEND": "backend",
     "DEVICE": "device",
     "PRECISION": "precision",
     "GRPC_HOST": "grpc_host",
+    "JOBS": "jobs",
 }
 AT_LEAST_ONE = (
     *("THREADS", "PREPROCESSING_PROCESSES", "PLACES", "MAX_BODY_BYTES"),
-    *("TIMEOUT_S", "UPLOAD_S"),
+    *("TIMEOUT_S", "UPLOAD_S", "JOBS_MOST", "JOBS_KEEP_S"),
 )
-MAY_BE_NOTHING = ("GRPC_PORT", "MAX_BATCH", "LONGEST_WAIT_S", "DRAIN_S")
+MAY_BE_NOTHING = ("GRPC_PORT", "MAX_BATCH", "LONGEST_WAIT_S", "DRAIN_S", "JOBS_AT_ONCE")
 
 
 @pytest.fixture(autouse=True)

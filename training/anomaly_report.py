@@ -88,12 +88,17 @@ def network_method(recipe: AnomalyRecipe, device: str) -> Method:
         seeded = dataclasses.replace(recipe, seed=seed)
         return error_maps_of(AnomalyRun(seeded, train, validation, device).train())
 
-    values = dataclasses.asdict(recipe)
-    if (encoder := Path(recipe.encoder)).is_file():
-        values["encoder"] = file_sha256(encoder)
-    key = json.dumps(values, sort_keys=True)
+    key = json.dumps(recipe_values(recipe), sort_keys=True)
     digest = hashlib.sha256(key.encode()).hexdigest()[:12]
     return Method(recipe.network, fit, digest, learns=recipe.objective != "none")
+
+
+def recipe_values(recipe: AnomalyRecipe) -> dict[str, Any]:
+    """The recipe as plain values; an encoder's file by its hash, as its path says nothing."""
+    values = dataclasses.asdict(recipe)
+    if (encoder := Path(recipe.encoder)).is_file():
+        values["encoder"] = f"SHA-256 {file_sha256(encoder)}"
+    return values
 
 
 def component_method() -> Method:
@@ -241,7 +246,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "repeats": args.repeats,
         "folds": args.folds,
         **measure(slices, collected),
-        "recipes": [dataclasses.asdict(recipe) for recipe in recipes],
+        "recipes": [recipe_values(recipe) for recipe in recipes],
     }
     args.output.mkdir(parents=True, exist_ok=True)
     write_whole(args.output / "anomaly.json", (json.dumps(document, indent=2) + "\n").encode())

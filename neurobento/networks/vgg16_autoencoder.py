@@ -74,10 +74,14 @@ class VGG16Autoencoder(AnomalyNetwork):
         """Keep VGG16's convolutions as they are, as the report does with ImageNet's."""
         self.features.requires_grad_(False)
 
+    def encode(self, image: Tensor) -> Tensor:
+        """Features (N, 512, 4, 4) of images (N, 1, 128, 128) in [0, 1]."""
+        features: Tensor = self.features((image.expand(-1, 3, -1, -1) - self.mean) / self.std)
+        return features
+
     def forward(self, image: Tensor) -> Tensor:
         """Reconstructions (N, 1, 128, 128) of images (N, 1, 128, 128) in [0, 1]."""
-        colours = (image.expand(-1, 3, -1, -1) - self.mean) / self.std
-        reconstruction: Tensor = self.decoder(self.features(colours))
+        reconstruction: Tensor = self.decoder(self.encode(image))
         return reconstruction
 
     def error_map(self, image: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from neurobento.errors import EmptyScan
 from neurobento.preprocessing.levels import Progress, say_nothing
 from neurobento.scan import Scan
 from neurobento.slice_image import Fitted, fit_slice, resize
-from neurobento.task import threshold_of
+from neurobento.task import scan_threshold_of, threshold_of
 
 __all__ = ["Anomaly", "AnomalyDetector", "ScanAnomaly", "anomaly_of"]
 
@@ -74,8 +74,9 @@ class ScanAnomaly:
     score
         The highest mean of the scores of neighbouring slices that span 10 mm.
     threshold
-        Of one slice. Of the many in a healthy scan some often are above it, so a scan has no
-        verdict.
+        Above it a scan is called anomalous; None of a model for which none was measured.
+    slice_threshold
+        Of one slice. Of the many in a healthy scan some often are above it.
     slices
         Index along the scan's own axis -> score, of the slices that were looked at, in
         rising order of the index.
@@ -87,15 +88,21 @@ class ScanAnomaly:
     """
 
     score: float
-    threshold: float
+    threshold: float | None
+    slice_threshold: float
     slices: dict[int, float]
     axis: int
     heat_map: NDArray[np.float32]
 
     @property
+    def is_anomalous(self) -> bool | None:
+        """Whether the score is above the threshold, if there is one."""
+        return None if self.threshold is None else self.score > self.threshold
+
+    @property
     def slices_above(self) -> int:
-        """How many slices' scores are above the threshold."""
-        return sum(score > self.threshold for score in self.slices.values())
+        """How many slices' scores are above the threshold of one."""
+        return sum(score > self.slice_threshold for score in self.slices.values())
 
 
 def anomaly_of(
@@ -134,6 +141,7 @@ class AnomalyDetector:
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self.threshold = threshold_of(backend.spec)
+        self.scan_threshold = scan_threshold_of(backend.spec)
 
     def detect(self, pixels: NDArray[np.float32], progress: Progress | None = None) -> Anomaly:
         """The anomaly of a slice.
@@ -194,7 +202,8 @@ class AnomalyDetector:
         by_index = {slices.native_index(k): s for k, s in zip(chosen, scores, strict=True)}
         return ScanAnomaly(
             score=_highest(scores, slices.thickness_mm),
-            threshold=self.threshold,
+            threshold=self.scan_threshold,
+            slice_threshold=self.threshold,
             slices=dict(sorted(by_index.items())),
             axis=slices.axis,
             heat_map=heat_map,

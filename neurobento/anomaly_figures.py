@@ -99,8 +99,10 @@ def scan_figure(scan: Scan, anomaly: ScanAnomaly) -> Figure:
 
 
 def _top(anomaly: Anomaly | ScanAnomaly) -> float:
-    """The value of the brightest colour; the threshold at least, so that little looks little."""
-    return max(float(anomaly.heat_map.max()), anomaly.threshold) or 1.0
+    """The value of the brightest colour; a slice's threshold at least, so that little looks
+    little."""
+    of_slice = anomaly.slice_threshold if isinstance(anomaly, ScanAnomaly) else anomaly.threshold
+    return max(float(anomaly.heat_map.max()), of_slice) or 1.0
 
 
 def _highest_apart(anomaly: ScanAnomaly, thickness_mm: float) -> list[int]:
@@ -171,11 +173,12 @@ def _write_bar(figure: Figure, panels: list[Axes], top: float) -> None:
 
 
 def _write_verdict(figure: Figure, anomaly: Anomaly | ScanAnomaly) -> None:
-    said = f"score {anomaly.score:.4g}, threshold {anomaly.threshold:.4g}"
+    said = f"score {anomaly.score:.4g}, no threshold"
+    if anomaly.threshold is not None:
+        verdict = "anomalous" if anomaly.is_anomalous else "not anomalous"
+        said = f"score {anomaly.score:.4g}, threshold {anomaly.threshold:.4g}: {verdict}"
     if isinstance(anomaly, ScanAnomaly):
-        said += f" of one slice: {anomaly.slices_above} of {len(anomaly.slices)} above"
-    else:
-        said += ": anomalous" if anomaly.is_anomalous else ": not anomalous"
+        said += f"; {anomaly.slices_above} of {len(anomaly.slices)} slices above that of one"
     figure.suptitle(
         f"{said}\n{NOTE}",
         color="white",
@@ -187,7 +190,7 @@ def _draw_scores(axes: Axes, anomaly: ScanAnomaly, shown: list[int], slices: Axi
     axes.set_facecolor("black")
     axes.plot([*anomaly.slices], [*anomaly.slices.values()], color="white", lw=1.2, label="slices")
     axes.plot(shown, [anomaly.slices[i] for i in shown], "o", color="orange", label="shown above")
-    axes.axhline(anomaly.threshold, color="orange", ls="--", label="threshold of one slice")
+    axes.axhline(anomaly.slice_threshold, color="orange", ls="--", label="threshold of one slice")
     axes.set_ylim(bottom=0)
     if slices.native_index(0):
         axes.invert_xaxis()

@@ -95,9 +95,10 @@ def scan_files(
     facts["native_shape"] = list(scan.shape)
     facts["heat_map"] = {"largest": float(scan_anomaly.heat_map.max())}
     facts["axis"] = scan_anomaly.axis
+    facts["slice_threshold"] = scan_anomaly.slice_threshold
     facts["slices_above_threshold"] = scan_anomaly.slices_above
     facts["slices"] = [
-        {"index": index, "score": score, "anomalous": score > scan_anomaly.threshold}
+        {"index": index, "score": score, "anomalous": score > scan_anomaly.slice_threshold}
         for index, score in scan_anomaly.slices.items()
     ]
     return {
@@ -116,7 +117,7 @@ def anomaly_facts(
         "note": NOTE,
         "score": anomaly.score,
         "threshold": anomaly.threshold,
-        **({"anomalous": anomaly.is_anomalous} if isinstance(anomaly, Anomaly) else {}),
+        "anomalous": anomaly.is_anomalous,
         **backend_facts,
         "seconds": rounded(seconds),
         "versions": versions(LIBRARIES),

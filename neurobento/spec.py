@@ -160,8 +160,9 @@ class ModelSpec:
         How it was made, how good it is, and how well the export agrees with
         PyTorch.
     detection
-        Of an anomaly model: "threshold" of the score, and the share of healthy slices
-        above it, "false_positive_rate".
+        Of an anomaly model: "threshold" of a slice's score, and the share of healthy slices
+        above it, "false_positive_rate"; "scan_threshold" of a scan's, with the same share, if
+        it was measured.
     licence
         Notes on the data behind the weights.
     """

@@ -7,7 +7,7 @@ import math
 from neurobento.errors import ConfigError, SpecMismatch
 from neurobento.spec import ModelSpec
 
-__all__ = ["require_task", "threshold_of"]
+__all__ = ["require_task", "scan_threshold_of", "threshold_of"]
 
 COMMANDS = {"parcellation": "parcellate", "anomaly": "anomaly"}
 
@@ -49,12 +49,27 @@ def threshold_of(spec: ModelSpec) -> float:
             found="none",
             remedy="Export the model again with `python -m export.to_onnx`.",
         )
-    threshold = float(spec.detection["threshold"])
-    if not math.isfinite(threshold):
+    return _finite(spec, "threshold")
+
+
+def scan_threshold_of(spec: ModelSpec) -> float | None:
+    """The score above which it calls a scan anomalous; None where none was measured.
+
+    Raises
+    ------
+    SpecMismatch
+        Its spec states one that is no number.
+    """
+    return _finite(spec, "scan_threshold") if "scan_threshold" in spec.detection else None
+
+
+def _finite(spec: ModelSpec, name: str) -> float:
+    value = float(spec.detection[name])
+    if not math.isfinite(value):
         raise SpecMismatch(
             subject=spec.name,
-            expected="a finite threshold",
-            found=str(threshold),
+            expected=f"a finite {name}",
+            found=str(value),
             remedy="Export the model again with `python -m export.to_onnx`.",
         )
-    return threshold
+    return value

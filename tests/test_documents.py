@@ -86,9 +86,34 @@ def test_anomalies_are_quoted_as_they_were_measured() -> None:
     assert f"AUROC {mirror['auroc']['value']:.3f} ({low:.3f} to {high:.3f})" in readme
     components = report["methods"]["principal components"]["by"]["chosen"]
     assert f"components reach {components['auroc']['value']:.3f}" in readme
+    for name, words in (
+        ("vgg16_autoencoder", "report B's autoencoder reaches"),
+        ("anomaly_unet", "our U-Net for synthetic anomalies"),
+    ):
+        value = report["methods"][name]["by"]["chosen"]["auroc"]["value"]
+        assert f"{words} {value:.3f}" in readme
+    decision = (ROOT / "docs/decisions/0012-mirror.md").read_text()
+    for name in ("anomaly_unet", "denoising_autoencoder", "vgg16_autoencoder"):
+        assert f"{report['methods'][name]['by']['chosen']['auroc']['value']:.3f}" in decision
     assert f"raw file {report['facts']['mean intensity']['auroc']['value']:.3f}" in readme
     at = mirror["at_threshold"]
     assert f"{at['false_positive_rate']:.0%}".replace("%", " %") in card
     assert f"{at['true_positive_rate']:.0%}".replace("%", " %") in card
     spec = json.loads((ROOT / "models/anomaly/spec.json").read_text())
     assert spec["metrics"]["test"] == mirror
+
+
+def test_scans_are_quoted_as_they_were_measured() -> None:
+    report = json.loads((ROOT / "results/anomaly/scans.json").read_text())
+    card = (ROOT / "MODEL_CARD.md").read_text()
+    for name, found in report["sources"].items():
+        others = found["above_the_others_threshold"]
+        assert f"| {name} | {found['scans']} | {found['above']:.2f} | {others:.2f} |" in card
+    lesions = report["lesions"]
+    assert f"| diameter | {' | '.join(lesions)} |" in card
+    shares = " | ".join(f"{each['above']:.2f}" for each in lesions.values())
+    assert f"| above | {shares} |" in card
+    assert f"by {report['scans']} scans" in card
+    spec = json.loads((ROOT / "models/anomaly/spec.json").read_text())
+    assert spec["detection"]["scan_threshold"] == report["threshold"]
+    assert spec["onnx_sha256"] == report["model"]["onnx"]

@@ -11,14 +11,19 @@ import numpy as np
 from neurobento.backends.base import Backend, Images, Outputs, check_images
 from neurobento.spec import ModelSpec, file_sha256
 
-THRESHOLD = 0.3
+THRESHOLD, SCAN_THRESHOLD = 0.3, 0.8
+DETECTION = {
+    "threshold": THRESHOLD,
+    "false_positive_rate": 0.1,
+    "scan_threshold": SCAN_THRESHOLD,
+}
 
 
 def known_spec(task: str = "anomaly", **values: Any) -> ModelSpec:
     """The spec of a model that nobody has trained."""
     facts = {"name": "anomaly", "version": "0.0.1", "network": "anomaly_unet", "opset": 18}
     facts |= {"onnx_sha256": "1" * 64, "checkpoint_sha256": "2" * 64}
-    facts["detection"] = {"threshold": THRESHOLD, "false_positive_rate": 0.1}
+    facts["detection"] = DETECTION
     return ModelSpec.of_task(task, **(facts | values))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import io
 import json
@@ -28,7 +29,7 @@ from neurobento.anomaly_report import (
 from neurobento.report import backend_facts
 from neurobento.scan import Scan, read_scan
 from neurobento.slice_image import fit_slice
-from tests.neurobento.known_anomaly import THRESHOLD, KnownBackend
+from tests.neurobento.known_anomaly import DETECTION, SCAN_THRESHOLD, THRESHOLD, KnownBackend
 
 SECONDS = {"fit": 0.1234567, "infer": 2.0}
 NAME = "JANE_DOE"
@@ -98,7 +99,7 @@ def test_the_json_says_which_model_answered(
             "name": "anomaly",
             "version": "0.0.1",
             "onnx_sha256": "1" * 64,
-            "detection": {"threshold": THRESHOLD, "false_positive_rate": 0.1},
+            "detection": DETECTION,
         }
         assert found["backend"] == {"name": "known", "device": "CPU"}
         assert found["versions"]["pillow"] == metadata.version("pillow")
@@ -110,8 +111,8 @@ def test_the_json_of_a_scan_has_its_slices(
     found = facts(of_scan)
     assert found["axis"] == 1
     assert found["score"] == pytest.approx(0.85)
-    # the threshold is a slice's
-    assert "anomalous" not in found
+    assert (found["threshold"], found["anomalous"]) == (SCAN_THRESHOLD, True)
+    assert found["slice_threshold"] == THRESHOLD
     assert found["native_shape"] == list(scan.shape)
     assert {each["index"]: each["score"] for each in found["slices"]} == scan_anomaly.slices
     # the scores were given from the lowest slice on, and the index goes down
@@ -222,9 +223,19 @@ def test_the_picture_says_score_threshold_and_verdict(
 
 def test_the_picture_of_a_scan_says_them_too(scan: Scan, scan_anomaly: ScanAnomaly) -> None:
     said = texts(scan_figure(scan, scan_anomaly))
-    above = f"4 of {len(scan_anomaly.slices)} above"
-    assert f"score 0.85, threshold {THRESHOLD} of one slice: {above}\n{NOTE}" in said
+    above = f"4 of {len(scan_anomaly.slices)} slices above that of one"
+    assert f"score 0.85, threshold {SCAN_THRESHOLD}: anomalous; {above}\n{NOTE}" in said
     assert "axis 1, feet to head" in said
+
+
+def test_a_scan_has_no_verdict_where_no_threshold_was_measured(
+    scan: Scan, scan_anomaly: ScanAnomaly
+) -> None:
+    without = dataclasses.replace(scan_anomaly, threshold=None)
+    assert without.is_anomalous is None
+    found = facts(scan_files(NAME, scan, without, {}, SECONDS))
+    assert (found["threshold"], found["anomalous"]) == (None, None)
+    assert "score 0.85, no threshold; 4 of " in texts(scan_figure(scan, without))
 
 
 def test_the_slice_is_beside_the_slice_with_the_heat_map(pixels: Any, anomaly: Anomaly) -> None:
@@ -293,7 +304,7 @@ def test_heat_is_drawn_on_its_slice_in_its_place(scan: Scan, scan_anomaly: ScanA
     """Where the bright blob is, and nowhere else."""
     heat = (scan.array > 200).astype(np.float32)
     slices = scan_anomaly.slices
-    panels = scan_figure(scan, ScanAnomaly(0.5, 0.3, slices, scan_anomaly.axis, heat)).axes
+    panels = scan_figure(scan, ScanAnomaly(0.5, 0.8, 0.3, slices, scan_anomaly.axis, heat)).axes
     seen = set()
     for above, below in zip(panels[:-2:2], panels[1:-2:2], strict=True):
         plain, hot = (axes.images[0].get_array() for axes in (above, below))
@@ -327,5 +338,5 @@ def test_a_scan_that_was_turned_round_has_its_curve_the_other_way(phantom: Any) 
 
 def test_a_scan_of_few_slices_is_drawn(scan: Scan, scan_anomaly: ScanAnomaly) -> None:
     one = {20: 0.1}
-    figure = scan_figure(scan, ScanAnomaly(0.1, 0.3, one, 1, np.zeros(scan.shape, np.float32)))
+    figure = scan_figure(scan, ScanAnomaly(0.1, 0.8, 0.3, one, 1, np.zeros(scan.shape, np.float32)))
     assert [axes.get_title() for axes in figure.axes if axes.get_title()] == ["slice 20: 0.1"]

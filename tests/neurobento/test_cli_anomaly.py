@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from neurobento.cli import main
-from tests.neurobento.known_anomaly import THRESHOLD, write_known_model
+from tests.neurobento.known_anomaly import SCAN_THRESHOLD, THRESHOLD, write_known_model
 from tests.neurobento.slice_files import encoded, grey, grey_png
 
 FOUR_PARTS = re.compile(r"^neurobento: (.+): expected (.+); found (.+)\. ([A-Z`].+)\.$", re.M)
@@ -97,8 +97,8 @@ def test_a_scan_has_scores_and_a_heat_map_in_its_space(
     out = tmp_path / "out"
     assert written(out) == outputs("sub-01_T1w", "nii.gz")
     found = json.loads((out / "sub-01_T1w_anomaly.json").read_text())
-    assert found["threshold"] == THRESHOLD
-    assert found["threshold"] == THRESHOLD and "anomalous" not in found
+    assert (found["threshold"], found["slice_threshold"]) == (SCAN_THRESHOLD, THRESHOLD)
+    assert found["anomalous"] is (found["score"] > SCAN_THRESHOLD)
     assert found["axis"] == 2
     assert [*found["seconds"]] == ["read", "fit", "infer", "restore"]
     assert found["backend"]["name"] == "openvino"

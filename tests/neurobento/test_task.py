@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from neurobento.errors import ConfigError, SpecMismatch
-from neurobento.task import require_task, threshold_of
-from tests.neurobento.known_anomaly import known_spec
+from neurobento.task import require_task, scan_threshold_of, threshold_of
+from tests.neurobento.known_anomaly import SCAN_THRESHOLD, known_spec
 
 
 @pytest.mark.parametrize("task", ["anomaly", "parcellation"])
@@ -27,3 +27,10 @@ def test_a_model_is_for_its_own_task_alone(task: str) -> None:
 def test_a_model_without_a_threshold_is_refused(detection: dict[str, float]) -> None:
     with pytest.raises(SpecMismatch, match="threshold"):
         threshold_of(known_spec("anomaly", detection=detection))
+
+
+def test_a_threshold_of_scans_is_there_if_it_was_measured() -> None:
+    assert scan_threshold_of(known_spec("anomaly")) == SCAN_THRESHOLD
+    assert scan_threshold_of(known_spec("anomaly", detection={"threshold": 0.5})) is None
+    with pytest.raises(SpecMismatch, match="scan_threshold"):
+        scan_threshold_of(known_spec("anomaly", detection={"scan_threshold": float("inf")}))

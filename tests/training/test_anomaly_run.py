@@ -427,6 +427,31 @@ def test_an_encoder_from_a_file_stays_as_it_is(encoder: Path) -> None:
     assert [k for k in decoder if torch.equal(before[k], after[k])] == []
 
 
+def test_a_frozen_encoder_is_asked_once_of_slices_that_stay_the_same(encoder: Path) -> None:
+    """And the losses are what they would be if it were asked in every epoch."""
+    recipe = dataclasses.replace(REPORT, epochs=3, encoder=str(encoder))
+    run, other = start(recipe), start(recipe)
+    assert run.train_features is not None and len(run.train_features) == 6
+    other.train_features = other.validation_features = None
+    asked: list[Any] = []
+    run.network.features.register_forward_hook(lambda *given: asked.append(given))
+    for _ in range(recipe.epochs):
+        run._epoch()
+        other._epoch()
+    assert asked == []
+    for mine, its in zip(run.history, other.history, strict=True):
+        assert mine["loss"] == pytest.approx(its["loss"], rel=1e-4)
+        assert mine["validation_loss"] == pytest.approx(its["validation_loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize("changes", [{"encoder": "none"}, {"augment": True}])
+def test_an_encoder_whose_answers_change_is_asked_each_time(
+    changes: dict[str, Any], encoder: Path
+) -> None:
+    run = start(dataclasses.replace(REPORT, **({"encoder": str(encoder)} | changes)))
+    assert run.train_features is None and run.validation_features is None
+
+
 def test_a_run_with_a_frozen_encoder_resumes(tmp_path: Path, encoder: Path) -> None:
     recipe = dataclasses.replace(REPORT, encoder=str(encoder))
     straight = start(recipe)

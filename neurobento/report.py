@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import platform
 from collections.abc import Sequence
@@ -116,10 +117,14 @@ def rounded(seconds: dict[str, float]) -> dict[str, float]:
 
 def versions(libraries: Sequence[str]) -> dict[str, str]:
     """Python's version, and those of the libraries that are installed."""
-    found = {"python": platform.python_version()}
-    for library in libraries:
-        try:
-            found[library] = metadata.version(library)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    found = {library: _version(library) for library in libraries}
+    return {"python": platform.python_version()} | {k: v for k, v in found.items() if v is not None}
+
+
+@functools.cache
+def _version(library: str) -> str | None:
+    # ten files are read for it
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return None

@@ -186,6 +186,9 @@ def _checked_shape(header: Any, limits: ScanLimits) -> tuple[int, int, int]:
     if isinstance(header, nib.Nifti1Header):
         ndim = int(header["dim"][0])
         dims = [int(n) for n in header["dim"][1:8]][: max(0, ndim)]
+        if ndim == 2:
+            # a slice; whether one will do is said by its axes
+            ndim, dims = 3, [*dims, 1]
     else:
         dims = [int(n) for n in header["dims"]]
         ndim = 3 + (dims[3] > 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,11 @@ from neurobento.report import json_bytes
 from serving.downloads import FILE_STEM, JSON, PNG, ZIP, zipped
 
 __all__ = ["ENCODERS", "ENDINGS", "Detection", "chosen_media_type", "facts_of", "picture_of"]
+
+
+DRAWING = threading.BoundedSemaphore(2)
+"""Pictures that are drawn at the same time, whichever way they were asked for: each of the largest
+slice holds some of its pictures in memory, and there are as many callers as places."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +58,8 @@ def facts_of(detection: Detection) -> dict[str, Any]:
 
 def picture_of(detection: Detection) -> bytes:
     """A PNG of the slice, without and with its heat map."""
-    return png_bytes(image_figure(detection.pixels, detection.anomaly))
+    with DRAWING:
+        return png_bytes(image_figure(detection.pixels, detection.anomaly))
 
 
 def _json(detection: Detection, request_id: str) -> bytes:
@@ -65,7 +72,8 @@ def _picture(detection: Detection, _: str) -> bytes:
 
 def _archive(detection: Detection, _: str) -> bytes:
     of = detection.pixels, detection.anomaly, detection.facts, detection.seconds
-    return zipped(image_files(FILE_STEM, *of))
+    with DRAWING:
+        return zipped(image_files(FILE_STEM, *of))
 
 
 ENCODERS: Mapping[str, Callable[[Detection, str], bytes]] = {

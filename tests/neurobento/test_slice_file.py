@@ -720,7 +720,15 @@ def test_a_whole_scan_is_refused_with_the_remedy(
     assert "neurobento anomaly" in error.remedy
 
 
-@pytest.mark.parametrize("dim", [[2, 48, 40, 1, 1], [4, 48, 40, 1, 9]])
+def test_a_nifti_file_of_two_dimensions_is_a_slice(write_nifti: Writer) -> None:
+    pixels = grey()
+    path = write_nifti(pixels)
+    assert nib.load(path).shape == pixels.shape
+    assert holds_slice(path)
+    assert np.array_equal(read_slice(path), pixels.T[::-1])
+
+
+@pytest.mark.parametrize("dim", [[1, 48, 40, 1, 1], [4, 48, 40, 1, 9]])
 def test_a_nifti_file_of_other_dimensions_is_no_slice(dim: list[int], write_nifti: Writer) -> None:
     path = write_nifti(grey()[..., None], dim=[*dim, 1, 1, 1])
     assert "axis of length 1" in refused(path, UnsupportedDimensions).expected

@@ -7,7 +7,7 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from huey.constants import EmptyData
 from huey.storage import BaseStorage, RedisStorage, SqliteStorage
@@ -170,6 +170,14 @@ class Database:
         self.blobs.close()
 
 
+class _Connection(sqlite3.Connection):
+    """Cuts the write-ahead log, which else stays as long as it ever was."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.execute("pragma journal_size_limit = 0")
+
+
 def _make_file(file: Path) -> None:
     """An empty database that gives room back when rows go; scans are for nobody else's eyes."""
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -183,7 +191,12 @@ def _make_file(file: Path) -> None:
 def _sqlite(name: str, file: Path) -> BaseStorage:
     # strict: without, the place of a row that went is given to the next, before those that wait
     return SqliteStorage(
-        name, filename=str(file), fsync=True, timeout=LOCK_WAIT_S, strict_fifo=True
+        name,
+        filename=str(file),
+        fsync=True,
+        timeout=LOCK_WAIT_S,
+        strict_fifo=True,
+        factory=_Connection,
     )
 
 

@@ -4,11 +4,14 @@ An item whose worker died is begun again by another. Dask counts a worker's
 death against every item that stood in line at that worker; here each item
 leaves a mark when it truly begins, and only what it began counts against it.
 So an item that kills its workers is given up after `ATTEMPTS`, whatever the
-scheduler's own `allowed-failures` is, and its neighbours are not.
+scheduler's own `allowed-failures` is, and its neighbours are not. What an item
+gave is kept in a file until the run ends: a worker's death costs only what it
+was working on.
 """
 
 from __future__ import annotations
 
+import pickle
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +21,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from neurobento.errors import ConfigError, NeuroBentoError, WorkerLost
+from neurobento.scan import write_whole
 
 __all__ = ["ATTEMPTS", "Done", "map_on", "open_cluster", "require_extra", "scratch_folder"]
 
@@ -160,15 +164,22 @@ def _begin(
     work: Callable[[Item], Result], item: Item, mark: Path
 ) -> tuple[Result | NeuroBentoError, int]:
     """What the work gave, and how often it was begun; runs on a worker."""
+    finished = mark.with_suffix(".finished")
+    if finished.exists():
+        # its worker died between the end of the work and the result's way home
+        return pickle.loads(finished.read_bytes())  # type: ignore[no-any-return]
     if _attempts(mark) >= ATTEMPTS:
         return _lost(), ATTEMPTS
     with mark.open("ab") as file:
         file.write(b".")
     try:
-        return work(item), _attempts(mark)
+        result: Result | NeuroBentoError = work(item)
     except NeuroBentoError as error:
         # Dask would log what it raised together with the item
-        return error, _attempts(mark)
+        result = error
+    done = result, _attempts(mark)
+    write_whole(finished, pickle.dumps(done))
+    return done
 
 
 def _outcome(job: Any, index: int, marks: Path) -> Done[Any] | None:

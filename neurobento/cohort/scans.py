@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -106,8 +107,9 @@ def find_scans(inputs: Sequence[Path], output: Path) -> list[CohortScan]:
     """
     alone = len(inputs) == 1 and inputs[0].is_dir()
     scans: dict[Path, CohortScan] = {}
-    for root in (path.resolve() for path in inputs):
-        for path in _of_input(root, output.resolve()):
+    # links stay as they are: DataLad's point at files whose names say nothing
+    for root in (Path(os.path.abspath(path)) for path in inputs):
+        for path in _of_input(root, Path(os.path.abspath(output))):
             below = path.relative_to(root) if alone else _below(path, root)
             scans[path] = CohortScan(path, PurePosixPath(below.parent, scan_name(path)))
     if not scans:

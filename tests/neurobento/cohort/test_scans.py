@@ -108,3 +108,13 @@ def test_no_scan_is_refused(make: Make, tmp_path: Path) -> None:
 def test_a_missing_input_is_told(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         find_scans([tmp_path / "nowhere.nii"], tmp_path / "out")
+
+
+def test_a_link_gives_its_own_name(make: Make, tmp_path: Path) -> None:
+    """DataLad and git-annex keep contents under names of their own."""
+    content = make("annex/MD5E-1234.nii.gz", root="content") / "annex/MD5E-1234.nii.gz"
+    link = make(root="data") / "sub-01" / "sub-01_T1w.nii.gz"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(content)
+    for given in (link, tmp_path / "data"):
+        assert places([given], tmp_path / "out") == ["sub-01/sub-01_T1w"]

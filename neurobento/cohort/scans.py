@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -107,9 +106,8 @@ def find_scans(inputs: Sequence[Path], output: Path) -> list[CohortScan]:
     """
     alone = len(inputs) == 1 and inputs[0].is_dir()
     scans: dict[Path, CohortScan] = {}
-    # links stay as they are: DataLad's point at files whose names say nothing
-    for root in (Path(os.path.abspath(path)) for path in inputs):
-        for path in _of_input(root, Path(os.path.abspath(output))):
+    for root in (_absolute(path) for path in inputs):
+        for path in _of_input(root, output.resolve()):
             below = path.relative_to(root) if alone else _below(path, root)
             scans[path] = CohortScan(path, PurePosixPath(below.parent, scan_name(path)))
     if not scans:
@@ -117,6 +115,11 @@ def find_scans(inputs: Sequence[Path], output: Path) -> list[CohortScan]:
     found = [scans[path] for path in sorted(scans)]
     _require_apart(found)
     return found
+
+
+def _absolute(path: Path) -> Path:
+    """The path from the root on; links to files stay: DataLad's lead to names that say nothing."""
+    return path.resolve() if path.is_dir() else path.parent.resolve() / path.name
 
 
 def _of_input(root: Path, output: Path) -> list[Path]:

@@ -160,17 +160,18 @@ def _parcellate(
     }
     earlier = holding_record(folder / f"{scan.name}_cohort.json", made_from)
     if earlier is not None:
-        seconds, cpu_seconds = earlier["seconds"], earlier["cpu_seconds"]
-        return Outcome("kept", seconds, cpu_seconds, _volumes(folder, scan))
+        return Outcome("kept", earlier["seconds"], earlier["cpu_seconds"], _volumes(folder, scan))
     files = _files(scan, options)
+    seconds, cpu_seconds = clock.read()
     record = {
         **made_from,
         "outputs": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
-        **dict(zip(("seconds", "cpu_seconds"), clock.read(), strict=True)),
+        "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
     }
     files[f"{scan.name}_cohort.json"] = json_bytes(record)
     write_folder(folder, files, f"{scan.name}_", parts)
-    return Outcome("done", record["seconds"], record["cpu_seconds"], _volumes(folder, scan))
+    return Outcome("done", seconds, cpu_seconds, _volumes(folder, scan))
 
 
 def _files(scan: CohortScan, options: CohortOptions) -> dict[str, bytes]:

@@ -1,4 +1,4 @@
-"""The cohort's benchmark: its scans and model are what they say, and a small run comes out whole."""
+"""The cohort's benchmark: its scans and model are what they say; a small run comes out whole."""
 
 from __future__ import annotations
 

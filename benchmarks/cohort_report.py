@@ -47,7 +47,7 @@ def _growth(result: dict[str, Any]) -> str:
         f"Cost grows as the number of scans to the power of "
         f"{growth['exponent_of_scans_cpu_s']:.2f} (CPU seconds of the scans themselves; "
         f"{growth['exponent_of_all_cpu_s']:.2f} with starting up): a line of "
-        f"{line['per_scan_s']:.3f} CPU seconds a scan on top of {line['start_s']:.0f} for the start."
+        f"{line['per_scan_s']:.3f} CPU seconds a scan on top of {line['start_s']:.0f} for starting."
     )
 
 

@@ -126,8 +126,8 @@ def test_scaling_quotes_what_a_scan_takes_as_it_was_measured() -> None:
     assert f"skull stripping takes {skull:.2f} s" in text
     assert f"OpenVINO) {network:.2f} s" in text
     assert f"| {3600 / whole:.0f} | 3600 / {whole:.2f} s, whole.json |" in text
-    assert f"That takes {skull:.2f} s of a core".lower() in text
-    assert f"wants {skull:.0f} x N cores" in text
+    assert f"that takes {skull:.2f} s of the two cores above" in text
+    assert f"wants {skull:.0f} x N such machines" in text
 
 
 def test_scaling_quotes_the_load_as_it_was_measured() -> None:

@@ -168,20 +168,22 @@ def readme_text(machines: Sequence[Machine]) -> str:
     )
 
 
-def with_readme_text(document: str, text: str) -> str:
-    """The document with a text between its markers.
+def with_readme_text(
+    document: str, text: str, markers: tuple[str, str] = MARKERS, subject: str = "README"
+) -> str:
+    """The document with a text between its markers; `subject` is what an error calls it.
 
     Raises
     ------
     ConfigError
         It has not each marker once, in order.
     """
-    begin, end = MARKERS
+    begin, end = markers
     before, opened, rest = document.partition(begin)
     _, closed, after = rest.partition(end)
     if not opened or not closed or begin in rest or end in before + after:
         raise ConfigError(
-            subject="README",
+            subject=subject,
             expected=f"{begin} and {end}, each once, in this order",
             found="other markers",
             remedy="Put them where the table is to stand.",

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neurobento.cli_anomaly import add_anomaly_options, open_anomaly
+from neurobento.cli_cohort import add_cohort_options, parcellate_cohort
 from neurobento.cli_options import Work
 from neurobento.cli_parcellate import add_parcellate_options, open_parcellate
 from neurobento.command import run
@@ -63,6 +64,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_anomaly_options(anomaly)
     anomaly.set_defaults(run=_work_on_files, open=open_anomaly, told="anomaly.json")
+    cohort = commands.add_parser(
+        "cohort",
+        help="parcellate many scans at once, on this machine or on a cluster",
+        description="Writes the files of `parcellate` into a folder for each scan, and over all "
+        "of them cohort.tsv (how each went) and volumes.tsv (scans by regions, mm3). What an "
+        "earlier run finished is kept. Needs the extra `cohort`.",
+    )
+    add_cohort_options(cohort)
+    cohort.set_defaults(run=_cohort)
     models = commands.add_parser("models", help="list the models")
     models.add_argument("--models", type=Path, help="folder of models")
     models.set_defaults(run=_models)
@@ -114,6 +124,14 @@ def _check_files(paths: Sequence[Path]) -> None:
                 remedy="Give it another folder with -o, in a run of its own.",
             )
         names.add(scan_name(path))
+
+
+def _cohort(args: argparse.Namespace) -> int:
+    found = parcellate_cohort(args)
+    told = ", ".join(f"{found[status]} {status}" for status in ("done", "kept", "failed"))
+    print(told, file=sys.stderr)
+    print(args.output / "cohort.tsv")
+    return 1 if found["failed"] else 0
 
 
 def _say(stage: str) -> None:

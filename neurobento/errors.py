@@ -37,6 +37,7 @@ NeuroBentoError
 │   ├── ParityFailure              an export disagrees with the network it came from
 │   └── BackendUnavailable         the backend asked for is not installed here
 ├── ConfigError                    an option or configuration file is wrong
+├── WorkerLost                     the process that worked on it died, as often as it may
 └── ServiceError                   a service did not answer a request
     ├── ServiceBusy                too much to do; try later (HTTP 429, gRPC RESOURCE_EXHAUSTED)
     ├── ServiceUnavailable         a part is missing, restarting or draining (503, UNAVAILABLE)
@@ -99,6 +100,7 @@ __all__ = [
     "UnsupportedDatatype",
     "UnsupportedDimensions",
     "UnsupportedScan",
+    "WorkerLost",
 ]
 
 
@@ -301,6 +303,10 @@ class BackendUnavailable(ModelError):
 
 class ConfigError(NeuroBentoError):
     """An option or a configuration file is wrong."""
+
+
+class WorkerLost(NeuroBentoError):
+    """The process that worked on it died, as often as it may."""
 
 
 class ServiceError(NeuroBentoError):

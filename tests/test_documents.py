@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 from pathlib import Path
 
 import pytest
+
+from benchmarks import cohort_report
 
 ROOT = Path(__file__).parent.parent
 EVALUATION = ROOT / "results/evaluation/compact/evaluation.json"
@@ -117,3 +120,63 @@ def test_scans_are_quoted_as_they_were_measured() -> None:
     spec = json.loads((ROOT / "models/anomaly/spec.json").read_text())
     assert spec["detection"]["scan_threshold"] == report["threshold"]
     assert spec["onnx_sha256"] == report["model"]["onnx"]
+
+
+BENCHMARKS = ROOT / "benchmarks/results"
+
+
+def scaling() -> str:
+    return (ROOT / "docs/scaling.md").read_text()
+
+
+def mean_s(entry: str, stage: str) -> float:
+    """A stage's mean seconds, end to end with skull."""
+    entries = json.loads((BENCHMARKS / "whole.json").read_text())["entries"]
+    samples = entries[entry]["samples"][f"{stage}_s"]
+    return sum(samples) / len(samples)
+
+
+def test_the_simulated_cohort_is_told_as_it_was_measured() -> None:
+    begin, end = cohort_report.MARKERS
+    told = scaling().split(begin)[1].split(end)[0].strip()
+    result = json.loads((BENCHMARKS / "cohort.json").read_text())
+    assert told == cohort_report.cohort_text(result).strip()
+
+
+def test_scaling_quotes_what_a_scan_takes_as_it_was_measured() -> None:
+    text = scaling()
+    whole, skull = (mean_s("compact openvino fp32", s) for s in ("total", "skull_stripping"))
+    network = mean_s("compact openvino fp32", "infer")
+    assert f"takes {whole:.2f} s on two cores" in text
+    assert f"skull stripping takes {skull:.2f} s" in text
+    assert f"OpenVINO) {network:.2f} s" in text
+    assert f"| {3600 / whole:.0f} | 3600 / {whole:.2f} s, whole.json |" in text
+    assert f"that takes {skull:.2f} s of the two cores above" in text
+    assert f"wants {skull:.0f} x N such machines" in text
+
+
+def test_scaling_quotes_the_load_as_it_was_measured() -> None:
+    load = json.loads((BENCHMARKS / "load.json").read_text())["entries"]["3.3/s"]["facts"]
+    overhead = json.loads((BENCHMARKS / "overhead.json").read_text())["entries"]
+    rate, batches = load["throughput_per_s"], load["batch_sizes"]["runner-compact"]
+    text = scaling()
+    assert f"| {3600 * rate:,.0f} | {rate} a second" in text
+    mean_batch = batches["scans"] / batches["batches"]
+    assert f"answer {rate:.2f} a second in batches of {mean_batch:.2f} on average" in text
+    found = statistics.median(overhead["in process"]["samples"]["scans_per_s"])
+    assert f"and {found:.2f} one by one in process" in text
+
+
+def test_scaling_counts_ten_thousand_scans_from_what_one_takes() -> None:
+    text = " ".join(scaling().split())
+    whole = mean_s("compact openvino fp32", "total")
+    stripped = whole - mean_s("compact openvino fp32", "skull_stripping")
+    labelled = mean_s("atlas registration", "total")
+    hours = [10_000 * seconds / 3600 for seconds in (whole, stripped, labelled)]
+    assert f"10,000 x {whole:.2f} s / 3600 = {hours[0]:.0f} hours" in text
+    assert f"so {hours[0] / 100:.1f} hours on 100 of them" in text
+    assert f"without skull {stripped:.2f} s a scan, {hours[1]:.1f} hours on one" in text
+    assert f"and {60 * hours[1] / 100:.1f} minutes on 100" in text
+    assert (
+        f"take {labelled:.2f} s a scan: {hours[2]:.0f} hours on one, {hours[2] / 100:.1f}" in text
+    )

@@ -35,6 +35,7 @@ def test_every_direct_need_is_pinned() -> None:
         "serving",
         "tracing",
         "client",
+        "cohort",
         "training",
         "export",
         "cpu",
@@ -60,7 +61,7 @@ def onnx_runtimes(*parts: str) -> set[str]:
 
 def test_no_two_distributions_of_onnx_runtime_are_asked_for() -> None:
     """They overwrite each other's files: cpu and gpu each bring one, and nothing else does."""
-    others = ("serving", "tracing", "client", "training", "export", "rtx", "bench", "dev")
+    others = ("serving", "tracing", "client", "cohort", "training", "export", "rtx", "bench", "dev")
     assert onnx_runtimes(*others) == set()
     assert onnx_runtimes("cpu", *others) == {"onnxruntime"}
     assert onnx_runtimes("gpu", *others) == {"onnxruntime-gpu"}

@@ -23,6 +23,7 @@ the same paths.
 from __future__ import annotations
 
 import argparse
+import functools
 import gzip
 import json
 import os
@@ -37,12 +38,15 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from neurobento.cluster import map_on, open_cluster, require_extra, scratch_folder
+from neurobento.cohort.scans import scan_files
 from neurobento.command import run
 from neurobento.errors import ConfigError, NeuroBentoError
 from neurobento.labels import CLASS_COUNT
 from neurobento.preprocessing import LEVELS, Level, preprocess
 from neurobento.preprocessing.threads import limit_threads
-from neurobento.scan import SUFFIXES, read_scan, scan_name, write_whole
+from neurobento.records import holding_record
+from neurobento.scan import read_scan, scan_name, write_whole
 from neurobento.spec import PREPROCESSING, file_sha256
 from training.cleanup import CLEANUPS, Cleanup, clean_up
 from training.registration import find_atlas, register_atlas
@@ -82,16 +86,17 @@ def scan_paths(inputs: Sequence[Path]) -> list[Path]:
     ------
     ConfigError
         There is none, or two would have one name.
+    FileNotFoundError
+        One of the inputs is not there.
     """
-    found = [p for path in inputs for p in (path.rglob("*") if path.is_dir() else [path])]
-    scans = sorted({p for p in found if p.name.endswith(SUFFIXES)})
-    names = [scan_name(p) for p in scans]
-    if not scans or len(set(names)) < len(names):
+    scans = scan_files(inputs)
+    names = [scan_name(path) for path in scans]
+    if len(set(names)) < len(names):
         raise ConfigError(
             subject=", ".join(str(path) for path in inputs),
-            expected=f"scans ({', '.join(SUFFIXES)}), each with a name of its own",
-            found="two with one name" if scans else "none",
-            remedy="Name scan files or folders that hold them.",
+            expected="scans, each with a name of its own",
+            found="two with one name",
+            remedy="Label them in runs of their own, or rename one.",
         )
     return scans
 
@@ -103,10 +108,17 @@ def label_one(scan: Path, folder: Path, options: Options) -> dict[str, Any]:
     """
     record_path = folder / f"{scan_name(scan)}.json"
     try:
-        record = _earlier_record(record_path, scan, options)
-        if record is None:
-            record = _make_pair(scan, folder, options)
-            write_whole(record_path, json.dumps(record, indent=1).encode())
+        made_from = {
+            "format": FORMAT,
+            "options": asdict(options),
+            "scan_sha256": file_sha256(scan),
+            "preprocessing_version": PREPROCESSING["version"],
+        }
+        earlier = holding_record(record_path, made_from)
+        if earlier is not None:
+            return {**earlier, "status": "kept"}
+        record = {**made_from, **_make_pair(scan, folder, options)}
+        write_whole(record_path, json.dumps(record, indent=1).encode())
         return record
     # one scan must not stop a cohort, whatever a library raises over it
     except Exception as error:
@@ -141,12 +153,8 @@ def _make_pair(scan_path: Path, folder: Path, options: Options) -> dict[str, Any
         write_whole(path, gzip.compress(image.to_bytes(), 6, mtime=0))
         outputs[path.name] = file_sha256(path)
     return {
-        "format": FORMAT,
         "name": name,
         "status": "done",
-        "scan_sha256": file_sha256(scan_path),
-        "preprocessing_version": PREPROCESSING["version"],
-        "options": asdict(options),
         "outputs": outputs,
         "regions": int(np.count_nonzero(np.bincount(labels.ravel(), minlength=CLASS_COUNT)[1:])),
         "seconds": seconds,
@@ -169,22 +177,6 @@ def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
     start = time.perf_counter()
     yield
     seconds[step] = time.perf_counter() - start
-
-
-def _earlier_record(path: Path, scan: Path, options: Options) -> dict[str, Any] | None:
-    """The record of an earlier run, or None where scan, options or outputs differ from it."""
-    try:
-        record: dict[str, Any] = json.loads(path.read_text())
-        same = (
-            record["format"] == FORMAT
-            and record["options"] == asdict(options)
-            and record["scan_sha256"] == file_sha256(scan)
-            and record["preprocessing_version"] == PREPROCESSING["version"]
-            and all(file_sha256(path.parent / n) == h for n, h in record["outputs"].items())
-        )
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return {**record, "status": "kept"} if same else None
 
 
 def label_all(
@@ -210,41 +202,33 @@ def label_all(
     scheduler
         Address of an existing Dask scheduler.
     """
-    from dask.distributed import Client, LocalCluster, as_completed
+    require_extra()
     from tqdm import tqdm
 
-    folder.mkdir(parents=True, exist_ok=True)
-    cluster = scheduler or LocalCluster(
-        n_workers=workers, threads_per_worker=1, dashboard_address="127.0.0.1:0"
-    )
-    records: dict[Path, dict[str, Any]] = {}
-    try:
-        with Client(cluster) as client, tqdm(total=len(scans), unit="scan") as bar:
-            jobs = {_submit(client, scan, folder, options): scan for scan in scans}
-            for job in as_completed(jobs):
-                record = _outcome(job, jobs[job])
-                records[jobs[job]] = record
-                bar.set_postfix_str(f"{record['name']} {record['status']}")
-                bar.update()
-    finally:
-        if not isinstance(cluster, str):
-            cluster.close()
-        done = [records[scan] for scan in scans if scan in records]
-        write_whole(folder / "manifest.tsv", _manifest(done).encode())
-    return done
+    records: dict[int, dict[str, Any]] = {}
+    with scratch_folder(folder) as marks:
+        work = functools.partial(label_one, folder=folder.resolve(), options=options)
+        try:
+            with (
+                open_cluster(workers, scheduler) as client,
+                tqdm(total=len(scans), unit="scan") as bar,
+            ):
+                for done in map_on(client, work, [scan.resolve() for scan in scans], marks):
+                    record = _record(scans[done.index], done.result)
+                    records[done.index] = record
+                    bar.set_postfix_str(f"{record['name']} {record['status']}")
+                    bar.update()
+        finally:
+            made = [records[index] for index in sorted(records)]
+            write_whole(folder / "manifest.tsv", _manifest(made).encode())
+    return made
 
 
-def _submit(client: Any, scan: Path, folder: Path, options: Options) -> Any:
-    return client.submit(label_one, scan.resolve(), folder.resolve(), options, pure=False)
-
-
-def _outcome(job: Any, scan: Path) -> dict[str, Any]:
-    """A job's record; a worker that died with it is a failure of that scan alone."""
-    try:
-        record: dict[str, Any] = job.result()
-    except Exception as error:
-        return _failure(scan, repr(error))
-    return record
+def _record(scan: Path, result: dict[str, Any] | NeuroBentoError) -> dict[str, Any]:
+    """A scan's record; workers that died with it are a failure of that scan alone."""
+    if isinstance(result, NeuroBentoError):
+        return _failure(scan, result.message)
+    return result
 
 
 def _failure(scan: Path, text: str) -> dict[str, Any]:

@@ -1,0 +1,145 @@
+"""Work through Dask loses nothing with a worker, and blames only the item that killed it."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import dask
+import pytest
+
+from neurobento.cluster import (
+    ATTEMPTS,
+    Done,
+    map_on,
+    open_cluster,
+    require_extra,
+    scratch_folder,
+)
+from neurobento.errors import ConfigError, EmptyScan, WorkerLost
+
+LETHAL = 3
+"""The item that kills the process that works on it."""
+
+
+def count(item: int, folder: Path) -> int:
+    """The item's square; how often it was asked for stands in the folder."""
+    with (folder / f"count-{item}").open("ab") as file:
+        file.write(b".")
+    return item * item
+
+
+def square(item: int, folder: Path) -> int:
+    time.sleep(0.02)
+    return count(item, folder)
+
+
+def kill_always(item: int, folder: Path) -> int:
+    if item == LETHAL:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return square(item, folder)
+
+
+def kill_once(item: int, folder: Path) -> int:
+    first = folder / "killed"
+    if item == LETHAL and not first.exists():
+        first.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return square(item, folder)
+
+
+def refuse(item: int, folder: Path) -> int:
+    if item == LETHAL:
+        raise EmptyScan(expected="a head", found="nothing", remedy="Look.", subject="a")
+    return square(item, folder)
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Any]:
+    """Two worker processes, and a scheduler that blames an item for one dead worker already."""
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        open_cluster(2) as opened,
+    ):
+        yield opened
+
+
+@pytest.fixture
+def finish(client: Any, tmp_path: Path) -> Callable[..., dict[int, Done[int]]]:
+    """What became of twelve items, by item."""
+
+    def run(work: Callable[[int, Path], int], items: int = 12) -> dict[int, Done[int]]:
+        marks = tmp_path / "marks"
+        marks.mkdir()
+        done = list(map_on(client, functools.partial(work, folder=tmp_path), range(items), marks))
+        assert sorted(each.index for each in done) == list(range(items))
+        return {each.index: each for each in done}
+
+    return run
+
+
+def times(folder: Path, item: int) -> int:
+    return (folder / f"count-{item}").stat().st_size
+
+
+def test_every_item_is_done_once(
+    finish: Callable[..., dict[int, Done[int]]], tmp_path: Path
+) -> None:
+    done = finish(square)
+    assert {item: each.result for item, each in done.items()} == {n: n * n for n in range(12)}
+    assert {each.attempts for each in done.values()} == {1}
+    assert {times(tmp_path, item) for item in done} == {1}
+
+
+def test_a_worker_that_dies_costs_its_running_item_alone(
+    finish: Callable[..., dict[int, Done[int]]], tmp_path: Path
+) -> None:
+    """What the worker had done before is not done again."""
+    done = finish(kill_once)
+    assert {item: each.result for item, each in done.items()} == {n: n * n for n in range(12)}
+    assert {n: each.attempts for n, each in done.items() if each.attempts > 1} == {LETHAL: 2}
+    assert {times(tmp_path, item) for item in done} == {1}
+
+
+def test_an_item_that_kills_its_workers_is_given_up_and_its_neighbours_are_not(
+    finish: Callable[..., dict[int, Done[int]]], tmp_path: Path
+) -> None:
+    done = finish(kill_always)
+    lost = done.pop(LETHAL)
+    assert isinstance(lost.result, WorkerLost)
+    assert f"found {ATTEMPTS} that died" in str(lost.result)
+    assert lost.attempts == ATTEMPTS
+    assert all(each.result == item * item for item, each in done.items())
+    assert {times(tmp_path, item) for item in done} == {1}
+
+
+def test_an_error_of_ours_comes_back_as_it_was_raised(
+    finish: Callable[..., dict[int, Done[int]]],
+) -> None:
+    refused = finish(refuse)[LETHAL].result
+    assert isinstance(refused, EmptyScan)
+    assert refused.parts["subject"] == "a"
+
+
+def test_scratch_folders_go_and_so_do_those_of_killed_runs(tmp_path: Path) -> None:
+    left = tmp_path / "out" / ".run-1"
+    left.mkdir(parents=True)
+    with scratch_folder(tmp_path / "out") as scratch:
+        assert scratch.is_absolute()
+        assert list((tmp_path / "out").iterdir()) == [scratch]
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("missing", ["dask.distributed", "tqdm"])
+def test_without_the_extra_a_message_names_it(
+    missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ConfigError, match=r"pip install 'neurobento\[cohort\]'"):
+        require_extra()

@@ -1,0 +1,117 @@
+"""A record holds as long as what it says does; folders come whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neurobento import records
+from neurobento.errors import ConfigError
+from neurobento.records import holding_record, write_folder
+
+MADE_FROM = {"format": 1, "options": {"level": "none"}}
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Path:
+    (tmp_path / "a.txt").write_bytes(b"output")
+    outputs = {"a.txt": hashlib.sha256(b"output").hexdigest()}
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({**MADE_FROM, "outputs": outputs, "more": 5}))
+    return path
+
+
+def test_a_record_that_holds_is_given_back_whole(record: Path) -> None:
+    found = holding_record(record, MADE_FROM)
+    assert found is not None
+    assert found["more"] == 5
+
+
+@pytest.mark.parametrize("change", [{"format": 2}, {"options": {}}, {"unheard": 1}])
+def test_other_origins_are_another_record(record: Path, change: dict[str, Any]) -> None:
+    assert holding_record(record, {**MADE_FROM, **change}) is None
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "{}", '{"format": 1}', '{"outputs": 3}'])
+def test_a_damaged_record_holds_nothing(record: Path, text: str) -> None:
+    record.write_text(text)
+    assert holding_record(record, MADE_FROM) is None
+
+
+def test_a_changed_or_lost_output_ends_it(record: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"other")
+    assert holding_record(record, MADE_FROM) is None
+    (tmp_path / "a.txt").unlink()
+    assert holding_record(record, MADE_FROM) is None
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Path:
+    made = tmp_path / "parts"
+    made.mkdir()
+    return made
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_folder_replaces_an_earlier_one_whole(tmp_path: Path, parts: Path) -> None:
+    folder = tmp_path / "sub-01" / "a"
+    write_folder(folder, {"a_1": b"old", "a_2": b"old"}, "a_", parts)
+    write_folder(folder, {"a_1": b"new"}, "a_", parts)
+    assert content(folder) == {"a_1": b"new"}
+    assert list(parts.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "a_more/b"])
+def test_what_is_not_of_an_earlier_run_is_left_alone(
+    name: str, tmp_path: Path, parts: Path
+) -> None:
+    foreign = tmp_path / "a" / name
+    foreign.parent.mkdir(parents=True)
+    foreign.write_bytes(b"mine")
+    with pytest.raises(ConfigError, match="other things"):
+        write_folder(tmp_path / "a", {"a_1": b"new"}, "a_", parts)
+    assert foreign.read_bytes() == b"mine"
+
+
+def test_a_full_disk_leaves_the_earlier_folder(
+    tmp_path: Path, parts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "a"
+    write_folder(folder, {"a_1": b"old", "a_2": b"old"}, "a_", parts)
+    write = Path.write_bytes
+
+    def full(path: Path, data: bytes) -> int:
+        if path.name == "a_2":
+            raise OSError(28, "No space left on device")
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space"):
+        write_folder(folder, {"a_1": b"new", "a_2": b"new"}, "a_", parts)
+    assert content(folder) == {"a_1": b"old", "a_2": b"old"}
+
+
+def test_a_twin_that_was_quicker_keeps_its_place(
+    tmp_path: Path, parts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that the scheduler gave up may live, and finish the same scan."""
+    folder = tmp_path / "a"
+    real = Path.rename
+
+    def rename(path: Path, target: Path) -> Path:
+        if target == folder:
+            folder.mkdir()
+            (folder / "a_1").write_bytes(b"twin's")
+        return real(path, target)
+
+    monkeypatch.setattr(records.Path, "rename", rename)
+    write_folder(folder, {"a_1": b"ours"}, "a_", parts)
+    assert content(folder) == {"a_1": b"twin's"}
+    assert list(parts.iterdir()) == []

@@ -23,7 +23,7 @@ LABELS = {"protocol", "model", "level", "outcome", "reason", "stage", "kind", "s
 """Each has few values; a request id or a path would have one for every request."""
 
 
-DASHBOARD = Path(__file__).parents[2] / "docs/grafana.json"
+DASHBOARD = Path(__file__).parents[2] / "deploy/grafana/dashboard.json"
 
 
 @pytest.fixture

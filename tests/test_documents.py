@@ -16,11 +16,15 @@ EVALUATION = ROOT / "results/evaluation/compact/evaluation.json"
 LINK = re.compile(r"\]\(([^)#]+)\)")
 
 
-@pytest.mark.parametrize("document", ["README.md", "MODEL_CARD.md", "CONTRIBUTING.md"])
+LINKING = ["README.md", "MODEL_CARD.md", "CONTRIBUTING.md", "docs/serving.md", "docs/deployment.md"]
+
+
+@pytest.mark.parametrize("document", LINKING)
 def test_links_point_at_files_of_this_repository(document: str) -> None:
-    targets = [t for t in LINK.findall((ROOT / document).read_text()) if "://" not in t]
+    file = ROOT / document
+    targets = [t for t in LINK.findall(file.read_text()) if "://" not in t]
     assert targets or document == "CONTRIBUTING.md"
-    missing = [target for target in targets if not (ROOT / target).exists()]
+    missing = [target for target in targets if not (file.parent / target).exists()]
     assert not missing
 
 

@@ -29,6 +29,7 @@ def run(folder: Path, *command: str, **env: str) -> subprocess.CompletedProcess[
 def test_the_scripts_the_design_names_are_there() -> None:
     names = {path.name for path in SCRIPTS}
     assert {"serve", "test", "check", "predict.sh", "gpu_benchmark", "run"} <= names
+    assert "deploy-check" in names
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)

@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-import json
-import re
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,9 +18,6 @@ from serving.metrics import count_known_paths_only, observe_stages, stage
 
 LABELS = {"protocol", "model", "level", "outcome", "reason", "stage", "kind", "state"}
 """Each has few values; a request id or a path would have one for every request."""
-
-
-DASHBOARD = Path(__file__).parents[2] / "docs/grafana.json"
 
 
 @pytest.fixture
@@ -120,18 +114,6 @@ def test_each_stage_of_a_scan_is_counted_with_its_seconds() -> None:
     before = {name: total(name) for name in seconds}
     observe_stages("m", seconds)
     assert {name: total(name) - before[name] for name in seconds} == pytest.approx(seconds)
-
-
-def test_the_dashboard_asks_for_metrics_that_there_are() -> None:
-    dashboard = json.loads(DASHBOARD.read_text())
-    asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
-    names = {name for expr in asked for name in re.findall(r"neurobento_[a-z_]+", expr)}
-    ours = [value for name, value in vars(metrics).items() if name.isupper() and name != "SECONDS"]
-    known = {metric._name for metric in ours}
-    assert {re.sub("_(total|sum|count|bucket)$", "", name) for name in names} <= known
-    assert any('stage="queue"' in expr for expr in asked)
-    ids = [panel["id"] for panel in dashboard["panels"]]
-    assert len(ids) == len(set(ids))
 
 
 def test_no_label_can_tell_requests_apart() -> None:

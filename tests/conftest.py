@@ -14,6 +14,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+# before torch is imported: threads of tiny networks wait for each other longer than they work
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 SHARED = Path(os.environ.get("NEUROBENTO_SHARED") or Path(__file__).resolve().parents[2] / "shared")
 
 BRAIN_RADII_MM = np.array([60.0, 75.0, 55.0])
@@ -236,6 +239,19 @@ def known_labels() -> Callable[[int], NDArray[np.uint8]]:
 def shared() -> Path:
     """The folder of public scans and references beside the repository."""
     return SHARED
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Whole files go to a worker, and those of the exporter together: they share one export."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByArtefact(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "tests/export" if file.startswith("tests/export/") else file
+
+    return ByArtefact(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,6 +120,14 @@ def build_phantom(
     for array in (image, labels, affine):
         array.setflags(write=False)
     return Phantom(image, labels, affine)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """A backend that an earlier test opened may have given torch as many as there are cores."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.get_num_threads() != 1:
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
+# before torch is imported: threads of tiny networks wait for each other longer than they work
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SHARED = Path(os.environ.get("NEUROBENTO_SHARED") or Path(__file__).resolve().parents[2] / "shared")
 
@@ -116,6 +120,14 @@ def build_phantom(
     for array in (image, labels, affine):
         array.setflags(write=False)
     return Phantom(image, labels, affine)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """A backend that an earlier test opened may have given torch as many as there are cores."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.get_num_threads() != 1:
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -236,6 +248,19 @@ def known_labels() -> Callable[[int], NDArray[np.uint8]]:
 def shared() -> Path:
     """The folder of public scans and references beside the repository."""
     return SHARED
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Whole files go to a worker, and those of the exporter together: they share one export."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByArtefact(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "tests/export" if file.startswith("tests/export/") else file
+
+    return ByArtefact(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

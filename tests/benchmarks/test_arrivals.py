@@ -40,6 +40,7 @@ def drive_against(
     return asyncio.run(drive(due, send, clients_limit=limit, timeout_s=timeout_s))
 
 
+@pytest.mark.alone
 def test_nobody_waits_for_an_earlier_answer() -> None:
     answers = drive_against([0.0, 0.02, 0.04], limit=9, timeout_s=5, serving_s=0.3)
     assert [answer.due_s for answer in answers] == [0.0, 0.02, 0.04]
@@ -47,6 +48,7 @@ def test_nobody_waits_for_an_earlier_answer() -> None:
         assert 0.3 <= answer.seconds < 0.5
 
 
+@pytest.mark.alone
 def test_waiting_for_a_turn_is_part_of_the_latency() -> None:
     answers = drive_against([0.0, 0.0, 0.0], limit=1, timeout_s=5, serving_s=0.1)
     for answer, wanted in zip(
@@ -55,6 +57,7 @@ def test_waiting_for_a_turn_is_part_of_the_latency() -> None:
         assert wanted <= answer.seconds < wanted + 0.09
 
 
+@pytest.mark.alone
 def test_no_answer_in_time_is_a_timeout_and_ends_the_wait() -> None:
     endless = drive_against([0.0, 0.05], limit=1, timeout_s=0.1, serving_s=60)
     assert [answer.outcome for answer in endless] == ["timeout", "timeout"]

@@ -84,6 +84,7 @@ def arguments(tmp_path: Path) -> list[str]:
     ]
 
 
+@pytest.mark.alone
 def test_every_rate_is_an_entry(service: Service, arguments: list[str], tmp_path: Path) -> None:
     assert main(arguments) == 0
     run = Run.read(tmp_path / "run.json")

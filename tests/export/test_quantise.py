@@ -40,12 +40,20 @@ def truth(published: Any, images: Any) -> Any:
     return open_backend(open_model(published.folder), "pytorch", device="cpu").infer(images)
 
 
-@pytest.fixture
-def faithful(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A quantisation that rounds nothing."""
-    monkeypatch.setattr(
-        quantise_module, "quantise", lambda source, _, target, **__: shutil.copy(source, target)
-    )
+@pytest.fixture(scope="module")
+def faithful(
+    published: Any, images: Any, truth: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The folder of a model with an int8 form beside it that rounds nothing."""
+    folder = tmp_path_factory.mktemp("int8") / "models" / "compact"
+    shutil.copytree(published.folder, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            quantise_module, "quantise", lambda source, _, target, **__: shutil.copy(source, target)
+        )
+        spec = publish_int8(folder, [], images, truth)
+    assert open_model(folder).spec == spec
+    return folder
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -93,17 +101,19 @@ def test_convolutions_are_rounded_and_nothing_else(published: Any, tmp_path: Pat
     assert types == {onnx.TensorProto.INT8}
 
 
-@pytest.mark.usefixtures("faithful")
-def test_a_form_as_good_is_published_and_run_by_name(model: Model, images: Any, truth: Any) -> None:
-    spec = publish_int8(model.folder, [], images, truth)
-    assert {path.name for path in model.folder.iterdir()} == FILES | {"model_int8.onnx"}
-    assert spec.int8_sha256 == contents(model.folder)["model_int8.onnx"]
-    assert spec.verification["openvino int8"]["passed"]
-    assert spec.verification["openvino fp32"] == model.spec.verification["openvino fp32"]
-    backend = open_backend(open_model(model.folder), "openvino", precision="int8", threads=1)
+def test_a_form_as_good_is_published_and_run_by_name(
+    published: Any, faithful: Path, images: Any, truth: Any
+) -> None:
+    model = open_model(faithful)
+    assert {path.name for path in faithful.iterdir()} == FILES | {"model_int8.onnx"}
+    assert model.spec.int8_sha256 == contents(faithful)["model_int8.onnx"]
+    assert model.spec.verification["openvino int8"]["passed"]
+    before = published.spec.verification["openvino fp32"]
+    assert model.spec.verification["openvino fp32"] == before
+    backend = open_backend(model, "openvino", precision="int8", threads=1)
     assert backend.details["precision"] == "int8"
     assert (backend.infer(images[:1]) == truth[:1]).mean() > 0.99
-    assert open_backend(open_model(model.folder), "openvino").details["precision"] != "int8"
+    assert open_backend(model, "openvino").details["precision"] != "int8"
 
 
 def test_a_form_that_is_worse_is_not_published(
@@ -123,15 +133,12 @@ def test_a_model_without_int8_says_so(model: Model, name: str) -> None:
         open_backend(model, name, device="cpu", precision="int8")
 
 
-@pytest.mark.usefixtures("faithful")
-def test_another_file_than_the_verified_one_is_refused(
-    model: Model, images: Any, truth: Any
-) -> None:
-    publish_int8(model.folder, [], images, truth)
-    with (model.folder / "model_int8.onnx").open("ab") as file:
+def test_another_file_than_the_verified_one_is_refused(faithful: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(faithful, tmp_path / "models" / "compact")
+    with (folder / "model_int8.onnx").open("ab") as file:
         file.write(b"x")
     with pytest.raises(SpecMismatch, match="SHA-256"):
-        open_backend(open_model(model.folder), "openvino", precision="int8")
+        open_backend(open_model(folder), "openvino", precision="int8")
 
 
 def test_scans_without_labels_are_refused(

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from export import to_onnx
+from export import to_onnx, verify
 from export.to_onnx import OPSET, SMALL, _metrics, main, publish, publish_again
-from neurobento.backends import list_ways
+from neurobento.backends import Way, list_ways
 from neurobento.errors import ConfigError, ParityFailure
 from neurobento.networks.weights import load_network, read_values
 from neurobento.registry import open_model
@@ -80,6 +80,18 @@ def no_export(published: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(to_onnx, "export_onnx", copy)
 
 
+@pytest.fixture
+def one_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph that disagrees is to be found in one way to run it."""
+    monkeypatch.setattr(verify, "list_ways", lambda: [Way("openvino", "cpu", "fp32")])
+
+
+@pytest.fixture
+def no_verification(published: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was verified once stands in for each verification."""
+    monkeypatch.setattr(to_onnx, "verify", lambda *_: published.spec.verification)
+
+
 def test_the_folder_holds_a_model_that_matches_its_spec(published: Any) -> None:
     assert list(contents(published.folder)) == ["model.onnx", "spec.json", "weights.pt"]
     assert open_model(published.folder).spec == published.spec
@@ -104,6 +116,7 @@ def test_the_spec_tells_of_the_training(published: Any) -> None:
     assert (training["best_step"], training["best_validation_dice"]) == (100, 0.8124)
 
 
+@pytest.mark.usefixtures("no_verification")
 def test_the_graph_is_made_from_the_weights_beside_it(
     published: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,7 +235,7 @@ def test_the_exporters_notes_are_gone(published: Any) -> None:
     assert not any(f.doc_string or f.metadata_props for f in model.functions)
 
 
-@pytest.mark.usefixtures("no_export")
+@pytest.mark.usefixtures("no_export", "one_way")
 def test_a_graph_that_disagrees_leaves_the_old_model_as_it_was(
     published: Any, old_folder: Path, small: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,7 +248,7 @@ def test_a_graph_that_disagrees_leaves_the_old_model_as_it_was(
     assert list(old_folder.parent.iterdir()) == [old_folder]
 
 
-@pytest.mark.usefixtures("no_export")
+@pytest.mark.usefixtures("no_export", "no_verification")
 def test_a_new_model_replaces_the_old_one(published: Any, old_folder: Path) -> None:
     spec = published_again(published, old_folder, version="9.2.0")
     assert open_model(old_folder).spec == spec
@@ -258,7 +271,7 @@ def test_a_graph_made_anew_leaves_all_else_as_it_was(published: Any, tmp_path: P
     assert contents(folder) == contents(published.folder)
 
 
-@pytest.mark.usefixtures("no_export")
+@pytest.mark.usefixtures("no_export", "one_way")
 def test_a_graph_made_anew_that_disagrees_changes_nothing(
     published: Any, tmp_path: Path, small: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -244,6 +244,7 @@ def test_a_wait_longer_than_there_is_time_for_is_not_begun(
     assert len(service.seen) == 1
 
 
+@pytest.mark.alone
 def test_tries_and_waits_together_stay_within_the_limit(service: FakeService) -> None:
     service.replies = [BUSY]
     start = time.monotonic()
@@ -449,6 +450,7 @@ def test_a_service_that_restarts_is_waited_for(scheme: str, unused_port: int) ->
         opened[0].close()
 
 
+@pytest.mark.alone
 def test_a_service_that_does_not_answer_in_time_is_left(service: FakeService) -> None:
     service.replies = [Hang()]
     start = time.monotonic()
@@ -459,6 +461,7 @@ def test_a_service_that_does_not_answer_in_time_is_left(service: FakeService) ->
     assert len(service.seen) == 1
 
 
+@pytest.mark.alone
 def test_an_answer_that_trickles_is_left_at_the_limit(http: HttpService) -> None:
     http.replies = [Raw(200, bytes(1000), pause_s=0.05)]
     start = time.monotonic()

@@ -316,6 +316,7 @@ def test_a_missing_file_is_not_a_scan_error(tmp_path: Path) -> None:
 # --- what is refused: oversized ---
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("lengths", "datatype", "bitpix", "leaf"),
     [
@@ -348,6 +349,7 @@ def test_a_claim_of_gigabytes_costs_nothing(
         tracemalloc.stop()
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("claim", ["honest", "far too little", "too much"])
 def test_a_gzip_bomb_is_stopped_early(claim: str, tmp_path: Path) -> None:
     """200 MB of zeros in 200 kB: the gate stops after a few MB, whatever the header says."""
@@ -385,6 +387,7 @@ def test_a_file_above_the_limit_is_too_large(tmp_path: Path) -> None:
     assert read_scan(path, ScanLimits(max_file_bytes=size)).shape == SHAPE
 
 
+@pytest.mark.alone
 def test_a_sparse_file_of_a_gigabyte_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "scan.nii"
     with path.open("wb") as file:

@@ -238,6 +238,7 @@ def huge_png(rows: int, columns: int, *, whole: bool) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunks
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("rows", [4100, 12_000, 20_000, 60_000, 2**31 - 1])
 def test_a_png_of_too_many_pixels_is_refused_by_its_header(rows: int, write: Writer) -> None:
     start = time.perf_counter()
@@ -631,6 +632,7 @@ def test_a_deflated_dicom_bomb_is_not_inflated(write: Writer) -> None:
         tracemalloc.stop()
 
 
+@pytest.mark.alone
 def test_a_bomb_of_run_lengths_is_not_unpacked(write: Writer) -> None:
     """20 MB that unpack to 1.3 GB."""
     runs = struct.pack("<16I", 1, 64, *[0] * 14) + b"\x81\x01" * (10 << 20)

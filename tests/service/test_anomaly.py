@@ -41,7 +41,7 @@ CLOSE = 1e-5
 FITTING_S = 1.5
 """Fitting takes a slice milliseconds."""
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 
 def head(seed: int = 0) -> Any:

@@ -24,7 +24,7 @@ from tritonclient.utils import InferenceServerException
 
 from tests.service.conftest import serving, wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 PLACES = 3
 TOKEN = "a-token-of-two-dozen-signs"

@@ -34,7 +34,7 @@ MAX_BYTES = 300_000_000
 MAX_BODY_BYTES = 30 << 20
 ROOT = Path(__file__).resolve().parents[2]
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ FEW, MORE = 64, 96
 MOST_BYTES = 25 << 20
 """Of growth; what held each message for some time grew by 35 MiB and more."""
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 
 @pytest.mark.parametrize("send", [over_http, over_grpc])

@@ -18,7 +18,7 @@ from tritonclient.utils import InferenceServerException
 from tests.service.conftest import standing_still
 from tests.service.test_service import PREPARING_S, RUNNER, batches_and_scans
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 MEETINGS = 5
 """The first of two may be let in before the other is read."""

@@ -16,7 +16,7 @@ from tests.service.conftest import process_of
 
 NONE = {"preprocessing": "none"}
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 
 def refused(answer: Any, *statuses: int) -> dict[str, str]:

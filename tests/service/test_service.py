@@ -25,7 +25,7 @@ NONE = {"preprocessing": "none"}
 RUNNER = "runner-compact"
 PREPARING_S = 3
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 
 def labels_in(content: bytes) -> Any:

@@ -17,7 +17,7 @@ from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from tests.service.conftest import serving, wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 OTHER, REFUSED = "1af7651916cd43dd8448eb211c80319c", "2af7651916cd43dd8448eb211c80319c"

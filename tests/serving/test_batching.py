@@ -158,6 +158,7 @@ async def seconds_alone_after_a_burst() -> float:
         batching.shutdown()
 
 
+@pytest.mark.alone
 def test_nobody_waits_for_company_after_a_burst(untouched: None) -> None:
     held_back_s = asyncio.run(seconds_alone_after_a_burst())
     batch_what_waits()

@@ -122,6 +122,7 @@ def test_an_empty_server_stops_at_once(begun: Any, signals: Signals) -> None:
     assert run.draining
 
 
+@pytest.mark.alone
 def test_a_server_stops_when_the_last_request_has_ended(begun: Any, signals: Signals) -> None:
     run = begun(LONG_S)
     run.say_inside(2)

@@ -600,7 +600,9 @@ def test_a_process_logs_none_of_an_exceptions_words(capfd: pytest.CaptureFixture
 
 def test_scan_processes_give_way_to_the_front(pool: Driver, scan: Path) -> None:
     pool.prepare(scan)
-    assert psutil.Process(pool.pid()).nice() == psutil.Process().nice() + NICENESS
+    # 19 is as far as Linux goes
+    expected = min(psutil.Process().nice() + NICENESS, 19)
+    assert psutil.Process(pool.pid()).nice() == expected
 
 
 def test_a_process_for_which_there_is_no_room_is_started_later(

@@ -187,25 +187,41 @@ def unchanged(_strength: Augmentation, _seed: int, *scan: Tensor) -> tuple[Tenso
 # --- a trajectory ---
 
 
-@ALL
-@pytest.mark.parametrize("step", [2, 3])
-def test_a_resumed_run_ends_where_a_straight_one_does(
-    runs: list[Run], tmp_path: Path, step: int, recipe: Recipe
-) -> None:
-    """At the end of an epoch and in the middle of one."""
-    straight = start(runs, tmp_path / "straight", recipe)
+def assert_resumed_as_straight(runs: list[Run], folder: Path, recipe: Recipe, step: int) -> None:
+    straight = start(runs, folder / "straight", recipe)
     straight.train()
-    first = start(runs, tmp_path / "parts", recipe)
+    first = start(runs, folder / "parts", recipe)
     stop_after(first, step)
     assert first.step == step
-    second = start(runs, tmp_path / "parts", recipe)
-    second.resume(tmp_path / "parts" / "last.pt")
+    second = start(runs, folder / "parts", recipe)
+    second.resume(folder / "parts" / "last.pt")
     assert second.step == step
     second.train()
     assert second.step == straight.step == 4
     assert_bit_equal(weights(second), weights(straight))
     dices = [[row["validation_dice"] for row in run.log.validations] for run in (second, straight)]
     assert dices[0] == dices[1]
+
+
+@ALL
+@pytest.mark.parametrize("step", [2, 3])
+def test_a_resumed_run_ends_where_a_straight_one_does(
+    runs: list[Run], tmp_path: Path, step: int, recipe: Recipe
+) -> None:
+    """At the end of an epoch and in the middle of one."""
+    assert_resumed_as_straight(runs, tmp_path, recipe, step)
+
+
+@pytest.mark.alone
+@ALL
+def test_so_it_does_on_two_threads(runs: list[Run], tmp_path: Path, recipe: Recipe) -> None:
+    """All other tests are on one; beside another process two would wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert_resumed_as_straight(runs, tmp_path, recipe, 3)
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.usefixtures("report_unet")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from scipy.ndimage import affine_transform, center_of_mass, map_coordinates
+from scipy.spatial import KDTree
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -232,8 +235,9 @@ class Reading(Compact):
         return F.one_hot(classes, 117).float().mean(dim=1).movedim(-1, 1)
 
 
-def cells(places: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """An ellipsoid of 116 cells, each around a point of its own; of places in the table."""
+@functools.cache
+def middles() -> NDArray[np.float64]:
+    """116 points in the unit ball, each as far from those before it as can be."""
     random = np.random.default_rng(4)
     points = random.uniform(-1, 1, (4000, 3))
     points = points[(points**2).sum(axis=1) < 1]
@@ -241,10 +245,16 @@ def cells(places: NDArray[np.float64]) -> NDArray[np.uint8]:
     while len(kept) < 116:
         gaps = ((points[:, None] - np.array(kept)) ** 2).sum(axis=2).min(axis=1)
         kept.append(points[gaps.argmax()])
+    return np.array(kept)
+
+
+def cells(places: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """An ellipsoid of 116 cells, each around a point of its own; of places in the table."""
     there = (places.reshape(3, -1).T - CENTRE) / (15.0, 19.0, 14.0)
-    nearest = ((there[:, None] - np.array(kept)) ** 2).sum(axis=2).argmin(axis=1) + 1
-    found = np.where((there**2).sum(axis=1) < 1, nearest, 0)
-    return found.astype(np.uint8).reshape(places.shape[1:])
+    inside = (there**2).sum(axis=1) < 1
+    found = np.zeros(len(there), np.uint8)
+    found[inside] = KDTree(middles()).query(there[inside])[1] + 1
+    return found.reshape(places.shape[1:])
 
 
 def moves(turn: NDArray[np.float64], shift: tuple[float, float, float]) -> Any:
@@ -267,8 +277,8 @@ MOVES = [
 ]
 
 
-@pytest.fixture
-def whole() -> AtlasMap:
+@pytest.fixture(scope="module")
+def one_whole() -> AtlasMap:
     """A fresh network on an atlas of cells, which sees a class where the intensity says so."""
     torch.manual_seed(0)
     regions = Reading(widths=(4, 4, 4), head_width=4, shape=WHOLE)
@@ -280,6 +290,12 @@ def whole() -> AtlasMap:
     brain[inside] = 0.05 + torch.rand(WHOLE, generator=torch.Generator().manual_seed(3))
     network.take_atlas(labels, brain, torch.eye(4, dtype=torch.float64))
     return network
+
+
+@pytest.fixture
+def whole(one_whole: AtlasMap) -> AtlasMap:
+    """That network, for a test to change."""
+    return copy.deepcopy(one_whole)
 
 
 def seen_by(move: Any) -> Tensor:

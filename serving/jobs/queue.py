@@ -6,6 +6,7 @@ is put back by `serving.jobs.sweep`, which looks after all that a kill may leave
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import secrets
@@ -13,6 +14,7 @@ import threading
 import time
 from pathlib import Path
 
+from neurobento.errors import ServiceUnavailable
 from serving.jobs.intake import Intake
 from serving.jobs.owners import Liveness, this_owner
 from serving.jobs.records import (
@@ -116,7 +118,11 @@ class JobQueue(Intake):
         is_ours = False
         self._held.add(turn)
         try:
-            is_ours = self._records.claim(turn.lease, pack_record(lease)) and self.is_wanted(turn)
+            is_ours = self._records.claim(turn.lease, pack_record(lease))
+            # it may have been ended since it was looked at; if not even that is known, the work
+            # is in vain at worst
+            with contextlib.suppress(ServiceUnavailable):
+                is_ours = is_ours and self.is_wanted(turn)
             return is_ours
         finally:
             # after an error it may be written that the turn is ours: `_is_held` knows better

@@ -121,9 +121,9 @@ class Sweep:
 
     def _look_after_ended(self, job: Job, end: End) -> None:
         if self._now > end.ended + self._limits.keep_s:
-            self._remove_files(job.key)
-            # not a later job of a client that used its key again
+            # not a later job of a client that used its key again; a job that is there has its files
             self._records.delete_if(f"job:{job.id}", self._packed[job.id])
+            self._remove_files(job.key)
         elif not end.tidy and self._now > end.ended + GRACE_S:
             tidy_up(self._records, self._blobs, job.key, end, len(self._leases.get(job.key, ())))
 

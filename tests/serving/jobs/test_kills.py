@@ -24,7 +24,8 @@ from tests.serving.jobs.conftest import ASKED
 from tests.serving.jobs.doubles import left_over
 from tests.serving.jobs.processes import lines, result_of, scan_of, serve, submit
 
-pytestmark = pytest.mark.slow
+# tens of seconds on an idle machine
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 JOBS, KILLS, SERVERS = 200, 10, 3
 LIMITS = Limits(most=1000, keep_s=3600, longest_s=3600)

@@ -119,8 +119,12 @@ def _owner_lives(folder: Path) -> bool:
 
 
 def start_of(pid: int) -> str:
-    """When a process began, in ticks since boot: a process id alone may be used again."""
+    """When a process began, in ticks since boot: a process id alone may be used again.
+
+    "none" for one that is over, also if its parent has not asked for its end yet.
+    """
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     except (OSError, IndexError):
         return "none"
+    return "none" if fields[0] in "ZX" else fields[19]

@@ -5,6 +5,8 @@ with Client("http://127.0.0.1:3000", timeout_s=1800) as client:
     answer = client.parcellate(Path("head.nii.gz"))
     Path("head_dseg.nii.gz").write_bytes(answer.dseg)
     score = client.anomaly(Path("slice.png")).score
+    id = client.submit(Path("head.nii.gz"))  # a job: the service may be restarted meanwhile
+    answer = client.job_answer(id)
 """
 
 from neurobento.client.exchange import AnomalyAnswer, Answer

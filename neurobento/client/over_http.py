@@ -28,7 +28,7 @@ from neurobento.client.exchange import (
 from neurobento.client.refusals import error_of, is_retry_after, one_line
 from neurobento.client.retries import Deadline
 
-__all__ = ["HttpTransport"]
+__all__ = ["HttpTransport", "require_success", "something_else", "unzipped"]
 
 CONNECT_LIMIT_S = 10.0
 """A host that does not answer a SYN is not there; the kernel would try for two minutes."""
@@ -77,16 +77,16 @@ class HttpTransport:
 
     def models(self, deadline: Deadline) -> list[dict[str, Any]]:
         """What `GET /v1/models` says."""
-        response, body = self._send("GET", "/v1/models", deadline)
-        _require_success(response, body)
+        response, body = self.send("GET", "/v1/models", deadline)
+        require_success(response, body)
         try:
             return [dict(model) for model in json.loads(body)["models"]]
         except (ValueError, TypeError, KeyError):
-            raise _something_else("a list of models", body) from None
+            raise something_else("a list of models", body) from None
 
     def ready(self, deadline: Deadline) -> bool:
         """Whether `GET /readyz` says 200; 503 is raised as `ServiceUnavailable`."""
-        _require_success(*self._send("GET", "/readyz", deadline))
+        require_success(*self.send("GET", "/readyz", deadline))
         return True
 
     def close(self) -> None:
@@ -102,19 +102,33 @@ class HttpTransport:
         progress: Progress,
     ) -> tuple[dict[str, bytes], str]:
         """The files that come back for one, and what the service's log knows the request by."""
-        response, body = self._send(
+        accept = {"accept": "application/zip"}
+        response, body = self.upload(path, ask, fields, accept, deadline, progress)
+        return unzipped(body), response.headers.get("x-request-id", ask.request_id)
+
+    def upload(
+        self,
+        path: str,
+        ask: Ask | AskAnomaly,
+        fields: Mapping[str, str],
+        headers: Mapping[str, str],
+        deadline: Deadline,
+        progress: Progress,
+    ) -> tuple[httpx.Response, bytes]:
+        """The response to a file, where it is no refusal, and its body."""
+        response, body = self.send(
             "POST",
             path,
             deadline,
             progress,
-            headers={"accept": "application/zip", "x-request-id": ask.request_id},
+            headers={**headers, "x-request-id": ask.request_id},
             data=fields if ask.model is None else {**fields, "model": ask.model},
             files={"file": (SENT_NAME, _Upload(ask.content, deadline, progress))},
         )
-        _require_success(response, body)
-        return _unzipped(body), response.headers.get("x-request-id", ask.request_id)
+        require_success(response, body)
+        return response, body
 
-    def _send(
+    def send(
         self,
         method: str,
         path: str,
@@ -188,7 +202,7 @@ def _downloaded(response: httpx.Response, deadline: Deadline, progress: Progress
         if response.is_success:
             progress("downloading", len(body))
             if len(body) > MAX_ANSWER_BYTES:
-                raise _something_else(f"at most {MAX_ANSWER_BYTES} bytes", body)
+                raise something_else(f"at most {MAX_ANSWER_BYTES} bytes", body)
         elif len(body) > MAX_ERROR_BYTES:
             break
     return bytes(body)
@@ -215,7 +229,7 @@ def _lost(error: httpx.HTTPError, deadline: Deadline) -> e.ServiceError:
     )
 
 
-def _require_success(response: httpx.Response, body: bytes) -> None:
+def require_success(response: httpx.Response, body: bytes) -> None:
     """Raise what the service answered with, unless that is an answer."""
     if response.is_success:
         return
@@ -242,20 +256,24 @@ def _named_error(body: bytes) -> tuple[str, str]:
         return "", ""
 
 
-def _unzipped(body: bytes) -> dict[str, bytes]:
-    """Ending of the name -> content; names that are not an output file's are left alone."""
+def unzipped(body: bytes) -> dict[str, bytes]:
+    """The files in an answer: ending of the name -> content.
+
+    Names that are not an output file's are left alone.
+    """
     try:
         with zipfile.ZipFile(io.BytesIO(body)) as archive:
             entries = [i for i in archive.infolist() if ZIP_NAME.fullmatch(i.filename)]
             if sum(entry.file_size for entry in entries) > MAX_ANSWER_BYTES:
-                raise _something_else(f"files of at most {MAX_ANSWER_BYTES} bytes", body)
+                raise something_else(f"files of at most {MAX_ANSWER_BYTES} bytes", body)
             return {i.filename.removeprefix(f"{SENT_NAME}_"): archive.read(i) for i in entries}
     # broken; another compression; encrypted
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError):
-        raise _something_else("a zip of output files", body) from None
+        raise something_else("a zip of output files", body) from None
 
 
-def _something_else(expected: str, body: bytes | bytearray) -> e.ServiceError:
+def something_else(expected: str, body: bytes | bytearray) -> e.ServiceError:
+    """The error of an answer that is none of ours."""
     return e.ServiceError(
         expected=expected,
         found=f"something else in an answer of {len(body)} bytes",

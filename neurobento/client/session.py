@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from neurobento.client.exchange import (
     AnomalyAnswer,
@@ -21,6 +21,7 @@ from neurobento.client.exchange import (
     Transport,
     say_nothing,
 )
+from neurobento.client.jobs import Jobs
 from neurobento.client.retries import Deadline, Retries
 from neurobento.errors import (
     ConfigError,
@@ -31,6 +32,9 @@ from neurobento.errors import (
     ServiceUnavailable,
 )
 from neurobento.preprocessing.levels import Level
+
+if TYPE_CHECKING:
+    from neurobento.client.job_calls import JobCalls
 
 __all__ = ["ABOUT_THE_SCAN", "Client"]
 
@@ -47,7 +51,7 @@ TOKEN = re.compile(r"[\x21-\x7e]+")
 """What a header can carry."""
 
 
-class Client:
+class Client(Jobs):
     """Asks one service; a context manager, which closes its connections.
 
     Scans go straight to the host that is named: proxies set in the environment
@@ -202,9 +206,28 @@ class Client:
         except NeuroBentoError as error:
             raise self._told(error, self._url) from None
 
-    def _asked(self, ask: Callable[[Deadline], Result], asked_of: str | None) -> Result:
+    def _job_calls(self) -> JobCalls:
+        """What asks about jobs."""
+        with _extra_installed():
+            from neurobento.client.job_calls import JobCalls
+            from neurobento.client.over_http import HttpTransport
+        if not isinstance(self._transport, HttpTransport):
+            raise ConfigError(
+                subject=self._url,
+                expected="a service over HTTP: only there are jobs",
+                found="one over gRPC",
+                remedy="Give its address as http://HOST:PORT.",
+            )
+        return JobCalls(self._transport)
+
+    def _asked(
+        self,
+        ask: Callable[[Deadline], Result],
+        asked_of: str | None,
+        deadline: Deadline | None = None,
+    ) -> Result:
         """What `ask` returns within the limit, in as many tries as that takes."""
-        deadline = Deadline.after(self._timeout_s)
+        deadline = deadline or Deadline.after(self._timeout_s)
         try:
             return self._retries.run(lambda: ask(deadline), deadline, self._progress)
         except NeuroBentoError as error:

@@ -8,18 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
-import hmac
 import io
 import secrets
 import threading
 import time
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
-from neurobento.errors import JobConflict, JobNotFound, ServiceBusy, ServiceUnavailable
-from neurobento.spec import file_sha256
+from neurobento.errors import ServiceUnavailable
+from serving.jobs.intake import Intake
 from serving.jobs.owners import Liveness, this_owner
 from serving.jobs.records import (
     End,
@@ -27,14 +23,13 @@ from serving.jobs.records import (
     Lease,
     State,
     pack_record,
-    remove_files,
     result_name,
     scan_name,
     tidy_up,
-    unpack_record,
 )
 from serving.jobs.storage import Database
 from serving.jobs.sweep import Limits, Sweep
+from serving.room import needs_room
 
 __all__ = ["JobQueue", "Limits", "Turn"]
 
@@ -50,12 +45,17 @@ class Turn:
     number: int
 
     @property
+    def lease(self) -> str:
+        """Name of its lease among the records."""
+        return f"lease:{self.job.key}:{self.number}"
+
+    @property
     def result(self) -> str:
         """Name of its result among the blobs."""
         return result_name(self.job.key, self.number)
 
 
-class JobQueue:
+class JobQueue(Intake):
     """Jobs in a database that other servers may share; every method may be called by any thread.
 
     All methods raise `ServiceUnavailable` when the database cannot be reached or has no room.
@@ -68,170 +68,106 @@ class JobQueue:
         See `Limits`.
     liveness
         Judges other owners.
+    owner
+        Who this is; None: this process. Nobody else may be called so.
     """
 
     def __init__(
-        self, database: Database, limits: Limits, liveness: Liveness | None = None
+        self,
+        database: Database,
+        limits: Limits,
+        liveness: Liveness | None = None,
+        owner: str | None = None,
     ) -> None:
-        self._records, self._blobs = database.records, database.blobs
-        self._limits, self._liveness = limits, liveness or Liveness()
-        self._owner = this_owner()
+        super().__init__(database, limits)
+        self._liveness = liveness or Liveness()
+        self._owner = owner or this_owner()
+        self._held: set[Turn] = set()
         self._beats = 0
         self._sweeping = threading.Lock()
 
-    # --- for clients ---
-
-    def submit(self, scan: Path, asked: tuple[str, str, str], key: str | None = None) -> Job:
-        """Take a scan in.
-
-        Parameters
-        ----------
-        scan
-            Its file; a copy is kept.
-        asked
-            Model, level and space.
-        key
-            The client's: a second request with the same is the first one's job.
-
-        Raises
-        ------
-        ServiceBusy
-            There are as many jobs as there may be.
-        JobConflict
-            The key was used for another request.
-        """
-        request = hashlib.sha256("\n".join([file_sha256(scan), *asked]).encode()).hexdigest()
-        id = uuid.uuid4().hex if key is None else self._id_of(key)
-        if (there := self._job(id)) is not None:
-            return _same(there, request)
-        if (waiting := len(self._records.queued())) >= self._limits.most:
-            raise ServiceBusy(
-                expected=f"fewer than {self._limits.most} jobs that wait",
-                found=str(waiting),
-                remedy="Submit it again when some have ended.",
-                retry_after_s=60.0,
-            )
-        job = Job(id, uuid.uuid4().hex, time.time(), request, *asked)
-        if not self._take_in(job, scan):
-            # another request with the key was quicker
-            return _same(self.job(id), request)
-        self._records.enqueue(id)
-        self._records.delete(f"upload:{job.key}")
-        return job
-
-    def _take_in(self, job: Job, scan: Path) -> bool:
-        """Copy a scan in and write its job down; whether no other has the id, and nothing is left
-        behind if one does, or the database has no room."""
-        self._records.put(f"upload:{job.key}", str(job.created).encode())
-        is_first = False
-        try:
-            with scan.open("rb") as source:
-                self._blobs.write(scan_name(job.key), source)
-            is_first = self._records.claim(f"job:{job.id}", pack_record(job))
-            return is_first
-        finally:
-            if not is_first:
-                with contextlib.suppress(ServiceUnavailable):
-                    self._blobs.delete(scan_name(job.key))
-                    self._records.delete(f"upload:{job.key}")
-
-    def job(self, id: str) -> Job:
-        """The job of an id.
-
-        Raises
-        ------
-        JobNotFound
-            There is none, or no more.
-        """
-        if (job := self._job(id)) is None:
-            raise JobNotFound(
-                expected="the id of a job",
-                found="one that is not there, or not any more",
-                remedy=f"Ended jobs are kept for {self._limits.keep_s:g} s; submit the scan again.",
-            )
-        return job
-
-    def turns(self, job: Job) -> list[Lease]:
-        """Every turn that was taken at it."""
-        leases: list[Lease] = []
-        while (packed := self._records.get(f"lease:{job.key}:{len(leases) + 1}")) is not None:
-            leases.append(unpack_record(Lease, packed))
-        return leases
-
-    def end(self, job: Job) -> End | None:
-        """How it ended, if it has."""
-        packed = self._records.get(f"end:{job.key}")
-        return None if packed is None else unpack_record(End, packed)
-
-    def state(self, turns: list[Lease], end: End | None) -> State:
-        """What a job is doing."""
+    def state(self, job: Job, turns: list[Lease], end: End | None) -> State:
+        """What a job is doing, given its turns and its end."""
         if end is not None:
             return end.state
-        return "running" if turns and self._is_held(turns[-1]) else "waiting"
-
-    def expires(self, end: End) -> float:
-        """When an ended job goes, in seconds since 1970."""
-        return end.ended + self._limits.keep_s
-
-    def result(self, job: Job, end: End) -> Iterator[bytes]:
-        """The zip of a job that is done, in pieces."""
-        return self._blobs.chunks(result_name(job.key, end.number))
-
-    def delete(self, id: str) -> None:
-        """End a job, if it has not ended, and forget it.
-
-        Raises
-        ------
-        JobNotFound
-            There is none, or no more.
-        """
-        job = self.job(id)
-        # whoever works on it ends in vain, and finds out at the next beat
-        self._records.claim(f"end:{job.key}", pack_record(End("cancelled", time.time())))
-        self._records.delete(f"job:{id}")
-        remove_files(self._blobs, job.key, len(self.turns(job)))
-
-    # --- for workers ---
+        return "running" if turns and self._is_held(job, turns[-1]) else "waiting"
 
     def take(self) -> Turn | None:
-        """A turn at the first job that waits, if there is one; nobody else has it."""
+        """A turn at the first job that waits, if there is one; nobody else has it.
+
+        It is this owner's until `let_go`.
+        """
         while (id := self._records.dequeue()) is not None:
             job = self._job(id)
             if job is None or self.end(job) is not None:
                 continue
             turns = self.turns(job)
-            if turns and self._is_held(turns[-1]):
+            if turns and self._is_held(job, turns[-1]):
                 continue
-            if sum(not turn.returned for turn in turns) >= MOST_TURNS:
-                self._give_up(job, len(turns))
+            if (died := sum(not turn.returned for turn in turns)) >= MOST_TURNS:
+                self._give_up(job, len(turns), died)
                 continue
-            lease = Lease(len(turns) + 1, self._owner, time.time())
-            if self._records.claim(f"lease:{job.key}:{lease.number}", pack_record(lease)):
-                return Turn(job, lease.number)
+            turn = Turn(job, len(turns) + 1)
+            if self._is_ours(turn):
+                return turn
         return None
 
+    def _is_ours(self, turn: Turn) -> bool:
+        """Whether this owner gets a turn, at a job that still needs one."""
+        lease = Lease(turn.number, self._owner, time.time(), mark=secrets.token_hex(8))
+        is_ours = False
+        self._held.add(turn)
+        try:
+            is_ours = self._records.claim(turn.lease, pack_record(lease))
+            # it may have been ended since it was looked at; if not even that is known, the work
+            # is in vain at worst
+            with contextlib.suppress(ServiceUnavailable):
+                is_ours = is_ours and self.is_wanted(turn)
+            return is_ours
+        finally:
+            # after an error it may be written that the turn is ours: `_is_held` knows better
+            if not is_ours:
+                self.let_go(turn)
+
+    def let_go(self, turn: Turn) -> None:
+        """Nobody here works on it any more, however that came."""
+        self._held.discard(turn)
+
     def read(self, turn: Turn, file: Path) -> None:
-        """Copy the job's scan into a file."""
-        self._blobs.read(scan_name(turn.job.key), file)
+        """Copy the job's scan into a file.
+
+        Raises
+        ------
+        JobNotFound
+            It is gone, as the job has ended.
+        ServiceUnavailable
+            Also when there is no room for the file.
+        """
+        with needs_room(), file.open("wb") as target:
+            for chunk in self._blobs.chunks(scan_name(turn.job.key)):
+                target.write(chunk)
 
     def finish(self, turn: Turn, result: bytes) -> bool:
-        """End a job with its result, a zip; whether it was not ended before."""
+        """End a job with its result, a zip; whether this turn is the one that ended it.
+
+        After an error it may be tried again, as `fail` may: it says the same as it would have.
+        """
         self._blobs.write(turn.result, io.BytesIO(result))
         return self._end(turn, End("done", time.time(), turn.number))
 
     def fail(self, turn: Turn, status: int, kind: str, message: str) -> bool:
-        """End a job with an error; whether it was not ended before."""
+        """End a job with an error; whether this turn is the one that ended it."""
         return self._end(turn, End("failed", time.time(), turn.number, status, kind, message))
 
     def give_back(self, turn: Turn) -> None:
         """Let others work on a job, as this owner is about to stop."""
         lease = Lease(turn.number, self._owner, time.time(), returned=True)
-        self._records.put(f"lease:{turn.job.key}:{turn.number}", pack_record(lease))
+        self._records.put(turn.lease, pack_record(lease))
         self._records.enqueue(turn.job.id)
 
     def is_wanted(self, turn: Turn) -> bool:
         """Whether a job's end is still to come."""
-        return self.end(turn.job) is None
+        return self._is_there(turn.job) and self.end(turn.job) is None
 
     def beat(self) -> None:
         """Say that this owner lives."""
@@ -241,49 +177,37 @@ class JobQueue:
     def sweep(self) -> dict[State, int]:
         """Put back what is lost, remove what is over; how many jobs are in which state."""
         with self._sweeping:
-            return Sweep(self._records, self._blobs, self._limits, self._liveness).run()
+            return Sweep(
+                self._records, self._blobs, self._limits, self._liveness, self._is_worked_on
+            ).run()
 
-    # --- inside ---
+    def _is_held(self, job: Job, lease: Lease) -> bool:
+        return self._is_worked_on(job, lease, self._records.get(f"beat:{lease.owner}"))
 
-    def _id_of(self, key: str) -> str:
-        """One id for each key, which nobody guesses who knows the key alone."""
-        secret = self._records.get("secret")
-        if secret is None:
-            self._records.claim("secret", secrets.token_bytes(32))
-            secret = self._records.get("secret") or b""
-        return hmac.digest(secret, key.encode(), "sha256").hex()[:32]
-
-    def _job(self, id: str) -> Job | None:
-        packed = self._records.get(f"job:{id}")
-        return None if packed is None else unpack_record(Job, packed)
-
-    def _is_held(self, lease: Lease) -> bool:
+    def _is_worked_on(self, job: Job, lease: Lease, beat: bytes | None) -> bool:
+        """Whether the last turn at a job goes on, given its owner's newest beat."""
         if lease.returned:
             return False
-        return self._liveness.lives(lease.owner, self._records.get(f"beat:{lease.owner}"))
+        if lease.owner == self._owner:
+            return Turn(job, lease.number) in self._held
+        return self._liveness.lives(lease.owner, beat)
 
     def _end(self, turn: Turn, end: End) -> bool:
-        if not self._records.claim(f"end:{turn.job.key}", pack_record(end)):
+        # it may be this turn's own, from a try that the database took and did not answer
+        there = self.end(turn.job)
+        if there is None and self._is_there(turn.job):
+            is_first = self._records.claim(f"end:{turn.job.key}", pack_record(end))
+            there = end if is_first else None
+        if there is None or (there.number, there.state) != (end.number, end.state):
             self._blobs.delete(turn.result)
             return False
-        tidy_up(self._records, self._blobs, turn.job.key, end, turn.number)
+        tidy_up(self._records, self._blobs, turn.job.key, there, turn.number)
         return True
 
-    def _give_up(self, job: Job, turns: int) -> None:
+    def _give_up(self, job: Job, turns: int, died: int) -> None:
         words = (
-            f"expected the job to end; found that {turns} servers died over it. Look at the scan."
+            f"expected the job to end; found that {died} servers died over it. Look at the scan."
         )
-        end = End("failed", time.time(), turns, 500, "JobAbandoned", words)
+        end = End("failed", time.time(), 0, 500, "JobAbandoned", words)
         if self._records.claim(f"end:{job.key}", pack_record(end)):
             tidy_up(self._records, self._blobs, job.key, end, turns)
-
-
-def _same(job: Job, request: str) -> Job:
-    if job.request != request:
-        raise JobConflict(
-            subject="Idempotency-Key",
-            expected="one key for one request",
-            found="that it came with another scan, or other options, before",
-            remedy="Choose another key for this request.",
-        )
-    return job

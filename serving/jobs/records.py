@@ -4,8 +4,8 @@ In its records, for a job's `id` and its `key`, which no other job ever has:
 
     job:ID             taken in
     lease:KEY:N        its N-th turn is somebody's
-    end:KEY            how it ended: the first to write it has ended it
-    upload:KEY         a scan is being copied in; gone once the job is there
+    end:KEY            how it ended: the first to write it has ended it; outlives job:ID
+    upload:KEY         since when a scan is being copied in; gone once the job is there
     beat:OWNER         changes while the owner lives
     secret             what idempotency keys are hashed with
 
@@ -79,12 +79,15 @@ class Lease:
         Seconds since 1970.
     returned
         The owner stopped before the job had ended, and says so.
+    mark
+        Unlike any other's: two threads of an owner may reach for a turn at the same moment.
     """
 
     number: int
     owner: str
     begun: float
     returned: bool = False
+    mark: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +101,7 @@ class End:
     ended
         Seconds since 1970.
     number
-        Of the turn that ended it; 0 without one.
+        Of the turn that ended it; 0 if none did.
     status, kind, message
         Of the error it failed with: HTTP status, class, public words.
     tidy

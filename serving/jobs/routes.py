@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -23,6 +23,9 @@ from serving.jobs.queue import JobQueue
 from serving.jobs.records import End, Job
 
 __all__ = ["idempotency_key", "job_routes", "submitted"]
+
+THREADS = 8
+"""Questions that the database is asked at the same time: if it hangs, nothing else runs short."""
 
 KEY = re.compile(r"[\x21-\x7e]{1,255}")
 ASK_AGAIN_S = 5.0
@@ -57,19 +60,24 @@ async def submitted(queue: JobQueue, file: Path, options: Options, key: str | No
 
 def job_routes(queue: Callable[[], JobQueue]) -> list[Route]:
     """What can be asked of a job, below /v1."""
+    limiter = CapacityLimiter(THREADS)
+
+    async def off_the_loop(step: Callable[..., Any], *given: Any) -> Any:
+        return await to_thread.run_sync(step, *given, limiter=limiter)
 
     async def status(request: Request) -> Response:
         def describe() -> dict[str, Any]:
             return _described(queue(), queue().job(request.path_params["id"]))
 
-        return JSONResponse(await to_thread.run_sync(describe))
+        return JSONResponse(await off_the_loop(describe))
 
     async def result(request: Request) -> Response:
         labels_alone = GZIP in request.headers.get("accept", "")
-        return await to_thread.run_sync(_result, queue(), request, labels_alone)
+        answer: Response = await off_the_loop(_result, queue(), request, labels_alone)
+        return answer
 
     async def delete(request: Request) -> Response:
-        await to_thread.run_sync(queue().delete, request.path_params["id"])
+        await off_the_loop(queue().delete, request.path_params["id"])
         return Response(status_code=204)
 
     return [
@@ -83,7 +91,7 @@ def _described(queue: JobQueue, job: Job) -> dict[str, Any]:
     turns, end = queue.turns(job), queue.end(job)
     described: dict[str, Any] = {
         "id": job.id,
-        "state": queue.state(turns, end),
+        "state": queue.state(job, turns, end),
         "model": job.model,
         "preprocessing": job.level,
         "space": job.space,

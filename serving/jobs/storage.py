@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from huey.constants import EmptyData
-from huey.storage import BaseStorage, RedisStorage, SqliteStorage
-from redis import ConnectionPool, RedisError
+from redis import RedisError
 
-from neurobento.errors import ConfigError, ServiceUnavailable
+from neurobento.errors import ConfigError, JobNotFound, ServiceUnavailable
+from serving.jobs.stores import Store, make_sqlite_file, redis_store, sqlite_store
 
 __all__ = ["Blobs", "Database", "Records"]
 
@@ -22,9 +21,6 @@ RECORDS, BLOBS = "neurobento", "neurobentofiles"
 
 CHUNK_BYTES = 4 << 20
 """Of a file in one value: what is in memory at a time, and well below Redis's 512 MiB."""
-
-LOCK_WAIT_S = 30.0
-"""How long SQLite waits for another server's write."""
 
 REDIS_SCHEMES = ("redis", "rediss", "unix")
 
@@ -35,7 +31,7 @@ class Records:
     All methods raise `ServiceUnavailable` when the database cannot be reached or has no room.
     """
 
-    def __init__(self, storage: BaseStorage) -> None:
+    def __init__(self, storage: Store) -> None:
         self._storage = storage
 
     def put(self, key: str, value: bytes) -> None:
@@ -62,6 +58,11 @@ class Records:
         """Remove what is there, if anything."""
         with _reachable():
             self._storage.delete_data(key)
+
+    def delete_if(self, key: str, value: bytes) -> None:
+        """Remove what is there if it is this value: somebody else may have written another."""
+        with _reachable():
+            self._storage.delete_if(key, value)
 
     def items(self) -> dict[str, bytes]:
         """Everything."""
@@ -90,38 +91,59 @@ class Records:
 
 
 class Blobs:
-    """Files of any length by name, in pieces; raises as `Records` does."""
+    """Files of any length by name, in pieces; raises as `Records` does.
 
-    def __init__(self, storage: BaseStorage) -> None:
+    A file is there once it is whole: then its name stands for the number of its pieces.
+    """
+
+    def __init__(self, storage: Store) -> None:
         self._records = Records(storage)
         self._storage = storage
 
     def write(self, name: str, source: BinaryIO) -> None:
         """Copy what is left of an open file into the database."""
-        for number, chunk in enumerate(iter(lambda: source.read(CHUNK_BYTES), b"")):
-            self._records.put(f"{name}/{number}", chunk)
-
-    def read(self, name: str, file: Path) -> None:
-        """Copy it out into a file, empty if there is none."""
-        with file.open("wb") as target:
-            for chunk in self.chunks(name):
-                target.write(chunk)
+        count = 0
+        while chunk := source.read(CHUNK_BYTES):
+            self._records.put(f"{name}/{count}", chunk)
+            count += 1
+        self._records.put(name, str(count).encode())
 
     def chunks(self, name: str) -> Iterator[bytes]:
-        """Its pieces, one after the other."""
-        number = 0
-        while (chunk := self._records.get(f"{name}/{number}")) is not None:
+        """Its pieces, one after the other.
+
+        Raises
+        ------
+        JobNotFound
+            It is not there, or went while it was read.
+        """
+        count = self._records.get(name)
+        if count is None:
+            raise _gone()
+        for number in range(int(count)):
+            chunk = self._records.get(f"{name}/{number}")
+            if chunk is None:
+                raise _gone()
             yield chunk
-            number += 1
 
     def delete(self, name: str) -> None:
-        """Remove it, the last piece first: what a kill leaves is found again from the first."""
+        """Remove it, or what there is of it."""
+        self._records.delete(name)
         count = 0
         with _reachable():
             while self._storage.has_data_for_key(f"{name}/{count}"):
                 count += 1
+        # the last first: what a kill leaves is found again from the first
         for number in reversed(range(count)):
             self._records.delete(f"{name}/{number}")
+
+    def parts(self) -> list[str]:
+        """The names of all files and pieces; `delete_part` takes them."""
+        with _reachable():
+            return self._storage.names()
+
+    def delete_part(self, name: str) -> None:
+        """Remove one of them."""
+        self._records.delete(name)
 
     def close(self) -> None:
         """Let go of the connection."""
@@ -142,7 +164,7 @@ class Database:
     ConfigError
         Another URL.
     ServiceUnavailable
-        It cannot be reached.
+        SQLite's file cannot be used. Redis is reached for when it is first asked.
     """
 
     def __init__(self, url: str) -> None:
@@ -150,10 +172,10 @@ class Database:
         if scheme == "sqlite" and rest.startswith("/") and len(rest) > 1:
             file = Path(rest[1:])
             with _reachable():
-                _make_file(file)
-                stores = [_sqlite(name, file) for name in (RECORDS, BLOBS)]
+                make_sqlite_file(file)
+                stores: list[Store] = [sqlite_store(name, file) for name in (RECORDS, BLOBS)]
         elif scheme in REDIS_SCHEMES:
-            stores = [_redis(name, url) for name in (RECORDS, BLOBS)]
+            stores = [redis_store(name, url) for name in (RECORDS, BLOBS)]
         else:
             raise ConfigError(
                 subject="NEUROBENTO_JOBS",
@@ -170,47 +192,12 @@ class Database:
         self.blobs.close()
 
 
-class _Connection(sqlite3.Connection):
-    """Cuts the write-ahead log, which else stays as long as it ever was."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.execute("pragma journal_size_limit = 0")
-
-
-def _make_file(file: Path) -> None:
-    """An empty database that gives room back when rows go; scans are for nobody else's eyes."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
-    with contextlib.closing(sqlite3.connect(file, timeout=LOCK_WAIT_S)) as connection:
-        # takes effect before the first table is made, and never after; the second writes it down
-        connection.execute("pragma auto_vacuum = full")
-        connection.execute("pragma user_version = 1")
-
-
-def _sqlite(name: str, file: Path) -> BaseStorage:
-    # strict: without, the place of a row that went is given to the next, before those that wait
-    return SqliteStorage(
-        name,
-        filename=str(file),
-        fsync=True,
-        timeout=LOCK_WAIT_S,
-        strict_fifo=True,
-        factory=_Connection,
+def _gone() -> JobNotFound:
+    return JobNotFound(
+        expected="a job's files for as long as there is the job",
+        found="that they are gone: it was deleted, or its time was over",
+        remedy="Submit the scan again.",
     )
-
-
-def _redis(name: str, url: str) -> BaseStorage:
-    try:
-        pool = ConnectionPool.from_url(url, socket_timeout=30, socket_connect_timeout=5)
-    except ValueError:
-        raise ConfigError(
-            subject="NEUROBENTO_JOBS",
-            expected="redis://HOST:PORT/NUMBER",
-            found="a URL that cannot be read",
-            remedy="Correct it.",
-        ) from None
-    return RedisStorage(name, blocking=False, connection_pool=pool)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from serving.jobs.owners import Liveness
 from serving.jobs.records import (
@@ -13,8 +13,6 @@ from serving.jobs.records import (
     Job,
     Lease,
     State,
-    remove_files,
-    scan_name,
     tidy_up,
     unpack_record,
 )
@@ -23,7 +21,7 @@ from serving.jobs.storage import Blobs, Records
 __all__ = ["Limits", "Sweep"]
 
 GRACE_S = 10.0
-"""A job this young may be on its way into the queue."""
+"""Whoever ended a job so recently may be tidying up itself."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,16 +47,29 @@ class Sweep:
     """One look at everything there is; several servers may look at the same time.
 
     Each step may be the last: none makes something that a later one would not find. An ended job's
-    `end` outlives its `job`, so that no late turn ends it again.
+    `end` outlives its `job`, so that no late turn ends it again; what no job knows is nobody's.
     """
 
-    def __init__(self, records: Records, blobs: Blobs, limits: Limits, liveness: Liveness) -> None:
+    def __init__(
+        self,
+        records: Records,
+        blobs: Blobs,
+        limits: Limits,
+        liveness: Liveness,
+        is_worked_on: Callable[[Job, Lease, bytes | None], bool],
+    ) -> None:
         self._records, self._blobs = records, blobs
         self._limits, self._liveness = limits, liveness
+        self._is_worked_on = is_worked_on
+        # files, then the queue, then records: a file is there after its upload's record, and a
+        # name that leaves the queue in between leaves a lease that is seen
+        self._files: dict[str, list[str]] = collections.defaultdict(list)
+        for part in blobs.parts():
+            self._files[part.partition("/")[0]].append(part)
+        self._queued = records.queued()
         self._now = time.time()
-        # the queue first: a name that leaves it afterwards leaves a lease that is seen
-        self._queued = set(records.queued())
         self._jobs: dict[str, Job] = {}
+        self._packed: dict[str, bytes] = {}
         self._ends: dict[str, End] = {}
         self._leases: dict[str, dict[int, Lease]] = collections.defaultdict(dict)
         self._uploads: dict[str, float] = {}
@@ -67,27 +78,30 @@ class Sweep:
 
     def run(self) -> dict[State, int]:
         """Put back what is lost, remove what is over; how many jobs are in which state."""
-        states: dict[State, int] = {"waiting": 0, "running": 0}
+        waiting: set[str] = set()
+        running = 0
         for job in self._jobs.values():
             end = self._ends.get(job.key)
             if end is not None:
                 self._look_after_ended(job, end)
             elif self._is_held(job):
-                states["running"] += 1
+                running += 1
             else:
-                states["waiting"] += 1
-                if job.id not in self._queued and self._now - job.created > GRACE_S:
-                    self._records.enqueue(job.id)
+                waiting.add(job.id)
+        for id in waiting.difference(self._queued):
+            self._records.enqueue(id)
+        self._thin_queue(set(self._queued) - waiting)
         self._remove_uploads()
         self._remove_what_has_no_job()
         self._remove_beats()
-        return states
+        return {"waiting": len(waiting), "running": running}
 
     def _sort(self, items: Mapping[str, bytes]) -> None:
         for name, packed in items.items():
             kind, _, rest = name.partition(":")
             if kind == "job":
                 self._jobs[rest] = unpack_record(Job, packed)
+                self._packed[rest] = packed
             elif kind == "end":
                 self._ends[rest] = unpack_record(End, packed)
             elif kind == "lease":
@@ -99,48 +113,54 @@ class Sweep:
                 self._beats[rest] = packed
 
     def _is_held(self, job: Job) -> bool:
-        turns = self._leases[job.key]
+        turns = self._leases.get(job.key)
         if not turns:
             return False
         last = turns[max(turns)]
-        return not last.returned and self._lives(last.owner)
-
-    def _lives(self, owner: str) -> bool:
-        return self._liveness.lives(owner, self._beats.get(owner))
+        return self._is_worked_on(job, last, self._beats.get(last.owner))
 
     def _look_after_ended(self, job: Job, end: End) -> None:
-        turns = len(self._leases[job.key])
         if self._now > end.ended + self._limits.keep_s:
-            remove_files(self._blobs, job.key, turns)
-            # another server may have been quicker, and a client may have used its key again
-            there = self._records.get(f"job:{job.id}")
-            if there is not None and unpack_record(Job, there).key == job.key:
-                self._records.delete(f"job:{job.id}")
+            # not a later job of a client that used its key again; a job that is there has its files
+            self._records.delete_if(f"job:{job.id}", self._packed[job.id])
+            self._remove_files(job.key)
         elif not end.tidy and self._now > end.ended + GRACE_S:
-            tidy_up(self._records, self._blobs, job.key, end, turns)
+            tidy_up(self._records, self._blobs, job.key, end, len(self._leases.get(job.key, ())))
+
+    def _thin_queue(self, over: set[str]) -> None:
+        """Take names of jobs that are over out of the queue, once they are most of it."""
+        if 2 * sum(id in over for id in self._queued) <= len(self._queued):
+            return
+        for _ in self._queued:
+            id = self._records.dequeue()
+            if id is not None and id not in over:
+                self._records.enqueue(id)
 
     def _remove_uploads(self) -> None:
-        taken_in = {job.key for job in self._jobs.values()}
         for key, begun in self._uploads.items():
             if self._now - begun > self._limits.longest_s:
-                if key not in taken_in:
-                    self._blobs.delete(scan_name(key))
                 self._records.delete(f"upload:{key}")
 
     def _remove_what_has_no_job(self) -> None:
-        """Ends and leases of jobs that went, once no turn at them can be going on."""
+        """Files at once; leases and ends when no turn can be going on any more."""
         with_job = {job.key for job in self._jobs.values()}
-        for key, end in self._ends.items():
-            if key not in with_job and self._now > end.ended + self._limits.longest_s:
-                turns = self._leases[key]
-                remove_files(self._blobs, key, len(turns))
-                for number in turns:
+        for key in self._files.keys() - with_job - (self._uploads.keys() - self._ends.keys()):
+            self._remove_files(key)
+        for key in (self._leases.keys() | self._ends.keys()) - with_job:
+            end = self._ends.get(key)
+            # a turn at a job without an end began after it was gone
+            if end is None or self._now > end.ended + self._limits.longest_s:
+                for number in self._leases.get(key, ()):
                     self._records.delete(f"lease:{key}:{number}")
                 self._records.delete(f"end:{key}")
+
+    def _remove_files(self, key: str) -> None:
+        for part in self._files.get(key, ()):
+            self._blobs.delete_part(part)
 
     def _remove_beats(self) -> None:
         owners = {lease.owner for turns in self._leases.values() for lease in turns.values()}
         for owner in self._beats.keys() - owners:
-            if not self._lives(owner):
+            if not self._liveness.lives(owner, self._beats[owner]):
                 self._records.delete(f"beat:{owner}")
         self._liveness.forget(owners | self._beats.keys())

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Protocol
@@ -34,7 +36,10 @@ BEAT_EVERY_S = 5.0
 SWEEP_EVERY_S = 10.0
 
 UNAVAILABLE_TRIES = 5
-"""A part of the service that is missing so often in a row is the scan's doing."""
+"""A part of the service that goes missing so often under a scan is the scan's doing."""
+
+LONGEST_WAIT_S = 30.0
+"""Between two tries of one job."""
 
 PATIENCE_S = 60.0
 """Requests go before jobs for so long; then a job has its turn among them."""
@@ -47,6 +52,32 @@ class Parcellating(Protocol):
 
     async def outputs(self, file: Path, options: Options, call: Call) -> bytes:
         """All output files of a scan, as a zip."""
+
+
+class _NotHere(Exception):
+    """This server cannot do a job for now, and others perhaps can."""
+
+
+@dataclasses.dataclass(eq=False)
+class _Work:
+    """A turn that is under way here.
+
+    Attributes
+    ----------
+    turn
+        At which job.
+    call
+        The try that is going on, or was the last.
+    until
+        On the monotonic clock: how long this server waits for room before it lets others have it.
+    missing
+        How often a part of the service went missing under it.
+    """
+
+    turn: Turn
+    call: Call
+    until: float
+    missing: int = 0
 
 
 class JobWorker:
@@ -65,7 +96,7 @@ class JobWorker:
     at_once
         Jobs worked on at the same time.
     limit_s
-        On one job.
+        On one try of a job, and on waiting for one.
     """
 
     def __init__(
@@ -80,7 +111,7 @@ class JobWorker:
         self._queue, self._front, self._admission = queue, front, admission
         self._ready, self._at_once, self._limit_s = ready, at_once, limit_s
         self._tasks: list[asyncio.Task[None]] = []
-        self._calls: dict[Turn, Call] = {}
+        self._works: set[_Work] = set()
         self._news = asyncio.Event()
 
     async def start(self) -> None:
@@ -109,10 +140,11 @@ class JobWorker:
             await self._until_idle()
             turn = None
             if not self._admission.draining:
-                with _logged("jobs: the database did not answer"):
+                with _logged("jobs: none could be taken"):
                     turn = await to_thread.run_sync(self._queue.take)
             if turn is not None:
-                await self._do(turn)
+                with _logged("jobs: one was left"):
+                    await self._do(turn)
                 continue
             self._news.clear()
             with contextlib.suppress(TimeoutError):
@@ -126,26 +158,32 @@ class JobWorker:
                     await asyncio.sleep(POLL_S)
 
     async def _do(self, turn: Turn) -> None:
-        call = Call(turn.job.id, "job", self._limit_s)
-        self._calls[turn] = call
+        work = _Work(turn, self._call(turn), time.monotonic() + self._limit_s)
+        self._works.add(work)
         status: int | str = "given back"
         try:
-            status = await self._ended(turn, call)
+            status = await self._ended(work)
+        except _NotHere:
+            await _as_often_as_needed(lambda: self._queue.give_back(turn))
         except asyncio.CancelledError:
             # the server stops, and others may go on at once
             with contextlib.suppress(ServiceUnavailable):
                 self._queue.give_back(turn)
             raise
         finally:
-            del self._calls[turn]
-            log_request(call, status)
+            self._works.remove(work)
+            self._queue.let_go(turn)
+            log_request(work.call, status)
 
-    async def _ended(self, turn: Turn, call: Call) -> int:
+    async def _ended(self, work: _Work) -> int:
         """Work on a job until it has ended, whatever happens; with which status it did."""
+        turn = work.turn
         try:
-            result = await self._result(turn, call)
+            result = await self._result(work)
+        except _NotHere:
+            raise
         except ClientGone as error:
-            # it was deleted
+            # it was deleted, or another server ended it
             return error_status(error)
         except NeuroBentoError as error:
             status, kind, words = error_status(error), type(error).__name__, error.public_message
@@ -158,28 +196,53 @@ class JobWorker:
         await _as_often_as_needed(lambda: self._queue.fail(turn, status, kind, words))
         return status
 
-    async def _result(self, turn: Turn, call: Call) -> bytes:
-        """The zip of a job; a server that has no room for it now is asked again."""
-        missing = 0
+    async def _result(self, work: _Work) -> bytes:
+        """The zip of a job, in as many tries as it takes."""
         while True:
+            # each has the whole limit: that the server was busy is not the scan's doing
+            work.call = self._call(work.turn)
             try:
-                with self._admission.place(), received_folder() as folder:
-                    scan = folder / "scan"
-                    await to_thread.run_sync(self._queue.read, turn, scan)
-                    options = Options(turn.job.model, turn.job.level, turn.job.space)
-                    return await self._front.outputs(scan, options, call)
+                return await self._tried(work)
             except (ServiceBusy, ServiceUnavailable) as error:
-                missing += isinstance(error, ServiceUnavailable)
-                wait_s = error.retry_after_s or 1.0
-                if missing >= UNAVAILABLE_TRIES or wait_s > call.seconds_left:
+                if work.missing >= UNAVAILABLE_TRIES:
                     raise
-            await asyncio.sleep(min(wait_s, 30.0))
+                wait_s = min(error.retry_after_s or 1.0, LONGEST_WAIT_S)
+            await self._wait(work, wait_s)
+
+    async def _tried(self, work: _Work) -> bytes:
+        job = work.turn.job
+        with self._admission.place(), received_folder() as folder:
+            scan = folder / "scan"
+            await to_thread.run_sync(self._queue.read, work.turn, scan)
+            options = Options(job.model, job.level, job.space)
+            try:
+                return await self._front.outputs(scan, options, work.call)
+            except ServiceUnavailable:
+                work.missing += 1
+                raise
+
+    async def _wait(self, work: _Work, seconds: float) -> None:
+        """Wait, and then until all parts of the service are there."""
+        wake = time.monotonic() + seconds
+        while time.monotonic() < wake or not await self._ready():
+            if self._admission.draining or time.monotonic() > work.until:
+                raise _NotHere
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(work.call.left(), POLL_S)
+                raise ClientGone(
+                    expected="a job that is wanted",
+                    found="that it is not",
+                    remedy="Nothing was kept.",
+                )
+
+    def _call(self, turn: Turn) -> Call:
+        return Call(turn.job.id, "job", self._limit_s)
 
     async def _beat(self) -> None:
         await to_thread.run_sync(self._queue.beat)
-        for turn, call in list(self._calls.items()):
-            if not await to_thread.run_sync(self._queue.is_wanted, turn):
-                call.leave()
+        for work in list(self._works):
+            if not await to_thread.run_sync(self._queue.is_wanted, work.turn):
+                work.call.leave()
 
     async def _sweep(self) -> None:
         states = await to_thread.run_sync(self._queue.sweep)
@@ -189,12 +252,12 @@ class JobWorker:
 
 async def _every(seconds: float, step: Callable[[], Awaitable[None]]) -> None:
     while True:
-        with _logged("jobs: the database did not answer"):
+        with _logged("jobs: the database was not looked after"):
             await step()
         await asyncio.sleep(seconds)
 
 
-async def _as_often_as_needed(step: Callable[[], bool]) -> None:
+async def _as_often_as_needed(step: Callable[[], object]) -> None:
     """A step that the database has to take, once it can."""
     while True:
         with _logged("jobs: an end could not be written yet"):
@@ -205,8 +268,10 @@ async def _as_often_as_needed(step: Callable[[], bool]) -> None:
 
 @contextlib.contextmanager
 def _logged(words: str) -> Iterator[None]:
-    """What the database did not do is logged, and done the next time."""
+    """What went wrong is logged; whoever does it goes on, and does it the next time."""
     try:
         yield
-    except ServiceUnavailable:
-        logger.warning(words)
+    except ServiceUnavailable as error:
+        logger.warning("%s: %s", words, error.found)
+    except Exception:
+        logger.exception(words)

@@ -153,6 +153,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer(b"")
 
+    do_DELETE = do_GET
+
     def log_message(self, *_: Any) -> None:
         """Quiet."""
 

@@ -21,7 +21,14 @@ import pytest
 
 from neurobento.client import Client
 from neurobento.errors import JobConflict, JobNotFound
-from tests.service.conftest import Server, descendants, running, serving, wait_until
+from tests.service.conftest import (
+    Server,
+    descendants,
+    process_of,
+    running,
+    serving,
+    wait_until,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -144,6 +151,8 @@ def test_jobs_are_done_after_a_kill(
     with killed_in_the_end(known_models, home, **settings) as server:
         done = submit(server, quick, "done").json()["id"]
         assert ended(server, done)["state"] == "done"
+        # what it is at cannot come to its end
+        os.kill(process_of(server.pid, "preprocessing"), signal.SIGSTOP)
         runs = submit(server, slow, "runs", preprocessing="stripped").json()["id"]
         waits = submit(server, quick, "waits").json()["id"]
         assert wait_until(

@@ -216,7 +216,6 @@ def test_an_end_that_is_tried_again_is_one_end(
         except ServiceUnavailable:
             ended = steps[ending]()
         over = faulty.count <= faulty.at
-        # what is looked at now fails no more
         faulty.at = None
         assert ended
         end = queue.end(job)

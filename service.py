@@ -29,6 +29,7 @@ from serving.downloads import GZIP, JSON, ZIP, answered, download
 from serving.front import Front, Options
 from serving.gate import KNOWN_PATHS, Gate
 from serving.grid_images import labels_of
+from serving.image import IMAGE
 from serving.jobs import Database, JobQueue, JobWorker
 from serving.jobs import Limits as JobLimits
 from serving.jobs.routes import idempotency_key, job_routes, submitted
@@ -232,7 +233,7 @@ async def _ready() -> bool:
 
 @bentoml.asgi_app(rest_app(lambda: _here().inference, _ready), path="/v2")
 @bentoml.asgi_app(models_app(SPECS, job_routes(lambda: _here().jobs)), path="/v1")
-@bentoml.service(name="neurobento", workers=1, **COMMON)
+@bentoml.service(name="neurobento", workers=1, image=IMAGE, **COMMON)
 class NeuroBento(Runners):  # type: ignore[misc, valid-type]
     """Brain MRI: the 116 AAL regions of a T1-weighted scan, the anomaly of a single slice."""
 

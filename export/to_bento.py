@@ -1,23 +1,29 @@
 """Put the models of a folder into the BentoML model store, each once; and build the bento.
 
-    python -m export.to_bento [--models models] [--build]
+    python -m export.to_bento [--models models] [--build [--find-links PLACE]]
 
 A model's tag is its name and the hash of its ONNX file, so a second run finds
 it there, and puts it anew only if its spec or int8 form has changed. The hash is
 checked against spec.json first. A bento says in `src/sbom.cdx.json` what it is made of
 (CycloneDX): every package that its image installs, and every model with its hash.
+bentofile.yaml names the place of PyTorch's builds for CPUs; where another one holds them, a
+folder or a page, `--find-links` says so, or PIP_FIND_LINKS, as it does to pip.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+import yaml
 
 from neurobento.command import run
 from neurobento.errors import ConfigError
@@ -60,8 +66,13 @@ def _is_current(model: Model, stored: Path) -> bool:
     )
 
 
-def build() -> tuple[str, Path]:
+def build(find_links: str | None = None) -> tuple[str, Path]:
     """Tag and folder of a new bento of the models of models/, which are in the store.
+
+    Parameters
+    ----------
+    find_links
+        Folder or page with PyTorch's build for CPUs; None for the one of bentofile.yaml.
 
     Raises
     ------
@@ -70,7 +81,8 @@ def build() -> tuple[str, Path]:
     """
     import bentoml
 
-    told = _python("bentoml", "build", "--output", "tag")
+    with _bentofile(find_links) as bentofile:
+        told = _python("bentoml", "build", "--bentofile", str(bentofile), "--output", "tag")
     tag = told.strip().splitlines()[-1].removeprefix("__tag__:")
     bento = Path(bentoml.bentos.get(tag).path)
     packages = bento / "env" / "python" / "requirements.txt"
@@ -82,6 +94,21 @@ def build() -> tuple[str, Path]:
     bill["components"] += [part for model in list_models() for part in _components(model)]
     (bento / SBOM).write_text(json.dumps(bill, indent=1) + "\n")
     return tag, bento
+
+
+@contextlib.contextmanager
+def _bentofile(find_links: str | None) -> Iterator[Path]:
+    """bentofile.yaml, or for a while one that differs from it in `find_links` alone."""
+    ours = ROOT / "bentofile.yaml"
+    if find_links is None:
+        yield ours
+        return
+    content = yaml.safe_load(ours.read_text())
+    content["python"]["find_links"] = [find_links]
+    with tempfile.TemporaryDirectory() as folder:
+        changed = Path(folder) / ours.name
+        changed.write_text(yaml.safe_dump(content))
+        yield changed
 
 
 def _python(*module: str) -> str:
@@ -127,6 +154,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m export.to_bento")
     parser.add_argument("--models", type=Path, help="folder of models")
     parser.add_argument("--build", action="store_true", help="build the bento too")
+    parser.add_argument(
+        "--find-links",
+        metavar="PLACE",
+        default=os.environ.get("PIP_FIND_LINKS"),
+        help="folder or page of wheels, instead of the one in bentofile.yaml",
+    )
     args = parser.parse_args(argv)
     if args.build and args.models:
         parser.error("a bento is built of the models in models/: --build goes without --models")
@@ -134,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         done = "put into the store" if put_into_store(model) else "there already"
         print(f"{model_tag(model.spec)}: {done}", flush=True)
     if args.build:
-        tag, bento = build()
+        tag, bento = build(args.find_links)
         print(f"{tag}: built; {bento / SBOM} says what it is made of")
     return 0
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
+from bentoml._internal.bento.build_config import BentoPathSpec
+
+from serving.image import BASE, IMAGE
 
 ROOT = Path(__file__).parent.parent
 
@@ -24,7 +29,30 @@ def named(requirement: str) -> str:
 def test_the_bento_needs_what_core_and_serving_need_at_the_tested_versions() -> None:
     pins = {named(line): line for line in lines("constraints.txt")}
     needs = lines("requirements/core.txt") + lines("requirements/serving.txt")
+    pins["torch"] += "+cpu"
     assert lines("requirements/bento.txt") == [pins[named(need)] for need in needs]
+
+
+def test_the_image_gets_torch_as_built_for_cpus() -> None:
+    """PyPI has none such for Linux: what is there brings CUDA along."""
+    (place,) = yaml.safe_load((ROOT / "bentofile.yaml").read_text())["python"]["find_links"]
+    assert place == "https://download.pytorch.org/whl/cpu/torch/"
+
+
+def test_the_image_gets_no_compilers() -> None:
+    """BentoML installs them for the distributions that it knows, before anything else."""
+    assert (IMAGE.base_image, IMAGE.python_version, IMAGE.commands) == (BASE, "3.11", [])
+
+
+def test_the_bento_packs_what_serving_needs_and_nothing_else() -> None:
+    bentofile = yaml.safe_load((ROOT / "bentofile.yaml").read_text())
+    packed = BentoPathSpec(bentofile["include"], bentofile.get("exclude", []), str(ROOT))
+    ours = subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).splitlines()
+    found = {name for name in ours if packed.includes(name)}
+    modules = {name for name in ours if re.match(r"(neurobento|serving)/.*\.(py|tsv)$", name)}
+    specs = {name for name in ours if re.match(r"models/\w+/spec\.json$", name)}
+    assert len(specs) > 1
+    assert found == {"service.py", "README.md", "LICENSE"} | modules | specs
 
 
 def test_every_direct_need_is_pinned() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import subprocess
@@ -29,7 +30,7 @@ def run(folder: Path, *command: str, **env: str) -> subprocess.CompletedProcess[
 def test_the_scripts_the_design_names_are_there() -> None:
     names = {path.name for path in SCRIPTS}
     assert {"serve", "test", "check", "predict.sh", "gpu_benchmark", "run"} <= names
-    assert "deploy-check" in names
+    assert {"deploy-check", "containerize-check"} <= names
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
@@ -96,3 +97,25 @@ def test_serve_refuses_unknown_options_before_it_installs_anything(tmp_path: Pat
     done = run(tmp_path, str(ROOT / "scripts/serve"), "--fast")
     assert done.returncode == 2
     assert "usage:" in done.stderr
+
+
+@pytest.mark.parametrize("options", [["--fast"], ["--level", "full"]], ids=" ".join)
+def test_the_container_check_refuses_unknown_options_before_it_installs_anything(
+    options: list[str], tmp_path: Path
+) -> None:
+    done = run(tmp_path, str(ROOT / "scripts/containerize-check"), *options, TMPDIR=str(tmp_path))
+    assert done.returncode == 2
+    assert "scripts/containerize-check [--work DIR]" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.skipif(
+    os.environ.get("NEUROBENTO_TEST_CONTAINER") != "1",
+    reason="builds an image, minutes, as root: NEUROBENTO_TEST_CONTAINER=1 asks for it",
+)
+def test_the_image_is_locked_up_and_answers_as_the_cli_does(tmp_path: Path) -> None:
+    command = [str(ROOT / "scripts/containerize-check"), "-o", str(tmp_path / "container.json")]
+    subprocess.run(command, check=True, timeout=3500)
+    assert json.loads((tmp_path / "container.json").read_text())["wrong"] == []

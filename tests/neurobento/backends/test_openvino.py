@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -218,3 +220,22 @@ def test_without_memory_for_a_pair_scans_are_computed_one_by_one(
         assert np.array_equal(backend.infer(images), labels)
     assert len(tried) == 1
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
+
+
+def test_nobody_is_told_that_openvino_is_used(tmp_path: Path) -> None:
+    """Its package for that is not even imported, and no identity is written into the home."""
+    program = (
+        "import sys\n"
+        "from neurobento import find_model, open_backend\n"
+        "open_backend(find_model('anomaly'), 'openvino')\n"
+        "print('openvino' in sys.modules, 'openvino_telemetry.main' in sys.modules)\n"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout.split() == ["True", "False"]
+    assert not any("openvino" in str(path) for path in tmp_path.rglob("*"))

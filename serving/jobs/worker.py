@@ -144,7 +144,9 @@ class JobWorker:
                     turn = await to_thread.run_sync(self._queue.take)
             if turn is not None:
                 with _logged("jobs: one was left"):
-                    await self._do(turn)
+                    if not await self._do(turn):
+                        # others first: whoever gave it back would be the quickest to take it again
+                        await asyncio.sleep(LONGEST_WAIT_S)
                 continue
             self._news.clear()
             with contextlib.suppress(TimeoutError):
@@ -157,14 +159,17 @@ class JobWorker:
                 while not self._admission.has_nobody_waiting():
                     await asyncio.sleep(POLL_S)
 
-    async def _do(self, turn: Turn) -> None:
+    async def _do(self, turn: Turn) -> bool:
+        """Work on a job; whether to its end, and it was not given back."""
         work = _Work(turn, self._call(turn), time.monotonic() + self._limit_s)
         self._works.add(work)
         status: int | str = "given back"
         try:
             status = await self._ended(work)
+            return True
         except _NotHere:
             await _as_often_as_needed(lambda: self._queue.give_back(turn))
+            return False
         except asyncio.CancelledError:
             # the server stops, and others may go on at once
             with contextlib.suppress(ServiceUnavailable):

@@ -18,7 +18,7 @@ from serving.jobs import Database, JobQueue, JobWorker, Limits, worker
 from serving.jobs.queue import Turn
 from tests.serving.jobs.conftest import ASKED
 
-WORK_S = 0.05
+WORK_S = 0.1
 SWEEP_EVERY_S = 1.0
 BEAT_EVERY_S = 0.5
 SCAN_BYTES = 100_000

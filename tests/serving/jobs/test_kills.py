@@ -108,6 +108,8 @@ def check_ended_once(url: str, folder: Path) -> None:
     assert len(accepted) == len(set(accepted.values())) == JOBS
     noted = collections.Counter(line.split()[0] for line in lines(folder / "ended"))
     assert set(noted.values()) == {1}, "a job was ended twice"
+    turns = [int(line.split()[1]) for line in lines(folder / "ended")]
+    assert max(turns) > 1, "nobody was killed over a job"
     # who is killed between an end and its line leaves none: two jobs at a time, ten times
     assert len(noted) >= JOBS - 2 * KILLS
     database = Database(url)

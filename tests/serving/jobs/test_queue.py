@@ -334,6 +334,21 @@ def test_an_end_after_everything_was_forgotten_is_none(
     assert left_over(database) == {}
 
 
+def test_a_turn_at_what_was_forgotten_is_none(
+    database: Database, submit: Any, queue: JobQueue
+) -> None:
+    """A server stood still between its look at a job and its claim of a turn."""
+    job = submit()
+    queue.delete(job.id)
+    last = JobQueue(database, Limits(most=10, keep_s=0.0, longest_s=0.0))
+    time.sleep(0.01)
+    last.sweep()
+    assert left_over(database) == {}
+    assert not queue._is_ours(Turn(job, 1))
+    last.sweep()
+    assert left_over(database) == {}
+
+
 def test_another_machines_job_is_taken_once_its_owner_is_lost(
     database: Database, scan_file: Any
 ) -> None:

@@ -122,8 +122,9 @@ def empty(database: Database) -> None:
         store._storage.flush_all()
 
 
-def operations(url: str, scenario: Step, scan: Path) -> int:
-    """How many a scenario takes if all goes well."""
+def operations(url: str, database: Database, scenario: Step, scan: Path) -> int:
+    """How many a scenario takes in an empty database if all goes well."""
+    empty(database)
     faulty = Faulty(url, None, "killed")
     scenario(JobQueue(faulty, LIMITS, owner=dead_owner()), scan)  # type: ignore[arg-type]
     faulty.close()
@@ -179,7 +180,7 @@ def come_right(database: Database, scan: Path) -> None:
 def test_every_operation_may_be_the_last(
     database_url: str, database: Database, scan: Path, scenario: Step, way: Way
 ) -> None:
-    for at in range(operations(database_url, scenario, scan)):
+    for at in range(operations(database_url, database, scenario, scan)):
         empty(database)
         faulty = Faulty(database_url, at, way)
         died = JobQueue(faulty, LIMITS, owner=dead_owner())  # type: ignore[arg-type]
@@ -233,7 +234,7 @@ def test_an_end_that_is_tried_again_is_one_end(
 def test_a_submission_that_is_tried_again_with_its_key_is_one_job(
     database_url: str, database: Database, scan: Path, way: Way
 ) -> None:
-    for at in range(operations(database_url, submit, scan)):
+    for at in range(operations(database_url, database, submit, scan)):
         empty(database)
         faulty = Faulty(database_url, at, way)
         queue = JobQueue(faulty, LIMITS)  # type: ignore[arg-type]
@@ -257,8 +258,10 @@ def test_a_turn_that_nobody_knows_of_is_not_held_for_ever(
     database_url: str, database: Database, scan: Path, way: Way
 ) -> None:
     """The server lives on, so that nobody else may take its turns: it finds them itself."""
-    before = operations(database_url, submit, scan)
-    for at in range(before, operations(database_url, lambda q, s: take(q, s) and None, scan)):
+    before = operations(database_url, database, submit, scan)
+    for at in range(
+        before, operations(database_url, database, lambda q, s: take(q, s) and None, scan)
+    ):
         empty(database)
         faulty = Faulty(database_url, at, way)
         queue = JobQueue(faulty, LIMITS)  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from neurobento.axial import AxialSlices, axial_slices
+from neurobento.axial import axial_slices
 from neurobento.backends.base import Backend
 from neurobento.errors import EmptyScan
 from neurobento.preprocessing.levels import Progress, say_nothing
@@ -21,9 +21,14 @@ __all__ = ["Anomaly", "AnomalyDetector", "ScanAnomaly", "anomaly_of"]
 BATCH = 8
 """Slices that go through the model at once."""
 
-EXTENT_MM = 10.0
-"""What a scan is judged by extends this far from slice to slice: what is in one thin slice alone
-is noise more often than not."""
+EXTENT_MM, EXTENT_PIXELS = 10.0, 15
+"""What a scan is judged by extends this far from slice to slice, and along each axis of what the
+network saw of one: what is thinner is noise more often than not."""
+
+TISSUE, RIM_PIXELS = 0.12, 4
+"""Of the brightest; and what lies less deep in the head than this, there or in its mirror place,
+does not count: a scan cut off at a pole, or stripped tightly, is anomalous there and nowhere
+else."""
 
 AIR, DARK, BRIGHT = 0.12, 0.5, 99.5
 """Darker than this share of the way from the dark to the bright is air; these are percentiles."""
@@ -72,7 +77,8 @@ class ScanAnomaly:
     Attributes
     ----------
     score
-        The highest mean of the scores of neighbouring slices that span 10 mm.
+        The highest mean of the error map over a block inside of the head, 10 mm of slices by
+        15 x 15 pixels of what the network saw.
     threshold
         Above it a scan is called anomalous; None of a model for which none was measured.
     slice_threshold
@@ -190,18 +196,12 @@ class AnomalyDetector:
         heat = slices.view(heat_map)
         for k, each, (_, error_map) in zip(chosen, fitted, found, strict=True):
             heat[k] = resize(each.restore(error_map), planes.shape[1:])
-        return self._judged([score for score, _ in found], chosen, slices, heat_map)
-
-    def _judged(
-        self,
-        scores: list[float],
-        chosen: range,
-        slices: AxialSlices,
-        heat_map: NDArray[np.float32],
-    ) -> ScanAnomaly:
-        by_index = {slices.native_index(k): s for k, s in zip(chosen, scores, strict=True)}
+        by_index = {slices.native_index(k): s for k, (s, _) in zip(chosen, found, strict=True)}
+        images, maps = (
+            np.stack(each) for each in ([f.image for f in fitted], [m for _, m in found])
+        )
         return ScanAnomaly(
-            score=_highest(scores, slices.thickness_mm),
+            score=_highest(images, maps, slices.thickness_mm),
             threshold=self.scan_threshold,
             slice_threshold=self.threshold,
             slices=dict(sorted(by_index.items())),
@@ -242,7 +242,27 @@ def _square(shape: tuple[int, ...], pixel_mm: tuple[float, float]) -> tuple[int,
     return rows, columns
 
 
-def _highest(scores: Sequence[float], thickness_mm: float) -> float:
-    """The highest mean of neighbours that together are about `EXTENT_MM` thick."""
-    count = min(max(1, round(EXTENT_MM / thickness_mm)), len(scores))
-    return float(np.convolve(scores, np.full(count, 1 / count), "valid").max())
+def _highest(images: NDArray[np.float32], maps: NDArray[np.float32], thickness_mm: float) -> float:
+    """The highest mean of error maps (N, 128, 128) over a block inside of the head.
+
+    Parameters
+    ----------
+    images, maps
+        What the network saw of neighbouring slices, and what it gave.
+    thickness_mm
+        From one slice to the next.
+    """
+    from scipy.ndimage import uniform_filter
+
+    count = min(max(1, round(EXTENT_MM / thickness_mm)), len(maps))
+    inside = np.stack([_inside(image) for image in images])
+    size = (count, EXTENT_PIXELS, EXTENT_PIXELS)
+    return float(uniform_filter(maps * inside, size, mode="constant").max())
+
+
+def _inside(image: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Where a slice is deep in the head, and its mirror place too, (128, 128)."""
+    from scipy.ndimage import binary_erosion, binary_fill_holes
+
+    head = binary_erosion(binary_fill_holes(image > TISSUE), iterations=RIM_PIXELS)
+    return np.asarray(head & head[:, ::-1])

@@ -14,6 +14,7 @@ NeuroBentoError
 │   ├── UnsupportedScan            a whole scan, of a kind that is not handled
 │   │   ├── UnsupportedDimensions  not one 3D image, or an axis out of range
 │   │   ├── UnsupportedDatatype    colour, complex, or an unknown code
+│   │   ├── UnsupportedPlane       a slice along the middle of the head, not across it
 │   │   └── NotOnNetworkGrid       level "none" was asked for another grid
 │   ├── DegenerateGeometry         the voxel grid has no usable place in the world
 │   │   ├── BadVoxelSize           not finite, not positive, or out of range
@@ -99,6 +100,7 @@ __all__ = [
     "UnreadableScan",
     "UnsupportedDatatype",
     "UnsupportedDimensions",
+    "UnsupportedPlane",
     "UnsupportedScan",
     "WorkerLost",
 ]
@@ -211,6 +213,10 @@ class UnsupportedDimensions(UnsupportedScan):
 
 class UnsupportedDatatype(UnsupportedScan):
     """The voxels are colour, complex or of an unknown type."""
+
+
+class UnsupportedPlane(UnsupportedScan):
+    """A sagittal slice: it is no mirror image of itself."""
 
 
 class NotOnNetworkGrid(UnsupportedScan):

@@ -29,8 +29,10 @@ from neurobento.errors import (
     UnknownFormat,
     UnsupportedDatatype,
     UnsupportedDimensions,
+    UnsupportedPlane,
 )
 from neurobento.gzip_stream import GZIP_MAGIC, GzipStream
+from neurobento.native_space import NativeSpace
 from neurobento.scan import read_scan
 from neurobento.scan_header import HEADER_BYTES, ScanLimits, parse_header
 
@@ -49,7 +51,7 @@ DICOM_ITEMS, MAX_DICOM_ITEMS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00"), 10_00
 DICOM_TAGS = (
     *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
-    *("RescaleSlope", "RescaleIntercept"),
+    *("RescaleSlope", "RescaleIntercept", "ImageOrientationPatient"),
 )
 """All that is kept of a DICOM header; the rest says whose head it is."""
 
@@ -89,8 +91,9 @@ def read_slice(path: Path, limits: SliceLimits | None = None) -> NDArray[np.floa
     ----------
     path
         PNG or JPEG of any depth (colours become luminance, what is transparent
-        black), a DICOM file of one frame, or a NIfTI file with one axis of length 1;
-        told apart by content.
+        black), a DICOM file of one frame, or a NIfTI file of two dimensions, or with one
+        axis of length 1; told apart by content. Where the file says how it lay in the head,
+        a sagittal one is refused.
     limits
         Bounds on what is decoded.
 
@@ -110,8 +113,9 @@ def read_slice(path: Path, limits: SliceLimits | None = None) -> NDArray[np.floa
 def holds_slice(path: Path) -> bool:
     """Whether a file is for `read_slice` or, by its header, for `neurobento.scan.read_scan`.
 
-    PNG, JPEG and DICOM files are slices, and so are NIfTI files with an axis of length 1. What
-    is none of these is said to be one as well: `read_slice` knows more formats to refuse it by.
+    PNG, JPEG and DICOM files are slices, and so are NIfTI files of two dimensions, or with an
+    axis of length 1. What is none of these is said to be one as well: `read_slice` knows more
+    formats to refuse it by.
 
     Raises
     ------
@@ -123,7 +127,7 @@ def holds_slice(path: Path) -> bool:
     if head.startswith((PNG, JPEG)) or head[DICOM_AT:] == DICOM:
         return True
     try:
-        return 1 in _nifti_shape(path, _nifti_bounds(SliceLimits()))
+        return 1 in _nifti_space(path, _nifti_bounds(SliceLimits())).shape
     except UnknownFormat:
         return True
     except ScanError:
@@ -214,6 +218,7 @@ def _dicom(content: bytes, limits: SliceLimits) -> NDArray[np.float32]:
             bits = int(data.BitsAllocated)
             slope = float(data.get("RescaleSlope") or 1)
             intercept = float(data.get("RescaleIntercept") or 0)
+            directions = [float(each) for each in data.get("ImageOrientationPatient") or ()]
     except MemoryError:
         raise
     # pydicom raises almost anything for a header that makes no sense
@@ -222,6 +227,8 @@ def _dicom(content: bytes, limits: SliceLimits) -> NDArray[np.float32]:
     _check_size(rows, columns, limits)
     if frames > 1:
         raise _more_than_one(frames)
+    if len(directions) == 6:
+        _check_plane(np.cross(np.array(directions[:3]), np.array(directions[3:])))
     if kind not in ((1, "MONOCHROME1"), (1, "MONOCHROME2")) or bits not in (8, 16, 32):
         raise UnsupportedDatatype(
             expected="one grey value of 8, 16 or 32 bits per pixel",
@@ -317,26 +324,39 @@ def _nifti_bounds(limits: SliceLimits) -> ScanLimits:
 def _nifti(path: Path, limits: SliceLimits) -> NDArray[np.float32]:
     bounds = _nifti_bounds(limits)
     try:
-        shape = _nifti_shape(path, bounds)
+        space = _nifti_space(path, bounds)
     except UnknownFormat:
         raise _unknown() from None
     except UnsupportedDimensions as error:
         raise _not_one_slice(error.found) from None
+    shape = space.shape
     if 1 not in shape:
         raise _not_one_slice(" x ".join(map(str, shape)))
     axis = shape.index(1)
+    if shape.count(1) == 1:
+        _check_plane(space.voxel_to_ras[:3, axis])
     columns, rows = (n for i, n in enumerate(shape) if i != axis)
     _check_size(rows, columns, limits)
     # rows go down from the end of the second axis, as viewers show it
     return np.ascontiguousarray(read_scan(path, bounds).array.squeeze(axis).T[::-1])
 
 
-def _nifti_shape(path: Path, bounds: ScanLimits) -> tuple[int, int, int]:
+def _nifti_space(path: Path, bounds: ScanLimits) -> NativeSpace:
     with path.open("rb") as file:
         compressed = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
         file.seek(0)
         stream = GzipStream(file, bounds) if compressed else file
-        return parse_header(stream.read(HEADER_BYTES), bounds).space.shape
+        return parse_header(stream.read(HEADER_BYTES), bounds).space
+
+
+def _check_plane(across: NDArray[np.float64]) -> None:
+    """Refuse a slice whose normal, in the patient's axes, runs from left to right."""
+    if np.abs(across).argmax() == 0 and np.abs(across).max() > 0:
+        raise UnsupportedPlane(
+            expected="an axial or a coronal slice",
+            found="a sagittal one",
+            remedy="Send slices across the head: its halves are compared.",
+        )
 
 
 def _checked(pixels: NDArray[np.float32], limits: SliceLimits) -> NDArray[np.float32]:
@@ -389,7 +409,7 @@ def _more_than_one(count: int) -> UnsupportedDimensions:
 
 def _not_one_slice(found: str) -> UnsupportedDimensions:
     return UnsupportedDimensions(
-        expected="one slice: a 3D image with an axis of length 1",
+        expected="one slice: an image of two dimensions, or with an axis of length 1",
         found=found,
         remedy="Give a whole scan to `neurobento anomaly`, which cuts it into slices.",
     )

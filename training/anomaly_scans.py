@@ -35,12 +35,15 @@ from neurobento.errors import ConfigError
 from neurobento.registry import SPEC_FILE, open_model
 from neurobento.scan import Scan, read_scan, write_whole
 from neurobento.spec import ModelSpec
-from training.reductions import FALSE_POSITIVE_RATE, threshold_from
+from training.reductions import FALSE_POSITIVE_RATE, auroc, threshold_from
 
 __all__ = ["main", "measure", "put_in_lesion"]
 
 FORMAT = 1
 DIAMETERS_MM = (10.0, 20.0, 30.0, 40.0)
+DRAWS = 2
+"""Lesions of each diameter in each scan, one at a time."""
+
 LEVELS = (-0.6, 0.6, 1.2)
 """Change of what is inside a lesion, as a share of what was there."""
 
@@ -124,8 +127,9 @@ def _score(
         healthy[name].append(detector.detect_scan(scan).score)
         for diameter in DIAMETERS_MM:
             random = np.random.default_rng([number, int(diameter)])
-            changed = put_in_lesion(scan, diameter, random)
-            with_lesion[diameter][name].append(detector.detect_scan(changed).score)
+            for _ in range(DRAWS):
+                changed = put_in_lesion(scan, diameter, random)
+                with_lesion[diameter][name].append(detector.detect_scan(changed).score)
     return healthy, with_lesion
 
 
@@ -194,6 +198,7 @@ def measure(healthy: Scores, with_lesion: Mapping[float, Scores]) -> dict[str, A
     lesions = {
         f"{diameter:g} mm": {
             "above": _share(_all(scores), threshold),
+            "auroc": auroc(_all(healthy), _all(scores)),
             "by_source": {name: _share(each, threshold) for name, each in scores.items()},
         }
         for diameter, scores in with_lesion.items()
@@ -225,8 +230,10 @@ def table(document: Mapping[str, Any]) -> str:
     for name, found in document["sources"].items():
         others = found["above_the_others_threshold"]
         lines.append(f"| {name} | {found['scans']} | {found['above']:.2f} | {others:.2f} |")
-    lines += ["", "| with a lesion of | above the threshold |", "|---|---|"]
-    lines += [f"| {name} | {found['above']:.2f} |" for name, found in document["lesions"].items()]
+    lines += ["", "| with a lesion of | above the threshold | AUROC |", "|---|---|---|"]
+    lines.append(f"| none | {document['above']:.2f} | |")
+    for name, found in document["lesions"].items():
+        lines.append(f"| {name} | {found['above']:.2f} | {found['auroc']:.2f} |")
     return "\n".join(lines) + "\n"
 
 

@@ -19,6 +19,7 @@ __all__ = [
     "FALSE_POSITIVE_RATE",
     "ErrorMaps",
     "Scores",
+    "auroc",
     "choose_reduction",
     "error_maps_of",
     "scores_by_all",
@@ -78,7 +79,7 @@ def choose_reduction(error_maps: ErrorMaps, healthy: Images, seed: int) -> str:
     changed, mask = put_in_anomalies(images, random)
     foreign = scores_by_all(error_maps(changed[mask.flatten(1).any(1)].numpy()))
     own = scores_by_all(error_maps(healthy))
-    return max(REDUCTIONS, key=lambda name: _auroc(own[name], foreign[name]))
+    return max(REDUCTIONS, key=lambda name: auroc(own[name], foreign[name]))
 
 
 def threshold_from(healthy: NDArray[np.float64]) -> float:
@@ -90,7 +91,7 @@ def threshold_from(healthy: NDArray[np.float64]) -> float:
     return float(np.quantile(healthy, 1 - FALSE_POSITIVE_RATE, method="weibull"))
 
 
-def _auroc(healthy: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    """The share of pairs in order; equal ones count half."""
+def auroc(healthy: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """The share of pairs of a healthy one and another that are in order; equal ones count half."""
     difference = other[:, None] - healthy[None]
     return float(((difference > 0) + 0.5 * (difference == 0)).mean())

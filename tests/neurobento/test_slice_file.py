@@ -38,6 +38,7 @@ from neurobento.errors import (
     UnknownFormat,
     UnsupportedDatatype,
     UnsupportedDimensions,
+    UnsupportedPlane,
 )
 from neurobento.slice_file import SliceLimits, holds_slice, read_slice
 from tests.neurobento.slice_files import (
@@ -699,7 +700,9 @@ def test_a_nifti_slice_is_seen_as_viewers_show_it(
     axis: int, name: str, write_nifti: Writer
 ) -> None:
     pixels = grey(most=1000).astype(np.int16)
-    found = read_slice(write_nifti(np.expand_dims(pixels, axis), name=name))
+    # whichever axis is thin, it runs upwards in the head
+    affine = np.eye(4)[:, [*np.roll(range(3), axis - 2), 3]]
+    found = read_slice(write_nifti(np.expand_dims(pixels, axis), affine, name=name))
     # the first axis goes right, the second up
     assert np.array_equal(found, pixels.T[::-1])
     assert found.dtype == np.float32
@@ -720,6 +723,37 @@ def test_a_whole_scan_is_refused_with_the_remedy(
     error = refused(path, UnsupportedDimensions)
     assert error.found == " x ".join(map(str, shape))
     assert "neurobento anomaly" in error.remedy
+
+
+@pytest.mark.parametrize(("across", "refused_"), [(0, True), (1, False), (2, False)])
+def test_a_sagittal_slice_is_refused(across: int, refused_: bool, write_nifti: Writer) -> None:
+    """Where the file says that it is one: it is no mirror image of itself."""
+    path = write_nifti(np.expand_dims(grey(), across), np.diag([2.0, 3.0, 4.0, 1.0]))
+    if refused_:
+        assert "sagittal" in refused(path, UnsupportedPlane).found
+    else:
+        read_slice(path)
+
+
+@pytest.mark.parametrize(
+    ("directions", "refused_"),
+    [
+        ([0, 1, 0, 0, 0, -1], True),
+        ([0.1, 0.99, 0, 0, 0.1, -0.99], True),
+        ([1, 0, 0, 0, 1, 0], False),
+        ([1, 0, 0, 0, 0, -1], False),
+        ([0, 0, 0, 0, 0, 0], False),
+        ([0, 1, 0], False),
+    ],
+)
+def test_a_sagittal_dicom_slice_is_refused(
+    directions: list[float], refused_: bool, write: Writer
+) -> None:
+    path = write(dicom(ImageOrientationPatient=directions))
+    if refused_:
+        assert "sagittal" in refused(path, UnsupportedPlane).found
+    else:
+        read_slice(path)
 
 
 def test_a_nifti_file_of_two_dimensions_is_a_slice(write_nifti: Writer) -> None:

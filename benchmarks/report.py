@@ -22,6 +22,7 @@ from benchmarks.tables import (
     end_to_end_table,
     fault_answers_table,
     faults_table,
+    jobs_table,
     load_table,
     memory_table,
     offline_table,
@@ -121,6 +122,8 @@ def _sections(machine: Machine) -> list[str]:
     if machine.of("faults"):
         parts += ["### Processes killed under load", faults_table(machine)]
         parts += [fault_answers_table(machine)]
+    if machine.of("jobs"):
+        parts += ["### Jobs under a server that is killed with -9", jobs_table(machine)]
     return [*parts, *_remarks(machine)]
 
 

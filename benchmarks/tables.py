@@ -17,6 +17,7 @@ __all__ = [
     "end_to_end_table",
     "fault_answers_table",
     "faults_table",
+    "jobs_table",
     "load_table",
     "memory_table",
     "offline_table",
@@ -245,6 +246,28 @@ def fault_answers_table(machine: Machine) -> str:
         if not name.startswith("kill ")
     ]
     return table(["protocol", *ANSWER_HEAD], rows)
+
+
+def jobs_table(machine: Machine) -> str:
+    """Jobs under a server that is killed again and again."""
+    rows = []
+    for run in machine.of("jobs"):
+        jobs, database = run.entries["jobs"], run.entries["database"]
+        facts, sizes = jobs.facts, database.facts["bytes"]
+        counts = ("kills", "jobs", "done", "right_labels", "ended_twice", "keys_with_two_ids")
+        again = summary(jobs.samples["ready_again_s"])["p50"]
+        late = max(jobs.samples["gone_after_their_time_s"])
+        rows.append(
+            [
+                str(database.facts["kind"]),
+                *(str(facts[name]) for name in (*counts, "begun_again")),
+                *(f"{again:.1f}", f"{late:.1f}"),
+                " / ".join(f"{size / 1e6:.1f}" for size in sizes.values()),
+            ]
+        )
+    head = ["database", "kills", "jobs", "done", "right labels", "ended twice", "keys of two jobs"]
+    head += ["begun again", "ready again, median s", "gone too late, s"]
+    return table([*head, "MB: empty / all waiting / all done / all gone"], rows)
 
 
 def _answer_cells(entry: Entry) -> list[str]:

@@ -27,6 +27,11 @@ __all__ = [
 ANOMALY_FORMAT = 1
 """Version of `<name>_anomaly.json`."""
 
+SCAN_NOTE = (
+    "The threshold was set by healthy scans of a few sources, and small lesions are below it; "
+    "measure one on scans of your own site."
+)
+
 LIBRARIES = ("neurobento", "numpy", "nibabel", "scipy", "pillow", "pydicom")
 
 LEVELS = 65_535
@@ -94,6 +99,7 @@ def scan_files(
     facts = anomaly_facts(scan_anomaly, backend_facts, seconds)
     facts["native_shape"] = list(scan.shape)
     facts["heat_map"] = {"largest": float(scan_anomaly.heat_map.max())}
+    facts["threshold_note"] = SCAN_NOTE
     facts["axis"] = scan_anomaly.axis
     facts["slice_threshold"] = scan_anomaly.slice_threshold
     facts["slices_above_threshold"] = scan_anomaly.slices_above

@@ -117,10 +117,12 @@ def test_scans_are_quoted_as_they_were_measured() -> None:
         others = found["above_the_others_threshold"]
         assert f"| {name} | {found['scans']} | {found['above']:.2f} | {others:.2f} |" in card
     lesions = report["lesions"]
-    assert f"| diameter | {' | '.join(lesions)} |" in card
+    assert f"| diameter | none | {' | '.join(lesions)} |" in card
     shares = " | ".join(f"{each['above']:.2f}" for each in lesions.values())
-    assert f"| above | {shares} |" in card
-    assert f"by {report['scans']} scans" in card
+    assert f"| above | {report['above']:.2f} | {shares} |" in card
+    areas = " | ".join(f"{each['auroc']:.2f}" for each in lesions.values())
+    assert f"| AUROC | | {areas} |" in card
+    assert f"threshold is that of {report['scans']} scans" in card
     spec = json.loads((ROOT / "models/anomaly/spec.json").read_text())
     assert spec["detection"]["scan_threshold"] == report["threshold"]
     assert spec["onnx_sha256"] == report["model"]["onnx"]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from benchmarks.jobs import ends_in, is_well, moments
 from benchmarks.results import Entry
+from benchmarks.tables import jobs_table
 
 FACTS = {
     "jobs": 20,
@@ -70,3 +72,20 @@ def test_a_job_lost_wrong_or_done_twice_is_not(facts: dict[str, int]) -> None:
 def test_what_stays_is_not() -> None:
     assert not is_well(entries({}, late_s=float("inf")))
     assert not is_well(entries({}, gone=900))
+
+
+def test_a_table_says_what_became_of_the_jobs() -> None:
+    told = {"kills": 3, "begun_again": 2}
+    jobs = Entry(
+        FACTS | told, {"ready_again_s": [9.0, 11.0, 30.0], "gone_after_their_time_s": [0.5]}
+    )
+    sizes = {name: 1_000_000 * size for name, size in SIZES.items()}
+    database = Entry({"kind": "sqlite", "bytes": sizes})
+    run = SimpleNamespace(entries={"jobs": jobs, "database": database})
+    machine: Any = SimpleNamespace(of=lambda kind: [run] if kind == "jobs" else [])
+    expected = ["sqlite", "3", "20", "20", "20", "0", "0", "2", "11.0", "0.5"]
+    row = jobs_table(machine).splitlines()[-1]
+    assert [cell.strip() for cell in row.strip("|").split("|")] == [
+        *expected,
+        "100.0 / 1000.0 / 500.0 / 200.0",
+    ]

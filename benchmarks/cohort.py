@@ -57,6 +57,9 @@ WITH_SECONDS = ("_run.json", "_cohort.json", "cohort.tsv")
 STEP_S = 0.2
 """Between two looks at how far a run is."""
 
+LEAST_FOR_A_LINE, STRAIGHT = 100, 0.1
+"""Scans in the smallest cohort that tells of growth, and how far its exponent may be from 1."""
+
 
 def write_scan(path: Path, seed: int) -> None:
     """Write a tiny scan: blocks of 8 x 8 x 8 voxels, intensity k/116 for label k."""
@@ -293,9 +296,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _is_whole(result: dict[str, Any]) -> bool:
-    runs = [*result["sizes"], result["killed"]]
+    """Every scan done, the kill worth one scan at most, and the cost a line."""
+    runs, killed = [*result["sizes"], result["killed"]], result["killed"]
     finished = all(r["done"] == r["records_that_hold"] == r["scans"] for r in runs)
-    return finished and result["killed"]["files_that_differ"] == 0
+    harmless = killed["files_that_differ"] == 0 and killed["begun_again"] <= 1
+    # of a few scans starting up is most of the cost
+    many = min(r["scans"] for r in result["sizes"]) >= LEAST_FOR_A_LINE
+    exponent = result["growth"]["exponent_of_scans_cpu_s"]
+    straight = not many or abs(exponent - 1) <= STRAIGHT
+    return finished and harmless and killed["killed_after_scans"] is not None and straight
 
 
 if __name__ == "__main__":

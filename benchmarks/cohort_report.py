@@ -57,8 +57,8 @@ def _killed(result: dict[str, Any]) -> str:
     return (
         f"One of the workers got SIGKILL after {killed['killed_after_scans']:,} scans: "
         f"{killed['done']:,} of {killed['scans']:,} were finished, {killed['begun_again']} begun "
-        f"a second time, and {'no file came' if same else killed['files_that_differ']} out other "
-        "than without the kill (but for the files that hold seconds)."
+        f"a second time, and {'no' if same else killed['files_that_differ']} files differ from "
+        "those without the kill (but for those that hold seconds)."
     )
 
 

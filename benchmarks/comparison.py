@@ -96,14 +96,17 @@ def by_machine(runs: Sequence[Run]) -> list[Machine]:
 
 
 def _machine_name(run: Run) -> str:
-    cpu = f"{run.environment['cpu']}, {run.environment['cores']} cores"
+    # processors of one name differ in what matters most to a network
+    wide = " with AVX-512" if "avx512f" in run.environment["cpu_flags"] else ""
+    cpu = f"{run.environment['cpu']}{wide}, {run.environment['cores']} cores"
     gpu = run.environment["gpu"]
     return f"{gpu['name']}, {cpu}" if gpu else cpu
 
 
-def timings(machine: Machine) -> list[Timing]:
-    """Every candidate and batch size of the network alone: by model, slowest first."""
-    found = [timing for run in machine.of("latency") for timing in _timings_of(run, "seconds")]
+def timings(machine: Machine, kind: Kind = "latency") -> list[Timing]:
+    """Every candidate and batch size of the network alone, of scans or of "slices": by model,
+    slowest first."""
+    found = [timing for run in machine.of(kind) for timing in _timings_of(run, "seconds")]
     return sorted(found, key=lambda t: (t.model, t.batch, -t.seconds["p50"]))
 
 

@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -96,9 +97,12 @@ def _answers(scan: Path, level: Any) -> dict[str, Any]:
             _say(f"answered after {seconds:.0f} s; the same with the CLI ...")
             found_scan = compared_scan(parcellation, scan, level)
             found_slice = compared_slice(client.anomaly(image), image)
+            _say("and as a job ...")
+            job = client.job_answer(client.submit(scan, level=level))
     return {
         "scan": {"sha256": file_sha256(scan), "level": level, "seconds": seconds, **found_scan},
         "slice": found_slice,
+        "job": {"different": [] if job.dseg == parcellation.dseg else ["labels"]},
     }
 
 
@@ -122,6 +126,18 @@ def _image(inspected: Path, store: Path, root: Path) -> dict[str, Any]:
     }
 
 
+def _commit() -> str:
+    """What was built: the commit, and whether the tree differed from it."""
+    told = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=40"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return told.stdout.strip() or "unknown"
+
+
 def _say(text: str) -> None:
     print(f"container: {text}", file=sys.stderr, flush=True)
 
@@ -143,6 +159,7 @@ def _check(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         "format": 1,
         "kind": "container",
         "base": args.base,
+        "commit": _commit(),
         "environment": machine,
         "warnings": load_warnings(machine),
         "image": _image(args.image, args.store, args.root),

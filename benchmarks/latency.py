@@ -51,7 +51,7 @@ def measure_network(args: argparse.Namespace) -> Run:
     image = _image(args)
     candidates = choose(args)
     fresh = begin_run(
-        "latency",
+        "slices" if args.slice else "latency",
         {
             "name": "network alone",
             "scenarios": {"1": "SingleStream", "2 and more": "Offline"},
@@ -124,14 +124,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _print_summary(done: Run) -> None:
-    quantity = "seconds" if done.kind == "latency" else "total_s"
+    quantity = "total_s" if done.kind == "end_to_end" else "seconds"
+    of = "slice" if done.kind == "slices" else "scan"
     medians = {
         name: summary(entry.samples[quantity])["p50"] / entry.facts.get("batch", 1)
         for name, entry in done.entries.items()
     }
     for name, median in medians.items():
         ratio = f", {medians[REFERENCE] / median:.2f} x" if REFERENCE in medians else ""
-        print(f"{name:40} median {median:.4f} s a scan{ratio}")
+        print(f"{name:40} median {median:.4f} s a {of}{ratio}")
 
 
 if __name__ == "__main__":

@@ -103,6 +103,10 @@ def _sections(machine: Machine) -> list[str]:
         parts += [f"![Median of every candidate]({slug}_latency.png)"]
         offline = offline_table(machine)
         parts += ["### Network alone, Offline, s a scan (median)", offline] if offline else []
+    if machine.of("slices"):
+        parts += ["### Slices, network alone, SingleStream, s", backends_table(machine, "slices")]
+        offline = offline_table(machine, "slices")
+        parts += ["### Slices, Offline, s a slice (median)", offline] if offline else []
     for number, whole in enumerate(machine.of("end_to_end"), 1):
         level = whole.scenario["level"]
         parts += [f"### End to end, level `{level}`: where each second goes (means)"]

@@ -25,7 +25,17 @@ __all__ = ["FORMAT", "Entry", "Kind", "Run", "begin_run", "require_alike", "summ
 FORMAT = 2
 """Version of the result files."""
 
-Kind = Literal["latency", "end_to_end", "memory", "load", "soak", "overhead", "faults", "jobs"]
+Kind = Literal[
+    "latency",
+    "slices",
+    "end_to_end",
+    "memory",
+    "load",
+    "soak",
+    "overhead",
+    "faults",
+    "jobs",
+]
 
 COMPARED = ("cpu", "cpu_flags", "cores", "gpu", "python")
 """What of the environment two runs must share, besides the versions."""

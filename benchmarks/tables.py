@@ -10,7 +10,7 @@ from benchmarks.candidates import yardstick_of
 from benchmarks.comparison import REPORT_A, REPORT_A_GPU, Machine, Timing, timings, totals
 from benchmarks.end_to_end import REGISTRATION
 from benchmarks.overhead import IN_PROCESS
-from benchmarks.results import Entry, Run, summary
+from benchmarks.results import Entry, Kind, Run, summary
 
 __all__ = [
     "backends_table",
@@ -71,24 +71,24 @@ def prediction_table(machines: Sequence[Machine]) -> str:
     return table(head, rows)
 
 
-def backends_table(machine: Machine) -> str:
-    """Network alone, one scan at a time (SingleStream), in seconds."""
+def backends_table(machine: Machine, kind: Kind = "latency") -> str:
+    """Network alone, one scan, or one of "slices", at a time (SingleStream), in seconds."""
     rows = [
         [
             *(timing.candidate, _spread(timing)),
             *(f"{timing.seconds[name]:.4f}" for name in ("p50", "p95", "p99")),
             *(_ratio(timing.own_ratio), _ratio(timing.report_ratio)),
         ]
-        for timing in timings(machine)
+        for timing in timings(machine, kind)
         if timing.batch == 1
     ]
     head = ["candidate", "mean ± SD", "p50", "p95", "p99", "x own PyTorch", "x report's U-Net"]
     return table(head, rows)
 
 
-def offline_table(machine: Machine) -> str:
+def offline_table(machine: Machine, kind: Kind = "latency") -> str:
     """Network alone, in batches (Offline): median seconds of a scan; empty with batch 1 alone."""
-    found = timings(machine)
+    found = timings(machine, kind)
     batches = sorted({timing.batch for timing in found})
     if batches in ([], [1]):
         return ""

@@ -83,6 +83,7 @@ class JobQueue(Intake):
         self._liveness = liveness or Liveness()
         self._owner = owner or this_owner()
         self._held: set[Turn] = set()
+        self._holding = threading.Lock()
         self._beats = 0
         self._sweeping = threading.Lock()
 
@@ -116,7 +117,11 @@ class JobQueue(Intake):
         """Whether this owner gets a turn, at a job that still needs one."""
         lease = Lease(turn.number, self._owner, time.time(), mark=secrets.token_hex(8))
         is_ours = False
-        self._held.add(turn)
+        with self._holding:
+            if turn in self._held:
+                # another thread has it, or reaches for it: what it holds is not ours to let go
+                return False
+            self._held.add(turn)
         try:
             is_ours = self._records.claim(turn.lease, pack_record(lease))
             # it may have been ended since it was looked at; if not even that is known, the work

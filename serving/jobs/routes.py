@@ -24,7 +24,7 @@ from serving.jobs.records import End, Job
 
 __all__ = ["idempotency_key", "job_routes", "submitted"]
 
-THREADS = 8
+LIMITER = CapacityLimiter(8)
 """Questions that the database is asked at the same time: if it hangs, nothing else runs short."""
 
 KEY = re.compile(r"[\x21-\x7e]{1,255}")
@@ -53,31 +53,27 @@ def idempotency_key(headers: Any) -> str | None:
 async def submitted(queue: JobQueue, file: Path, options: Options, key: str | None) -> Response:
     """Take a scan in: 202, the job, and where to ask for it."""
     asked = (options.model, options.level, options.space)
-    job = await to_thread.run_sync(queue.submit, file, asked, key)
-    described = await to_thread.run_sync(_described, queue, job)
+    job = await _off_the_loop(queue.submit, file, asked, key)
+    described = await _off_the_loop(_described, queue, job)
     return JSONResponse(described, 202, {"location": f"/v1/jobs/{job.id}"})
 
 
 def job_routes(queue: Callable[[], JobQueue]) -> list[Route]:
     """What can be asked of a job, below /v1."""
-    limiter = CapacityLimiter(THREADS)
-
-    async def off_the_loop(step: Callable[..., Any], *given: Any) -> Any:
-        return await to_thread.run_sync(step, *given, limiter=limiter)
 
     async def status(request: Request) -> Response:
         def describe() -> dict[str, Any]:
             return _described(queue(), queue().job(request.path_params["id"]))
 
-        return JSONResponse(await off_the_loop(describe))
+        return JSONResponse(await _off_the_loop(describe))
 
     async def result(request: Request) -> Response:
         labels_alone = GZIP in request.headers.get("accept", "")
-        answer: Response = await off_the_loop(_result, queue(), request, labels_alone)
+        answer: Response = await _off_the_loop(_result, queue(), request, labels_alone)
         return answer
 
     async def delete(request: Request) -> Response:
-        await off_the_loop(queue().delete, request.path_params["id"])
+        await _off_the_loop(queue().delete, request.path_params["id"])
         return Response(status_code=204)
 
     return [
@@ -85,6 +81,10 @@ def job_routes(queue: Callable[[], JobQueue]) -> list[Route]:
         Route("/jobs/{id}", _answered(delete), methods=["DELETE"]),
         Route("/jobs/{id}/result", _answered(result), methods=["GET"]),
     ]
+
+
+async def _off_the_loop(step: Callable[..., Any], *given: Any) -> Any:
+    return await to_thread.run_sync(step, *given, limiter=LIMITER)
 
 
 def _described(queue: JobQueue, job: Job) -> dict[str, Any]:

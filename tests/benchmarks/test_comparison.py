@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.comparison import Timing, by_machine, timings, totals
 from benchmarks.results import Entry, Run
+from benchmarks.tables import offline_table
 from neurobento.errors import ConfigError
 
 MakeRun = Callable[..., Run]
@@ -60,6 +61,22 @@ def test_a_gpu_makes_another_machine(make_run: MakeRun) -> None:
         *("Abacus 9, 2 cores", "NVIDIA Abacus, Abacus 9, 2 cores")
     ]
     assert [len(machine.runs) for machine in machines] == [2, 1]
+
+
+def test_a_processor_with_avx_512_is_another_of_the_same_name(make_run: MakeRun) -> None:
+    machines = by_machine([make_run(), make_run(cpu_flags=["amx_bf16", "avx512f"])])
+    assert [machine.name for machine in machines] == [
+        *("Abacus 9, 2 cores", "Abacus 9 with AVX-512, 2 cores")
+    ]
+
+
+def test_slices_are_not_among_scans(make_run: MakeRun) -> None:
+    entry = Entry({"model": "anomaly", "batch": 2}, {"seconds": [0.5]})
+    (machine,) = by_machine([make_run("slices", {"anomaly openvino fp32 batch 2": entry})])
+    assert timings(machine) == []
+    (found,) = timings(machine, "slices")
+    assert (found.batch, found.seconds["p50"]) == (2, 0.25)
+    assert "anomaly openvino fp32 | 0.2500" in offline_table(machine, "slices")
 
 
 def test_unlike_runs_of_one_machine_are_refused(make_run: MakeRun) -> None:

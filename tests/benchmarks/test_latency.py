@@ -99,6 +99,7 @@ def test_slices_are_measured_with_models_for_anomalies_alone(
     command += ["--threads", "1", "--turn", "0", "--backends", "openvino", "--batches", "1", "3"]
     assert main([*command, "--models-folder", str(tmp_path / "models")]) == 0
     run = Run.read(tmp_path / "run.json")
+    assert run.kind == "slices"
     assert set(run.models) == {name.split()[0] for name in run.entries}
     assert "compact" not in run.models
     assert {entry.facts["batch"] for entry in run.entries.values()} == {1, 3}

@@ -174,6 +174,11 @@ def test_two_threads_that_reach_for_a_turn_at_the_same_moment_are_told_apart(
     turn = Turn(job, 1)
     assert queue._is_ours(turn)
     assert not queue._is_ours(turn)
+    # and the one that came second has not let go what the first holds
+    assert queue.state(job, queue.turns(job), None) == "running"
+    database.records.enqueue(job.id)
+    queue.sweep()
+    assert queue.take() is None
 
 
 @pytest.fixture

@@ -1,0 +1,13 @@
+# The command `neurobento cohort` with Dask, for the pods of docs/scaling.md:
+#   docker build -f deploy/cohort.Dockerfile -t REGISTRY/neurobento-cohort:0.1.0 .
+FROM python:3.11-slim-bookworm
+WORKDIR /opt/neurobento
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY requirements requirements
+COPY neurobento neurobento
+COPY models models
+# PyTorch's build for CPUs, from its own page; PyPI's would bring CUDA
+RUN pip install --no-cache-dir --extra-index-url https://download.pytorch.org/whl/cpu \
+      -c constraints.txt -e '.[cohort]' \
+ && useradd --uid 1034 --create-home cohort
+USER 1034

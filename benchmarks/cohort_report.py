@@ -43,11 +43,13 @@ def _table(result: dict[str, Any]) -> list[str]:
 def _growth(result: dict[str, Any]) -> str:
     growth = result["growth"]
     line = growth["line_of_all_cpu_s"]
+    # less than nothing is what noise leaves of next to nothing
+    start = f", on top of {line['start_s']:.0f} for starting" if line["start_s"] > 1 else ""
     return (
         f"Cost grows as the number of scans to the power of "
         f"{growth['exponent_of_scans_cpu_s']:.2f} (CPU seconds of the scans themselves; "
         f"{growth['exponent_of_all_cpu_s']:.2f} with starting up): a line of "
-        f"{line['per_scan_s']:.3f} CPU seconds a scan on top of {line['start_s']:.0f} for starting."
+        f"{line['per_scan_s']:.3f} CPU seconds a scan{start}."
     )
 
 

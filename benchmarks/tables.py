@@ -76,7 +76,7 @@ def backends_table(machine: Machine, kind: Kind = "latency") -> str:
     rows = [
         [
             *(timing.candidate, _spread(timing)),
-            *(f"{timing.seconds[name]:.4f}" for name in ("p50", "p95", "p99")),
+            *(_fine(timing.seconds[name]) for name in ("p50", "p95", "p99")),
             *(_ratio(timing.own_ratio), _ratio(timing.report_ratio)),
         ]
         for timing in timings(machine, kind)
@@ -92,7 +92,7 @@ def offline_table(machine: Machine, kind: Kind = "latency") -> str:
     batches = sorted({timing.batch for timing in found})
     if batches in ([], [1]):
         return ""
-    cells = {(t.candidate, t.batch): f"{t.seconds['p50']:.4f}" for t in found}
+    cells = {(t.candidate, t.batch): _fine(t.seconds["p50"]) for t in found}
     rows = [
         [name, *(cells.get((name, batch), "") for batch in batches)]
         for name in dict.fromkeys(timing.candidate for timing in found)
@@ -289,7 +289,13 @@ def _fastest(found: Sequence[Timing], model: str) -> Timing | None:
 def _spread(timing: Timing) -> str:
     """Mean ± SD; of a single sample the sample."""
     mean, sd = timing.seconds["mean"], timing.seconds["sd"]
-    return f"{mean:.3f} ± {sd:.3f}" if timing.samples > 1 else f"{mean:.3f} (one run)"
+    # of a slice it is a fraction of a millisecond
+    digits = 3 if mean >= 0.02 else 6
+    return f"{mean:.{digits}f} ± {sd:.{digits}f}" if timing.samples > 1 else f"{mean:.3f} (one run)"
+
+
+def _fine(seconds: float) -> str:
+    return f"{seconds:.4f}" if seconds >= 0.02 else f"{seconds:.6f}"
 
 
 def _ratio(value: float | None) -> str:

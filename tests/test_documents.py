@@ -16,7 +16,10 @@ EVALUATION = ROOT / "results/evaluation/compact/evaluation.json"
 LINK = re.compile(r"\]\(([^)#]+)\)")
 
 
-LINKING = ["README.md", "MODEL_CARD.md", "CONTRIBUTING.md", "docs/serving.md", "docs/deployment.md"]
+LINKING = [
+    *("README.md", "MODEL_CARD.md", "CONTRIBUTING.md"),
+    *("docs/serving.md", "docs/deployment.md", "docs/scaling.md"),
+]
 
 
 @pytest.mark.parametrize("document", LINKING)
@@ -186,3 +189,13 @@ def test_scaling_counts_ten_thousand_scans_from_what_one_takes() -> None:
     assert (
         f"take {labelled:.2f} s a scan: {hours[2]:.0f} hours on one, {hours[2] / 100:.1f}" in text
     )
+
+
+def test_the_image_is_as_large_as_it_is_told() -> None:
+    image = json.loads((ROOT / "results/container.json").read_text())["image"]
+    told = (ROOT / "docs/serving.md").read_text().split("## In a container")[1]
+    large = [layer["bytes"] for layer in image["layers"] if layer["bytes"] > 50e6]
+    assert len(large) >= 3
+    for size in large:
+        assert f"| {size / 1e6:.0f} |" in told
+    assert f"{image['bytes'] / 1e6:.0f} MB with the smaller ones" in told

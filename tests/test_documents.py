@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import cohort_report
+from benchmarks.comparison import REPORT_A
 
 ROOT = Path(__file__).parent.parent
 EVALUATION = ROOT / "results/evaluation/compact/evaluation.json"
@@ -199,3 +200,10 @@ def test_the_image_is_as_large_as_it_is_told() -> None:
     for size in large:
         assert f"| {size / 1e6:.0f} |" in told
     assert f"{image['bytes'] / 1e6:.0f} MB with the smaller ones" in told
+
+
+def test_a_gpu_is_told_by_report_as_figures() -> None:
+    told = (ROOT / "docs/scaling.md").read_text()
+    for model, (seconds, _) in REPORT_A.items():
+        assert f"`{model}` alone" in told
+        assert f"| {3600 / seconds:,.0f} | 3600 / {seconds} s, as report A states it |" in told

@@ -17,7 +17,7 @@ from neurobento.preprocessing.levels import Level
 if TYPE_CHECKING:
     from neurobento.client.job_calls import JobCalls
 
-__all__ = ["Jobs"]
+__all__ = ["KEY", "Jobs"]
 
 Result = TypeVar("Result")
 
@@ -26,6 +26,7 @@ LOOK_EVERY_S = 2.0
 
 ID = re.compile(r"[0-9a-f]{32}")
 KEY = re.compile(r"[\x21-\x7e]{1,255}")
+"""What an idempotency key is, for the service too."""
 
 
 class Jobs:

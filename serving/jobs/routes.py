@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import io
-import re
 import zipfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from neurobento.client.jobs import KEY
 from neurobento.errors import ConfigError, JobConflict, NeuroBentoError
 from serving.answers import error_body, error_headers, error_status
 from serving.downloads import FILE_STEM, GZIP, ZIP, download
@@ -27,7 +27,6 @@ __all__ = ["idempotency_key", "job_routes", "submitted"]
 LIMITER = CapacityLimiter(8)
 """Questions that the database is asked at the same time: if it hangs, nothing else runs short."""
 
-KEY = re.compile(r"[\x21-\x7e]{1,255}")
 ASK_AGAIN_S = 5.0
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks.container_image import folder_bytes, largest_packages, layers
-from benchmarks.container_proofs import processes_inside, proofs, violations
+from benchmarks.container_proofs import PROBE, processes_inside, proofs, violations
 
 HOME = "/home/bentoml"
 ROOT_MOUNT = "21 1 0:20 / / ro,nosuid,nodev - overlay overlay rw"
@@ -42,7 +42,7 @@ def proc(tmp_path: Path) -> Path:
     process(tmp_path, 1, "outside", status(Uid="0\t0\t0\t0"))
     (first / "mountinfo").write_text(f"{ROOT_MOUNT}\n{TMP_MOUNT}\n")
     (first / "root/tmp").mkdir(parents=True)
-    (first / "root/tmp/probe").write_text(f"/: Permission denied\n{HOME}: Read-only file system\n")
+    (first / "root" / PROBE).write_text(f"/: Permission denied\n{HOME}: Read-only file system\n")
     return tmp_path
 
 
@@ -96,7 +96,7 @@ def test_more_than_the_temporary_folder_is_writable(
     ],
 )
 def test_what_the_first_process_could_write_counts(proc: Path, probe: str, told: str) -> None:
-    (proc / "7/root/tmp/probe").write_text(probe)
+    (proc / "7" / "root" / PROBE).write_text(probe)
     assert told in wrong(proc)
 
 

@@ -3,7 +3,7 @@
     NeuroBento (HTTP and gRPC) ── Preprocessing (a pool of processes)
                               └── one runner per model (adaptive batching)
 
-`serving.settings` names the environment variables that it listens to.
+`neurobento.serving.settings` names the environment variables that it listens to.
 """
 
 from __future__ import annotations
@@ -21,38 +21,38 @@ from bentoml.validators import ContentType
 
 from neurobento.errors import ServiceError
 from neurobento.registry import DEFAULT_ANOMALY_MODEL, DEFAULT_MODEL, list_specs, model_tag
+from neurobento.serving.admission import Admission
+from neurobento.serving.batching import batch_limit, batch_what_waits
+from neurobento.serving.container_image import IMAGE
+from neurobento.serving.http.downloads import GZIP, JSON, ZIP, answered, download
+from neurobento.serving.http.gate import KNOWN_PATHS, Gate
+from neurobento.serving.http.models_page import models_app
+from neurobento.serving.http.uploads import limit_uploads
+from neurobento.serving.inference_protocol.protocol import OpenInference
+from neurobento.serving.inference_protocol.rest import rest_app
+from neurobento.serving.jobs import Database, JobQueue, JobWorker
+from neurobento.serving.jobs import Limits as JobLimits
+from neurobento.serving.jobs.routes import idempotency_key, job_routes, submitted
+from neurobento.serving.pool.wire import pack_error
+from neurobento.serving.process.master import begin_master
+from neurobento.serving.process.memory import give_back_arrays, leave_imports_alone
+from neurobento.serving.process.parent import end_with_parent
+from neurobento.serving.process.priority import work_behind_the_front
+from neurobento.serving.process.run_folder import remove_left
+from neurobento.serving.settings import SETTINGS
+from neurobento.serving.tasks.anomaly.answers import ENDINGS, chosen_media_type
+from neurobento.serving.tasks.anomaly.batches import pack_found
+from neurobento.serving.tasks.anomaly.front import SliceFront, thresholds_of
+from neurobento.serving.tasks.anomaly.tensors import AnomalyTensors
+from neurobento.serving.tasks.parcellation.front import Front, Options
+from neurobento.serving.tasks.parcellation.grid_images import labels_of
+from neurobento.serving.tasks.parcellation.tensors import ParcellationTensors
+from neurobento.serving.tasks.received import UPLOAD_PREFIX
+from neurobento.serving.telemetry.logs import begin_logging
+from neurobento.serving.telemetry.metrics import count_known_paths_only, observe_stages, stage
+from neurobento.serving.telemetry.tracing import tracing_options
+from neurobento.serving.token import Token
 from neurobento.spec import ModelSpec
-from serving.anomaly_tensors import AnomalyTensors
-from serving.batching import batch_limit, batch_what_waits
-from serving.calls import Admission
-from serving.downloads import GZIP, JSON, ZIP, answered, download
-from serving.front import Front, Options
-from serving.gate import KNOWN_PATHS, Gate
-from serving.grid_images import labels_of
-from serving.image import IMAGE
-from serving.jobs import Database, JobQueue, JobWorker
-from serving.jobs import Limits as JobLimits
-from serving.jobs.routes import idempotency_key, job_routes, submitted
-from serving.logs import begin_logging
-from serving.master import begin_master
-from serving.memory import give_back_arrays, leave_imports_alone
-from serving.metrics import count_known_paths_only, observe_stages, stage
-from serving.models_page import models_app
-from serving.open_inference import OpenInference
-from serving.parcellation_tensors import ParcellationTensors
-from serving.parent import end_with_parent
-from serving.priority import work_behind_the_front
-from serving.received import UPLOAD_PREFIX
-from serving.rest import rest_app
-from serving.run_folder import remove_left
-from serving.settings import SETTINGS
-from serving.slice_answers import ENDINGS, chosen_media_type
-from serving.slice_batches import pack_found
-from serving.slice_front import SliceFront, thresholds_of
-from serving.token import Token
-from serving.tracing import tracing_options
-from serving.uploads import limit_uploads
-from serving.wire import pack_error
 
 SPECS = list_specs(SETTINGS.models)
 
@@ -85,7 +85,7 @@ class Preprocessing:
     """Reads and prepares scans and slices in a pool of processes."""
 
     def __init__(self) -> None:
-        from serving.pool import PreprocessingPool
+        from neurobento.serving.pool.pool import PreprocessingPool
 
         end_with_parent()
         give_back_arrays()
@@ -102,7 +102,7 @@ class Preprocessing:
 
     @bentoml.api
     async def prepare(self, path: str, kind: str, ticket: str) -> dict[str, Any]:
-        """What was made of a file, or an error, packed; see `serving.wire`."""
+        """What was made of a file, or an error, packed; see `neurobento.serving.pool.wire`."""
         try:
             return await self.pool.prepare(Path(path), kind, ticket)  # type: ignore[arg-type]
         except ServiceError as error:
@@ -201,7 +201,7 @@ def _detector(spec: ModelSpec) -> Any:
 
         @bentoml.api(**_batching(spec))
         def detect(self, images: np.ndarray) -> np.ndarray:
-            """What is found in images (N, 1, 128, 128) float32; see `serving.slice_batches`."""
+            """What is found in images (N, 1, 128, 128) float32; see `neurobento.serving.tasks.anomaly.batches`."""
             start = time.perf_counter()
             try:
                 with stage("network", spec.name):
@@ -294,7 +294,7 @@ class NeuroBento(Runners):  # type: ignore[misc, valid-type]
     async def open_grpc(self) -> None:
         """Answer over gRPC too."""
         if SETTINGS.grpc_port:
-            from serving.grpc_server import GrpcServer
+            from neurobento.serving.inference_protocol.grpc_server import GrpcServer
 
             self.grpc = GrpcServer(self.inference, ADMISSION, SETTINGS.limits, TOKEN, self.ready)
             await self.grpc.start(SETTINGS.grpc_host, SETTINGS.grpc_port)

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from bentoml._internal.bento.build_config import BentoPathSpec
 
-from serving.image import BASE, IMAGE
+from neurobento.serving.container_image import BASE, IMAGE
 
 ROOT = Path(__file__).parent.parent
 
@@ -49,7 +49,7 @@ def test_the_bento_packs_what_serving_needs_and_nothing_else() -> None:
     packed = BentoPathSpec(bentofile["include"], bentofile.get("exclude", []), str(ROOT))
     ours = subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).splitlines()
     found = {name for name in ours if packed.includes(name)}
-    modules = {name for name in ours if re.match(r"(neurobento|serving)/.*\.(py|tsv)$", name)}
+    modules = {name for name in ours if re.match(r"neurobento/.*\.(py|tsv)$", name)}
     specs = {name for name in ours if re.match(r"models/\w+/spec\.json$", name)}
     assert len(specs) > 1
     assert found == {"service.py", "README.md", "LICENSE"} | modules | specs

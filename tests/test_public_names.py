@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PARTS = ("neurobento", "serving", "training", "export", "benchmarks")
+PARTS = ("neurobento", "training", "export", "benchmarks")
 MODULES = [
     path.relative_to(ROOT)
     for part in PARTS

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from prometheus_client.metrics import MetricWrapperBase
 
-from serving import metrics
+from neurobento.serving.telemetry import metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
@@ -93,7 +93,7 @@ def adapter_rules() -> list[Manifest]:
 
 
 READS = re.compile(r'\b_(?:text|number|whole|folder)\("(\w+)"|"NEUROBENTO_(\w+)"')
-"""How the code reads a variable: through serving/settings.py, or by its whole name."""
+"""How the code reads a variable: through neurobento/serving/settings.py, or by its whole name."""
 
 
 @functools.cache

@@ -9,8 +9,8 @@ from typing import Any
 import kubernetes_validate
 import pytest
 
-from serving.gate import PROBES
-from serving.token import Token
+from neurobento.serving.http.gate import PROBES
+from neurobento.serving.token import Token
 from tests.deploy.manifests import (
     ADAPTER,
     LAYERS,

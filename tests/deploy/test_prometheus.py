@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from serving.gate import is_known
+from neurobento.serving.http.gate import is_known
 from tests.deploy.manifests import (
     CLUSTER_PROMETHEUS,
     COMPOSE,

@@ -554,6 +554,6 @@ def test_a_way_is_named_by_its_device_where_there_is_a_choice(way: Way, name: st
 
 
 def test_every_extra_that_an_error_names_is_one_of_the_projects() -> None:
-    requirements = Path(__file__).parents[3] / "requirements"
+    requirements = Path(__file__).resolve().parents[3] / "requirements"
     for entry in BACKENDS.values():
         assert not entry.extra or (requirements / f"{entry.extra}.txt").is_file()

@@ -1,0 +1,117 @@
+"""What crosses from the preprocessing service to the front, as plain values and small arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from neurobento import errors
+from neurobento.geometry import Grid
+from neurobento.parcellation import Prepared
+from neurobento.scan import NativeSpace
+from neurobento.serving.tasks.parcellation.grid_images import open_image, write_image
+from neurobento.slice_image import Fitted
+
+__all__ = ["PreparedSlice", "pack_error", "pack_prepared", "pack_slice", "unpack", "unpack_slice"]
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedSlice:
+    """A slice as it was read, and what of it a network sees.
+
+    Attributes
+    ----------
+    pixels
+        (rows, columns) float32, in a file.
+    fitted
+        On the network's grid, and the way back.
+    seconds
+        Of each stage so far.
+    """
+
+    pixels: NDArray[np.float32]
+    fitted: Fitted
+    seconds: dict[str, float]
+
+
+def pack_prepared(prepared: Prepared, file: Path) -> dict[str, Any]:
+    """A prepared scan as a dictionary of arrays and plain values; its image goes into a file."""
+    write_image(file, prepared.image)
+    return {
+        "image": str(file),
+        "native_shape": prepared.space.shape,
+        "native_voxel_to_ras": prepared.space.voxel_to_ras,
+        "native_header": prepared.space.header.binaryblock,
+        "network_voxel_to_ras": prepared.grid.network_voxel_to_ras,
+        "level": prepared.level,
+        "seconds": prepared.seconds,
+    }
+
+
+def pack_slice(
+    pixels: NDArray[np.float32], fitted: Fitted, seconds: dict[str, float], file: Path
+) -> dict[str, Any]:
+    """A slice as a dictionary of arrays and plain values; its pixels go into a file.
+
+    The network's small image crosses in the message.
+    """
+    write_image(file, pixels)
+    return {
+        "pixels": str(file),
+        "image": fitted.image,
+        "shape": fitted.shape,
+        "corner": fitted.corner,
+        "edge": fitted.edge,
+        "seconds": seconds,
+    }
+
+
+def pack_error(error: errors.NeuroBentoError) -> dict[str, Any]:
+    """An error as plain values; its subject, which may be a path, stays behind."""
+    return {"error": type(error).__name__, **error.parts, "subject": None}
+
+
+def unpack(values: dict[str, Any]) -> Prepared:
+    """The prepared scan that was packed.
+
+    Raises
+    ------
+    NeuroBentoError
+        The error that was packed instead.
+    """
+    _raise_error(values)
+    shape = tuple(values["native_shape"])
+    block = bytes(values["native_header"])
+    header_kind = nib.Nifti2Header if len(block) == 540 else nib.Nifti1Header
+    affine = values["native_voxel_to_ras"]
+    return Prepared(
+        image=open_image(Path(values["image"])),
+        grid=Grid(shape, affine, values["network_voxel_to_ras"]),
+        space=NativeSpace(shape, affine, header_kind(block)),
+        level=values["level"],
+        seconds=dict(values["seconds"]),
+    )
+
+
+def unpack_slice(values: dict[str, Any]) -> PreparedSlice:
+    """The slice that was packed; raises as `unpack` does."""
+    _raise_error(values)
+    rows, columns = values["shape"]
+    top, left = values["corner"]
+    return PreparedSlice(
+        pixels=open_image(Path(values["pixels"]), (rows, columns)),
+        fitted=Fitted(values["image"], (rows, columns), (top, left), values["edge"]),
+        seconds=dict(values["seconds"]),
+    )
+
+
+def _raise_error(values: dict[str, Any]) -> None:
+    if "error" in values:
+        parts = dict(values)
+        kind: type[errors.NeuroBentoError] = getattr(errors, parts.pop("error"))
+        raise kind(**parts)

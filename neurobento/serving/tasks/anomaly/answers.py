@@ -1,0 +1,96 @@
+"""What is said of a slice: as JSON, as a picture, or as a zip of files."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neurobento.anomaly import Anomaly
+from neurobento.anomaly_figures import image_figure
+from neurobento.anomaly_report import image_facts, image_files
+from neurobento.figures import png_bytes
+from neurobento.report import json_bytes
+from neurobento.serving.http.downloads import FILE_STEM, JSON, PNG, ZIP, zipped
+
+__all__ = ["ENCODERS", "ENDINGS", "Detection", "chosen_media_type", "facts_of", "picture_of"]
+
+
+DRAWING = threading.BoundedSemaphore(2)
+"""Pictures that are drawn at the same time, whichever way they were asked for: each of the largest
+slice holds some of its pictures in memory, and there are as many callers as places."""
+
+
+@dataclass(frozen=True, eq=False)
+class Detection:
+    """All that there is to say of a slice.
+
+    Attributes
+    ----------
+    pixels
+        (rows, columns) float32, as it was read.
+    anomaly
+        What was found.
+    error_map
+        (128, 128) float32, as the network gave it.
+    facts
+        Model and backend.
+    seconds
+        Of each stage.
+    """
+
+    pixels: NDArray[np.float32]
+    anomaly: Anomaly
+    error_map: NDArray[np.float32]
+    facts: dict[str, Any]
+    seconds: dict[str, float]
+
+
+def facts_of(detection: Detection) -> dict[str, Any]:
+    """The facts of a slice, those that `image_files` writes."""
+    of = detection.pixels, detection.anomaly, detection.facts, detection.seconds
+    return image_facts(*of)
+
+
+def picture_of(detection: Detection) -> bytes:
+    """A PNG of the slice, without and with its heat map."""
+    with DRAWING:
+        return png_bytes(image_figure(detection.pixels, detection.anomaly))
+
+
+def _json(detection: Detection, request_id: str) -> bytes:
+    return json_bytes({**facts_of(detection), "request_id": request_id})
+
+
+def _picture(detection: Detection, _: str) -> bytes:
+    return picture_of(detection)
+
+
+def _archive(detection: Detection, _: str) -> bytes:
+    of = detection.pixels, detection.anomaly, detection.facts, detection.seconds
+    with DRAWING:
+        return zipped(image_files(FILE_STEM, *of))
+
+
+ENCODERS: Mapping[str, Callable[[Detection, str], bytes]] = {
+    JSON: _json,
+    PNG: _picture,
+    ZIP: _archive,
+}
+"""Media type -> what makes such an answer, of a detection and a request's id."""
+
+ENDINGS: Mapping[str, str] = {JSON: "anomaly.json", PNG: "overlay.png", ZIP: "anomaly.zip"}
+"""What an answer is called, behind the stem of all file names."""
+
+
+def chosen_media_type(accept: str) -> str:
+    """What to answer with, by the `Accept` of a request: JSON unless it names another first."""
+    named = [each.partition(";")[0].strip().lower() for each in accept.split(",")]
+    # a browser names pictures among all that it can show
+    if "text/html" in named:
+        return JSON
+    return next((each for each in named if each in ENCODERS), JSON)

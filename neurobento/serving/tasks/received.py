@@ -1,0 +1,47 @@
+"""What came with a request, in a folder that goes with it."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+from anyio import to_thread
+
+from neurobento.serving.process.room import needs_room
+
+__all__ = ["UPLOAD_PREFIX", "received_file", "received_folder"]
+
+UPLOAD_PREFIX = "neurobento-upload-"
+
+
+@contextlib.contextmanager
+def received_folder() -> Iterator[Path]:
+    """A folder for what a request brought, for as long as the context lasts.
+
+    Raises
+    ------
+    ServiceUnavailable
+        There is no room for one.
+    """
+    with contextlib.ExitStack() as stack:
+        with needs_room():
+            made = stack.enter_context(tempfile.TemporaryDirectory(prefix=UPLOAD_PREFIX))
+        yield Path(made)
+
+
+@contextlib.asynccontextmanager
+async def received_file(content: bytes) -> AsyncIterator[Path]:
+    """A file that a request brought, for as long as the context lasts.
+
+    Raises
+    ------
+    ServiceUnavailable
+        There is no room for it.
+    """
+    with received_folder() as folder:
+        file = folder / "scan"
+        with needs_room():
+            await to_thread.run_sync(file.write_bytes, content)
+        yield file

@@ -1,0 +1,621 @@
+"""The gRPC server on a port of its own, asked by NVIDIA's client and by bare stubs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import tritonclient.grpc as triton
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
+    ProtoReflectionDescriptorDatabase,
+)
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc as pb_grpc
+from tritonclient.utils import InferenceServerException
+
+from neurobento.errors import ConfigError, EmptyScan, ServiceUnavailable
+from neurobento.serving.admission import Admission
+from neurobento.serving.http.gate import Limits
+from neurobento.serving.inference_protocol.grpc_server import GrpcServer
+from neurobento.serving.process.run_folder import RUN_VARIABLE, RunFolder
+from neurobento.serving.token import Token
+from tests.neurobento.serving.fake_front import CONTENT, NATIVE, FakeFront, inference_of, labels_of
+
+GRID = (91, 122, 123)
+SERVICE = "inference.GRPCInferenceService"
+PLACES = 2
+SECRET = "0123456789abcdef"
+
+
+def wait_for(truth: Callable[[], Any], what: str, limit_s: float = 5.0) -> None:
+    """Wait until something is true; the test fails if it never is."""
+    end = time.monotonic() + limit_s
+    while not truth():
+        assert time.monotonic() < end, f"{what}: not within {limit_s} s"
+        time.sleep(0.02)
+
+
+@dataclass
+class Served:
+    """A server in an event loop of its own, and its clients."""
+
+    front: FakeFront
+    run: RunFolder
+    limits: Limits
+    token: str | None = None
+    ready: bool | None = True
+    port: int = 0
+
+    def begin(self) -> None:
+        """Start it."""
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+        try:
+            self.port = self._do(self._start("127.0.0.1"))
+        except BaseException:
+            self._end_loop()
+            raise
+        self.channel = grpc.insecure_channel(f"127.0.0.1:{self.port}")
+        self.stub = pb_grpc.GRPCInferenceServiceStub(self.channel)
+        self.health = health_pb2_grpc.HealthStub(self.channel)
+        self.triton = triton.InferenceServerClient(f"127.0.0.1:{self.port}")
+
+    def end(self) -> None:
+        """Stop it; nothing of it is left."""
+        self.triton.close()
+        self.channel.close()
+        self._do(self._server.stop())
+        self._end_loop()
+
+    def serving(self, name: str = "") -> bool:
+        """What grpc.health.v1 says."""
+        found = self.health.Check(health_pb2.HealthCheckRequest(service=name), timeout=5)
+        return bool(found.status == health_pb2.HealthCheckResponse.SERVING)
+
+    def _end_loop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _do(self, work: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+
+    async def _start(self, host: str) -> int:
+        async def ready() -> bool:
+            while self.ready is None:
+                await asyncio.sleep(0.01)
+            return self.ready
+
+        admission = Admission(PLACES, PLACES, 60.0)
+        admission.open()
+        inference = inference_of(self.front)
+        parts = (inference, admission, self.limits, Token(self.token), ready)
+        self._server = GrpcServer(*parts)
+        return await self._server.start(host, self.port)
+
+
+@pytest.fixture
+def labels(known_labels: Callable[[int], Any]) -> Any:
+    return known_labels(47)
+
+
+@pytest.fixture
+def serve(labels: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Starts a server; options as `FakeFront`, `Limits` and `Served` have them."""
+    monkeypatch.setenv(RUN_VARIABLE, str(tmp_path))
+    running: list[Served] = []
+
+    def serve(
+        *,
+        error: Any = None,
+        endless: bool = False,
+        size: int = 64 << 20,
+        limit_s: float = 60.0,
+        upload_s: float = 60.0,
+        **options: Any,
+    ) -> Served:
+        front = FakeFront(labels, error, endless)
+        served = Served(front, RunFolder(tmp_path), Limits(size, limit_s, upload_s), **options)
+        served.begin()
+        running.append(served)
+        return served
+
+    yield serve
+    for served in running:
+        served.end()
+
+
+@pytest.fixture
+def served(serve: Callable[..., Served]) -> Served:
+    return serve()
+
+
+@pytest.fixture
+def records() -> Iterator[list[logging.LogRecord]]:
+    """What the service logs."""
+    found: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = found.append  # type: ignore[method-assign, assignment]
+    logger = logging.getLogger("neurobento.serving")
+    before = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    yield found
+    logger.removeHandler(handler)
+    logger.setLevel(before)
+
+
+def outcomes(records: list[logging.LogRecord]) -> list[Any]:
+    """Statuses of the requests that have ended."""
+    return [vars(r)["status"] for r in records if r.getMessage().endswith(" ended")]
+
+
+def scan_input() -> Any:
+    scan = triton.InferInput("scan", [1], "BYTES")
+    scan.set_data_from_numpy(np.array([CONTENT], object))
+    return scan
+
+
+def request(model: str = "compact", **fields: Any) -> Any:
+    """A request for a scan, as protobuf has it."""
+    tensor = pb.ModelInferRequest.InferInputTensor(name="scan", datatype="BYTES", shape=[1])
+    tensor.contents.bytes_contents.append(CONTENT)
+    return pb.ModelInferRequest(**{"model_name": model, "inputs": [tensor], **fields})
+
+
+def refused(call: Callable[[], Any]) -> tuple[str, dict[str, str]]:
+    """Code and trailing metadata of a call that fails."""
+    with pytest.raises(grpc.RpcError) as caught:
+        call()
+    error: Any = caught.value
+    return error.code().name, dict(error.trailing_metadata() or ())
+
+
+def test_it_lives_and_is_ready_when_every_part_is(served: Served) -> None:
+    client = served.triton
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.is_model_ready("compact")
+    assert client.is_model_ready("unet", "0.3.0")
+    served.ready = False
+    assert client.is_server_live()
+    assert not client.is_server_ready()
+    assert not client.is_model_ready("compact")
+
+
+def test_metadata_are_those_of_http(served: Served) -> None:
+    server = served.triton.get_server_metadata()
+    assert (server.name, server.version) == ("neurobento", metadata.version("neurobento"))
+    found = served.triton.get_model_metadata("compact", as_json=True)
+    expected = inference_of(served.front).metadata("compact")
+    assert found["name"] == expected["name"]
+    assert found["versions"] == expected["versions"]
+    for side in ("inputs", "outputs"):
+        told = [(t["name"], t["datatype"], [int(n) for n in t["shape"]]) for t in found[side]]
+        assert told == [(t["name"], t["datatype"], t["shape"]) for t in expected[side]]
+
+
+def test_a_scan_is_parcellated(served: Served) -> None:
+    result = served.triton.infer(
+        "compact", [scan_input()], request_id="mine", parameters={"preprocessing": "stripped"}
+    )
+    assert served.front.contents == [CONTENT]
+    assert [options.level for options in served.front.asked] == ["stripped"]
+    assert np.array_equal(result.as_numpy("labels"), served.front.parcellation.labels)
+    assert result.as_numpy("affine") == pytest.approx(NATIVE)
+    assert result.as_numpy("volumes_mm3").shape == (116,)
+    assert result.as_numpy("dseg")[0].startswith(b"\x1f\x8b")
+    assert json.loads(result.as_numpy("run")[0])["backend"] == {"name": "fake"}
+    response = result.get_response()
+    assert (response.id, response.model_name, response.model_version) == (
+        "mine",
+        "compact",
+        "1.2.0",
+    )
+
+
+def test_a_scan_by_value_is_parcellated_too(served: Served) -> None:
+    wanted = [pb.ModelInferRequest.InferRequestedOutputTensor(name="labels")]
+    response = served.stub.ModelInfer(request(outputs=wanted), timeout=10)
+    assert [output.name for output in response.outputs] == ["labels"]
+    assert response.raw_output_contents[0] == served.front.parcellation.labels.tobytes()
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_images_are_segmented(count: int, served: Served) -> None:
+    values = np.zeros((count, 1, *GRID), np.float32)
+    values[:, :, 3:9, 5:20] = np.float32(77 / 116)
+    values[-1, 0, 1] = 1
+    image = triton.InferInput("image", list(values.shape), "FP32")
+    image.set_data_from_numpy(values)
+    result = served.triton.infer("compact", [image])
+    assert np.array_equal(result.as_numpy("labels"), labels_of(values))
+    assert result.as_numpy("voxels")[0, 76] == 6 * 15 * 123
+    assert result.as_numpy("voxels").shape == (count, 116)
+
+
+def test_an_image_by_value_is_segmented_too(served: Served) -> None:
+    values = np.zeros((1, 1, *GRID), np.float32)
+    values[..., 7] = np.float32(5 / 116)
+    tensor = pb.ModelInferRequest.InferInputTensor(
+        name="image", datatype="FP32", shape=values.shape
+    )
+    tensor.contents.fp32_contents.extend(values.ravel())
+    response = served.stub.ModelInfer(request(inputs=[tensor]), timeout=10)
+    assert response.raw_output_contents[0] == labels_of(values).tobytes()
+
+
+def tensor(name: str, datatype: str, shape: list[int], **contents: Any) -> Any:
+    kinds = pb.InferTensorContents(**contents)
+    return pb.ModelInferRequest.InferInputTensor(
+        name=name, datatype=datatype, shape=shape, contents=kinds
+    )
+
+
+BAD: dict[str, dict[str, Any]] = {
+    "no inputs": {"inputs": []},
+    "another name": {"inputs": [tensor("scans", "BYTES", [1], bytes_contents=[b"x"])]},
+    "another type": {"inputs": [tensor("scan", "FP16", [1], fp32_contents=[1.0])]},
+    "contents of another type": {"inputs": [tensor("scan", "BYTES", [1], int64_contents=[1])]},
+    "too few values": {"inputs": [tensor("scan", "BYTES", [2], bytes_contents=[b"x"])]},
+    "a value out of range": {"inputs": [tensor("scan", "UINT8", [1], uint_contents=[256])]},
+    "more raw contents than inputs": {"raw_input_contents": [b"", b""]},
+    "a raw string cut off": {"raw_input_contents": [b"\x09\x00\x00\x00abc"]},
+    "an output that there is not": {
+        "outputs": [pb.ModelInferRequest.InferRequestedOutputTensor(name="x")]
+    },
+    "an output asked for twice": {
+        "outputs": 2 * [pb.ModelInferRequest.InferRequestedOutputTensor(name="dseg")]
+    },
+    "another preprocessing": {"parameters": {"preprocessing": pb.InferParameter(string_param="x")}},
+    "a preprocessing of another type": {
+        "parameters": {"preprocessing": pb.InferParameter(int64_param=1)}
+    },
+    "an empty parameter": {"parameters": {"space": pb.InferParameter()}},
+}
+
+
+def test_a_bad_request_is_an_invalid_argument(
+    served: Served, records: list[logging.LogRecord]
+) -> None:
+    for what, fields in BAD.items():
+        code, trailing = refused(partial(served.stub.ModelInfer, request(**fields), timeout=5))
+        assert (what, code) == (what, "INVALID_ARGUMENT")
+        assert (what, trailing["error-type"]) == (what, "ConfigError")
+    assert served.front.asked == []
+    wait_for(lambda: len(outcomes(records)) == len(BAD), "the log of all requests")
+    assert set(outcomes(records)) == {"INVALID_ARGUMENT"}
+    wait_for(lambda: served.run.inside == 0, "all places to be free")
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"no protobuf", b"\x0a\x7fcut short"])
+def test_bytes_that_are_no_message_are_an_invalid_argument(
+    content: bytes, served: Served, records: list[logging.LogRecord]
+) -> None:
+    infer = served.channel.stream_unary(f"/{SERVICE}/ModelInfer")
+    code, trailing = refused(lambda: infer(iter([content]), timeout=5))
+    assert (code, trailing["error-type"]) == ("INVALID_ARGUMENT", "ConfigError")
+    wait_for(lambda: outcomes(records) == ["INVALID_ARGUMENT"], "the request in the log")
+    assert [record for record in records if record.levelno >= logging.WARNING] == []
+    wait_for(lambda: served.run.inside == 0, "the place to be free")
+
+
+def test_a_scan_that_cannot_be_used_is_told_why(serve: Any) -> None:
+    error = EmptyScan(expected="a head", found="zero", remedy="Look.", subject="JANE_DOE")
+    served = serve(error=error)
+    with pytest.raises(InferenceServerException, match=r"expected a head; found zero\. Look") as e:
+        served.triton.infer("compact", [scan_input()])
+    assert e.value.status() == "StatusCode.INVALID_ARGUMENT"
+    code, trailing = refused(lambda: served.stub.ModelInfer(request(), timeout=5))
+    assert (code, trailing["error-type"]) == ("INVALID_ARGUMENT", "EmptyScan")
+    assert "JANE_DOE" not in repr(trailing)
+
+
+def test_a_model_that_is_not_served_is_not_found(served: Served) -> None:
+    stub = served.stub
+    calls = [
+        lambda: stub.ModelReady(pb.ModelReadyRequest(name="grand"), timeout=5),
+        lambda: stub.ModelMetadata(pb.ModelMetadataRequest(name="compact", version="9"), timeout=5),
+        lambda: stub.ModelInfer(request("grand"), timeout=5),
+    ]
+    assert [refused(call)[0] for call in calls] == ["NOT_FOUND"] * 3
+
+
+def test_a_clients_request_id_comes_back_first_and_is_logged(
+    served: Served, records: list[logging.LogRecord]
+) -> None:
+    metadata = (("x-request-id", "scan-7"),)
+    call = served.stub.ModelInfer.future(request(), metadata=metadata, timeout=5)
+    assert dict(call.initial_metadata())["x-request-id"] == "scan-7"
+    call.result()
+    assert [call.id for call in served.front.calls] == ["scan-7"]
+    wait_for(lambda: outcomes(records) == ["OK"], "the request in the log")
+    assert vars(records[-1])["request_id"] == "scan-7"
+    assert vars(records[-1])["protocol"] == "grpc"
+
+
+def test_beyond_the_places_a_client_is_told_when_to_come_back(serve: Any) -> None:
+    served = serve(endless=True)
+    inside = [served.stub.ModelInfer.future(request()) for _ in range(PLACES)]
+    wait_for(lambda: len(served.front.asked) == PLACES, "all places to be taken")
+    code, trailing = refused(lambda: served.stub.ModelInfer(request(), timeout=5))
+    assert code == "RESOURCE_EXHAUSTED"
+    assert int(trailing["retry-after"]) >= 1
+    assert trailing["error-type"] == "ServiceBusy"
+    assert served.run.inside == PLACES
+    for call in inside:
+        call.cancel()
+    wait_for(lambda: served.run.inside == 0, "all places to be free")
+
+
+def test_a_client_that_cancels_ends_its_work_and_frees_its_place(
+    serve: Any, records: list[logging.LogRecord]
+) -> None:
+    served = serve(endless=True)
+    for i in range(PLACES + 1):
+        call = served.stub.ModelInfer.future(request())
+        wait_for(lambda: len(served.front.asked) > served.front.ended, "the work to begin")
+        call.cancel()
+        wait_for(lambda: len(served.front.asked) == served.front.ended, "the work to end")
+        assert served.front.ended == i + 1
+    wait_for(lambda: served.run.inside == 0, "the place to be free")
+    assert outcomes(records) == ["CANCELLED"] * (PLACES + 1)
+
+
+def test_at_the_clients_deadline_the_work_is_ended(serve: Any) -> None:
+    served = serve(endless=True)
+    with pytest.raises(InferenceServerException) as caught:
+        served.triton.infer("compact", [scan_input()], client_timeout=0.3)
+    assert caught.value.status() == "StatusCode.DEADLINE_EXCEEDED"
+    wait_for(lambda: served.front.ended == 1, "the work to end")
+    wait_for(lambda: served.run.inside == 0, "the place to be free")
+    assert served.front.calls[0].deadline - served.front.calls[0].begun <= 0.3
+
+
+def test_at_the_services_own_limit_the_work_is_ended(
+    serve: Any, records: list[logging.LogRecord]
+) -> None:
+    served = serve(endless=True, limit_s=0.2)
+    code, trailing = refused(lambda: served.stub.ModelInfer(request(), timeout=20))
+    assert (code, trailing["error-type"]) == ("DEADLINE_EXCEEDED", "DeadlineExceeded")
+    assert served.front.ended == 1
+    wait_for(lambda: outcomes(records) == ["DEADLINE_EXCEEDED"], "the request in the log")
+
+
+def test_a_part_that_is_missing_is_unavailable_for_now(serve: Any) -> None:
+    error = ServiceUnavailable(expected="a", found="b", remedy="C.", retry_after_s=4.2)
+    served = serve(error=error)
+    code, trailing = refused(lambda: served.stub.ModelInfer(request(), timeout=5))
+    assert (code, trailing["retry-after"]) == ("UNAVAILABLE", "5")
+
+
+def test_a_server_that_drains_sends_away_new_calls_and_ends_old_ones(serve: Any) -> None:
+    served = serve(endless=True, limit_s=1.0)
+    old = served.stub.ModelInfer.future(request())
+    wait_for(lambda: len(served.front.asked) == 1, "the work to begin")
+    served.run.drain()
+    code, trailing = refused(lambda: served.stub.ModelInfer(request(), timeout=5))
+    assert (code, trailing["error-type"]) == ("UNAVAILABLE", "ServiceUnavailable")
+    assert int(trailing["retry-after"]) >= 1
+    assert not served.triton.is_server_ready()
+    assert not served.triton.is_model_ready("compact")
+    assert served.triton.is_server_live()
+    assert not old.done()
+    assert refused(old.result)[0] == "DEADLINE_EXCEEDED"
+    wait_for(lambda: not served.serving(), "the health service to know")
+
+
+def test_what_nobody_expected_is_internal_without_its_words(
+    serve: Any, records: list[logging.LogRecord]
+) -> None:
+    served = serve(error=RuntimeError("JANE_DOE"))
+    with pytest.raises(grpc.RpcError) as caught:
+        served.stub.ModelInfer(request(), metadata=(("x-request-id", "mine"),), timeout=5)
+    assert caught.value.code() is grpc.StatusCode.INTERNAL  # type: ignore[attr-defined]
+    assert "JANE_DOE" not in str(caught.value)
+    wait_for(lambda: outcomes(records) == ["INTERNAL"], "the request in the log")
+    (failed,) = [record for record in records if record.levelno == logging.ERROR]
+    assert failed.getMessage() == "request mine failed"
+    assert failed.exc_info
+
+
+SHOWN = {"none": {}, "another": {"authorization": "Bearer " + "x" * 16}}
+
+
+@pytest.mark.parametrize("shown", SHOWN)
+def test_without_its_token_nothing_but_probes_is_answered(shown: str, serve: Any) -> None:
+    served = serve(token=SECRET)
+    metadata = tuple(SHOWN[shown].items())
+    stub = served.stub
+    calls = [
+        lambda: stub.ServerMetadata(pb.ServerMetadataRequest(), timeout=5, metadata=metadata),
+        lambda: stub.ModelMetadata(
+            pb.ModelMetadataRequest(name="compact"), timeout=5, metadata=metadata
+        ),
+        lambda: stub.ModelReady(pb.ModelReadyRequest(name="compact"), timeout=5, metadata=metadata),
+        lambda: stub.ModelInfer(request(), timeout=5, metadata=metadata),
+    ]
+    assert [refused(call)[0] for call in calls] == ["UNAUTHENTICATED"] * 4
+    assert served.front.contents == []
+    assert served.triton.is_server_live()
+    assert served.triton.is_server_ready()
+    wait_for(served.serving, "the health service to know")
+
+
+def test_with_its_token_a_client_is_answered(serve: Any) -> None:
+    served = serve(token=SECRET)
+    headers = {"authorization": f"Bearer {SECRET}"}
+    assert served.triton.is_model_ready("compact", headers=headers)
+    result = served.triton.infer("compact", [scan_input()], headers=headers)
+    assert np.array_equal(result.as_numpy("labels"), served.front.parcellation.labels)
+
+
+def held_back(served: Served) -> tuple[float, grpc.RpcError]:
+    """Seconds until a call is refused whose message never comes, and its error."""
+    infer = served.channel.stream_unary(
+        f"/{SERVICE}/ModelInfer",
+        request_serializer=pb.ModelInferRequest.SerializeToString,
+        response_deserializer=pb.ModelInferResponse.FromString,
+    )
+    never = threading.Event()
+
+    def requests() -> Iterator[Any]:
+        never.wait(20)
+        yield from ()
+
+    start = time.monotonic()
+    try:
+        with pytest.raises(grpc.RpcError) as caught:
+            infer(requests(), timeout=15)
+        return time.monotonic() - start, caught.value
+    finally:
+        never.set()
+
+
+def test_a_message_is_not_waited_for_without_the_token(serve: Any) -> None:
+    served = serve(token=SECRET)
+    seconds, error = held_back(served)
+    assert error.code() == grpc.StatusCode.UNAUTHENTICATED
+    assert seconds < 5
+
+
+def test_a_message_is_not_waited_for_without_a_place(serve: Any) -> None:
+    served = serve(endless=True)
+    calls = [served.stub.ModelInfer.future(request()) for _ in range(PLACES)]
+    wait_for(lambda: len(served.front.asked) == PLACES, "all places to be taken")
+    seconds, error = held_back(served)
+    assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert dict(error.trailing_metadata())["retry-after"]
+    assert seconds < 5
+    for call in calls:
+        call.cancel()
+
+
+def test_a_slow_message_gives_its_place_up(serve: Any) -> None:
+    served = serve(upload_s=0.5)
+    _, error = held_back(served)
+    assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert dict(error.trailing_metadata())["error-type"] == "DeadlineExceeded"
+
+
+@pytest.fixture
+def unread() -> Iterator[Callable[[Served], Any]]:
+    """Asks for an answer of 1.4 MB, of which a client that has yet to read it takes in 64 kB."""
+    channels: list[grpc.Channel] = []
+
+    def ask(served: Served) -> Any:
+        narrow = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1 << 16)]
+        channels.append(grpc.insecure_channel(f"127.0.0.1:{served.port}", narrow))
+        values = np.zeros((1, 1, *GRID), np.float32)
+        image = pb.ModelInferRequest.InferInputTensor(
+            name="image", datatype="FP32", shape=values.shape
+        )
+        infer = channels[-1].unary_stream(
+            f"/{SERVICE}/ModelInfer",
+            request_serializer=pb.ModelInferRequest.SerializeToString,
+            response_deserializer=pb.ModelInferResponse.FromString,
+        )
+        return infer(request(inputs=[image], raw_input_contents=[values.tobytes()]))
+
+    yield ask
+    for channel in channels:
+        channel.close()
+
+
+def test_a_call_has_its_place_until_its_answer_is_sent(
+    served: Served, unread: Callable[[Served], Any], records: list[logging.LogRecord]
+) -> None:
+    answers = [unread(served) for _ in range(PLACES)]
+    wait_for(lambda: outcomes(records) == ["OK"] * PLACES, "the work to end")
+    # a place given back before the answer is read would be free by now
+    time.sleep(0.3)
+    assert served.run.inside == PLACES
+    assert refused(lambda: served.stub.ModelInfer(request(), timeout=5))[0] == "RESOURCE_EXHAUSTED"
+    assert len(next(answers[0]).outputs) == 3
+    wait_for(lambda: served.run.inside == PLACES - 1, "the place of the one that was read")
+    answers[1].cancel()
+    wait_for(lambda: served.run.inside == 0, "the place of the one that was left")
+
+
+def test_an_answer_that_is_not_read_gives_its_place_up_at_the_deadline(
+    serve: Any, unread: Callable[[Served], Any], records: list[logging.LogRecord]
+) -> None:
+    served = serve(limit_s=2.0)
+    answer = unread(served)
+    wait_for(lambda: outcomes(records) == ["OK"], "the work to end")
+    assert served.run.inside == 1
+    wait_for(lambda: served.run.inside == 0, "the place to be free")
+    # it may still be read; its place is not given back a second time
+    assert len(next(answer).outputs) == 3
+    wait_for(answer.done, "the answer to end")
+    later = unread(served)
+    wait_for(lambda: outcomes(records) == ["OK", "OK"], "the work to end")
+    assert served.run.inside == 1
+    later.cancel()
+
+
+def test_places_are_free_again_for_clients_that_take_turns(served: Served) -> None:
+    for _ in range(50):
+        served.stub.ModelInfer(request(), timeout=5)
+    wait_for(lambda: served.run.inside == 0, "all places to be free")
+
+
+def test_the_health_service_says_what_is_true(serve: Any) -> None:
+    served = serve(ready=None)
+    for name in ("", SERVICE):
+        assert not served.serving(name), "it was said to serve before it was known"
+    served.ready = True
+    for name in ("", SERVICE):
+        wait_for(partial(served.serving, name), "the health service to know")
+    served.ready = False
+    wait_for(lambda: not served.serving(SERVICE), "the health service to know")
+    code, _ = refused(lambda: served.serving("another"))
+    assert code == "NOT_FOUND"
+
+
+def test_reflection_names_the_services(served: Served) -> None:
+    found = set(ProtoReflectionDescriptorDatabase(served.channel).get_services())
+    assert {SERVICE, "grpc.health.v1.Health"} <= found
+
+
+def test_a_message_beyond_the_limit_is_refused_and_one_below_is_not(serve: Any) -> None:
+    served = serve(size=2 << 20)
+    tensor = pb.ModelInferRequest.InferInputTensor(name="scan", datatype="BYTES", shape=[1])
+
+    def send(size: int) -> Any:
+        raw = size.to_bytes(4, "little") + bytes(size)
+        return served.stub.ModelInfer(
+            request(inputs=[tensor], raw_input_contents=[raw]), timeout=10
+        )
+
+    assert refused(lambda: send(2 << 20))[0] == "RESOURCE_EXHAUSTED"
+    assert served.front.contents == []
+    send((2 << 20) - 1000)
+    assert len(served.front.contents[0]) == (2 << 20) - 1000
+
+
+def test_a_port_that_is_taken_is_an_error_that_names_it(serve: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"port {port} on 127.0.0.1"):
+            serve(port=port)
+
+
+def test_two_servers_do_not_share_a_port(serve: Any, served: Served) -> None:
+    with pytest.raises(ConfigError):
+        serve(port=served.port)

@@ -1,0 +1,95 @@
+"""Jobs' databases: a SQLite file, and a Redis server of the tests' own."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from neurobento.serving.jobs import Database, JobQueue, Limits
+
+ASKED = ("compact", "none", "native")
+DATABASES = ("sqlite", "redis")
+LIMITS = Limits(most=1000, keep_s=3600, longest_s=3600)
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server on a free port, that writes down all it is told; skipped where there is none."""
+    program = shutil.which("redis-server")
+    if program is None:
+        pytest.skip("JOBS ARE NOT TESTED WITH REDIS: install Debian's package redis-server")
+    folder = tmp_path_factory.mktemp("redis")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = ["--bind", "127.0.0.1", "--port", f"{port}", "--dir", f"{folder}", "--save", ""]
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen([program, *options, "--appendonly", "yes"], stdout=log)
+    try:
+        _wait_for(port, folder / "log")
+        yield f"redis://127.0.0.1:{port}/0"
+    finally:
+        server.kill()
+        server.wait()
+
+
+def _wait_for(port: int, log: Path) -> None:
+    with redis.Redis(port=port) as asking:
+        for _ in range(100):
+            try:
+                asking.ping()
+                return
+            except redis.ConnectionError:
+                time.sleep(0.1)
+    raise AssertionError(log.read_text())
+
+
+@pytest.fixture(params=DATABASES)
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'jobs' / 'jobs.sqlite'}"
+    url: str = request.getfixturevalue("redis_url")
+    with redis.Redis.from_url(url) as emptied:
+        emptied.flushall()
+    return url
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """It, opened."""
+    opened = Database(database_url)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def queue(database: Database) -> JobQueue:
+    """Jobs in it."""
+    return JobQueue(database, LIMITS)
+
+
+@pytest.fixture
+def scan_file(tmp_path: Path) -> Callable[[bytes], Path]:
+    """Writes what is to be submitted."""
+
+    def write(content: bytes = b"a scan") -> Path:
+        file = tmp_path / "submitted"
+        file.write_bytes(content)
+        return file
+
+    return write
+
+
+@pytest.fixture
+def submit(queue: JobQueue, scan_file: Any) -> Callable[..., Any]:
+    """Submits a scan."""
+    return lambda content=b"a scan", key=None: queue.submit(scan_file(content), ASKED, key)

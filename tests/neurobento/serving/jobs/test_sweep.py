@@ -1,0 +1,360 @@
+"""Whatever is cut short, wherever it is: a sweep, by a server that knows nothing of it, finds it.
+
+Each scenario is played as often as it has operations on the database; the n-th time the n-th
+operation is the last (the server is killed), or is refused, or is made and not answered.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neurobento.errors import JobNotFound, ServiceUnavailable
+from neurobento.serving.jobs import Database, JobQueue, Limits, storage, sweep
+from neurobento.serving.jobs.queue import Turn
+from neurobento.serving.jobs.stores import SqliteStore
+from tests.neurobento.serving.jobs.conftest import ASKED, LIMITS
+from tests.neurobento.serving.jobs.doubles import Faulty, Killed, Way, dead_owner, left_over
+
+CONTENT = b"scan of jane"
+RESULT = b"result of jane"
+KEY = "a-key"
+SHORT = Limits(most=1000, keep_s=0.0, longest_s=0.0)
+"""Everything that ended is over, and everything that is not done is nobody's."""
+
+Step = Callable[[JobQueue, Path], None]
+
+
+def submit(queue: JobQueue, scan: Path) -> None:
+    queue.submit(scan, ASKED, KEY)
+
+
+def take(queue: JobQueue, scan: Path) -> Turn | None:
+    submit(queue, scan)
+    return queue.take()
+
+
+def finish(queue: JobQueue, scan: Path) -> None:
+    turn = take(queue, scan)
+    if turn is not None:
+        queue.read(turn, scan.with_name("taken"))
+        queue.finish(turn, RESULT)
+
+
+def fail(queue: JobQueue, scan: Path) -> None:
+    turn = take(queue, scan)
+    if turn is not None:
+        queue.fail(turn, 422, "EmptyScan", "expected a head; found none. Look.")
+
+
+def give_back(queue: JobQueue, scan: Path) -> None:
+    turn = take(queue, scan)
+    if turn is not None:
+        queue.give_back(turn)
+
+
+def delete_waiting(queue: JobQueue, scan: Path) -> None:
+    queue.delete(queue.submit(scan, ASKED, KEY).id)
+
+
+def delete_running(queue: JobQueue, scan: Path) -> None:
+    turn = take(queue, scan)
+    if turn is not None:
+        queue.delete(turn.job.id)
+        queue.finish(turn, RESULT)
+
+
+def delete_done(queue: JobQueue, scan: Path) -> None:
+    job = queue.submit(scan, ASKED, KEY)
+    finish(queue, scan)
+    queue.delete(job.id)
+
+
+def swept(queue: JobQueue, scan: Path) -> None:
+    """All that a sweep does: a job put back, one expired, an upload, a deleted job's name."""
+    finish(queue, scan)
+    queue.delete(queue.submit(scan, ASKED).id)
+    queue._limits = SHORT
+    queue.sweep()
+    queue.sweep()
+
+
+SCENARIOS: list[Step] = [
+    submit,
+    take,
+    finish,
+    fail,
+    give_back,
+    delete_waiting,
+    delete_running,
+    delete_done,
+    swept,
+]
+
+
+@pytest.fixture(autouse=True)
+def small_and_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files in several pieces; nobody is waited for who may be tidying up himself.
+
+    The disk is not waited for either: who is killed here is not the system.
+    """
+    monkeypatch.setattr(
+        storage, "sqlite_store", lambda name, file: SqliteStore(name, str(file), fsync=False)
+    )
+    monkeypatch.setattr(storage, "CHUNK_BYTES", 5)
+    monkeypatch.setattr(sweep, "GRACE_S", 0.0)
+
+
+@pytest.fixture
+def scan(tmp_path: Path) -> Path:
+    file = tmp_path / "scan"
+    file.write_bytes(CONTENT)
+    return file
+
+
+def empty(database: Database) -> None:
+    for store in (database.records, database.blobs):
+        store._storage.flush_all()
+
+
+def operations(url: str, database: Database, scenario: Step, scan: Path) -> int:
+    """How many a scenario takes in an empty database if all goes well."""
+    empty(database)
+    faulty = Faulty(url, None, "killed")
+    scenario(JobQueue(faulty, LIMITS, owner=dead_owner()), scan)  # type: ignore[arg-type]
+    faulty.close()
+    return faulty.count
+
+
+def ends_of(database: Database) -> dict[str, bytes]:
+    return {k: v for k, v in database.records.items().items() if k.startswith("end:")}
+
+
+def state_of(end: bytes) -> str:
+    return str(json.loads(end)["state"])
+
+
+def come_right(database: Database, scan: Path) -> None:
+    """A fresh server brings every job to its one end, and forgets them all when it is time."""
+    ends = ends_of(database)
+    queue = JobQueue(database, LIMITS)
+    queue.sweep()
+    while (turn := queue.take()) is not None:
+        queue.read(turn, scan.with_name("read"))
+        assert scan.with_name("read").read_bytes() == CONTENT
+        assert turn.lease.split(":")[1] not in {name.split(":")[1] for name in ends}
+        assert queue.finish(turn, RESULT)
+        queue.let_go(turn)
+    # who was killed had no answer, and asks again: the same job, or the first of its key
+    job = queue.submit(scan, ASKED, KEY)
+    if queue.end(job) is None:
+        turn = queue.take()
+        assert turn is not None
+        assert turn.job == job
+        assert queue.finish(turn, RESULT)
+        queue.let_go(turn)
+    end = queue.end(job)
+    assert end is not None
+    if end.state == "done":
+        assert b"".join(queue.result(job, end)) == RESULT
+    assert queue.take() is None
+    for name, before in ends.items():
+        after = database.records.get(name)
+        assert after is None or state_of(after) == state_of(before), "a job was ended twice"
+    time.sleep(0.002)
+    last = JobQueue(database, SHORT)
+    for _ in range(3):
+        last.sweep()
+    with pytest.raises(JobNotFound):
+        last.job(job.id)
+    assert left_over(database) == {}
+
+
+@pytest.mark.parametrize("way", ["killed", "refused", "unanswered"])
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda step: str(step.__name__))
+def test_every_operation_may_be_the_last(
+    database_url: str, database: Database, scan: Path, scenario: Step, way: Way
+) -> None:
+    for at in range(operations(database_url, database, scenario, scan)):
+        empty(database)
+        faulty = Faulty(database_url, at, way)
+        died = JobQueue(faulty, LIMITS, owner=dead_owner())  # type: ignore[arg-type]
+        try:
+            scenario(died, scan)
+        except Killed:
+            pass
+        except ServiceUnavailable:
+            assert way != "killed"
+        faulty.close()
+        come_right(database, scan)
+
+
+@pytest.mark.parametrize("way", ["refused", "unanswered"])
+@pytest.mark.parametrize("ending", ["finish", "fail"])
+def test_an_end_that_is_tried_again_is_one_end(
+    database_url: str, database: Database, scan: Path, ending: str, way: Way
+) -> None:
+    """Whichever operation failed: the second try says that this turn ended the job, and it did."""
+    for at in range(30):
+        empty(database)
+        faulty = Faulty(database_url, None, way)
+        queue = JobQueue(faulty, LIMITS)  # type: ignore[arg-type]
+        job = queue.submit(scan, ASKED)
+        turn = queue.take()
+        assert turn is not None
+        faulty.at = faulty.count + at
+        steps: dict[str, Callable[[], bool]] = {
+            "finish": lambda: queue.finish(turn, RESULT),  # noqa: B023
+            "fail": lambda: queue.fail(turn, 422, "EmptyScan", "none"),  # noqa: B023
+        }
+        try:
+            ended = steps[ending]()
+        except ServiceUnavailable:
+            ended = steps[ending]()
+        over = faulty.count <= faulty.at
+        faulty.at = None
+        assert ended
+        end = queue.end(job)
+        assert end is not None
+        assert end.tidy
+        if ending == "finish":
+            assert b"".join(queue.result(job, end)) == RESULT
+        faulty.close()
+        if over:
+            return
+    raise AssertionError("an end takes more operations than are tried")
+
+
+@pytest.mark.parametrize("way", ["refused", "unanswered"])
+def test_a_submission_that_is_tried_again_with_its_key_is_one_job(
+    database_url: str, database: Database, scan: Path, way: Way
+) -> None:
+    for at in range(operations(database_url, database, submit, scan)):
+        empty(database)
+        faulty = Faulty(database_url, at, way)
+        queue = JobQueue(faulty, LIMITS)  # type: ignore[arg-type]
+        try:
+            queue.submit(scan, ASKED, KEY)
+        except ServiceUnavailable:
+            queue.submit(scan, ASKED, KEY)
+        queue.sweep()
+        turn = queue.take()
+        assert turn is not None
+        queue.read(turn, scan.with_name("read"))
+        assert scan.with_name("read").read_bytes() == CONTENT
+        assert queue.finish(turn, RESULT)
+        queue.let_go(turn)
+        assert queue.take() is None
+        faulty.close()
+
+
+@pytest.mark.parametrize("way", ["refused", "unanswered"])
+def test_a_turn_that_nobody_knows_of_is_not_held_for_ever(
+    database_url: str, database: Database, scan: Path, way: Way
+) -> None:
+    """The server lives on, so that nobody else may take its turns: it finds them itself."""
+    before = operations(database_url, database, submit, scan)
+    for at in range(
+        before, operations(database_url, database, lambda q, s: take(q, s) and None, scan)
+    ):
+        empty(database)
+        faulty = Faulty(database_url, at, way)
+        queue = JobQueue(faulty, LIMITS)  # type: ignore[arg-type]
+        submit(queue, scan)
+        turn = None
+        try:
+            turn = queue.take()
+        except ServiceUnavailable:
+            queue.sweep()
+            turn = queue.take()
+        assert turn is not None
+        assert queue.finish(turn, RESULT)
+        faulty.close()
+
+
+def test_an_upload_that_stood_still_for_too_long_is_no_job(
+    database: Database, scan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sweep took its scan for nobody's: it must not be accepted without one."""
+    queue = JobQueue(database, Limits(most=10, keep_s=3600, longest_s=0.2))
+    write = database.blobs.write
+
+    def stand_still(*given: Any) -> None:
+        write(*given)
+        time.sleep(0.25)
+        JobQueue(database, queue._limits).sweep()
+        JobQueue(database, queue._limits).sweep()
+        assert database.blobs.parts() == []
+
+    monkeypatch.setattr(database.blobs, "write", stand_still)
+    with pytest.raises(ServiceUnavailable):
+        queue.submit(scan, ASKED, KEY)
+    assert queue.take() is None
+    monkeypatch.undo()
+    assert queue.submit(scan, ASKED, KEY)
+
+
+def test_a_scan_that_is_being_copied_in_is_left_alone(
+    database: Database, scan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue, other = JobQueue(database, LIMITS), JobQueue(database, LIMITS)
+    put = database.blobs._records.put
+
+    def swept_between(*given: Any) -> None:
+        put(*given)
+        other.sweep()
+
+    monkeypatch.setattr(database.blobs._records, "put", swept_between)
+    queue.submit(scan, ASKED)
+    turn = queue.take()
+    assert turn is not None
+    queue.read(turn, scan.with_name("read"))
+    assert scan.with_name("read").read_bytes() == CONTENT
+
+
+def test_a_clock_that_is_behind_loses_no_job(
+    database: Database, scan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a server whose clock is an hour ahead the name was lost: it is put back at once."""
+    ahead = time.time() + 3600
+    monkeypatch.setattr("neurobento.serving.jobs.intake.time.time", lambda: ahead)
+    queue = JobQueue(database, LIMITS)
+    queue.submit(scan, ASKED)
+    assert database.records.dequeue()
+    monkeypatch.undo()
+    assert queue.sweep() == {"waiting": 1, "running": 0}
+    assert queue.take() is not None
+
+
+def test_a_sweep_counts_and_changes_nothing_that_goes_well(database: Database, scan: Path) -> None:
+    queue = JobQueue(database, LIMITS)
+    for _ in range(3):
+        queue.submit(scan, ASKED)
+    queue.take()
+    done = queue.take()
+    assert done is not None
+    queue.finish(done, RESULT)
+    queue.beat()
+    before = {**database.records.items()}, database.blobs.parts(), database.records.queued()
+    assert queue.sweep() == {"waiting": 1, "running": 1}
+    assert queue.sweep() == {"waiting": 1, "running": 1}
+    assert before == (
+        {**database.records.items()},
+        database.blobs.parts(),
+        database.records.queued(),
+    )
+
+
+def test_beats_of_the_dead_go_and_those_of_the_living_stay(database: Database) -> None:
+    queue = JobQueue(database, LIMITS)
+    queue.beat()
+    JobQueue(database, LIMITS, owner=dead_owner()).beat()
+    queue.sweep()
+    assert [name for name in database.records.items() if name.startswith("beat:")] == [
+        f"beat:{queue._owner}"
+    ]

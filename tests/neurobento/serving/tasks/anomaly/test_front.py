@@ -1,0 +1,299 @@
+"""The front of slices with fake services behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import zipfile
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from prometheus_client import REGISTRY
+
+from neurobento.anomaly import AnomalyDetector
+from neurobento.anomaly_report import image_files
+from neurobento.errors import (
+    ClientGone,
+    DeadlineExceeded,
+    EmptyScan,
+    ModelNotFound,
+    NeuroBentoError,
+    ServiceBusy,
+    ServiceUnavailable,
+    SpecMismatch,
+)
+from neurobento.serving.admission import Admission, Call
+from neurobento.serving.http.downloads import JSON, PNG, ZIP
+from neurobento.serving.pool.wire import pack_error, pack_slice
+from neurobento.serving.process.run_folder import RUN_VARIABLE
+from neurobento.serving.tasks.anomaly import front as slice_front_module
+from neurobento.serving.tasks.anomaly.answers import chosen_media_type
+from neurobento.serving.tasks.anomaly.batches import pack_found
+from neurobento.serving.tasks.anomaly.front import SliceFront, thresholds_of
+from neurobento.slice_file import read_slice
+from neurobento.slice_image import fit_slice
+from tests.neurobento.known_anomaly import THRESHOLD, KnownBackend, known_spec
+from tests.neurobento.slice_files import grey, grey_png
+
+FACTS = {"model": {"name": "anomaly"}, "backend": {"name": "known"}}
+LONG_S = 30.0
+BATCH = 4
+
+
+class FakePreprocessing:
+    """Reads and fits in process, or has an answer already, or takes for ever."""
+
+    def __init__(self, ready: dict[str, Any] | None = None, *, stuck: bool = False) -> None:
+        self.ready, self.stuck = ready, stuck
+        self.asked: list[tuple[str, str, str]] = []
+        self.ended: list[str] = []
+        self.begun = asyncio.Event()
+
+    async def prepare(self, path: str, kind: str, ticket: str) -> dict[str, Any]:
+        self.asked.append((path, kind, ticket))
+        self.begun.set()
+        if self.stuck:
+            await asyncio.sleep(LONG_S)
+        if self.ready is not None:
+            return self.ready
+        pixels, file = read_slice(Path(path)), Path(path).with_name(f"{ticket}.image")
+        return pack_slice(pixels, fit_slice(pixels), {"decode": 0.2, "fit": 0.1}, file)
+
+    async def call(self, method: str) -> Any:
+        raise AssertionError(method)
+
+    async def end(self, ticket: str) -> None:
+        self.ended.append(ticket)
+
+
+class FakeRunner:
+    """The known model: the error map is the image, and the score its mean."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        self.gone: Exception | None = None
+
+    async def detect(self, images: Any) -> Any:
+        self.sizes.append(len(images))
+        if self.gone is not None:
+            raise self.gone
+        return pack_found(KnownBackend().run(images), 0.125)
+
+    async def describe(self) -> dict[str, Any]:
+        return FACTS
+
+
+@pytest.fixture(autouse=True)
+def admission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Admission:
+    monkeypatch.setenv(RUN_VARIABLE, str(tmp_path))
+    return Admission(8, 2, LONG_S)
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "JANE_DOE.png"
+    path.write_bytes(grey_png(grey()))
+    return path
+
+
+@pytest.fixture
+def runner() -> FakeRunner:
+    return FakeRunner()
+
+
+def front_of(
+    admission: Admission, runner: FakeRunner, preprocessing: FakePreprocessing | None = None
+) -> SliceFront:
+    return SliceFront(
+        preprocessing or FakePreprocessing(),
+        {"anomaly": runner},
+        admission,
+        {"anomaly": BATCH},
+        {"anomaly": THRESHOLD},
+    )
+
+
+@pytest.fixture
+def front(admission: Admission, runner: FakeRunner) -> SliceFront:
+    return front_of(admission, runner)
+
+
+def a_call(limit_s: float = LONG_S) -> Call:
+    return Call("r-1", "http", limit_s)
+
+
+def done(work: Coroutine[Any, Any, Any]) -> Any:
+    return asyncio.run(work)
+
+
+def test_a_slice_is_scored_as_the_library_scores_it(front: SliceFront, image: Path) -> None:
+    expected = AnomalyDetector(KnownBackend()).detect(read_slice(image))
+    found = done(front.detect(image, "anomaly", a_call()))
+    assert found.anomaly.score == expected.score
+    assert found.anomaly.threshold == expected.threshold == THRESHOLD
+    assert np.array_equal(found.anomaly.heat_map, expected.heat_map)
+    assert np.array_equal(found.pixels, read_slice(image))
+    assert found.facts == FACTS
+    assert found.seconds.keys() == {"decode", "fit", "infer", "restore"}
+
+
+def test_json_and_zip_and_picture_are_what_the_command_writes(
+    front: SliceFront, image: Path
+) -> None:
+    pixels = read_slice(image)
+    expected = AnomalyDetector(KnownBackend()).detect(pixels)
+    files = image_files("scan", pixels, expected, FACTS, {"decode": 0.2, "fit": 0.1})
+    facts = json.loads(done(front.answer(image, "anomaly", JSON, a_call())))
+    written = json.loads(files["scan_anomaly.json"])
+    assert facts.pop("request_id") == "r-1"
+    assert facts.pop("seconds").items() >= written.pop("seconds").items()
+    assert facts == written
+    assert done(front.answer(image, "anomaly", PNG, a_call())) == files["scan_overlay.png"]
+    zipped = done(front.answer(image, "anomaly", ZIP, a_call()))
+    with zipfile.ZipFile(io.BytesIO(zipped)) as archive:
+        assert set(archive.namelist()) == set(files)
+        assert archive.read("scan_heatmap.png") == files["scan_heatmap.png"]
+
+
+def test_preprocessing_is_asked_for_a_slice(
+    admission: Admission, runner: FakeRunner, image: Path
+) -> None:
+    preprocessing, call = FakePreprocessing(), a_call()
+    done(front_of(admission, runner, preprocessing).detect(image, "anomaly", call))
+    assert preprocessing.asked == [(str(image), "slice", call.ticket)]
+    assert (call.model, call.level) == ("anomaly", "slice")
+
+
+def test_an_error_of_preprocessing_is_raised_in_front(
+    admission: Admission, runner: FakeRunner, image: Path
+) -> None:
+    error = EmptyScan(expected="a head", found="zero", remedy="Look.", subject="JANE_DOE")
+    front = front_of(admission, runner, FakePreprocessing(pack_error(error)))
+    with pytest.raises(EmptyScan) as caught:
+        done(front.detect(image, "anomaly", a_call()))
+    assert caught.value.subject is None
+    assert runner.sizes == []
+
+
+@pytest.mark.parametrize("model", ["compact", "", "JANE_DOE"])
+def test_another_model_is_refused_before_the_slice_is_touched(
+    admission: Admission, runner: FakeRunner, model: str
+) -> None:
+    preprocessing, call = FakePreprocessing(), a_call()
+    front = front_of(admission, runner, preprocessing)
+    with pytest.raises(ModelNotFound, match="for anomaly, one of anomaly;"):
+        done(front.detect(Path("none"), model, call))
+    assert preprocessing.asked == []
+    assert call.model == "none asked for"
+
+
+def test_without_any_model_for_the_task_the_refusal_says_so(admission: Admission) -> None:
+    front = SliceFront(FakePreprocessing(), {}, admission, {}, {})
+    with pytest.raises(ModelNotFound, match="none is served"):
+        done(front.detect(Path("none"), "anomaly", a_call()))
+
+
+@pytest.mark.parametrize(("how", "error"), [("leaves", ClientGone), ("too late", DeadlineExceeded)])
+def test_reading_is_ended_by_its_ticket_with_the_call(
+    admission: Admission, runner: FakeRunner, how: str, error: type[NeuroBentoError]
+) -> None:
+    async def scenario() -> None:
+        preprocessing = FakePreprocessing(stuck=True)
+        front = front_of(admission, runner, preprocessing)
+        call = a_call(0.1 if how == "too late" else LONG_S)
+        waiting = asyncio.ensure_future(front.detect(Path("none"), "anomaly", call))
+        await preprocessing.begun.wait()
+        if how == "leaves":
+            call.leave()
+        with pytest.raises(error):
+            await waiting
+        assert preprocessing.ended == [call.ticket]
+
+    done(scenario())
+
+
+@pytest.mark.parametrize("gone", [ConnectionRefusedError("secret"), TimeoutError("secret")])
+def test_a_runner_that_is_gone_is_unavailable_for_a_while(
+    front: SliceFront, runner: FakeRunner, image: Path, gone: Exception
+) -> None:
+    runner.gone = gone
+    with pytest.raises(ServiceUnavailable) as caught:
+        done(front.detect(image, "anomaly", a_call()))
+    assert caught.value.retry_after_s == 5
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(1, [1]), (4, [4]), (10, [4, 4, 2])])
+def test_images_come_to_a_runner_a_batch_at_a_time_and_leave_in_order(
+    front: SliceFront, runner: FakeRunner, count: int, sizes: list[int]
+) -> None:
+    images = np.random.default_rng(1).random((count, 1, 128, 128), dtype=np.float32)
+    scores, maps = done(front.score(images, "anomaly", a_call()))
+    assert np.array_equal(scores, images.mean(axis=(1, 2, 3)))
+    assert np.array_equal(maps, images[:, 0])
+    assert runner.sizes == sizes
+
+
+def test_a_slice_waits_for_slices_and_not_for_heads(
+    admission: Admission, runner: FakeRunner, image: Path
+) -> None:
+    admission = Admission(8, 1, 0.0)
+    front = front_of(admission, runner)
+    done(front.detect(image, "anomaly", a_call()))
+    with admission.turn(a_call(), ("compact", "full"), "slow"):
+        done(front.detect(image, "anomaly", a_call()))
+    ahead = admission.turn(a_call(), ("anomaly", "slice"), "quick")
+    with ahead, pytest.raises(ServiceBusy):
+        done(front.detect(image, "anomaly", a_call()))
+
+
+def test_without_memory_the_service_says_so(
+    front: SliceFront, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(slice_front_module, "anomaly_of", full)
+    with pytest.raises(ServiceUnavailable, match="memory"):
+        done(front.detect(image, "anomaly", a_call()))
+
+
+def test_every_stage_of_a_slice_is_counted_once(front: SliceFront, image: Path) -> None:
+    def counted(stage: str) -> float:
+        labels = {"stage": stage, "model": "anomaly"}
+        return REGISTRY.get_sample_value("neurobento_stage_seconds_count", labels) or 0.0
+
+    stages = ("decode", "fit", "queue", "infer", "restore", "encode")
+    before = [counted(stage) for stage in stages]
+    done(front.answer(image, "anomaly", JSON, a_call()))
+    assert [counted(stage) for stage in stages] == [count + 1 for count in before]
+
+
+def test_thresholds_are_those_of_the_models_for_the_task() -> None:
+    scans = known_spec("parcellation", name="compact", detection={})
+    assert thresholds_of([known_spec(), scans]) == {"anomaly": THRESHOLD}
+    with pytest.raises(SpecMismatch, match="threshold"):
+        thresholds_of([known_spec(detection={})])
+
+
+@pytest.mark.parametrize(
+    ("accept", "chosen"),
+    [
+        ("", JSON),
+        ("*/*", JSON),
+        ("application/json", JSON),
+        ("image/png", PNG),
+        ("IMAGE/PNG; q=1", PNG),
+        ("application/zip", ZIP),
+        ("application/zip, image/png", ZIP),
+        ("text/plain, image/png, */*", PNG),
+        ("text/csv", JSON),
+        ("text/html,application/xhtml+xml,application/xml;q=0.9,image/png,*/*;q=0.8", JSON),
+    ],
+)
+def test_the_answer_is_json_unless_something_else_is_named(accept: str, chosen: str) -> None:
+    assert chosen_media_type(accept) == chosen

@@ -1,0 +1,185 @@
+"""Anomalies by the Open Inference Protocol, without its transports."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from neurobento.anomaly import anomaly_of
+from neurobento.errors import ConfigError, EmptyScan, NeuroBentoError, NotOnNetworkGrid
+from neurobento.serving.admission import Call
+from neurobento.serving.inference_protocol.protocol import Asked, OpenInference
+from neurobento.serving.inference_protocol.tensors import Tensor
+from neurobento.serving.tasks.anomaly.answers import Detection, facts_of, picture_of
+from neurobento.serving.tasks.anomaly.tensors import MOST_IMAGES, AnomalyTensors
+from neurobento.slice_image import fit_slice
+from tests.neurobento.known_anomaly import THRESHOLD, known_spec
+from tests.neurobento.slice_files import SHAPE, grey
+
+CONTENT = b"the bytes of a slice"
+FACTS = {"model": {"name": "anomaly"}, "backend": {"name": "fake"}}
+SLICE = Tensor.of_bytes("slice", CONTENT)
+GRID = (128, 128)
+
+
+class FakeFront:
+    """Finds the same in whatever file it is given; of images, the mean and themselves."""
+
+    def __init__(self) -> None:
+        pixels = grey().astype(np.float32)
+        fitted = fit_slice(pixels)
+        score = float(fitted.image.mean())
+        anomaly = anomaly_of(fitted, score, fitted.image, THRESHOLD)
+        self.detection = Detection(pixels, anomaly, fitted.image, FACTS, {"infer": 0.5})
+        self.error: Exception | None = None
+        self.contents: list[bytes] = []
+        self.counts: list[int] = []
+
+    async def facts(self, model: str) -> dict[str, Any]:
+        return FACTS
+
+    async def detect(self, file: Path, model: str, call: Call) -> Detection:
+        self.contents.append(file.read_bytes())
+        if self.error is not None:
+            raise self.error
+        return self.detection
+
+    async def score(self, images: Any, model: str, call: Call) -> tuple[Any, Any]:
+        self.counts.append(len(images))
+        return images.mean(axis=(1, 2, 3)), images[:, 0]
+
+
+@pytest.fixture
+def front() -> FakeFront:
+    return FakeFront()
+
+
+@pytest.fixture
+def inference(front: FakeFront) -> OpenInference:
+    return OpenInference([known_spec()], {"anomaly": AnomalyTensors(front)})  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def ask(inference: OpenInference) -> Any:
+    """Infers; the answer's tensors by name."""
+
+    def ask(*inputs: Tensor, **asked: Any) -> dict[str, Tensor]:
+        request = Asked("anomaly", "", inputs, **asked)
+        found = asyncio.run(inference.infer(request, Call("r-1", "grpc", 60.0)))
+        return {tensor.name: tensor for tensor in found}
+
+    return ask
+
+
+def images(count: int = 1) -> Any:
+    return np.random.default_rng(count).random((count, 1, *GRID), dtype=np.float32)
+
+
+def image_tensor(values: Any) -> Tensor:
+    return Tensor.of_array("image", values)
+
+
+def test_metadata_say_what_a_model_takes_and_gives(inference: OpenInference, ask: Any) -> None:
+    found = inference.metadata("anomaly")
+    inputs = {each["name"]: (each["datatype"], each["shape"]) for each in found["inputs"]}
+    assert inputs == {"slice": ("BYTES", [1]), "image": ("FP32", [-1, 1, *GRID])}
+    described = {each["name"]: each for each in found["outputs"]}
+    of_slice, of_image = ask(SLICE), ask(image_tensor(images(2)))
+    assert described.keys() == of_slice.keys() | of_image.keys()
+    for name, tensor in [*of_slice.items(), *of_image.items()]:
+        assert described[name]["datatype"] == tensor.datatype
+        shape = described[name]["shape"]
+        assert len(shape) == len(tensor.shape)
+        assert all(n in (-1, m) for n, m in zip(shape, tensor.shape, strict=True))
+
+
+def test_a_slice_reaches_the_front_and_leaves_no_file(
+    front: FakeFront, ask: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    ask(SLICE)
+    front.error = EmptyScan(expected="a", found="b", remedy="C.")
+    with pytest.raises(EmptyScan):
+        ask(SLICE)
+    assert front.contents == [CONTENT] * 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_slices_tensors_are_what_was_found(front: FakeFront, ask: Any) -> None:
+    found, truth = ask(SLICE), front.detection
+    assert found["score"].values == pytest.approx([truth.anomaly.score])
+    assert np.array_equal(found["error_map"].values, truth.error_map[None])
+    assert found["heat_map"].shape == SHAPE
+    assert np.array_equal(found["heat_map"].values, truth.anomaly.heat_map)
+    assert json.loads(found["run"].values[0]) == json.loads(json.dumps(facts_of(truth)))
+    assert found["overlay"].values == [picture_of(truth)]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_images_come_back_in_their_order(front: FakeFront, ask: Any, count: int) -> None:
+    values = images(count)
+    found = ask(image_tensor(values))
+    assert np.array_equal(found["score"].values, values.mean(axis=(1, 2, 3)))
+    assert np.array_equal(found["error_map"].values, values[:, 0])
+    assert json.loads(found["run"].values[0]) == FACTS
+    assert front.counts == [count]
+
+
+@pytest.mark.parametrize(
+    ("tensor", "wanted"), [(SLICE, "labels"), (image_tensor(images()), "heat_map")]
+)
+def test_an_output_that_an_input_does_not_give_is_refused_before_any_work(
+    tensor: Tensor, wanted: str, front: FakeFront, ask: Any
+) -> None:
+    with pytest.raises(ConfigError, match="score"):
+        ask(tensor, outputs=["score", wanted])
+    assert front.contents == front.counts == []
+
+
+def test_only_what_is_wanted_is_made(
+    front: FakeFront, ask: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def draw(_: Any) -> bytes:
+        raise AssertionError
+
+    monkeypatch.setattr("neurobento.serving.tasks.anomaly.tensors.picture_of", draw)
+    assert list(ask(SLICE, outputs=["heat_map", "score"])) == ["heat_map", "score"]
+
+
+REFUSED: dict[str, tuple[type[NeuroBentoError], tuple[Tensor, ...]]] = {
+    "nothing": (ConfigError, ()),
+    "both": (ConfigError, (SLICE, image_tensor(images()))),
+    "a scan": (ConfigError, (Tensor.of_bytes("scan", CONTENT),)),
+    "a slice of numbers": (ConfigError, (Tensor.of_array("slice", np.zeros(1, np.uint8)),)),
+    "two slices": (ConfigError, (Tensor("slice", "BYTES", (2,), [b"a", b"b"]),)),
+    "no image": (ConfigError, (image_tensor(images()[:0]),)),
+    "an image of bytes": (NotOnNetworkGrid, (Tensor("image", "BYTES", (1,), [CONTENT]),)),
+    "doubles": (NotOnNetworkGrid, (image_tensor(images().astype(np.float64)),)),
+    "no batch": (NotOnNetworkGrid, (image_tensor(images()[0]),)),
+    "no channel": (NotOnNetworkGrid, (image_tensor(images()[:, 0]),)),
+    "another grid": (NotOnNetworkGrid, (image_tensor(images()[..., 1:]),)),
+    "above 1": (ConfigError, (image_tensor(images() + 1),)),
+    "not a number": (ConfigError, (image_tensor(images() * np.float32(np.nan)),)),
+    "too many": (ConfigError, (image_tensor(images(MOST_IMAGES + 1)),)),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_inputs_that_are_not_what_they_should_be_are_refused(
+    what: str, front: FakeFront, ask: Any
+) -> None:
+    kind, tensors = REFUSED[what]
+    with pytest.raises(kind):
+        ask(*tensors)
+    assert front.contents == front.counts == []
+
+
+def test_a_file_sent_as_image_is_told_where_it_belongs(ask: Any) -> None:
+    with pytest.raises(NotOnNetworkGrid, match="as `slice`"):
+        ask(Tensor.of_bytes("image", CONTENT))

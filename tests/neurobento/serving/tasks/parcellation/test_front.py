@@ -1,0 +1,640 @@
+"""The front with fake services behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import io
+import json
+import logging
+import zipfile
+from collections.abc import Callable, Coroutine
+from http import HTTPStatus
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import aiohttp
+import nibabel as nib
+import numpy as np
+import pytest
+from bentoml.exceptions import BentoMLException
+from prometheus_client import REGISTRY
+
+from neurobento.errors import (
+    ClientGone,
+    ConfigError,
+    DeadlineExceeded,
+    EmptyScan,
+    ModelNotFound,
+    NeuroBentoError,
+    ServiceBusy,
+    ServiceUnavailable,
+)
+from neurobento.parcellation import prepare
+from neurobento.scan import read_scan
+from neurobento.serving.admission import Admission, Call
+from neurobento.serving.http.downloads import GZIP, answered, download
+from neurobento.serving.pool.wire import pack_error, pack_prepared
+from neurobento.serving.process.run_folder import RUN_VARIABLE
+from neurobento.serving.tasks.parcellation import front as front_module
+from neurobento.serving.tasks.parcellation.front import Front, Options
+from neurobento.serving.tasks.parcellation.grid_images import labels_of
+
+NETWORK = (91, 122, 123)
+MNI = nib.affines.from_matvec(np.diag([1.5, 1.25, 1.1]), [-68.0, -90.0, -60.0])
+ZIPPED = ["scan_dseg.nii.gz", "scan_dseg.tsv", "scan_overlay.png", "scan_run.json"]
+FACTS = {"model": {"name": "compact"}, "backend": {"name": "fake"}}
+AS_IT_IS = Options("compact", "none", "native")
+LONG_S = 30.0
+
+GONE = [
+    BentoMLException("secret"),
+    aiohttp.ServerDisconnectedError("secret"),
+    ConnectionRefusedError("secret"),
+    TimeoutError("secret"),
+]
+"""What BentoML's client raises of a service that is gone, restarting or stuck."""
+
+
+class FakePreprocessing:
+    """Prepares in process, or has an answer already, or is gone, or takes for ever."""
+
+    def __init__(
+        self,
+        ready: dict[str, Any] | None = None,
+        *,
+        gone: Exception | None = None,
+        stuck: bool = False,
+    ) -> None:
+        self.ready, self.gone, self.stuck = ready, gone, stuck
+        self.asked: list[tuple[str, str, str]] = []
+        self.ended: list[str] = []
+        self.begun = asyncio.Event()
+
+    async def prepare(self, path: str, level: str, ticket: str) -> dict[str, Any]:
+        self.asked.append((path, level, ticket))
+        self.begun.set()
+        if self.stuck:
+            await asyncio.sleep(LONG_S)
+        if self.gone is not None:
+            raise self.gone
+        if self.ready is not None:
+            return self.ready
+        prepared = prepare(read_scan(Path(path)), level)  # type: ignore[arg-type]
+        return pack_prepared(prepared, Path(path).with_name(f"{ticket}.image"))
+
+    async def call(self, method: str) -> Any:
+        self.ended.append(method)
+
+    async def end(self, ticket: str) -> None:
+        self.ended.append(ticket)
+        if self.gone is not None:
+            raise self.gone
+
+
+BATCHES = {"compact": 2, "next": 2}
+
+
+class FakeRunner:
+    """Knows labels by intensity, as `known_model` does; `offset` tells two of them apart."""
+
+    def __init__(self, offset: int = 0) -> None:
+        self.offset = offset
+        self.described = 0
+        self.gone: Exception | None = None
+
+    async def segment(self, files: Any) -> Any:
+        return labels_of(files, self.infer, lambda seconds: None)
+
+    def infer(self, images: Any) -> Any:
+        return ((np.rint(images[:, 0] * 116) + self.offset) % 117).astype(np.uint8)
+
+    async def describe(self) -> dict[str, Any]:
+        self.described += 1
+        if self.gone is not None:
+            raise self.gone
+        return FACTS
+
+
+class GoneRunner(FakeRunner):
+    """Is not there when it is to segment."""
+
+    async def segment(self, files: Any) -> Any:
+        raise self.gone or AssertionError
+
+
+@pytest.fixture(autouse=True)
+def admission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Admission:
+    monkeypatch.setenv(RUN_VARIABLE, str(tmp_path))
+    return Admission(8, 2, LONG_S)
+
+
+@pytest.fixture
+def labels(known_labels: Callable[[int], Any]) -> Any:
+    return known_labels(21)
+
+
+@pytest.fixture
+def scan(write_nifti: Callable[..., Path], labels: Any) -> Path:
+    return write_nifti((labels / np.float32(116)).astype(np.float32), MNI, "JANE_DOE.nii.gz")
+
+
+@pytest.fixture
+def front(admission: Admission) -> Front:
+    runners = {"compact": FakeRunner(), "next": FakeRunner(1)}
+    return Front(FakePreprocessing(), runners, admission, BATCHES)
+
+
+@pytest.fixture
+def tilted(
+    phantom_on: Callable[..., Any], write_nifti: Any, scan: Path, admission: Admission
+) -> tuple[Path, Front]:
+    """A scan on a grid of its own, and a front to which it comes prepared: as `labels`."""
+    head = phantom_on("LPS", tilt_rad=0.2)
+    space = read_scan(write_nifti(head.image, head.affine)).space
+    prepared = pack_prepared(prepare(read_scan(scan), "none"), scan.with_name("scan.image")) | {
+        "native_shape": space.shape,
+        "native_voxel_to_ras": space.voxel_to_ras,
+        "native_header": space.header.binaryblock,
+    }
+    front = Front(FakePreprocessing(prepared), {"compact": FakeRunner()}, admission, BATCHES)
+    return write_nifti(head.image, head.affine), front
+
+
+def a_call(limit_s: float = LONG_S) -> Call:
+    return Call("r-1", "http", limit_s)
+
+
+def done(work: Coroutine[Any, Any, Any]) -> Any:
+    return asyncio.run(work)
+
+
+def context() -> Any:
+    """As much of `bentoml.Context` as the front uses."""
+    request = SimpleNamespace(state=SimpleNamespace(request_id="r-1"))
+    return SimpleNamespace(request=request, response=SimpleNamespace(status_code=200, metadata={}))
+
+
+def read(content: bytes) -> Any:
+    return nib.Nifti1Image.from_bytes(gzip.decompress(content))
+
+
+def label_values() -> set[str]:
+    """Every value of every label that Prometheus knows."""
+    samples = (sample for metric in REGISTRY.collect() for sample in metric.samples)
+    return {value for sample in samples for value in sample.labels.values()}
+
+
+@pytest.mark.parametrize(
+    ("query", "level"),
+    [
+        ({}, "none"),
+        ({"preprocessing": "true"}, "full"),
+        ({"preprocessing": "false"}, "none"),
+        ({"preprocessing": "True"}, "full"),
+        ({"preprocessing": "FALSE"}, "none"),
+        ({"preprocessing": "stripped"}, "stripped"),
+        ({"preprocessing": "full"}, "full"),
+    ],
+)
+def test_report_as_booleans_are_levels(query: dict[str, str], level: str) -> None:
+    options = Options.of_report(query, "compact")
+    assert (options.level, options.model, options.space) == (level, "compact", "native")
+
+
+def test_report_as_model_and_our_space_are_taken() -> None:
+    options = Options.of_report({"model": "unet", "space": "network"}, "compact")
+    assert (options.model, options.space) == ("unet", "network")
+
+
+@pytest.mark.parametrize("query", [{"preprocessing": "yes"}, {"preprocessing": ""}, {"space": "x"}])
+def test_other_options_are_refused_and_the_known_ones_named(query: dict[str, str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Options.of_report(query, "compact")
+    assert "full, stripped, none" in str(caught.value) or "native, network" in str(caught.value)
+
+
+def test_a_long_option_is_not_repeated() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Options("compact", "JANE_DOE" * 10, "native")
+    assert "JANE_DOE" not in str(caught.value)
+    assert "80" in caught.value.found
+
+
+def test_labels_are_in_native_space(front: Front, scan: Path, labels: Any) -> None:
+    image = read(done(front.labels(scan, AS_IT_IS, a_call())))
+    assert np.array_equal(np.asarray(image.dataobj), labels)
+    assert image.affine == pytest.approx(MNI, abs=1e-5)
+
+
+def test_the_runner_asked_for_answers(front: Front, scan: Path, labels: Any) -> None:
+    answer = done(front.labels(scan, Options("next", "none", "native"), a_call()))
+    assert np.array_equal(np.asarray(read(answer).dataobj), (labels + 1) % 117)
+
+
+def test_level_and_ticket_reach_preprocessing(scan: Path, admission: Admission) -> None:
+    preprocessing, call = FakePreprocessing(), a_call()
+    front = Front(preprocessing, {"compact": FakeRunner()}, admission, BATCHES)
+    done(front.labels(scan, AS_IT_IS, call))
+    assert preprocessing.asked == [(str(scan), "none", call.ticket)]
+    assert preprocessing.ended == []
+
+
+def test_network_space_is_the_grid_the_network_saw(tilted: tuple[Path, Front], labels: Any) -> None:
+    scan, front = tilted
+    network = read(done(front.labels(scan, Options("compact", "none", "network"), a_call())))
+    assert np.array_equal(np.asarray(network.dataobj), labels)
+    assert network.affine == pytest.approx(MNI, abs=1e-5)
+    native = read(done(front.labels(scan, AS_IT_IS, a_call())))
+    assert native.shape == nib.load(scan).shape
+    assert native.affine == pytest.approx(nib.load(scan).affine, abs=1e-5)
+
+
+def test_a_parcellation_holds_what_the_files_are_made_of(
+    front: Front, scan: Path, labels: Any
+) -> None:
+    found = done(front.parcellate(scan, AS_IT_IS, a_call()))
+    assert np.array_equal(found.labels, labels)
+    assert len(found.volumes) == 116
+
+
+def test_images_on_the_network_grid_are_segmented_as_a_batch(
+    front: Front, known_labels: Callable[[int], Any]
+) -> None:
+    truth = np.stack([known_labels(1), known_labels(2)])
+    images = (truth[:, None] / np.float32(116)).astype(np.float32)
+    assert np.array_equal(done(front.segment(images, AS_IT_IS, a_call())), truth)
+
+
+def test_a_zip_holds_what_the_command_writes(front: Front, scan: Path, labels: Any) -> None:
+    answer = done(front.outputs(scan, AS_IT_IS, a_call()))
+    with zipfile.ZipFile(io.BytesIO(answer)) as archive:
+        assert archive.testzip() is None
+        assert sorted(archive.namelist()) == [*ZIPPED, "scan_volumes.tsv"]
+        assert np.array_equal(np.asarray(read(archive.read(ZIPPED[0])).dataobj), labels)
+        run = json.loads(archive.read("scan_run.json"))
+    assert run["backend"] == FACTS["backend"]
+    assert {"check", "infer", "restore", "measure"} <= run["seconds"].keys()
+
+
+@pytest.mark.parametrize("space", ["native", "network"])
+def test_zip_and_labels_are_the_same_bytes(tilted: tuple[Path, Front], space: str) -> None:
+    scan, front = tilted
+    options = Options("compact", "none", space)
+    zipped = zipfile.ZipFile(io.BytesIO(done(front.outputs(scan, options, a_call()))))
+    assert zipped.read("scan_dseg.nii.gz") == done(front.labels(scan, options, a_call()))
+    assert sorted(zipped.namelist()) == [*ZIPPED, "scan_volumes.tsv"]
+
+
+def test_an_answer_is_a_download_of_our_name() -> None:
+    answer = download(b"labels", "dseg.nii.gz", GZIP)
+    assert (answer.media_type, answer.body) == ("application/gzip", b"labels")
+    assert answer.headers["content-disposition"] == 'attachment; filename="scan_dseg.nii.gz"'
+
+
+def test_an_unknown_model_is_refused_before_the_scan_is_touched(admission: Admission) -> None:
+    preprocessing = FakePreprocessing()
+    front = Front(preprocessing, {"compact": FakeRunner()}, admission, BATCHES)
+    with pytest.raises(ModelNotFound, match="one of compact"):
+        done(front.labels(Path("none"), Options("grand", "none", "native"), a_call()))
+    assert preprocessing.asked == []
+
+
+def test_metrics_know_models_that_there_are_and_no_others(front: Front, scan: Path) -> None:
+    unknown, known = a_call(), a_call()
+    with pytest.raises(ModelNotFound):
+        done(front.labels(scan, Options("made-up-by-a-client", "none", "native"), unknown))
+    done(front.labels(scan, Options("next", "none", "native"), known))
+    assert unknown.model == unknown.level == "none asked for"
+    assert (known.model, known.level) == ("next", "none")
+    assert "next" in label_values()
+    assert "made-up-by-a-client" not in label_values()
+
+
+def test_an_error_of_preprocessing_is_raised_in_front(scan: Path, admission: Admission) -> None:
+    error = EmptyScan(expected="a head", found="zero", remedy="Look.", subject="JANE_DOE")
+    front = Front(
+        FakePreprocessing(pack_error(error)), {"compact": FakeRunner()}, admission, BATCHES
+    )
+    with pytest.raises(EmptyScan) as caught:
+        done(front.labels(scan, AS_IT_IS, a_call()))
+    assert caught.value.subject is None
+
+
+def test_a_runner_is_asked_for_its_facts_once(scan: Path, admission: Admission) -> None:
+    runner = FakeRunner()
+    front = Front(FakePreprocessing(), {"compact": runner}, admission, BATCHES)
+    done(front.outputs(scan, AS_IT_IS, a_call()))
+    assert done(front.facts("compact")) == FACTS
+    assert runner.described == 1
+
+
+def test_facts_that_could_not_be_had_are_asked_for_again(admission: Admission) -> None:
+    runner = FakeRunner()
+    front = Front(FakePreprocessing(), {"compact": runner}, admission, BATCHES)
+    runner.gone = ConnectionResetError()
+    with pytest.raises(ServiceUnavailable):
+        done(front.facts("compact"))
+    runner.gone = None
+    assert done(front.facts("compact")) == FACTS
+
+
+@pytest.mark.parametrize(("how", "error"), [("leaves", ClientGone), ("too late", DeadlineExceeded)])
+@pytest.mark.parametrize("gone", [None, *GONE])
+def test_preprocessing_is_ended_by_its_ticket_with_the_call(
+    admission: Admission, how: str, error: type[NeuroBentoError], gone: Exception | None
+) -> None:
+    async def scenario() -> None:
+        preprocessing = FakePreprocessing(gone=gone, stuck=True)
+        front = Front(preprocessing, {"compact": FakeRunner()}, admission, BATCHES)
+        call = a_call(0.1 if how == "too late" else LONG_S)
+        waiting = asyncio.ensure_future(front.labels(Path("none"), AS_IT_IS, call))
+        await preprocessing.begun.wait()
+        if how == "leaves":
+            call.leave()
+        with pytest.raises(error):
+            await waiting
+        assert preprocessing.ended == [call.ticket]
+
+    done(scenario())
+
+
+@pytest.mark.parametrize("gone", GONE)
+@pytest.mark.parametrize("part", ["preprocessing", "runner", "facts"])
+def test_a_service_that_is_gone_is_unavailable_for_a_while(
+    scan: Path,
+    admission: Admission,
+    gone: Exception,
+    part: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    preprocessing = FakePreprocessing(gone=gone if part == "preprocessing" else None)
+    runner = GoneRunner() if part == "runner" else FakeRunner()
+    runner.gone = gone
+    front = Front(preprocessing, {"compact": runner}, admission, BATCHES)
+    work = front.facts("compact") if part == "facts" else front.labels(scan, AS_IT_IS, a_call())
+    with caplog.at_level(logging.INFO), pytest.raises(ServiceUnavailable) as caught:
+        done(work)
+    assert caught.value.retry_after_s == 5
+    assert "secret" not in str(caught.value) + caplog.text
+    # what is not there has nothing to end
+    assert preprocessing.ended == []
+
+
+def test_a_service_that_fails_inside_is_not_one_to_be_asked_again(
+    scan: Path, admission: Admission
+) -> None:
+    runner = GoneRunner()
+    runner.gone = BentoMLException("secret", error_code=HTTPStatus.INTERNAL_SERVER_ERROR)
+    front = Front(FakePreprocessing(), {"compact": runner}, admission, BATCHES)
+    with pytest.raises(RuntimeError, match=r"^a service failed$"):
+        done(front.labels(scan, AS_IT_IS, a_call()))
+
+
+class SlowRunner(FakeRunner):
+    """Is busy until it is let go, whoever has left by then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.under_way, self.most, self.let_go = 0, 0, asyncio.Event()
+
+    async def segment(self, files: Any) -> Any:
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        await self.let_go.wait()
+        self.under_way -= 1
+        return await super().segment(files)
+
+
+def test_calls_that_nobody_waits_for_do_not_pile_up_in_a_runner(admission: Admission) -> None:
+    images = np.zeros((1, 1, *NETWORK), np.float32)
+
+    async def scenario() -> tuple[int, int]:
+        runner = SlowRunner()
+        front = Front(FakePreprocessing(), {"compact": runner}, admission, BATCHES)
+        for _ in range(2 * BATCHES["compact"]):
+            with pytest.raises(DeadlineExceeded):
+                await front.segment(images, AS_IT_IS, Call("t", "http", 0.05))
+        waiting = asyncio.ensure_future(front.segment(images, AS_IT_IS, a_call()))
+        await asyncio.sleep(0.05)
+        held = runner.under_way
+        runner.let_go.set()
+        await waiting
+        return held, runner.most
+
+    held = 2 * BATCHES["compact"]
+    assert done(scenario()) == (held, held)
+
+
+def test_a_call_that_cannot_be_passed_on_keeps_no_room(
+    front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_long(files: Any) -> Any:
+        raise ValueError
+
+    images = np.zeros((1, 1, *NETWORK), np.float32)
+    with monkeypatch.context() as broken:
+        broken.setattr(front_module, "names_of", too_long)
+        for _ in range(2 * BATCHES["compact"]):
+            with pytest.raises(ValueError):
+                done(front.segment(images, AS_IT_IS, a_call()))
+    assert not done(front.segment(images, AS_IT_IS, a_call(5.0))).any()
+
+
+class LosingRunner(FakeRunner):
+    """Finds other files than it was sent: gone, or cut short."""
+
+    def __init__(self, content: bytes | None) -> None:
+        super().__init__()
+        self.content = content
+
+    async def segment(self, files: Any) -> Any:
+        last = Path(files[-1].tobytes().rstrip(b"\0").decode())
+        if self.content is None:
+            last.unlink()
+        else:
+            last.write_bytes(self.content)
+        return await super().segment(files)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"short"])
+def test_who_still_waits_for_an_image_that_was_lost_gets_no_labels(
+    scan: Path, admission: Admission, content: bytes | None
+) -> None:
+    front = Front(FakePreprocessing(), {"compact": LosingRunner(content)}, admission, BATCHES)
+    images = np.zeros((2, 1, *NETWORK), np.float32)
+    for work in (
+        front.labels(scan, AS_IT_IS, a_call()),
+        front.segment(images, AS_IT_IS, a_call()),
+    ):
+        with pytest.raises(ServiceUnavailable, match="it was gone") as caught:
+            done(work)
+        assert caught.value.retry_after_s
+
+
+class CountingRunner(FakeRunner):
+    """Remembers how many images came at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
+    async def segment(self, files: Any) -> Any:
+        self.sizes.append(len(files))
+        return await super().segment(files)
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(1, [1]), (2, [2]), (5, [2, 2, 1])])
+def test_images_come_to_a_runner_a_batch_at_a_time_and_leave_in_order(
+    admission: Admission, count: int, sizes: list[int]
+) -> None:
+    runner = CountingRunner()
+    front = Front(FakePreprocessing(), {"compact": runner}, admission, BATCHES)
+    truth = np.stack([np.full(NETWORK, 7 * i, np.uint8) for i in range(count)])
+    images = (truth[:, None] / np.float32(116)).astype(np.float32)
+    assert np.array_equal(done(front.segment(images, AS_IT_IS, a_call())), truth)
+    assert runner.sizes == sizes
+
+
+def test_every_piece_of_a_call_waits_for_a_room_of_its_own(admission: Admission) -> None:
+    """One call with many images cannot fill a runner that others want."""
+    images = np.zeros((4 * BATCHES["compact"], 1, *NETWORK), np.float32)
+
+    async def scenario() -> tuple[int, int]:
+        runner = SlowRunner()
+        front = Front(FakePreprocessing(), {"compact": runner}, admission, BATCHES)
+        many = asyncio.ensure_future(front.segment(images, AS_IT_IS, a_call()))
+        one = asyncio.ensure_future(front.segment(images[:1], AS_IT_IS, a_call()))
+        while runner.under_way < 2:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)
+        held = runner.under_way
+        runner.let_go.set()
+        await asyncio.gather(many, one)
+        return held, runner.most
+
+    assert done(scenario()) == (2, 2)
+
+
+def test_the_forecast_of_images_knows_how_many_there_are() -> None:
+    admission = Admission(8, 1, 0.0)
+    front = Front(FakePreprocessing(), {"compact": FakeRunner()}, admission, BATCHES)
+    two = np.zeros((2, 1, *NETWORK), np.float32)
+    done(front.segment(two, AS_IT_IS, a_call()))
+    with admission.turn(a_call(), ("compact", "none", 1), "quick"):
+        done(front.segment(two, AS_IT_IS, a_call()))
+    ahead = admission.turn(a_call(), ("compact", "none", 2), "quick")
+    with ahead, pytest.raises(ServiceBusy):
+        done(front.segment(two, AS_IT_IS, a_call()))
+
+
+def test_a_new_front_ends_what_another_had_asked_for(front: Front) -> None:
+    done(front.end_left_work())
+    assert front._preprocessing.ended == ["end_all"]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [*GONE, BentoMLException("secret", error_code=HTTPStatus.INTERNAL_SERVER_ERROR)],
+)
+def test_a_front_starts_whatever_preprocessing_says(
+    admission: Admission, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    async def fails(method: str) -> Any:
+        raise error
+
+    preprocessing = FakePreprocessing()
+    monkeypatch.setattr(preprocessing, "call", fails)
+    assert done(Front(preprocessing, {}, admission, {}).end_left_work()) is None
+
+
+def test_what_nobody_expected_of_a_service_is_not_taken_for_its_absence(
+    scan: Path, admission: Admission
+) -> None:
+    front = Front(FakePreprocessing(gone=KeyError()), {"compact": FakeRunner()}, admission, BATCHES)
+    with pytest.raises(KeyError):
+        done(front.labels(scan, AS_IT_IS, a_call()))
+
+
+def test_a_call_that_would_wait_too_long_is_refused_before_any_work(
+    scan: Path, tmp_path: Path
+) -> None:
+    preprocessing, admission = FakePreprocessing(), Admission(8, 1, 0.0)
+    front = Front(preprocessing, {"compact": FakeRunner()}, admission, BATCHES)
+    done(front.labels(scan, AS_IT_IS, a_call()))
+    before = admission.turn(a_call(), ("compact", "none"), "quick")
+    with before, pytest.raises(ServiceBusy):
+        done(front.labels(scan, AS_IT_IS, a_call()))
+    assert len(preprocessing.asked) == 1
+
+
+def test_without_memory_the_service_says_so(
+    front: Front, scan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(front_module, "restore_and_measure", full)
+    with pytest.raises(ServiceUnavailable, match="memory"):
+        done(front.labels(scan, AS_IT_IS, a_call()))
+
+
+def test_every_stage_of_a_scan_is_counted(front: Front, scan: Path) -> None:
+    def counted(stage: str) -> float:
+        labels = {"stage": stage, "model": "compact"}
+        return REGISTRY.get_sample_value("neurobento_stage_seconds_count", labels) or 0.0
+
+    stages = ("check", "infer", "restore", "measure", "encode")
+    before = [counted(stage) for stage in stages]
+    done(front.labels(scan, AS_IT_IS, a_call()))
+    assert [counted(stage) for stage in stages] == [count + 1 for count in before]
+
+
+def raising(error: Exception) -> Any:
+    @answered
+    async def method(self: Any, *, ctx: Any) -> Any:
+        raise error
+
+    return method
+
+
+def test_an_error_becomes_an_answer_whose_status_the_context_knows(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    error = EmptyScan(expected="a head", found="zero", remedy="Look.", subject="JANE_DOE.nii")
+    ctx = context()
+    with caplog.at_level(logging.INFO, logger="neurobento.serving"):
+        answer = done(raising(error)(None, ctx=ctx))
+    assert answer.status_code == ctx.response.status_code == 422
+    assert json.loads(answer.body) == {
+        "error": {
+            "type": "EmptyScan",
+            "message": "expected a head; found zero. Look.",
+            "request_id": "r-1",
+        }
+    }
+    assert "JANE_DOE" not in caplog.text
+
+
+@pytest.mark.parametrize(("kind", "status"), [(ServiceBusy, 429), (ServiceUnavailable, 503)])
+def test_an_error_that_passes_says_when_to_come_back(kind: Any, status: int) -> None:
+    ctx = context()
+    error = kind(expected="a", found="b", remedy="C.", retry_after_s=6.5)
+    assert done(raising(error)(None, ctx=ctx)).status_code == ctx.response.status_code == status
+    assert ctx.response.metadata == {"retry-after": "7"}
+
+
+def test_what_nobody_expected_is_left_to_the_gate() -> None:
+    with pytest.raises(ZeroDivisionError):
+        done(raising(ZeroDivisionError())(None, ctx=context()))
+
+
+def test_an_answer_passes_as_it_is() -> None:
+    @answered
+    async def method(self: Any, value: str, *, ctx: Any) -> Any:
+        return (value, ctx)
+
+    ctx = context()
+    assert done(method(None, "x", ctx=ctx)) == ("x", ctx)
+    assert ctx.response.status_code == 200

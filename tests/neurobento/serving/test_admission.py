@@ -1,0 +1,458 @@
+"""Requests under way: what ends one early, and who is let in."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import REGISTRY
+
+from neurobento.errors import ClientGone, DeadlineExceeded, ServiceBusy, ServiceUnavailable
+from neurobento.serving.admission import Admission, Call
+from neurobento.serving.process.run_folder import RUN_VARIABLE, RunFolder
+
+LONG_S = 30.0
+"""No test takes so long: what is not ended fails by its time limit."""
+
+
+class Clock:
+    """Stands still until it is told to go on."""
+
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class Work:
+    """Work that goes on for long, and needs a moment to tidy up when it is ended."""
+
+    def __init__(self) -> None:
+        self.begun, self.tidied = asyncio.Event(), False
+
+    async def go(self) -> None:
+        self.begun.set()
+        try:
+            await asyncio.sleep(LONG_S)
+        finally:
+            await asyncio.sleep(0.05)
+            self.tidied = True
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+    """The folder of the server that the tests play."""
+    monkeypatch.setenv(RUN_VARIABLE, str(tmp_path))
+    return RunFolder(tmp_path)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("neurobento.serving.admission.time", clock)
+    return clock
+
+
+def a_call(limit_s: float = LONG_S) -> Call:
+    return Call("r-1", "http", limit_s)
+
+
+def refused(reason: str) -> float:
+    return REGISTRY.get_sample_value("neurobento_refused_total", {"reason": reason}) or 0.0
+
+
+def test_the_result_of_the_work_is_passed_on() -> None:
+    async def work() -> str:
+        await asyncio.sleep(0)
+        return "labels"
+
+    assert asyncio.run(a_call().run(work())) == "labels"
+
+
+def test_an_exception_of_the_work_is_passed_on() -> None:
+    async def work() -> None:
+        await asyncio.sleep(0)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(a_call().run(work()))
+
+
+@pytest.mark.parametrize("limit_s", [0.0, 0.05])
+def test_the_deadline_ends_the_work_and_waits_until_it_has_tidied_up(limit_s: float) -> None:
+    async def scenario() -> bool:
+        work = Work()
+        with pytest.raises(DeadlineExceeded, match=f"within {limit_s:.3g} s"):
+            await a_call(limit_s).run(work.go())
+        return work.tidied
+
+    start = time.monotonic()
+    assert asyncio.run(scenario())
+    assert time.monotonic() - start >= limit_s
+
+
+def test_a_client_that_leaves_ends_the_work() -> None:
+    async def scenario() -> bool:
+        call, work = a_call(), Work()
+        waiting = asyncio.ensure_future(call.run(work.go()))
+        await work.begun.wait()
+        call.leave()
+        with pytest.raises(ClientGone):
+            await waiting
+        return work.tidied
+
+    assert asyncio.run(scenario())
+
+
+def test_a_client_that_has_left_before_the_work_began_ends_it_too() -> None:
+    async def scenario() -> None:
+        call = a_call()
+        call.leave()
+        with pytest.raises(ClientGone):
+            await call.run(Work().go())
+        assert len(asyncio.all_tasks()) == 1
+
+    asyncio.run(scenario())
+
+
+def test_the_work_ends_with_the_task_that_waits_for_it() -> None:
+    async def scenario() -> bool:
+        work = Work()
+        waiting = asyncio.ensure_future(a_call().run(work.go()))
+        await work.begun.wait()
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        return work.tidied
+
+    assert asyncio.run(scenario())
+
+
+def test_work_that_does_not_end_holds_nobody_up_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("neurobento.serving.admission.TIDY_LIMIT_S", 0.05)
+    ended = []
+
+    async def stubborn() -> None:
+        try:
+            await asyncio.sleep(LONG_S)
+        except asyncio.CancelledError:
+            await asyncio.sleep(0.3)
+            ended.append(True)
+
+    async def scenario() -> None:
+        with pytest.raises(DeadlineExceeded):
+            await a_call(0.01).run(stubborn())
+        assert not ended
+
+    asyncio.run(scenario())
+
+
+def test_an_error_while_tidying_up_is_nobodys_and_is_not_written_out() -> None:
+    told: list[dict[str, Any]] = []
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(LONG_S)
+        finally:
+            raise OSError("/home/somebody/JANE_DOE.nii.gz")
+
+    async def scenario() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+        with pytest.raises(DeadlineExceeded):
+            await a_call(0.01).run(work())
+
+    asyncio.run(scenario())
+    gc.collect()
+    assert told == []
+
+
+def test_nothing_is_left_behind_by_a_call() -> None:
+    async def scenario() -> int:
+        await a_call().run(asyncio.sleep(0))
+        await asyncio.sleep(0)
+        return len(asyncio.all_tasks())
+
+    assert asyncio.run(scenario()) == 1
+
+
+def test_the_seconds_left_run_down_to_nothing(clock: Clock) -> None:
+    call = a_call(10.0)
+    assert call.seconds_left == 10.0
+    clock.now += 4.0
+    assert call.seconds_left == 6.0
+    clock.now += 100.0
+    assert call.seconds_left == 0.0
+
+
+def test_calls_of_one_request_id_have_tickets_of_their_own() -> None:
+    first, second = a_call(), a_call()
+    assert first.id == second.id
+    assert first.ticket != second.ticket
+
+
+def test_as_many_are_inside_as_there_are_places(run: RunFolder) -> None:
+    admission = Admission(2, 1, LONG_S)
+    before = refused("no place")
+    with admission.place(), admission.place():
+        for _ in range(3):
+            with pytest.raises(ServiceBusy) as caught, admission.place():
+                pytest.fail("a third was let in")
+            assert caught.value.retry_after_s is not None
+            assert caught.value.retry_after_s >= 1
+        assert run.inside == 2
+    assert refused("no place") == before + 3
+    with admission.place(), admission.place():
+        assert run.inside == 2
+
+
+@pytest.mark.parametrize("end", [None, ZeroDivisionError, ServiceBusy, asyncio.CancelledError])
+def test_a_place_is_free_again_however_a_call_ends(
+    run: RunFolder, end: type[BaseException] | None
+) -> None:
+    admission = Admission(1, 1, LONG_S)
+    for _ in range(3):
+        with contextlib.suppress(BaseException), admission.place():
+            assert run.inside == 1
+            if end is ServiceBusy:
+                raise ServiceBusy(expected="a", found="b", remedy="C.")
+            if end is not None:
+                raise end
+        assert run.inside == 0
+    with admission.place():
+        pass
+
+
+def test_a_place_is_free_again_when_its_task_is_cancelled(run: RunFolder) -> None:
+    admission = Admission(1, 1, LONG_S)
+
+    async def inside() -> None:
+        with admission.place():
+            await asyncio.sleep(LONG_S)
+
+    async def scenario() -> None:
+        task = asyncio.ensure_future(inside())
+        await asyncio.sleep(0)
+        assert run.inside == 1
+        task.cancel()
+        await asyncio.wait({task})
+
+    asyncio.run(scenario())
+    assert run.inside == 0
+
+
+def test_a_place_is_not_lost_when_the_count_cannot_be_told(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    admission = Admission(1, 1, LONG_S)
+
+    def full(*_: Any) -> None:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(RunFolder, "say_inside", full)
+        with pytest.raises(OSError), admission.place():
+            pytest.fail("let in")
+    with admission.place():
+        assert run.inside == 1
+
+
+def test_a_service_begins_with_nobody_inside(run: RunFolder) -> None:
+    run.say_inside(7)
+    Admission(1, 1, LONG_S).open()
+    assert run.inside == 0
+
+
+def test_metrics_know_how_many_are_inside(run: RunFolder) -> None:
+    admission = Admission(3, 1, LONG_S)
+    with admission.place(), admission.place():
+        assert REGISTRY.get_sample_value("neurobento_requests_inside") == 2
+    assert REGISTRY.get_sample_value("neurobento_requests_inside") == 0
+
+
+def test_a_draining_service_lets_nobody_in_and_leaves_those_inside_alone(run: RunFolder) -> None:
+    admission = Admission(5, 1, LONG_S)
+    before = refused("draining")
+    with admission.place():
+        assert not admission.draining
+        run.drain()
+        assert admission.draining
+        with pytest.raises(ServiceUnavailable) as caught, admission.place():
+            pytest.fail("let in")
+        with admission.turn(a_call(), "kind"):
+            assert run.inside == 1
+    assert caught.value.retry_after_s
+    assert refused("draining") == before + 1
+
+
+Teach = Callable[[Admission, str, float], None]
+
+
+@pytest.fixture
+def teach(run: RunFolder, clock: Clock) -> Teach:
+    """Has an admission see work of a kind that takes so many seconds by itself."""
+
+    def once(admission: Admission, kind: str, seconds: float) -> None:
+        with admission.turn(a_call(1e6), kind):
+            clock.now += seconds
+
+    return once
+
+
+@contextlib.contextmanager
+def ahead(admission: Admission, *kinds: str) -> Iterator[None]:
+    """Calls of these kinds have their turns already."""
+    with contextlib.suppress(InterruptedError), contextlib.ExitStack() as turns:
+        for kind in kinds:
+            turns.enter_context(admission.turn(a_call(1e6), kind))
+        yield
+        # nothing is learnt from turns that end so
+        raise InterruptedError
+
+
+def is_let_in(admission: Admission, limit_s: float) -> bool:
+    """Whether a call with that limit gets a turn."""
+    try:
+        with admission.turn(a_call(limit_s), "asked"):
+            raise InterruptedError
+    except InterruptedError:
+        return True
+    except ServiceBusy:
+        return False
+
+
+def assert_wait(admission: Admission, seconds: float) -> None:
+    """So many seconds of work are ahead of the next call."""
+    assert not is_let_in(admission, 0.99 * seconds)
+    assert is_let_in(admission, 1.01 * seconds)
+
+
+def test_a_call_whose_deadline_the_work_ahead_outlasts_is_refused(teach: Teach) -> None:
+    admission = Admission(9, 1, 1e6)
+    teach(admission, "full", 10.0)
+    before = refused("too late")
+    with ahead(admission, "full"):
+        assert_wait(admission, 10.0)
+    with ahead(admission, "full", "full"):
+        assert_wait(admission, 20.0)
+    assert refused("too late") == before + 2
+
+
+@pytest.mark.parametrize(("longest_wait_s", "let_in"), [(9.9, False), (10.1, True)])
+def test_nobody_waits_longer_than_the_service_wants(
+    teach: Teach, longest_wait_s: float, let_in: bool
+) -> None:
+    admission = Admission(9, 1, longest_wait_s)
+    teach(admission, "full", 10.0)
+    with ahead(admission, "full"):
+        assert is_let_in(admission, 1e6) == let_in
+
+
+def test_who_finds_a_free_process_does_not_wait(teach: Teach) -> None:
+    admission = Admission(9, 2, 1.0)
+    teach(admission, "full", 1000.0)
+    assert is_let_in(admission, 0.01)
+    with ahead(admission, "full"):
+        assert is_let_in(admission, 0.01)
+    with ahead(admission, "full", "full"):
+        assert not is_let_in(admission, 1e6)
+
+
+def test_processes_side_by_side_share_the_work_ahead(teach: Teach) -> None:
+    admission = Admission(9, 2, 1e6)
+    teach(admission, "full", 10.0)
+    with ahead(admission, "full", "full", "full"):
+        assert_wait(admission, 15.0)
+
+
+def test_work_of_a_kind_that_was_never_seen_is_not_held_against_anybody(teach: Teach) -> None:
+    admission = Admission(9, 1, 0.0)
+    teach(admission, "full", 10.0)
+    with ahead(admission, "new", "new"):
+        assert is_let_in(admission, 0.01)
+
+
+def test_kinds_are_told_apart(teach: Teach) -> None:
+    admission = Admission(9, 1, 1e6)
+    teach(admission, "full", 100.0)
+    teach(admission, "none", 2.0)
+    with ahead(admission, "none"):
+        assert_wait(admission, 2.0)
+    with ahead(admission, "full", "none"):
+        assert_wait(admission, 102.0)
+
+
+def test_the_newest_work_weighs_three_tenths(teach: Teach) -> None:
+    admission = Admission(9, 1, 1e6)
+    teach(admission, "full", 10.0)
+    teach(admission, "full", 20.0)
+    with ahead(admission, "full"):
+        assert_wait(admission, 13.0)
+
+
+def test_nothing_is_learnt_from_work_that_failed(teach: Teach, clock: Clock) -> None:
+    admission = Admission(9, 1, 1e6)
+    teach(admission, "full", 10.0)
+    for _ in range(5):
+        with pytest.raises(ZeroDivisionError), admission.turn(a_call(), "full"):
+            raise ZeroDivisionError
+    with ahead(admission, "full"):
+        assert_wait(admission, 10.0)
+
+
+@pytest.mark.parametrize("side_by_side", [1, 2])
+def test_the_time_that_calls_waited_for_each_other_is_not_learnt(
+    run: RunFolder, clock: Clock, side_by_side: int
+) -> None:
+    """Eight come at once, each is worked on for ten seconds, by one process or two in turns."""
+    admission = Admission(9, side_by_side, 1e6)
+    turns = [admission.turn(a_call(1e6), "full") for _ in range(8)]
+    for turn in turns:
+        turn.__enter__()
+    for i, turn in enumerate(turns):
+        # two that begin together end together
+        clock.now += 10.0 if i % side_by_side == 0 else 0.0
+        turn.__exit__(None, None, None)
+    with ahead(admission, *["full"] * side_by_side):
+        assert_wait(admission, 10.0)
+
+
+def test_lanes_do_not_wait_for_each_other(teach: Teach) -> None:
+    admission = Admission(9, 1, 0.0)
+    teach(admission, "full", 10.0)
+    with admission.turn(a_call(1e6), "full", "slow"):
+        with admission.turn(a_call(0.5), "none", "quick"):
+            pass
+        with pytest.raises(ServiceBusy), admission.turn(a_call(1e6), "full", "slow"):
+            pytest.fail("let in")
+
+
+@pytest.mark.parametrize("end", [None, ZeroDivisionError, asyncio.CancelledError])
+def test_a_turn_ends_with_its_work(teach: Teach, end: type[BaseException] | None) -> None:
+    admission = Admission(9, 1, 0.0)
+    teach(admission, "full", 10.0)
+    before = refused("too late")
+    with contextlib.suppress(BaseException), admission.turn(a_call(1e6), "full"):
+        assert not is_let_in(admission, 1e6)
+        if end is not None:
+            raise end
+    assert is_let_in(admission, 0.01)
+    assert refused("too late") == before + 1
+
+
+def test_who_is_refused_learns_when_a_place_will_be_free(teach: Teach) -> None:
+    admission = Admission(0, 1, 5.0)
+    teach(admission, "full", 10.0)
+    # a wait of 0 s lets the second in, as the first is of a kind that was never seen
+    with ahead(admission, "new", "full"):
+        with pytest.raises(ServiceBusy) as too_late, admission.turn(a_call(), "full"):
+            pytest.fail("let in")
+        with pytest.raises(ServiceBusy) as no_place, admission.place():
+            pytest.fail("let in")
+    assert too_late.value.retry_after_s == no_place.value.retry_after_s == 5.0
+    assert "in 5 s" in str(too_late.value)

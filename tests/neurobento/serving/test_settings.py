@@ -1,0 +1,146 @@
+"""What the environment says is taken, and what it cannot mean is refused by name."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from neurobento.errors import ConfigError
+from neurobento.serving.settings import CORES, Settings
+
+WHOLE = {
+    "THREADS": "threads",
+    "PREPROCESSING_PROCESSES": "processes",
+    "PLACES": "places",
+    "MAX_BODY_BYTES": "body_bytes",
+    "GRPC_PORT": "grpc_port",
+    "MAX_BATCH": "max_batch",
+    "JOBS_AT_ONCE": "jobs_at_once",
+    "JOBS_MOST": "jobs_most",
+}
+SECONDS = {
+    "LONGEST_WAIT_S": "longest_wait_s",
+    "TIMEOUT_S": "timeout_s",
+    "DRAIN_S": "drain_s",
+    "UPLOAD_S": "upload_s",
+    "JOBS_KEEP_S": "jobs_keep_s",
+}
+TEXT = {
+    "BACKEND": "backend",
+    "DEVICE": "device",
+    "PRECISION": "precision",
+    "GRPC_HOST": "grpc_host",
+    "JOBS": "jobs",
+}
+AT_LEAST_ONE = (
+    *("THREADS", "PREPROCESSING_PROCESSES", "PLACES", "MAX_BODY_BYTES"),
+    *("TIMEOUT_S", "UPLOAD_S", "JOBS_MOST", "JOBS_KEEP_S"),
+)
+MAY_BE_NOTHING = ("GRPC_PORT", "MAX_BATCH", "LONGEST_WAIT_S", "DRAIN_S", "JOBS_AT_ONCE")
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is set."""
+    for name in list(os.environ):
+        if name.startswith("NEUROBENTO_"):
+            monkeypatch.delenv(name)
+
+
+def test_with_nothing_set_a_request_has_half_an_hour_and_half_a_gibibyte() -> None:
+    found = Settings()
+    assert (found.timeout_s, found.body_bytes, found.places) == (1800, 512 << 20, 16)
+    assert (found.backend, found.models, found.grpc_host) == ("auto", None, "127.0.0.1")
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_whole_numbers_are_taken(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"NEUROBENTO_{name}", "7")
+    found = getattr(Settings(), WHOLE[name])
+    assert (found, type(found)) == (7, int)
+
+
+@pytest.mark.parametrize("name", SECONDS)
+def test_seconds_may_be_fractions(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"NEUROBENTO_{name}", "7.5")
+    assert getattr(Settings(), SECONDS[name]) == 7.5
+
+
+@pytest.mark.parametrize("name", TEXT)
+def test_texts_are_taken(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"NEUROBENTO_{name}", "some")
+    assert getattr(Settings(), TEXT[name]) == "some"
+
+
+def test_a_folder_of_models_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEUROBENTO_MODELS", "/srv/models")
+    assert Settings().models == Path("/srv/models")
+
+
+def test_every_field_has_its_variable() -> None:
+    """The tests above name them all."""
+    named = {*WHOLE.values(), *SECONDS.values(), *TEXT.values(), "models"}
+    assert named == Settings.__dataclass_fields__.keys()
+
+
+def refusal(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> ConfigError:
+    monkeypatch.setenv(f"NEUROBENTO_{name}", value)
+    with pytest.raises(ConfigError) as caught:
+        Settings()
+    return caught.value
+
+
+@pytest.mark.parametrize("value", ["many", "", "-1", "nan", "inf", "1,5"])
+@pytest.mark.parametrize("name", [*WHOLE, *SECONDS])
+def test_what_is_no_number_is_refused_by_its_variables_name(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = refusal(name, value, monkeypatch)
+    assert f"NEUROBENTO_{name}" in str(error)
+    assert repr(value) in error.found
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_fraction_of_what_is_counted_is_refused(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = refusal(name, "2.5", monkeypatch)
+    assert f"NEUROBENTO_{name}" in str(error)
+    assert "whole number" in error.expected
+
+
+@pytest.mark.parametrize("name", AT_LEAST_ONE)
+def test_nothing_is_too_little(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "at least 1" in refusal(name, "0", monkeypatch).expected
+
+
+@pytest.mark.parametrize("name", MAY_BE_NOTHING)
+def test_some_may_be_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"NEUROBENTO_{name}", "0")
+    assert getattr(Settings(), {**WHOLE, **SECONDS}[name]) == 0
+
+
+@pytest.mark.parametrize("threads", [1, 2, CORES, 10 * CORES])
+def test_processes_share_the_cores(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEUROBENTO_THREADS", str(threads))
+    processes = Settings().processes
+    assert processes >= 1
+    assert processes == 1 or processes * threads <= CORES
+
+
+def test_the_limits_of_a_request_are_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("MAX_BODY_BYTES", "10"), ("TIMEOUT_S", "20"), ("UPLOAD_S", "30")):
+        monkeypatch.setenv(f"NEUROBENTO_{name}", value)
+    limits = Settings().limits
+    assert (limits.body_bytes, limits.request_s, limits.upload_s) == (10, 20, 30)
+
+
+@pytest.mark.parametrize("timeout_s", ["1", "1.9", "1800"])
+def test_bentomls_own_timeout_is_never_the_first(
+    timeout_s: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NEUROBENTO_TIMEOUT_S", timeout_s)
+    found = Settings()
+    assert found.bento_timeout_s >= found.timeout_s + 30

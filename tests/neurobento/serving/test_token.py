@@ -1,0 +1,165 @@
+"""Who shows the token is let through, and nobody else; no message has a token in it."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from neurobento.errors import ConfigError, NotAuthorised
+from neurobento.serving.token import Token
+
+SECRET = "0123456789abcdef-token"
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither variable is set."""
+    for name in ("NEUROBENTO_TOKEN", "NEUROBENTO_TOKEN_FILE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], Path]:
+    """Writes the token's file and names it in the environment."""
+
+    def file(content: bytes) -> Path:
+        path = tmp_path / "token"
+        path.write_bytes(content)
+        monkeypatch.setenv("NEUROBENTO_TOKEN_FILE", str(path))
+        return path
+
+    return file
+
+
+def lets_through(token: Token, shown: bytes) -> bool:
+    try:
+        token.require(shown)
+    except NotAuthorised:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("shown", [b"", b"Bearer whatever"])
+def test_without_a_token_everybody_is_let_through(shown: bytes) -> None:
+    assert lets_through(Token(None), shown)
+
+
+def test_who_shows_the_token_is_let_through() -> None:
+    assert lets_through(Token(SECRET), f"Bearer {SECRET}".encode())
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        b"",
+        b"Bearer",
+        b"Bearer ",
+        SECRET.encode(),
+        f"Basic {SECRET}".encode(),
+        f"Bearer {SECRET[:-1]}".encode(),
+        f"Bearer {SECRET}x".encode(),
+        f"Bearer {SECRET.upper()}".encode(),
+        b"Bearer \xff\x00",
+        b"Bearer None",
+    ],
+)
+def test_others_are_not(shown: bytes) -> None:
+    assert not lets_through(Token(SECRET), shown)
+
+
+def test_tokens_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not timed here: `hmac.compare_digest` is asked, and its answer is taken."""
+    compared: list[set[bytes]] = []
+
+    def compare(a: bytes, b: bytes) -> bool:
+        compared.append({a, b})
+        return True
+
+    monkeypatch.setattr(hmac, "compare_digest", compare)
+    assert lets_through(Token(SECRET), b"Bearer another")
+    assert compared == [{b"Bearer another", f"Bearer {SECRET}".encode()}]
+
+
+def test_a_token_comes_from_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEUROBENTO_TOKEN", SECRET)
+    token = Token.of_environment()
+    assert lets_through(token, f"Bearer {SECRET}".encode())
+    assert not lets_through(token, b"")
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\r\n", "  \n\n"])
+def test_a_token_comes_from_its_file_without_the_lines_end(
+    write: Callable[[bytes], Path], end: str
+) -> None:
+    write(f"{SECRET}{end}".encode())
+    token = Token.of_environment()
+    assert lets_through(token, f"Bearer {SECRET}".encode())
+    assert not lets_through(token, b"")
+
+
+def test_the_file_goes_before_the_variable(
+    write: Callable[[bytes], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NEUROBENTO_TOKEN", "another-one-that-is-long-enough")
+    write(SECRET.encode())
+    assert lets_through(Token.of_environment(), f"Bearer {SECRET}".encode())
+
+
+def test_with_neither_there_is_no_token() -> None:
+    assert lets_through(Token.of_environment(), b"")
+
+
+@pytest.mark.parametrize("token", ["", "hunter2", "x" * 15])
+def test_a_variable_that_could_be_guessed_is_refused(
+    token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NEUROBENTO_TOKEN", token)
+    with pytest.raises(ConfigError, match="at least 16 characters"):
+        Token.of_environment()
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"hunter2", b"x" * 15 + b" \n", b"\xff" * 32])
+def test_a_file_without_a_good_token_is_refused(
+    content: bytes, write: Callable[[bytes], Path]
+) -> None:
+    write(content)
+    with pytest.raises(ConfigError, match="at least 16 characters"):
+        Token.of_environment()
+
+
+@pytest.mark.parametrize("path", ["/nowhere/at/all", "/", ""])
+def test_a_file_that_cannot_be_read_does_not_open_the_service(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NEUROBENTO_TOKEN_FILE", path)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        Token.of_environment()
+
+
+def test_sixteen_characters_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEUROBENTO_TOKEN", "x" * 16)
+    assert lets_through(Token.of_environment(), b"Bearer " + b"x" * 16)
+
+
+@pytest.mark.parametrize("from_file", [False, True])
+def test_no_message_has_a_token_in_it(
+    from_file: bool, write: Callable[[bytes], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if from_file:
+        write(b"hunter2")
+    else:
+        monkeypatch.setenv("NEUROBENTO_TOKEN", "hunter2")
+    with pytest.raises(ConfigError) as bad:
+        Token.of_environment()
+    with pytest.raises(NotAuthorised) as refused:
+        Token(SECRET).require(b"Bearer tried-by-somebody")
+    said = f"{bad.value} {bad.value.parts} {refused.value} {refused.value.parts} {Token(SECRET)!r}"
+    assert not [word for word in ("hunter2", "tried-by", SECRET) if word in said]
+
+
+def test_who_showed_none_is_told_so() -> None:
+    with pytest.raises(NotAuthorised, match="found none"):
+        Token(SECRET).require(b"")

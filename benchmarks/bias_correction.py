@@ -25,12 +25,12 @@ from numpy.typing import NDArray
 
 from benchmarks.machine import environment
 from neurobento.command import run
+from neurobento.imaging.scan import Scan, read_scan, scan_name, write_whole
 from neurobento.preprocessing.ants_image import to_ants
 from neurobento.preprocessing.bias_correction import SHRINK_FACTOR, correct_bias
 from neurobento.preprocessing.pipeline import SKULL_STRIPPING_LIMIT_S, STRIPPED_RANGE_ML
 from neurobento.preprocessing.skull_stripping import extract_brain
 from neurobento.preprocessing.threads import limit_threads
-from neurobento.scan import Scan, read_scan, scan_name, write_whole
 
 __all__ = ["WAYS", "agreement", "ants_defaults", "ants_mask", "main", "measure"]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.report import with_readme_text
 from neurobento.command import run
-from neurobento.scan import write_whole
+from neurobento.imaging.scan import write_whole
 
 __all__ = ["MARKERS", "cohort_text", "main"]
 

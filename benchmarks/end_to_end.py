@@ -16,10 +16,10 @@ from benchmarks.peers.atlas_registration import find_atlas, parcellate_by_regist
 from benchmarks.results import Entry, Run, begin_run
 from benchmarks.rounds import Call, measure, resumed, timed, warm_up
 from neurobento.backends import Backend
-from neurobento.geometry import NETWORK_SHAPE
+from neurobento.imaging.geometry import NETWORK_SHAPE
+from neurobento.imaging.scan import Scan, read_scan
 from neurobento.parcellation import Parcellation, Parcellator
 from neurobento.preprocessing import Level
-from neurobento.scan import Scan, read_scan
 from neurobento.spec import file_sha256
 
 __all__ = ["REGISTRATION", "measure_end_to_end", "stages"]

@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks.candidates import Candidate
 from neurobento.backends import BACKENDS
 from neurobento.command import run
-from neurobento.geometry import NETWORK_SHAPE
+from neurobento.imaging.geometry import NETWORK_SHAPE
 from neurobento.preprocessing.threads import limit_threads
 from neurobento.registry import find_model
 

@@ -33,7 +33,7 @@ from benchmarks.tables import (
 )
 from neurobento.command import run
 from neurobento.errors import ConfigError
-from neurobento.scan import write_whole
+from neurobento.imaging.scan import write_whole
 
 __all__ = ["MARKERS", "draw", "main", "markdown", "read_runs", "readme_text", "with_readme_text"]
 

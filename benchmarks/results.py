@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks.machine import environment, load_warnings
 from neurobento.errors import ConfigError
-from neurobento.scan import write_whole
+from neurobento.imaging.scan import write_whole
 
 __all__ = ["FORMAT", "Entry", "Kind", "Run", "begin_run", "require_alike", "summary"]
 

@@ -30,12 +30,12 @@ from neurobento.backends.pytorch import open_weights
 from neurobento.command import run
 from neurobento.dice import class_dice, mean_dice
 from neurobento.errors import BackendUnavailable, ConfigError, EngineMismatch, ParityFailure
-from neurobento.geometry import NETWORK_SHAPE
+from neurobento.imaging.geometry import NETWORK_SHAPE
+from neurobento.imaging.scan import read_scan
 from neurobento.labels import aal116
 from neurobento.networks.weights import load_network
 from neurobento.preprocessing import preprocess
 from neurobento.registry import SPEC_FILE, Model, open_model
-from neurobento.scan import read_scan
 
 __all__ = [
     "ALLOWED_DICE_LOSS",

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from neurobento.backends import BACKENDS, Outputs, Way, list_ways, open_backend
 from neurobento.errors import BackendUnavailable, EngineMismatch, ParityFailure
+from neurobento.imaging.slice_file import read_slice
 from neurobento.registry import Model
-from neurobento.slice_file import read_slice
 from neurobento.slice_image import fit_slice
 
 __all__ = ["LARGEST_DIFFERENCE", "read_fitted", "verify_scores"]

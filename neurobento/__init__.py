@@ -2,11 +2,11 @@
 
 from neurobento.backends import open_backend
 from neurobento.errors import NeuroBentoError
-from neurobento.geometry import Grid
+from neurobento.imaging.geometry import Grid
+from neurobento.imaging.scan import Scan, read_scan, write_labels
 from neurobento.labels import Region, RegionTable, aal116
 from neurobento.parcellation import Parcellation, Parcellator
 from neurobento.registry import Model, find_model, list_models
-from neurobento.scan import Scan, read_scan, write_labels
 from neurobento.spec import ModelSpec
 
 __all__ = [

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from neurobento.axial import axial_slices
 from neurobento.backends.base import Backend
 from neurobento.errors import EmptyScan
+from neurobento.imaging.scan import Scan
 from neurobento.preprocessing.levels import Progress, say_nothing
-from neurobento.scan import Scan
 from neurobento.slice_image import Fitted, fit_slice, resize
 from neurobento.task import scan_threshold_of, threshold_of
 
@@ -155,7 +155,7 @@ class AnomalyDetector:
         Parameters
         ----------
         pixels
-            (rows, columns), in any unit; `neurobento.slice_file.read_slice` reads them.
+            (rows, columns), in any unit; `neurobento.imaging.slice_file.read_slice` reads them.
         progress
             Told each stage as it begins: fit, infer, restore.
         """
@@ -173,7 +173,7 @@ class AnomalyDetector:
         Parameters
         ----------
         scan
-            In any orientation; `neurobento.scan.read_scan` reads one.
+            In any orientation; `neurobento.imaging.scan.read_scan` reads one.
         progress
             Told each stage as it begins: fit, infer, restore.
 

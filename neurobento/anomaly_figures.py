@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from neurobento.anomaly import AIR, Anomaly, ScanAnomaly
 from neurobento.axial import AxialSlices, axial_slices
 from neurobento.figures import write_letters
-from neurobento.scan import Scan
+from neurobento.imaging.scan import Scan
 from neurobento.slice_image import resize
 
 if TYPE_CHECKING:

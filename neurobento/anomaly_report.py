@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from neurobento.anomaly import Anomaly, ScanAnomaly
 from neurobento.anomaly_figures import NOTE, image_figure, scan_figure
 from neurobento.figures import png_bytes
+from neurobento.imaging.scan import Scan, map_bytes
 from neurobento.report import json_bytes, rounded, versions
-from neurobento.scan import Scan, map_bytes
 
 __all__ = [
     "ANOMALY_FORMAT",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from neurobento.geometry import voxel_sizes_mm
+from neurobento.imaging.geometry import voxel_sizes_mm
 
 __all__ = ["AxialSlices", "axial_slices"]
 

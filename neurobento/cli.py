@@ -90,7 +90,7 @@ def _work_on_files(args: argparse.Namespace) -> int:
 
 def _write(path: Path, args: argparse.Namespace, work: Work) -> int:
     """The status of one file, its outputs written."""
-    from neurobento.scan import scan_name, write_whole
+    from neurobento.imaging.scan import scan_name, write_whole
 
     if len(args.file) > 1:
         print(f"{path}:", file=sys.stderr, flush=True)
@@ -111,7 +111,7 @@ def _write(path: Path, args: argparse.Namespace, work: Work) -> int:
 
 def _check_files(paths: Sequence[Path]) -> None:
     """Refuse, before hours of work, files that are missing or whose outputs are called the same."""
-    from neurobento.scan import scan_name
+    from neurobento.imaging.scan import scan_name
 
     names: set[str] = set()
     for path in paths:

@@ -48,9 +48,9 @@ def open_anomaly(args: argparse.Namespace, say: Progress) -> AbstractContextMana
     backend = local_backend(args, "anomaly")
     from neurobento.anomaly import AnomalyDetector
     from neurobento.anomaly_report import image_files, scan_files
+    from neurobento.imaging.scan import read_scan, scan_name
+    from neurobento.imaging.slice_file import holds_slice, read_slice
     from neurobento.report import backend_facts
-    from neurobento.scan import read_scan, scan_name
-    from neurobento.slice_file import holds_slice, read_slice
 
     def find(path: Path) -> tuple[dict[str, bytes], list[str]]:
         clock = _Clock(say)

@@ -52,9 +52,9 @@ def open_parcellate(args: argparse.Namespace, say: Progress) -> AbstractContextM
 def _here(args: argparse.Namespace, say: Progress) -> Work:
     # opened for the first scan that could be read
     backend = local_backend(args, "parcellation")
+    from neurobento.imaging.scan import read_scan, scan_name
     from neurobento.parcellation import Parcellator
     from neurobento.report import backend_facts, output_files
-    from neurobento.scan import read_scan, scan_name
 
     def parcellate(path: Path) -> tuple[dict[str, bytes], list[str]]:
         scan = read_scan(path)
@@ -71,7 +71,7 @@ def _here(args: argparse.Namespace, say: Progress) -> Work:
 def _at_service(args: argparse.Namespace, say: Progress) -> Iterator[Work]:
     from neurobento.client import Client
     from neurobento.client.outputs import output_files_of
-    from neurobento.scan import scan_name
+    from neurobento.imaging.scan import scan_name
 
     last = ""
 

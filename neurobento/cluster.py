@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from neurobento.errors import ConfigError, NeuroBentoError, WorkerLost
-from neurobento.scan import write_whole
+from neurobento.imaging.scan import write_whole
 
 __all__ = ["ATTEMPTS", "Done", "map_on", "open_cluster", "require_extra", "scratch_folder"]
 

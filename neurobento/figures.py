@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from neurobento.geometry import voxel_sizes_mm
+from neurobento.imaging.geometry import voxel_sizes_mm
 from neurobento.labels import CLASS_COUNT, aal116
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurobento.backends.base import Backend
-from neurobento.geometry import Grid
+from neurobento.imaging.geometry import Grid
+from neurobento.imaging.scan import NativeSpace, Scan
 from neurobento.preprocessing.levels import Level, Progress, say_nothing
-from neurobento.scan import NativeSpace, Scan
 from neurobento.volumetry import RegionVolume, brain_warnings, measure
 
 __all__ = ["Parcellation", "Parcellator", "Prepared", "prepare", "restore_and_measure"]
@@ -90,7 +90,7 @@ class Parcellator:
         Parameters
         ----------
         scan
-            A T1-weighted scan; `neurobento.scan.read_scan` reads one.
+            A T1-weighted scan; `neurobento.imaging.scan.read_scan` reads one.
         level
             `full` with skull, `stripped` without, `none` on the network grid.
         progress

@@ -11,9 +11,9 @@ from typing import Any
 
 from neurobento.backends.base import Backend
 from neurobento.figures import overlay_png
+from neurobento.imaging.scan import Scan, label_bytes
 from neurobento.labels import aal116
 from neurobento.parcellation import Parcellation
-from neurobento.scan import Scan, label_bytes
 from neurobento.volumetry import volumes_tsv
 
 __all__ = [

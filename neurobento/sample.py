@@ -6,7 +6,7 @@ import gzip
 from pathlib import Path
 
 from neurobento.errors import ConfigError
-from neurobento.scan import write_whole
+from neurobento.imaging.scan import write_whole
 
 __all__ = ["write_sample"]
 

@@ -17,9 +17,9 @@ from types import MappingProxyType
 from typing import Any
 
 from neurobento.errors import SpecMismatch
-from neurobento.geometry import NETWORK_SHAPE
+from neurobento.imaging.geometry import NETWORK_SHAPE
+from neurobento.imaging.scan import write_whole
 from neurobento.labels import CLASS_COUNT, aal116
-from neurobento.scan import write_whole
 from neurobento.slice_image import SLICE_SHAPE
 
 __all__ = ["FORMAT", "TASKS", "ModelSpec", "Task", "Tensor", "file_sha256", "require_sha256"]

@@ -57,7 +57,7 @@ class Phantom:
 
     def scan(self) -> Any:
         """The phantom as a `Scan`, without a file between."""
-        from neurobento.scan import NativeSpace, Scan
+        from neurobento.imaging.scan import NativeSpace, Scan
 
         header = nib.Nifti1Image(self.labels, self.affine).header
         return Scan(self.image, NativeSpace(self.shape, self.affine, header))

@@ -15,8 +15,8 @@ import nibabel as nib
 import numpy as np
 
 from neurobento.errors import NeuroBentoError
+from neurobento.imaging.scan import Scan, label_bytes, read_scan
 from neurobento.parcellation import prepare
-from neurobento.scan import Scan, label_bytes, read_scan
 from tests.malformed import Case, malformed
 from tests.scan_bytes import SECRET
 

@@ -35,8 +35,8 @@ from numpy.typing import NDArray
 
 from neurobento.command import run
 from neurobento.errors import ConfigError
+from neurobento.imaging.scan import write_whole
 from neurobento.networks.anomaly import REDUCTIONS
-from neurobento.scan import write_whole
 from neurobento.spec import file_sha256
 from training.anomaly_figures import draw_failures, draw_scores
 from training.anomaly_run import AnomalyRecipe, AnomalyRun, read_anomaly_recipe

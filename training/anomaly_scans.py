@@ -32,8 +32,8 @@ from neurobento.anomaly import AnomalyDetector
 from neurobento.backends import open_backend
 from neurobento.command import run
 from neurobento.errors import ConfigError
+from neurobento.imaging.scan import Scan, read_scan, write_whole
 from neurobento.registry import SPEC_FILE, open_model
-from neurobento.scan import Scan, read_scan, write_whole
 from neurobento.spec import ModelSpec
 from training.reductions import FALSE_POSITIVE_RATE, auroc, threshold_from
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from neurobento.command import run
 from neurobento.dice import mean_dice
 from neurobento.errors import ConfigError
-from neurobento.geometry import NETWORK_SHAPE
+from neurobento.imaging.geometry import NETWORK_SHAPE
 
 __all__ = ["compare", "corner_distance_mm", "main"]
 

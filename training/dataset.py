@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from neurobento.errors import ConfigError
-from neurobento.geometry import NETWORK_SHAPE
+from neurobento.imaging.geometry import NETWORK_SHAPE
 
 __all__ = [
     "Pair",

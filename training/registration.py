@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurobento.errors import ConfigError
+from neurobento.imaging.scan import read_scan
 from neurobento.preprocessing.ants_image import RAS_TO_LPS, to_ants
-from neurobento.scan import read_scan
 
 __all__ = ["Atlas", "Registered", "find_atlas", "register_atlas"]
 

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from neurobento.backends import open_backend
 from neurobento.errors import ConfigError
-from neurobento.geometry import voxel_sizes_mm
+from neurobento.imaging.geometry import voxel_sizes_mm
 from neurobento.labels import CLASS_COUNT
 from neurobento.registry import Model, open_model
 from training.dataset import (

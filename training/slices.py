@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurobento.errors import ConfigError, ScanError
-from neurobento.slice_file import read_slice
+from neurobento.imaging.slice_file import read_slice
 from neurobento.slice_image import Fitted, fit_slice
 
 __all__ = ["SAME_PICTURE", "Slices", "folds_of", "read_slices"]

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurobento.errors import ConfigError
+from neurobento.imaging.scan import Scan, read_scan
 from neurobento.parcellation import Parcellation, prepare, restore_and_measure
 from neurobento.preprocessing import Level
 from neurobento.preprocessing.ants_image import to_ants
-from neurobento.scan import Scan, read_scan
 
 __all__ = ["find_atlas", "parcellate_by_registration", "register"]
 

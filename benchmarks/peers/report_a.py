@@ -27,10 +27,10 @@ from starlette.background import BackgroundTask
 
 from neurobento.command import run
 from neurobento.errors import ScanError
+from neurobento.imaging.scan import read_scan
 from neurobento.networks.weights import load_network
 from neurobento.preprocessing import preprocess
 from neurobento.registry import WEIGHTS_FILE, find_model
-from neurobento.scan import read_scan
 
 __all__ = ["Predict", "application", "main", "pytorch"]
 

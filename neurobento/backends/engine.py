@@ -17,8 +17,8 @@ from pathlib import Path
 
 from neurobento.backends.cuda import Gpu
 from neurobento.errors import EngineMismatch
+from neurobento.imaging.scan import write_whole
 from neurobento.registry import Model
-from neurobento.scan import write_whole
 
 __all__ = [
     "FLAVOURS",

@@ -14,8 +14,8 @@ from nibabel.filebasedimages import ImageFileError
 from neurobento.client.exchange import Answer
 from neurobento.errors import ServiceError
 from neurobento.figures import overlay_png
+from neurobento.imaging.scan import read_scan
 from neurobento.labels import aal116
-from neurobento.scan import read_scan
 from neurobento.volumetry import measure, volumes_tsv
 
 __all__ = ["output_files_of"]

@@ -12,7 +12,7 @@ from neurobento.cohort.scans import CohortScan
 from neurobento.cohort.tables import Row, cohort_tsv, volumes_table_tsv
 from neurobento.cohort.work import CohortOptions, Outcome, parcellate_one
 from neurobento.errors import NeuroBentoError, WorkerLost
-from neurobento.scan import write_whole
+from neurobento.imaging.scan import write_whole
 
 if TYPE_CHECKING:
     from neurobento.cluster import Done

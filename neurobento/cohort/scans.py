@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from neurobento.errors import ConfigError
-from neurobento.scan import SUFFIXES, scan_name
+from neurobento.imaging.scan import SUFFIXES, scan_name
 
 __all__ = ["CohortScan", "find_scans", "scan_files"]
 

@@ -178,8 +178,8 @@ def _files(scan: CohortScan, options: CohortOptions) -> dict[str, bytes]:
     """The five files of `neurobento parcellate`."""
     # read by libraries as they start, so before the first of them does
     limit_threads(options.threads)
+    from neurobento.imaging.scan import read_scan
     from neurobento.report import backend_facts
-    from neurobento.scan import read_scan
 
     image = read_scan(scan.path)
     parcellator = _open(options)

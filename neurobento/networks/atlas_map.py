@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from neurobento.geometry import NETWORK_SHAPE
+from neurobento.imaging.geometry import NETWORK_SHAPE
 from neurobento.labels import CLASS_COUNT
 from neurobento.networks.compact import Compact, compact
 from neurobento.networks.layers import Conv, Residual, to_blocks

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from neurobento.geometry import NETWORK_SHAPE
+from neurobento.imaging.geometry import NETWORK_SHAPE
 from neurobento.labels import CLASS_COUNT
 from neurobento.networks.layers import POSITIONS, Conv, Residual, from_blocks, to_blocks
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neurobento.geometry import voxel_sizes_mm
+from neurobento.imaging.geometry import voxel_sizes_mm
 
 __all__ = ["RAS_TO_LPS", "to_ants"]
 

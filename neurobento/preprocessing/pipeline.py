@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurobento.errors import NotABrain, NotOnNetworkGrid
-from neurobento.geometry import NETWORK_SHAPE, Grid, axis_codes
+from neurobento.imaging.geometry import NETWORK_SHAPE, Grid, axis_codes
+from neurobento.imaging.scan import Scan
 from neurobento.preprocessing.bias_correction import correct_bias
 from neurobento.preprocessing.levels import Level, Progress, say_nothing
 from neurobento.preprocessing.skull_stripping import extract_brain
-from neurobento.scan import Scan
 
 __all__ = ["Preprocessed", "preprocess"]
 

@@ -10,9 +10,9 @@ import pytest
 
 from benchmarks.cohort import differing, exponent, main, write_model, write_scan
 from neurobento.backends import open_backend
-from neurobento.geometry import NETWORK_SHAPE
+from neurobento.imaging.geometry import NETWORK_SHAPE
+from neurobento.imaging.scan import read_scan
 from neurobento.registry import open_model
-from neurobento.scan import read_scan
 
 
 def test_scans_are_tiny_and_no_two_are_alike(tmp_path: Path) -> None:

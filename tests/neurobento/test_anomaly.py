@@ -13,8 +13,8 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, ornt_transform
 
 from neurobento.anomaly import BATCH, AnomalyDetector, anomaly_of
 from neurobento.errors import ConfigError, EmptyScan, SpecMismatch
-from neurobento.scan import Scan, space_of
-from neurobento.slice_file import read_slice
+from neurobento.imaging.scan import Scan, space_of
+from neurobento.imaging.slice_file import read_slice
 from neurobento.slice_image import SLICE_SHAPE, fit_slice
 from tests.neurobento.known_anomaly import THRESHOLD, KnownBackend
 

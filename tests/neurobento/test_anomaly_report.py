@@ -26,8 +26,8 @@ from neurobento.anomaly_report import (
     image_files,
     scan_files,
 )
+from neurobento.imaging.scan import Scan, read_scan
 from neurobento.report import backend_facts
-from neurobento.scan import Scan, read_scan
 from neurobento.slice_image import fit_slice
 from tests.neurobento.known_anomaly import DETECTION, SCAN_THRESHOLD, THRESHOLD, KnownBackend
 

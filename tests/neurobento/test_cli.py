@@ -16,7 +16,7 @@ import pytest
 
 from neurobento.cli import main
 from neurobento.errors import EmptyScan, NeuroBentoError, PreprocessingFailed
-from neurobento.scan import read_scan
+from neurobento.imaging.scan import read_scan
 from tests.neurobento.fake_services import (
     FILES,
     FakeService,

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from neurobento.errors import ScanError
-from neurobento.scan import Scan, label_bytes, read_scan
+from neurobento.imaging.scan import Scan, label_bytes, read_scan
 from tests.malformed_run import memory_bytes, reset_peak
 from tests.scan_bytes import SECRET, noise, packed
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from neurobento.imaging.scan import Scan, read_scan
 from neurobento.sample import write_sample
-from neurobento.scan import Scan, read_scan
 
 
 @pytest.fixture(scope="module")

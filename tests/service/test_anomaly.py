@@ -24,7 +24,7 @@ from tritonclient.utils import InferenceServerException
 
 from neurobento.anomaly import Anomaly, AnomalyDetector
 from neurobento.client import Client
-from neurobento.slice_file import read_slice
+from neurobento.imaging.slice_file import read_slice
 from tests.neurobento.known_anomaly import THRESHOLD, KnownBackend
 from tests.neurobento.slice_files import chunk, encoded, grey, grey_png
 from tests.service.conftest import standing_still

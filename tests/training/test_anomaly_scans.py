@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from neurobento.errors import ConfigError
-from neurobento.scan import Scan
+from neurobento.imaging.scan import Scan
 from neurobento.spec import ModelSpec
 from tests.neurobento.known_anomaly import write_known_model
 from training.anomaly_scans import DIAMETERS_MM, main, measure, put_in_lesion, table

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from neurobento.errors import ConfigError
-from neurobento.geometry import NETWORK_SHAPE
+from neurobento.imaging.geometry import NETWORK_SHAPE
 from training.compare_reference import corner_distance_mm, main
 
 AFFINE = np.diag([1.4, 1.3, 1.0, 1.0])

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from neurobento.errors import ConfigError
-from neurobento.geometry import NETWORK_SHAPE
+from neurobento.imaging.geometry import NETWORK_SHAPE
 from training.dataset import Pair, PairSource, find_split, load_pairs, open_pairs, write_pack
 
 AFFINE = nib.affines.from_matvec(np.diag([1.5, 1.25, 1.125]), [-60, -75, -45])

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from neurobento.errors import ConfigError
-from neurobento.geometry import NETWORK_SHAPE
+from neurobento.imaging.geometry import NETWORK_SHAPE
 from neurobento.labels import aal116
 from training.dataset import Pair, load_pairs, open_pairs, write_pack
 from training.evaluate import draw_regions, main, noise_ceiling, score, write_regions

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from neurobento.errors import ConfigError
-from neurobento.geometry import NETWORK_SHAPE
+from neurobento.imaging.geometry import NETWORK_SHAPE
 from neurobento.labels import Region, aal116
 from training.independent_truth import SCHEMES, Structure, Truth, find_truth, structures, truth_dice
 

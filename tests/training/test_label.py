@@ -19,7 +19,7 @@ import torch
 
 import training.label
 from neurobento.errors import ConfigError
-from neurobento.geometry import Grid
+from neurobento.imaging.geometry import Grid
 from neurobento.preprocessing import Preprocessed
 from training.label import Options, label_all, label_one, main, scan_name, scan_paths
 from training.registration import Registered

@@ -15,7 +15,7 @@ import torch
 
 import training.reference_shares
 from neurobento import volumetry
-from neurobento.geometry import NETWORK_SHAPE
+from neurobento.imaging.geometry import NETWORK_SHAPE
 from neurobento.labels import aal116
 from training.dataset import POSITION_SHAPE, Pair
 from training.reference_shares import main, shares_percent, shares_tsv

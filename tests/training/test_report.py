@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy.stats import t, wilcoxon
 
 from neurobento.errors import ConfigError
-from neurobento.geometry import NETWORK_SHAPE
+from neurobento.imaging.geometry import NETWORK_SHAPE
 from neurobento.labels import aal116
 from neurobento.spec import ModelSpec, file_sha256
 from training import report

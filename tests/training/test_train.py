@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import neurobento.networks.weights
 import training.run
 from neurobento.errors import ConfigError
-from neurobento.geometry import NETWORK_SHAPE
+from neurobento.imaging.geometry import NETWORK_SHAPE
 from training.checkpoint import read_checkpoint
 from training.dataset import Pair, write_pack
 from training.train import main

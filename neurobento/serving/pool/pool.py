@@ -35,10 +35,11 @@ from neurobento.errors import (
     PreprocessingFailed,
     ServiceUnavailable,
 )
+from neurobento.imaging.scan import read_scan
+from neurobento.imaging.slice_file import read_slice
 from neurobento.parcellation import prepare
 from neurobento.preprocessing.levels import Level
 from neurobento.preprocessing.threads import limit_threads
-from neurobento.scan import read_scan
 from neurobento.serving.admission import Kind, Lane, lane_of
 from neurobento.serving.pool.wire import pack_error, pack_prepared, pack_slice
 from neurobento.serving.process.parent import end_with_parent
@@ -47,7 +48,6 @@ from neurobento.serving.process.room import needs_room, no_room
 from neurobento.serving.process.run_folder import remove_left
 from neurobento.serving.telemetry import metrics
 from neurobento.serving.telemetry.logs import begin_logging
-from neurobento.slice_file import read_slice
 from neurobento.slice_image import fit_slice
 
 __all__ = ["PreprocessingPool"]

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurobento import errors
-from neurobento.geometry import Grid
+from neurobento.imaging.geometry import Grid
+from neurobento.imaging.scan import NativeSpace
 from neurobento.parcellation import Prepared
-from neurobento.scan import NativeSpace
 from neurobento.serving.tasks.parcellation.grid_images import open_image, write_image
 from neurobento.slice_image import Fitted
 

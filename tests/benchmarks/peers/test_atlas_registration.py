@@ -13,7 +13,7 @@ import pytest
 from benchmarks.peers import atlas_registration
 from benchmarks.peers.atlas_registration import find_atlas, parcellate_by_registration, register
 from neurobento.errors import ConfigError
-from neurobento.scan import NativeSpace, Scan
+from neurobento.imaging.scan import NativeSpace, Scan
 
 LANDMARK = 1
 """The phantom's blob that is bright in its image, 16 mm in radius."""

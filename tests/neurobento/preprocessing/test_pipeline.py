@@ -14,10 +14,10 @@ from nibabel.affines import apply_affine
 from nibabel.orientations import aff2axcodes
 
 from neurobento.errors import NotABrain, NotOnNetworkGrid
-from neurobento.geometry import NETWORK_SHAPE
+from neurobento.imaging.geometry import NETWORK_SHAPE
+from neurobento.imaging.scan import NativeSpace, Scan, read_scan
 from neurobento.preprocessing import LEVELS, pipeline, preprocess
 from neurobento.preprocessing.pipeline import Preprocessed
-from neurobento.scan import NativeSpace, Scan, read_scan
 
 GRIDS = {
     "RAS": {"codes": "RAS"},

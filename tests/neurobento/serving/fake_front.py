@@ -10,8 +10,8 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from neurobento.geometry import NETWORK_SHAPE, Grid
-from neurobento.native_space import space_of
+from neurobento.imaging.geometry import NETWORK_SHAPE, Grid
+from neurobento.imaging.native_space import space_of
 from neurobento.parcellation import Parcellation, Prepared, restore_and_measure
 from neurobento.serving.admission import Call
 from neurobento.serving.inference_protocol.protocol import OpenInference

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from neurobento.geometry import NETWORK_SHAPE
+from neurobento.imaging.geometry import NETWORK_SHAPE
 
 __all__ = ["GONE", "any_gone", "labels_of", "names_of", "open_image", "write_image"]
 

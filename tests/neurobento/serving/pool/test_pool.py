@@ -34,13 +34,13 @@ from neurobento.errors import (
     ServiceUnavailable,
     UnknownFormat,
 )
+from neurobento.imaging.scan import read_scan
+from neurobento.imaging.slice_file import read_slice
 from neurobento.parcellation import prepare
-from neurobento.scan import read_scan
 from neurobento.serving.pool.pool import PreprocessingPool
 from neurobento.serving.pool.wire import unpack, unpack_slice
 from neurobento.serving.process.priority import NICENESS
 from neurobento.serving.telemetry.metrics import RESTARTS
-from neurobento.slice_file import read_slice
 from neurobento.slice_image import fit_slice
 from tests.neurobento.slice_files import grey, grey_png
 

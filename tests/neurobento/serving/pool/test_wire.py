@@ -12,9 +12,9 @@ import pytest
 
 from neurobento import errors
 from neurobento.errors import NeuroBentoError
-from neurobento.geometry import Grid
+from neurobento.imaging.geometry import Grid
+from neurobento.imaging.scan import NativeSpace
 from neurobento.parcellation import Prepared
-from neurobento.scan import NativeSpace
 from neurobento.serving.pool.wire import pack_error, pack_prepared, pack_slice, unpack, unpack_slice
 from neurobento.slice_image import fit_slice
 

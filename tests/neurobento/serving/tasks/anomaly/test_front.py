@@ -26,6 +26,7 @@ from neurobento.errors import (
     ServiceUnavailable,
     SpecMismatch,
 )
+from neurobento.imaging.slice_file import read_slice
 from neurobento.serving.admission import Admission, Call
 from neurobento.serving.http.downloads import JSON, PNG, ZIP
 from neurobento.serving.pool.wire import pack_error, pack_slice
@@ -34,7 +35,6 @@ from neurobento.serving.tasks.anomaly import front as slice_front_module
 from neurobento.serving.tasks.anomaly.answers import chosen_media_type
 from neurobento.serving.tasks.anomaly.batches import pack_found
 from neurobento.serving.tasks.anomaly.front import SliceFront, thresholds_of
-from neurobento.slice_file import read_slice
 from neurobento.slice_image import fit_slice
 from tests.neurobento.known_anomaly import THRESHOLD, KnownBackend, known_spec
 from tests.neurobento.slice_files import grey, grey_png

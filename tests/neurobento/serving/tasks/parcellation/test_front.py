@@ -31,8 +31,8 @@ from neurobento.errors import (
     ServiceBusy,
     ServiceUnavailable,
 )
+from neurobento.imaging.scan import read_scan
 from neurobento.parcellation import prepare
-from neurobento.scan import read_scan
 from neurobento.serving.admission import Admission, Call
 from neurobento.serving.http.downloads import GZIP, answered, download
 from neurobento.serving.pool.wire import pack_error, pack_prepared

@@ -16,8 +16,8 @@ from neurobento.errors import (
     OverlongScan,
     TruncatedScan,
 )
-from neurobento.gzip_stream import GzipStream
-from neurobento.scan_header import ScanHeader
+from neurobento.imaging.gzip_stream import GzipStream
+from neurobento.imaging.header import ScanHeader
 
 __all__ = ["check_length", "read_voxels"]
 

@@ -10,7 +10,7 @@ import numpy as np
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
-from neurobento.geometry import voxel_sizes_mm
+from neurobento.imaging.geometry import voxel_sizes_mm
 
 __all__ = ["NativeSpace", "native_space", "space_of"]
 

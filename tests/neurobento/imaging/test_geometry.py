@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from neurobento import geometry
-from neurobento.geometry import NETWORK_SHAPE, Grid, axis_codes, voxel_sizes_mm
+from neurobento.imaging import geometry
+from neurobento.imaging.geometry import NETWORK_SHAPE, Grid, axis_codes, voxel_sizes_mm
 
 GRIDS = {
     "RAS": {"codes": "RAS"},

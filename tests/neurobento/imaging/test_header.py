@@ -22,7 +22,7 @@ from neurobento.errors import (
     UnsupportedDatatype,
     UnsupportedDimensions,
 )
-from neurobento.scan_header import HEADER_BYTES, ScanHeader, ScanLimits, parse_header
+from neurobento.imaging.header import HEADER_BYTES, ScanHeader, ScanLimits, parse_header
 
 LIMITS = ScanLimits()
 SHAPE = (20, 24, 18)

@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurobento.errors import FileTooLarge, ScanError
-from neurobento.geometry import axis_codes, voxel_sizes_mm
-from neurobento.gzip_stream import GZIP_MAGIC, GzipStream
-from neurobento.native_space import NativeSpace, space_of
-from neurobento.scan_header import HEADER_BYTES, ScanLimits, parse_header
-from neurobento.voxels import check_length, read_voxels
+from neurobento.imaging.geometry import axis_codes, voxel_sizes_mm
+from neurobento.imaging.gzip_stream import GZIP_MAGIC, GzipStream
+from neurobento.imaging.header import HEADER_BYTES, ScanLimits, parse_header
+from neurobento.imaging.native_space import NativeSpace, space_of
+from neurobento.imaging.voxels import check_length, read_voxels
 
 __all__ = [
     "NativeSpace",

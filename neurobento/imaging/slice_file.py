@@ -31,10 +31,10 @@ from neurobento.errors import (
     UnsupportedDimensions,
     UnsupportedPlane,
 )
-from neurobento.gzip_stream import GZIP_MAGIC, GzipStream
-from neurobento.native_space import NativeSpace
-from neurobento.scan import read_scan
-from neurobento.scan_header import HEADER_BYTES, ScanLimits, parse_header
+from neurobento.imaging.gzip_stream import GZIP_MAGIC, GzipStream
+from neurobento.imaging.header import HEADER_BYTES, ScanLimits, parse_header
+from neurobento.imaging.native_space import NativeSpace
+from neurobento.imaging.scan import read_scan
 
 __all__ = ["SliceLimits", "holds_slice", "read_slice"]
 
@@ -111,7 +111,7 @@ def read_slice(path: Path, limits: SliceLimits | None = None) -> NDArray[np.floa
 
 
 def holds_slice(path: Path) -> bool:
-    """Whether a file is for `read_slice` or, by its header, for `neurobento.scan.read_scan`.
+    """Whether a file is for `read_slice` or, by its header, for `neurobento.imaging.scan.read_scan`.
 
     PNG, JPEG and DICOM files are slices, and so are NIfTI files of two dimensions, or with an
     axis of length 1. What is none of these is said to be one as well: `read_slice` knows more

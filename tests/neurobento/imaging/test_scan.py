@@ -34,7 +34,7 @@ from neurobento.errors import (
     UnsupportedDatatype,
     UnsupportedDimensions,
 )
-from neurobento.scan import (
+from neurobento.imaging.scan import (
     ScanLimits,
     label_bytes,
     map_bytes,

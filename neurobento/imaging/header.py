@@ -23,8 +23,8 @@ from neurobento.errors import (
     UnsupportedDatatype,
     UnsupportedDimensions,
 )
-from neurobento.geometry import voxel_sizes_mm
-from neurobento.native_space import NativeSpace, native_space
+from neurobento.imaging.geometry import voxel_sizes_mm
+from neurobento.imaging.native_space import NativeSpace, native_space
 
 __all__ = ["HEADER_BYTES", "ScanHeader", "ScanLimits", "parse_header"]
 

@@ -29,13 +29,13 @@ from benchmarks.candidates import REFERENCE, Candidate, add_choices, choose, ope
 from benchmarks.end_to_end import measure_end_to_end
 from benchmarks.results import Entry, Run, begin_run, summary
 from benchmarks.rounds import Call, add_round_options, measure, resumed, timed, warm_up
+from neurobento.anomaly.fit import fit_slice
 from neurobento.command import run
 from neurobento.errors import ConfigError
 from neurobento.imaging.scan import read_scan
 from neurobento.imaging.slice_file import read_slice
 from neurobento.preprocessing import LEVELS, preprocess
 from neurobento.preprocessing.threads import limit_threads
-from neurobento.slice_image import fit_slice
 from neurobento.spec import file_sha256
 
 __all__ = ["entry_name", "main", "measure_network"]

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from neurobento.anomaly.fit import fit_slice
 from neurobento.backends import BACKENDS, Outputs, Way, list_ways, open_backend
 from neurobento.errors import BackendUnavailable, EngineMismatch, ParityFailure
 from neurobento.imaging.slice_file import read_slice
 from neurobento.registry import Model
-from neurobento.slice_image import fit_slice
 
 __all__ = ["LARGEST_DIFFERENCE", "read_fitted", "verify_scores"]
 

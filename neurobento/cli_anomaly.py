@@ -46,8 +46,8 @@ def open_anomaly(args: argparse.Namespace, say: Progress) -> AbstractContextMana
     """What finds anomalies in scans and slices, on this machine."""
     # opened for the first file that could be read
     backend = local_backend(args, "anomaly")
-    from neurobento.anomaly import AnomalyDetector
-    from neurobento.anomaly_report import image_files, scan_files
+    from neurobento.anomaly.detector import AnomalyDetector
+    from neurobento.anomaly.outputs import image_files, scan_files
     from neurobento.imaging.scan import read_scan, scan_name
     from neurobento.imaging.slice_file import holds_slice, read_slice
     from neurobento.report import backend_facts

@@ -16,11 +16,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from neurobento.anomaly.fit import SLICE_SHAPE
 from neurobento.errors import SpecMismatch
 from neurobento.imaging.geometry import NETWORK_SHAPE
 from neurobento.imaging.scan import write_whole
 from neurobento.labels import CLASS_COUNT, aal116
-from neurobento.slice_image import SLICE_SHAPE
 
 __all__ = ["FORMAT", "TASKS", "ModelSpec", "Task", "Tensor", "file_sha256", "require_sha256"]
 

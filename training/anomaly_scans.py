@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from neurobento.anomaly import AnomalyDetector
+from neurobento.anomaly.detector import AnomalyDetector
 from neurobento.backends import open_backend
 from neurobento.command import run
 from neurobento.errors import ConfigError

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from neurobento.anomaly.fit import Fitted, fit_slice
 from neurobento.errors import ConfigError, ScanError
 from neurobento.imaging.slice_file import read_slice
-from neurobento.slice_image import Fitted, fit_slice
 
 __all__ = ["SAME_PICTURE", "Slices", "folds_of", "read_slices"]
 
@@ -34,7 +34,7 @@ class Slices:
     names
         Folder and file name.
     fitted
-        What a network sees; see `neurobento.slice_image`.
+        What a network sees; see `neurobento.anomaly.fit`.
     tumour
         (N,) bool.
     group

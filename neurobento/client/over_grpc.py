@@ -210,7 +210,7 @@ def _heat_map(result: Any) -> bytes:
     """The PNG of a heat map, as the service's zip over HTTP holds it."""
     import numpy as np
 
-    from neurobento.anomaly_report import heat_map_png
+    from neurobento.anomaly.outputs import heat_map_png
 
     try:
         values = result.as_numpy(HEAT_MAP)

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from neurobento.slice_image import SLICE_SHAPE
+from neurobento.anomaly.fit import SLICE_SHAPE
 
 __all__ = ["REDUCTIONS", "AnomalyNetwork"]
 

@@ -22,7 +22,7 @@ from PIL import Image
 from pydicom.encaps import encapsulate
 from tritonclient.utils import InferenceServerException
 
-from neurobento.anomaly import Anomaly, AnomalyDetector
+from neurobento.anomaly.detector import Anomaly, AnomalyDetector
 from neurobento.client import Client
 from neurobento.imaging.slice_file import read_slice
 from tests.neurobento.known_anomaly import THRESHOLD, KnownBackend

@@ -16,11 +16,11 @@ import neurobento.networks.vgg16_autoencoder
 import training.anomaly_report
 import training.anomaly_run
 import training.detection
+from neurobento.anomaly.fit import SLICE_SHAPE, Fitted
 from neurobento.errors import ConfigError
 from neurobento.networks.anomaly import REDUCTIONS
 from neurobento.networks.anomaly_unet import AnomalyUNet
 from neurobento.networks.vgg16_autoencoder import VGG16Autoencoder
-from neurobento.slice_image import SLICE_SHAPE, Fitted
 from tests.training.heads import head_images, write_heads
 from training.anomaly_report import (
     CHOSEN,

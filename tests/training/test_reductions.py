@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from neurobento.anomaly.fit import SLICE_SHAPE
 from neurobento.networks.anomaly import REDUCTIONS
 from neurobento.networks.anomaly_unet import AnomalyUNet
-from neurobento.slice_image import SLICE_SHAPE
 from tests.training.heads import head_images
 from training.reductions import choose_reduction, error_maps_of, scores_by_all, threshold_from
 

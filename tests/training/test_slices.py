@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from neurobento.anomaly.fit import SLICE_SHAPE, Fitted
 from neurobento.errors import ConfigError, UnknownFormat
-from neurobento.slice_image import SLICE_SHAPE, Fitted
 from tests.training.heads import draw_head, write_heads
 from training.slices import SAME_PICTURE, Slices, _groups, folds_of, read_slices
 

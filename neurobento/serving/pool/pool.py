@@ -29,6 +29,7 @@ from typing import Any
 
 import psutil
 
+from neurobento.anomaly.fit import fit_slice
 from neurobento.errors import (
     ClientGone,
     NeuroBentoError,
@@ -48,7 +49,6 @@ from neurobento.serving.process.room import needs_room, no_room
 from neurobento.serving.process.run_folder import remove_left
 from neurobento.serving.telemetry import metrics
 from neurobento.serving.telemetry.logs import begin_logging
-from neurobento.slice_image import fit_slice
 
 __all__ = ["PreprocessingPool"]
 

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurobento import errors
+from neurobento.anomaly.fit import Fitted
 from neurobento.imaging.geometry import Grid
 from neurobento.imaging.scan import NativeSpace
 from neurobento.parcellation import Prepared
 from neurobento.serving.tasks.parcellation.grid_images import open_image, write_image
-from neurobento.slice_image import Fitted
 
 __all__ = ["PreparedSlice", "pack_error", "pack_prepared", "pack_slice", "unpack", "unpack_slice"]
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neurobento.anomaly import Anomaly
-from neurobento.anomaly_figures import image_figure
-from neurobento.anomaly_report import image_facts, image_files
+from neurobento.anomaly.detector import Anomaly
+from neurobento.anomaly.figures import image_figure
+from neurobento.anomaly.outputs import image_facts, image_files
 from neurobento.figures import png_bytes
 from neurobento.report import json_bytes
 from neurobento.serving.http.downloads import FILE_STEM, JSON, PNG, ZIP, zipped

@@ -12,7 +12,7 @@ import numpy as np
 from anyio import CapacityLimiter, to_thread
 from numpy.typing import NDArray
 
-from neurobento.anomaly import anomaly_of
+from neurobento.anomaly.detector import anomaly_of
 from neurobento.serving.admission import Admission, Call, Kind
 from neurobento.serving.pool.wire import PreparedSlice, unpack_slice
 from neurobento.serving.tasks.anomaly.answers import ENCODERS, Detection

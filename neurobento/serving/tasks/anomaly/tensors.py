@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from neurobento.anomaly.fit import SLICE_SHAPE
 from neurobento.serving.admission import Call
 from neurobento.serving.inference_protocol.tensors import (
     Described,
@@ -24,7 +25,6 @@ from neurobento.serving.inference_protocol.tensors import (
 from neurobento.serving.tasks.anomaly.answers import facts_of, picture_of
 from neurobento.serving.tasks.anomaly.front import SliceFront
 from neurobento.serving.tasks.received import received_file
-from neurobento.slice_image import SLICE_SHAPE
 
 __all__ = ["AnomalyTensors"]
 

@@ -26,6 +26,7 @@ import psutil
 import pytest
 
 import neurobento.serving.pool.pool
+from neurobento.anomaly.fit import fit_slice
 from neurobento.errors import (
     ClientGone,
     NotOnNetworkGrid,
@@ -41,7 +42,6 @@ from neurobento.serving.pool.pool import PreprocessingPool
 from neurobento.serving.pool.wire import unpack, unpack_slice
 from neurobento.serving.process.priority import NICENESS
 from neurobento.serving.telemetry.metrics import RESTARTS
-from neurobento.slice_image import fit_slice
 from tests.neurobento.slice_files import grey, grey_png
 
 ROOT = Path(__file__).resolve().parents[4]

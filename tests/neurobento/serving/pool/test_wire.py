@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from neurobento import errors
+from neurobento.anomaly.fit import fit_slice
 from neurobento.errors import NeuroBentoError
 from neurobento.imaging.geometry import Grid
 from neurobento.imaging.scan import NativeSpace
 from neurobento.parcellation import Prepared
 from neurobento.serving.pool.wire import pack_error, pack_prepared, pack_slice, unpack, unpack_slice
-from neurobento.slice_image import fit_slice
 
 SHAPE = (40, 50, 30)
 NATIVE = nib.affines.from_matvec(

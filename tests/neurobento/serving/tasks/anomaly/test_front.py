@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from prometheus_client import REGISTRY
 
-from neurobento.anomaly import AnomalyDetector
-from neurobento.anomaly_report import image_files
+from neurobento.anomaly.detector import AnomalyDetector
+from neurobento.anomaly.fit import fit_slice
+from neurobento.anomaly.outputs import image_files
 from neurobento.errors import (
     ClientGone,
     DeadlineExceeded,
@@ -35,7 +36,6 @@ from neurobento.serving.tasks.anomaly import front as slice_front_module
 from neurobento.serving.tasks.anomaly.answers import chosen_media_type
 from neurobento.serving.tasks.anomaly.batches import pack_found
 from neurobento.serving.tasks.anomaly.front import SliceFront, thresholds_of
-from neurobento.slice_image import fit_slice
 from tests.neurobento.known_anomaly import THRESHOLD, KnownBackend, known_spec
 from tests.neurobento.slice_files import grey, grey_png
 

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from neurobento.anomaly import anomaly_of
+from neurobento.anomaly.detector import anomaly_of
+from neurobento.anomaly.fit import fit_slice
 from neurobento.errors import ConfigError, EmptyScan, NeuroBentoError, NotOnNetworkGrid
 from neurobento.serving.admission import Call
 from neurobento.serving.inference_protocol.protocol import Asked, OpenInference
 from neurobento.serving.inference_protocol.tensors import Tensor
 from neurobento.serving.tasks.anomaly.answers import Detection, facts_of, picture_of
 from neurobento.serving.tasks.anomaly.tensors import MOST_IMAGES, AnomalyTensors
-from neurobento.slice_image import fit_slice
 from tests.neurobento.known_anomaly import THRESHOLD, known_spec
 from tests.neurobento.slice_files import SHAPE, grey
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from neurobento.axial import axial_slices
+from neurobento.anomaly.axial import axial_slices
+from neurobento.anomaly.fit import Fitted, fit_slice, resize
 from neurobento.backends.base import Backend
 from neurobento.errors import EmptyScan
 from neurobento.imaging.scan import Scan
 from neurobento.preprocessing.levels import Progress, say_nothing
-from neurobento.slice_image import Fitted, fit_slice, resize
 from neurobento.task import scan_threshold_of, threshold_of
 
 __all__ = ["Anomaly", "AnomalyDetector", "ScanAnomaly", "anomaly_of"]

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from neurobento.anomaly import AIR, Anomaly, ScanAnomaly
-from neurobento.axial import AxialSlices, axial_slices
+from neurobento.anomaly.axial import AxialSlices, axial_slices
+from neurobento.anomaly.detector import AIR, Anomaly, ScanAnomaly
+from neurobento.anomaly.fit import resize
 from neurobento.figures import write_letters
 from neurobento.imaging.scan import Scan
-from neurobento.slice_image import resize
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from nibabel.orientations import apply_orientation, axcodes2ornt, ornt_transform
 
-from neurobento.anomaly import BATCH, AnomalyDetector, anomaly_of
+from neurobento.anomaly.detector import BATCH, AnomalyDetector, anomaly_of
+from neurobento.anomaly.fit import SLICE_SHAPE, fit_slice
 from neurobento.errors import ConfigError, EmptyScan, SpecMismatch
 from neurobento.imaging.scan import Scan, space_of
 from neurobento.imaging.slice_file import read_slice
-from neurobento.slice_image import SLICE_SHAPE, fit_slice
 from tests.neurobento.known_anomaly import THRESHOLD, KnownBackend
 
 GRIDS = [

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neurobento.anomaly import Anomaly, ScanAnomaly
-from neurobento.anomaly_figures import NOTE, image_figure, scan_figure
+from neurobento.anomaly.detector import Anomaly, ScanAnomaly
+from neurobento.anomaly.figures import NOTE, image_figure, scan_figure
 from neurobento.figures import png_bytes
 from neurobento.imaging.scan import Scan, map_bytes
 from neurobento.report import json_bytes, rounded, versions

@@ -17,9 +17,10 @@ import pytest
 from matplotlib.text import Text
 from PIL import Image
 
-from neurobento.anomaly import Anomaly, AnomalyDetector, ScanAnomaly
-from neurobento.anomaly_figures import NOTE, image_figure, scan_figure
-from neurobento.anomaly_report import (
+from neurobento.anomaly.detector import Anomaly, AnomalyDetector, ScanAnomaly
+from neurobento.anomaly.figures import NOTE, image_figure, scan_figure
+from neurobento.anomaly.fit import fit_slice
+from neurobento.anomaly.outputs import (
     ANOMALY_FORMAT,
     heat_map_png,
     image_facts,
@@ -28,7 +29,6 @@ from neurobento.anomaly_report import (
 )
 from neurobento.imaging.scan import Scan, read_scan
 from neurobento.report import backend_facts
-from neurobento.slice_image import fit_slice
 from tests.neurobento.known_anomaly import DETECTION, SCAN_THRESHOLD, THRESHOLD, KnownBackend
 
 SECONDS = {"fit": 0.1234567, "infer": 2.0}

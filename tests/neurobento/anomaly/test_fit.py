@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
+from neurobento.anomaly.fit import SLICE_SHAPE, Fitted, fit_slice
 from neurobento.imaging.slice_file import read_slice
-from neurobento.slice_image import SLICE_SHAPE, Fitted, fit_slice
 from tests.neurobento.slice_files import SHAPE, encoded, grey_png
 
 

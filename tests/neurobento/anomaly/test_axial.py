@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from neurobento.axial import axial_slices
+from neurobento.anomaly.axial import axial_slices
 
 SHAPE = (5, 6, 7)
 CODES = ("RAS", "LPI", "PSR", "ASL", "IRP", "SLA")

@@ -149,7 +149,7 @@ class _Network:
     @bentoml.api
     def describe(self) -> dict[str, Any]:
         """Model and backend, for run.json."""
-        from neurobento.report import backend_facts
+        from neurobento.parcellation.outputs import backend_facts
 
         return backend_facts(self.backend)
 

@@ -18,7 +18,7 @@ from benchmarks.rounds import Call, measure, resumed, timed, warm_up
 from neurobento.backends import Backend
 from neurobento.imaging.geometry import NETWORK_SHAPE
 from neurobento.imaging.scan import Scan, read_scan
-from neurobento.parcellation import Parcellation, Parcellator
+from neurobento.parcellation.parcellator import Parcellation, Parcellator
 from neurobento.preprocessing import Level
 from neurobento.spec import file_sha256
 

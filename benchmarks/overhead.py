@@ -26,11 +26,11 @@ from neurobento.backends import open_backend
 from neurobento.command import run
 from neurobento.errors import ConfigError
 from neurobento.imaging.scan import read_scan
-from neurobento.parcellation import Parcellator
+from neurobento.parcellation.outputs import dseg_bytes
+from neurobento.parcellation.parcellator import Parcellator
 from neurobento.preprocessing.levels import LEVELS, Level
 from neurobento.preprocessing.threads import limit_threads
 from neurobento.registry import DEFAULT_MODEL, find_model
-from neurobento.report import dseg_bytes
 from neurobento.spec import file_sha256
 
 __all__ = ["IN_PROCESS", "judge", "main"]

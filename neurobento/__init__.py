@@ -5,7 +5,7 @@ from neurobento.errors import NeuroBentoError
 from neurobento.imaging.geometry import Grid
 from neurobento.imaging.scan import Scan, read_scan, write_labels
 from neurobento.labels import Region, RegionTable, aal116
-from neurobento.parcellation import Parcellation, Parcellator
+from neurobento.parcellation.parcellator import Parcellation, Parcellator
 from neurobento.registry import Model, find_model, list_models
 from neurobento.spec import ModelSpec
 

@@ -50,7 +50,7 @@ def open_anomaly(args: argparse.Namespace, say: Progress) -> AbstractContextMana
     from neurobento.anomaly.outputs import image_files, scan_files
     from neurobento.imaging.scan import read_scan, scan_name
     from neurobento.imaging.slice_file import holds_slice, read_slice
-    from neurobento.report import backend_facts
+    from neurobento.parcellation.outputs import backend_facts
 
     def find(path: Path) -> tuple[dict[str, bytes], list[str]]:
         clock = _Clock(say)

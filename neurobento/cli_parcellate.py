@@ -53,8 +53,8 @@ def _here(args: argparse.Namespace, say: Progress) -> Work:
     # opened for the first scan that could be read
     backend = local_backend(args, "parcellation")
     from neurobento.imaging.scan import read_scan, scan_name
-    from neurobento.parcellation import Parcellator
-    from neurobento.report import backend_facts, output_files
+    from neurobento.parcellation.outputs import backend_facts, output_files
+    from neurobento.parcellation.parcellator import Parcellator
 
     def parcellate(path: Path) -> tuple[dict[str, bytes], list[str]]:
         scan = read_scan(path)

@@ -16,7 +16,7 @@ import numpy as np
 
 from neurobento.errors import NeuroBentoError
 from neurobento.imaging.scan import Scan, label_bytes, read_scan
-from neurobento.parcellation import prepare
+from neurobento.parcellation.parcellator import prepare
 from tests.malformed import Case, malformed
 from tests.scan_bytes import SECRET
 

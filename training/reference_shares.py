@@ -2,7 +2,7 @@
 
     python -m training.reference_shares training/configs/compact.toml --pairs PAIRS
 
-writes neurobento/data/region_shares.tsv, by which `neurobento.volumetry` flags
+writes neurobento/data/region_shares.tsv, by which `neurobento.parcellation.volumetry` flags
 a region as small or large. Shares, not volumes: a child's and a tall man's
 brains share them out alike.
 """

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from neurobento.errors import ConfigError
 from neurobento.imaging.scan import Scan, read_scan
-from neurobento.parcellation import Parcellation, prepare, restore_and_measure
+from neurobento.parcellation.parcellator import Parcellation, prepare, restore_and_measure
 from neurobento.preprocessing import Level
 from neurobento.preprocessing.ants_image import to_ants
 

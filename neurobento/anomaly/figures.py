@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from neurobento.anomaly.axial import AxialSlices, axial_slices
 from neurobento.anomaly.detector import AIR, Anomaly, ScanAnomaly
 from neurobento.anomaly.fit import resize
-from neurobento.figures import write_letters
 from neurobento.imaging.scan import Scan
+from neurobento.parcellation.figures import write_letters
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,10 +13,10 @@ from nibabel.filebasedimages import ImageFileError
 
 from neurobento.client.exchange import Answer
 from neurobento.errors import ServiceError
-from neurobento.figures import overlay_png
 from neurobento.imaging.scan import read_scan
 from neurobento.labels import aal116
-from neurobento.volumetry import measure, volumes_tsv
+from neurobento.parcellation.figures import overlay_png
+from neurobento.parcellation.volumetry import measure, volumes_tsv
 
 __all__ = ["output_files_of"]
 
@@ -24,7 +24,7 @@ MADE_HERE = frozenset({"dseg.tsv", "volumes.tsv", "overlay.png"})
 
 
 def output_files_of(answer: Answer, name: str, path: Path) -> dict[str, bytes]:
-    """File name -> content, as `neurobento.report.output_files` names them.
+    """File name -> content, as `neurobento.parcellation.outputs.output_files` names them.
 
     Over gRPC a service gives labels and the facts of the run; tables and picture
     are then made here from the labels, by the same code.

@@ -14,12 +14,12 @@ from typing import Any, Literal
 
 from neurobento.cohort.scans import CohortScan
 from neurobento.errors import ConfigError, ModelError, NeuroBentoError, SpecMismatch
-from neurobento.parcellation import Parcellator
+from neurobento.parcellation.outputs import json_bytes, output_files
+from neurobento.parcellation.parcellator import Parcellator
 from neurobento.preprocessing.levels import Level
 from neurobento.preprocessing.threads import limit_threads
 from neurobento.records import holding_record, write_folder
 from neurobento.registry import Model
-from neurobento.report import json_bytes, output_files
 from neurobento.spec import PREPROCESSING, file_sha256
 
 __all__ = ["CohortOptions", "Outcome", "model_sha256", "parcellate_one"]
@@ -179,7 +179,7 @@ def _files(scan: CohortScan, options: CohortOptions) -> dict[str, bytes]:
     # read by libraries as they start, so before the first of them does
     limit_threads(options.threads)
     from neurobento.imaging.scan import read_scan
-    from neurobento.report import backend_facts
+    from neurobento.parcellation.outputs import backend_facts
 
     image = read_scan(scan.path)
     parcellator = _open(options)

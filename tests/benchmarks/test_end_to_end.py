@@ -14,7 +14,7 @@ from benchmarks import end_to_end
 from benchmarks.end_to_end import REGISTRATION, stages
 from benchmarks.latency import main
 from benchmarks.results import Run
-from neurobento.parcellation import Parcellator, prepare, restore_and_measure
+from neurobento.parcellation.parcellator import Parcellator, prepare, restore_and_measure
 
 NINE_STEPS = (
     *("skull_stripping", "bias_correction", "spacing", "orientation", "histogram_normalize"),

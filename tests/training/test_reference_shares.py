@@ -14,9 +14,9 @@ import pytest
 import torch
 
 import training.reference_shares
-from neurobento import volumetry
 from neurobento.imaging.geometry import NETWORK_SHAPE
 from neurobento.labels import aal116
+from neurobento.parcellation.parcellator import volumetry
 from training.dataset import POSITION_SHAPE, Pair
 from training.reference_shares import main, shares_percent, shares_tsv
 

@@ -38,7 +38,7 @@ from neurobento.errors import (
 )
 from neurobento.imaging.scan import read_scan
 from neurobento.imaging.slice_file import read_slice
-from neurobento.parcellation import prepare
+from neurobento.parcellation.parcellator import prepare
 from neurobento.preprocessing.levels import Level
 from neurobento.preprocessing.threads import limit_threads
 from neurobento.serving.admission import Kind, Lane, lane_of

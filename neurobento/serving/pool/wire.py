@@ -14,7 +14,7 @@ from neurobento import errors
 from neurobento.anomaly.fit import Fitted
 from neurobento.imaging.geometry import Grid
 from neurobento.imaging.scan import NativeSpace
-from neurobento.parcellation import Prepared
+from neurobento.parcellation.parcellator import Prepared
 from neurobento.serving.tasks.parcellation.grid_images import open_image, write_image
 
 __all__ = ["PreparedSlice", "pack_error", "pack_prepared", "pack_slice", "unpack", "unpack_slice"]

@@ -28,7 +28,7 @@ from neurobento.anomaly.outputs import (
     scan_files,
 )
 from neurobento.imaging.scan import Scan, read_scan
-from neurobento.report import backend_facts
+from neurobento.parcellation.outputs import backend_facts
 from tests.neurobento.known_anomaly import DETECTION, SCAN_THRESHOLD, THRESHOLD, KnownBackend
 
 SECONDS = {"fit": 0.1234567, "infer": 2.0}

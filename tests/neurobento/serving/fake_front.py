@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from neurobento.imaging.geometry import NETWORK_SHAPE, Grid
 from neurobento.imaging.native_space import space_of
-from neurobento.parcellation import Parcellation, Prepared, restore_and_measure
+from neurobento.parcellation.parcellator import Parcellation, Prepared, restore_and_measure
 from neurobento.serving.admission import Call
 from neurobento.serving.inference_protocol.protocol import OpenInference
 from neurobento.serving.tasks.parcellation.front import Options

@@ -18,9 +18,9 @@ from neurobento.errors import ConfigError, ServiceUnavailable
 from neurobento.imaging.geometry import NETWORK_SHAPE
 from neurobento.imaging.scan import label_bytes, read_scan, space_of
 from neurobento.labels import aal116
-from neurobento.parcellation import Parcellation, Prepared, restore_and_measure
+from neurobento.parcellation.outputs import dseg_bytes, output_files
+from neurobento.parcellation.parcellator import Parcellation, Prepared, restore_and_measure
 from neurobento.preprocessing.levels import LEVELS, Level
-from neurobento.report import dseg_bytes, output_files
 from neurobento.serving.admission import Call
 from neurobento.serving.http.downloads import FILE_STEM, zipped
 from neurobento.serving.pool.wire import unpack

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from neurobento.imaging.geometry import NETWORK_SHAPE
 from neurobento.labels import CLASS_COUNT
-from neurobento.report import run_facts
+from neurobento.parcellation.outputs import run_facts
 from neurobento.serving.admission import Call
 from neurobento.serving.inference_protocol.tensors import (
     Described,

@@ -37,7 +37,7 @@ from neurobento.errors import (
 )
 from neurobento.imaging.scan import read_scan
 from neurobento.imaging.slice_file import read_slice
-from neurobento.parcellation import prepare
+from neurobento.parcellation.parcellator import prepare
 from neurobento.serving.pool.pool import PreprocessingPool
 from neurobento.serving.pool.wire import unpack, unpack_slice
 from neurobento.serving.process.priority import NICENESS

@@ -15,7 +15,7 @@ from neurobento.anomaly.fit import fit_slice
 from neurobento.errors import NeuroBentoError
 from neurobento.imaging.geometry import Grid
 from neurobento.imaging.scan import NativeSpace
-from neurobento.parcellation import Prepared
+from neurobento.parcellation.parcellator import Prepared
 from neurobento.serving.pool.wire import pack_error, pack_prepared, pack_slice, unpack, unpack_slice
 
 SHAPE = (40, 50, 30)

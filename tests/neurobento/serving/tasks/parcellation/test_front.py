@@ -32,7 +32,7 @@ from neurobento.errors import (
     ServiceUnavailable,
 )
 from neurobento.imaging.scan import read_scan
-from neurobento.parcellation import prepare
+from neurobento.parcellation.parcellator import prepare
 from neurobento.serving.admission import Admission, Call
 from neurobento.serving.http.downloads import GZIP, answered, download
 from neurobento.serving.pool.wire import pack_error, pack_prepared

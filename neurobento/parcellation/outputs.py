@@ -10,11 +10,11 @@ from importlib import metadata
 from typing import Any
 
 from neurobento.backends.base import Backend
-from neurobento.figures import overlay_png
 from neurobento.imaging.scan import Scan, label_bytes
 from neurobento.labels import aal116
-from neurobento.parcellation import Parcellation
-from neurobento.volumetry import volumes_tsv
+from neurobento.parcellation.figures import overlay_png
+from neurobento.parcellation.parcellator import Parcellation
+from neurobento.parcellation.volumetry import volumes_tsv
 
 __all__ = [
     "RUN_FORMAT",

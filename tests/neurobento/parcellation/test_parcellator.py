@@ -13,7 +13,12 @@ from nibabel.affines import apply_affine
 
 from neurobento.errors import NotOnNetworkGrid
 from neurobento.imaging.scan import Scan, space_of
-from neurobento.parcellation import Parcellation, Parcellator, prepare, restore_and_measure
+from neurobento.parcellation.parcellator import (
+    Parcellation,
+    Parcellator,
+    prepare,
+    restore_and_measure,
+)
 from neurobento.spec import ModelSpec
 
 NETWORK = (91, 122, 123)

@@ -18,9 +18,9 @@ import pytest
 from neurobento.backends import Backend, open_backend
 from neurobento.imaging.scan import Scan, space_of
 from neurobento.labels import aal116
-from neurobento.parcellation import Parcellation, Parcellator
+from neurobento.parcellation.outputs import RUN_FORMAT, backend_facts, dseg_bytes, output_files
+from neurobento.parcellation.parcellator import Parcellation, Parcellator
 from neurobento.registry import open_model
-from neurobento.report import RUN_FORMAT, backend_facts, dseg_bytes, output_files
 
 NETWORK = (91, 122, 123)
 MNI = nib.affines.from_matvec(np.diag([1.5, 1.25, 1.1]), [-68.0, -90.0, -60.0])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from neurobento.figures import overlay_png
+from neurobento.parcellation.figures import overlay_png
 
 CORONAL, AXIAL, SAGITTAL = range(3)
 STORAGES = ("RAS", "LAS", "LIA", "PSR")

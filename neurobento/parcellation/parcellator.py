@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from neurobento.backends.base import Backend
 from neurobento.imaging.geometry import Grid
 from neurobento.imaging.scan import NativeSpace, Scan
+from neurobento.parcellation.volumetry import RegionVolume, brain_warnings, measure
 from neurobento.preprocessing.levels import Level, Progress, say_nothing
-from neurobento.volumetry import RegionVolume, brain_warnings, measure
 
 __all__ = ["Parcellation", "Parcellator", "Prepared", "prepare", "restore_and_measure"]
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from neurobento.labels import aal116
-from neurobento.volumetry import RegionVolume, brain_warnings, measure, volumes_tsv
+from neurobento.parcellation.volumetry import RegionVolume, brain_warnings, measure, volumes_tsv
 
 LEFT, RIGHT, MIDLINE = 1, 2, 109
 """Precentral_L, Precentral_R, Vermis_1_2."""
@@ -23,7 +23,7 @@ VOLUME_1_MM3 = np.eye(4)
 def shares(monkeypatch: pytest.MonkeyPatch) -> dict[int, tuple[float, float]]:
     """Mean and SD of each share in percent, to be changed by a test; nothing is flagged."""
     table = dict.fromkeys(range(1, 117), (50.0, 100.0))
-    monkeypatch.setattr("neurobento.volumetry._reference_shares", lambda: table)
+    monkeypatch.setattr("neurobento.parcellation.volumetry._reference_shares", lambda: table)
     return table
 
 

@@ -110,7 +110,7 @@ class _Bench:
     ) -> dict[str, Any]:
         """What a cohort of a size cost; its outputs lie in the folder of that name."""
         output = self.folder / name
-        command = [sys.executable, "-m", "neurobento.cli", "cohort", str(self._scans(size))]
+        command = [sys.executable, "-m", "neurobento.cli.main", "cohort", str(self._scans(size))]
         command += ["-o", str(output), "--models", str(self.folder / "models"), "--model", MODEL]
         command += ["--preprocessing", "none", "--workers", str(self.workers)]
         start = time.perf_counter()

@@ -12,7 +12,7 @@ from typing import Any
 import nibabel
 import numpy as np
 
-from neurobento.cli import main as cli
+from neurobento.cli.main import main as cli
 from neurobento.client import AnomalyAnswer, Answer
 from neurobento.errors import ConfigError
 from neurobento.preprocessing.levels import Level

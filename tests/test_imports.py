@@ -84,7 +84,7 @@ def test_no_file_of_the_core_imports_itself_as_a_whole(file: Path) -> None:
             assert all((folder / f"{n}.py").exists() or (folder / n).is_dir() for n in names)
 
 
-@pytest.mark.parametrize("module", ["neurobento", "neurobento.cli", "service"])
+@pytest.mark.parametrize("module", ["neurobento", "neurobento.cli.main", "service"])
 def test_importing_is_light(module: str, known_model: Path, tmp_path: Path) -> None:
     """So `--help`, `bentoml build` and the runners start without what they do not need."""
     code = f"import sys, {module}; print(*(m for m in {HEAVY!r} if m in sys.modules))"

@@ -15,7 +15,7 @@ import pydicom
 import pytest
 from PIL import Image
 
-from neurobento.cli import main
+from neurobento.cli.main import main
 from tests.neurobento.known_anomaly import SCAN_THRESHOLD, THRESHOLD, write_known_model
 from tests.neurobento.slice_files import encoded, grey, grey_png
 

@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from neurobento.cli import main
+from neurobento.cli.main import main
 from neurobento.errors import EmptyScan, NeuroBentoError, PreprocessingFailed
 from neurobento.imaging.scan import read_scan
 from tests.neurobento.fake_services import (
@@ -245,7 +245,7 @@ def test_sample_refuses_a_name_that_is_no_nifti_files(
 
 def test_help_names_every_command() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "neurobento.cli", "--help"],
+        [sys.executable, "-m", "neurobento.cli.main", "--help"],
         capture_output=True,
         text=True,
         check=True,
@@ -504,7 +504,7 @@ def test_tables_are_not_made_of_labels_that_do_not_belong(
 
 def test_help_imports_no_client() -> None:
     code = (
-        "import sys\nfrom neurobento.cli import main\n"
+        "import sys\nfrom neurobento.cli.main import main\n"
         "try:\n    main(['parcellate', '--help'])\n"
         "except SystemExit:\n    pass\n"
         "print(*sorted({'httpx', 'grpc', 'tritonclient', 'torch', 'matplotlib'} & {*sys.modules}))"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
-from neurobento.cli_options import Work, add_file_options, add_model_options, local_backend
+from neurobento.cli.options import Work, add_file_options, add_model_options, local_backend
 from neurobento.errors import ConfigError
 from neurobento.preprocessing.levels import LEVELS, Progress
 from neurobento.registry import DEFAULT_MODEL

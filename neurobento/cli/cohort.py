@@ -7,7 +7,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from neurobento.cli_options import add_file_options, add_model_options
+from neurobento.cli.options import add_file_options, add_model_options
 from neurobento.errors import ConfigError
 from neurobento.preprocessing.levels import LEVELS
 from neurobento.registry import DEFAULT_MODEL

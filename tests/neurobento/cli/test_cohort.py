@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import neurobento.cohort.work as work
-from neurobento.cli import main
+from neurobento.cli.main import main
 from neurobento.labels import aal116
 
 MNI = nib.affines.from_matvec(np.diag([1.5, 1.25, 1.1]), [-68.0, -90.0, -60.0])
@@ -283,7 +283,7 @@ def test_options_that_cannot_be_are_refused_before_anything_is_written(
 
 def test_help_starts_without_dask() -> None:
     code = (
-        "import sys\nfrom neurobento.cli import main\n"
+        "import sys\nfrom neurobento.cli.main import main\n"
         "try:\n    main(['cohort', '--help'])\n"
         "except SystemExit:\n    pass\n"
         "print(*sorted({'dask', 'distributed', 'torch', 'matplotlib'} & {*sys.modules}))"

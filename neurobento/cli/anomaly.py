@@ -7,7 +7,7 @@ import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from neurobento.cli_options import Work, add_file_options, add_model_options, local_backend
+from neurobento.cli.options import Work, add_file_options, add_model_options, local_backend
 from neurobento.preprocessing.levels import Progress
 from neurobento.registry import DEFAULT_ANOMALY_MODEL
 

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neurobento.cli_anomaly import add_anomaly_options, open_anomaly
-from neurobento.cli_cohort import add_cohort_options, parcellate_cohort
-from neurobento.cli_options import Work
-from neurobento.cli_parcellate import add_parcellate_options, open_parcellate
+from neurobento.cli.anomaly import add_anomaly_options, open_anomaly
+from neurobento.cli.cohort import add_cohort_options, parcellate_cohort
+from neurobento.cli.options import Work
+from neurobento.cli.parcellate import add_parcellate_options, open_parcellate
 from neurobento.command import run
 from neurobento.errors import (
     ConfigError,

@@ -36,12 +36,12 @@ import nibabel as nib
 import numpy as np
 
 from benchmarks.machine import environment, load_warnings
-from neurobento.cluster import map_on, open_cluster, scratch_folder
+from neurobento.cohort.cluster import map_on, open_cluster, scratch_folder
+from neurobento.cohort.completion import holding_record
 from neurobento.command import run
 from neurobento.imaging.geometry import NETWORK_SHAPE
 from neurobento.imaging.scan import write_whole
 from neurobento.labels import CLASS_COUNT
-from neurobento.records import holding_record
 from neurobento.spec import ModelSpec, file_sha256
 
 __all__ = ["differing", "exponent", "main", "write_model", "write_scan"]

@@ -38,7 +38,8 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from neurobento.cluster import map_on, open_cluster, require_extra, scratch_folder
+from neurobento.cohort.cluster import map_on, open_cluster, require_extra, scratch_folder
+from neurobento.cohort.completion import holding_record
 from neurobento.cohort.scans import scan_files
 from neurobento.command import run
 from neurobento.errors import ConfigError, NeuroBentoError
@@ -46,7 +47,6 @@ from neurobento.imaging.scan import read_scan, scan_name, write_whole
 from neurobento.labels import CLASS_COUNT
 from neurobento.preprocessing import LEVELS, Level, preprocess
 from neurobento.preprocessing.threads import limit_threads
-from neurobento.records import holding_record
 from neurobento.spec import PREPROCESSING, file_sha256
 from training.cleanup import CLEANUPS, Cleanup, clean_up
 from training.registration import find_atlas, register_atlas

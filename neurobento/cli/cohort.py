@@ -48,7 +48,7 @@ def parcellate_cohort(args: argparse.Namespace) -> Counter[str]:
     ModelError
         The model cannot be used.
     """
-    from neurobento.cluster import require_extra
+    from neurobento.cohort.cluster import require_extra
 
     require_extra()
     threads = _at_least_one("threads", 1 if args.threads is None else args.threads)

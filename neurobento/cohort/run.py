@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neurobento.cluster import map_on, open_cluster, require_extra, scratch_folder
+from neurobento.cohort.cluster import map_on, open_cluster, require_extra, scratch_folder
 from neurobento.cohort.scans import CohortScan
 from neurobento.cohort.tables import Row, cohort_tsv, volumes_table_tsv
 from neurobento.cohort.work import CohortOptions, Outcome, parcellate_one
@@ -15,7 +15,7 @@ from neurobento.errors import NeuroBentoError, WorkerLost
 from neurobento.imaging.scan import write_whole
 
 if TYPE_CHECKING:
-    from neurobento.cluster import Done
+    from neurobento.cohort.cluster import Done
 
 __all__ = ["COHORT_FILE", "VOLUMES_FILE", "run_cohort"]
 

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from neurobento.cohort.completion import holding_record, write_folder
 from neurobento.cohort.scans import CohortScan
 from neurobento.errors import ConfigError, ModelError, NeuroBentoError, SpecMismatch
 from neurobento.parcellation.outputs import json_bytes, output_files
 from neurobento.parcellation.parcellator import Parcellator
 from neurobento.preprocessing.levels import Level
 from neurobento.preprocessing.threads import limit_threads
-from neurobento.records import holding_record, write_folder
 from neurobento.registry import Model
 from neurobento.spec import PREPROCESSING, file_sha256
 

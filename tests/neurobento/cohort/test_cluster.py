@@ -14,7 +14,7 @@ from typing import Any
 import dask
 import pytest
 
-from neurobento.cluster import (
+from neurobento.cohort.cluster import (
     ATTEMPTS,
     Done,
     map_on,

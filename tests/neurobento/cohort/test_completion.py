@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from neurobento import records
+from neurobento.cohort import completion as records
+from neurobento.cohort.completion import holding_record, write_folder
 from neurobento.errors import ConfigError
-from neurobento.records import holding_record, write_folder
 
 MADE_FROM = {"format": 1, "options": {"level": "none"}}
 

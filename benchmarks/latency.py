@@ -92,7 +92,9 @@ def _image(args: argparse.Namespace) -> NDArray[np.float32]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.latency")
-    parser.add_argument("image", type=Path, nargs="?", help="NAME_image.nii.gz of training.label")
+    parser.add_argument(
+        "image", type=Path, nargs="?", help="NAME_image.nii.gz of training.parcellation.label"
+    )
     parser.add_argument("--slice", type=Path, metavar="IMAGE", help="a slice, of anomaly models")
     parser.add_argument("--end-to-end", type=Path, metavar="SCAN", help="a raw scan instead")
     parser.add_argument(

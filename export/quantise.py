@@ -199,7 +199,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             subject="--scans",
             expected="NAME_labels.nii.gz beside every NAME_image.nii.gz",
             found="some without",
-            remedy="Give scans that training.label has labelled.",
+            remedy="Give scans that training.parcellation.label has labelled.",
         )
     spec = publish_int8(args.model, args.calibrate, images, labels, spare_ends=args.spare_ends)
     logger.info("%s int8: %s", spec.name, json.dumps(spec.verification[MUST_PASS]))

@@ -71,7 +71,7 @@ def export_onnx(checkpoint: Path, onnx_path: Path) -> None:
     Parameters
     ----------
     checkpoint
-        What `training.train` wrote.
+        What `training.parcellation.train` wrote.
     onnx_path
         Where to; weights inside, no external data.
 
@@ -177,13 +177,13 @@ def publish(
     Parameters
     ----------
     checkpoint
-        What `training.train` wrote.
+        What `training.parcellation.train` wrote.
     folder
         models/NAME; replaced as a whole.
     name, version
         Of the model.
     scans
-        Images on the network grid (`NAME_image.nii.gz` of `training.label`);
+        Images on the network grid (`NAME_image.nii.gz` of `training.parcellation.label`);
         three at least. Labels that lie beside all of them are compared with too.
         For an anomaly network, slices.
     metrics
@@ -317,7 +317,7 @@ def _metrics(path: Path, checkpoint: Path) -> dict[str, Any]:
             subject=str(path),
             expected=f"figures of {network}",
             found=f"of {', '.join(document['methods'])}",
-            remedy="Give its recipe to `python -m training.anomaly_report` too.",
+            remedy="Give its recipe to `python -m training.anomaly.report` too.",
         )
     return {"test": document["methods"][network]["by"]["chosen"]}
 
@@ -333,7 +333,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--scans", type=Path, nargs="+", required=True, help="NAME_image.nii.gz of three scans"
     )
     parser.add_argument(
-        "--metrics", type=Path, help="JSON that training.evaluate or training.anomaly_report wrote"
+        "--metrics",
+        type=Path,
+        help="JSON that training.parcellation.evaluate or training.anomaly.report wrote",
     )
     parser.add_argument("--licence", default="", help="notes on the data behind the weights")
     args = parser.parse_args(argv)

@@ -8,7 +8,7 @@ TensorRT engines, each in every precision. Below the required share of equal
 voxels in fp32 the model is not published; fp16 and bf16 do not pass. int8 passes if
 its Dice against labels is as good. What
 cannot run here is listed as not verified. Where labels lie beside the scans, as
-`training.label` leaves them, the Dice against them is told too, and printed
+`training.parcellation.label` leaves them, the Dice against them is told too, and printed
 region by region.
 """
 
@@ -79,7 +79,7 @@ def read_images(paths: Sequence[Path]) -> Images:
             subject="--scans",
             expected=f"at least {FEWEST_SCANS} scans",
             found=str(len(paths)),
-            remedy="Give NAME_image.nii.gz files that training.label wrote.",
+            remedy="Give NAME_image.nii.gz files that training.parcellation.label wrote.",
         )
     return np.stack([preprocess(read_scan(path), "none").image[None] for path in paths])
 

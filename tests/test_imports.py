@@ -63,10 +63,10 @@ def test_a_part_imports_only_what_it_may(file: Path) -> None:
 @pytest.mark.parametrize(
     "source",
     [
-        "import training.train",
+        "import training.parcellation.train",
         "from training import train",
-        "from training.train import main",
-        "def f():\n    from training.train import main",
+        "from training.parcellation.train import main",
+        "def f():\n    from training.parcellation.train import main",
         "import os, training as t",
     ],
 )

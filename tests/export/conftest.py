@@ -39,10 +39,10 @@ def small_network(seed: int = 0) -> Any:
 
 @pytest.fixture(scope="session")
 def write_checkpoint_of() -> Callable[[Any, Path], Path]:
-    """Writes a network as a checkpoint of `training.train`."""
+    """Writes a network as a checkpoint of `training.parcellation.train`."""
 
     def write(network: Any, path: Path) -> Path:
-        from training.checkpoint import Checkpoint, write_checkpoint
+        from training.loop.checkpoint import Checkpoint, write_checkpoint
 
         state = network.state_dict()
         recipe = {"network": "compact", "seed": 7}

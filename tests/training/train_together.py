@@ -18,10 +18,10 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
-import training.run
-import training.train
-from training.processes import join_processes
-from training.run import Run
+import training.parcellation.run
+import training.parcellation.train
+from training.loop.processes import join_processes
+from training.parcellation.run import Run
 
 
 class Classifier(nn.Module):
@@ -59,19 +59,19 @@ class Kept(Run):
 def main() -> None:
     recipe, pairs, output = sys.argv[1:]
     torch.set_num_threads(1)
-    training.run.build = lambda _: Classifier()
-    training.train.Run = Kept
+    training.parcellation.run.build = lambda _: Classifier()
+    training.parcellation.train.Run = Kept
     with join_processes("cpu") as (processes, device):
-        training.train.join_processes = lambda _: nullcontext((processes, device))
+        training.parcellation.train.join_processes = lambda _: nullcontext((processes, device))
         command = [recipe, "--pairs", pairs, "--device", "cpu"]
-        training.train.main([*command, "-o", f"{output}/straight{processes.rank}"])
+        training.parcellation.train.main([*command, "-o", f"{output}/straight{processes.rank}"])
         clock = count(step=10) if processes.first else count(step=0)
-        training.run.time = SimpleNamespace(perf_counter=lambda: float(next(clock)))
+        training.parcellation.run.time = SimpleNamespace(perf_counter=lambda: float(next(clock)))
         parts = f"{output}/parts"
-        training.train.main([*command, "-o", parts, "--minutes", "1"])
+        training.parcellation.train.main([*command, "-o", parts, "--minutes", "1"])
         if processes.first:
             shutil.copy(f"{parts}/last.pt", f"{output}/stopped.pt")
-        training.train.main([*command, "-o", parts, "--resume"])
+        training.parcellation.train.main([*command, "-o", parts, "--resume"])
 
 
 if __name__ == "__main__":

@@ -201,7 +201,7 @@ def test_weights_with_an_unknown_reduction_are_refused() -> None:
 
 
 def written(preset: str, path: Path) -> Any:
-    """A network whose weights are in a file as `training.anomaly_run` leaves them."""
+    """A network whose weights are in a file as `training.anomaly.train` leaves them."""
     network = narrow(preset)
     network.reduction = "maximum"
     values = {

@@ -1,0 +1,233 @@
+"""Laws of the random changes that training makes."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from training.parcellation.augmentation import Augmentation, RandomIntensity, RandomWarp, augment
+
+SHAPE, BLOCKS = (24, 30, 36), (12, 15, 18)
+SHAPES = [SHAPE, (23, 30, 35), (23, 29, 35)]
+SEEDS = range(4)
+OFF = Augmentation(0.0, 0.0, 0.0, (0.0, 0.0), 0.0, 0.0, 0.0)
+STRONG = Augmentation(0.3, 0.2, 0.1, (0.05, 0.03), 0.8, 0.8, 0.3)
+SPATIAL = {"rotation_rad": 0.3, "scale": 0.2, "shift": 0.1, "displacement": (0.05, 0.05)}
+INTENSITY = {"gamma": 0.5, "bias": 0.3, "noise": 0.2}
+
+CENTRE, RADIUS = (10.0, 17.0, 19.0), 7.0
+
+
+def ball() -> Tensor:
+    """(X, Y, Z) bool, off the middle so that a turn moves it."""
+    index = np.indices(SHAPE)
+    offset = index - np.array(CENTRE).reshape(3, 1, 1, 1)
+    return torch.from_numpy((offset**2).sum(axis=0) < RADIUS**2)
+
+
+def places(blocks: tuple[int, ...]) -> Tensor:
+    """(3, *blocks): the centre of each 2 x 2 x 2 block, in voxels."""
+    return torch.from_numpy(2.0 * np.indices(blocks) + 0.5).float()
+
+
+def pair() -> tuple[Tensor, Tensor, Tensor]:
+    """A grey ball with a texture in an empty image; its halves are labels 40 and 90."""
+    inside = ball()
+    texture = torch.rand(SHAPE, generator=torch.Generator().manual_seed(9)) * 0.6 + 0.3
+    labels = inside.byte() * 40
+    labels[int(CENTRE[0]) :] *= 2
+    labels[labels == 80] = 90
+    return (texture * inside)[None], labels, places(BLOCKS)
+
+
+def blocks_of(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(-(-n // 2) for n in shape)
+
+
+def changed(**strength: Any) -> Augmentation:
+    return dataclasses.replace(OFF, **strength)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_pair_is_a_function_of_the_seed_alone(seed: int) -> None:
+    first = augment(Augmentation(), seed, *pair())
+    torch.manual_seed(123)
+    np.random.seed(123)  # noqa: NPY002
+    second = augment(Augmentation(), seed, *pair())
+    assert all(map(torch.equal, first, second))
+
+
+def test_other_seeds_give_other_pairs() -> None:
+    for parts in zip(*(augment(Augmentation(), seed, *pair()) for seed in SEEDS), strict=True):
+        assert not any(torch.equal(a, b) for a, b in itertools.pairwise(parts))
+
+
+def test_the_global_random_states_are_left_alone() -> None:
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1]  # noqa: NPY002
+    augment(Augmentation(), 0, *pair())
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert np.array_equal(np.random.get_state()[1], numpy_state)  # noqa: NPY002
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_zero_strengths_leave_the_pair_as_it_is(seed: int) -> None:
+    assert all(map(torch.equal, augment(OFF, seed, *pair()), pair()))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_warp_without_strength_moves_nothing(shape: tuple[int, int, int]) -> None:
+    random = torch.Generator().manual_seed(2)
+    image = torch.rand((1, *shape), generator=random)
+    labels = torch.randint(117, shape, generator=random).byte()
+    positions = torch.rand((3, *blocks_of(shape)), generator=random)
+    moved = RandomWarp(OFF).set_random_state(0)(image, labels, positions)
+    torch.testing.assert_close(moved[0], image, atol=1e-4, rtol=0)
+    assert torch.equal(moved[1], labels)
+    torch.testing.assert_close(moved[2], positions, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(("name", "strength"), SPATIAL.items())
+def test_each_spatial_strength_moves_image_labels_and_positions(name: str, strength: Any) -> None:
+    image, labels, positions = augment(changed(**{name: strength}), 1, *pair())
+    assert (image - pair()[0]).abs().max() > 0.05
+    assert not torch.equal(labels, pair()[1])
+    assert (positions - pair()[2]).abs().max() > 1
+
+
+@pytest.mark.parametrize(("name", "strength"), INTENSITY.items())
+def test_each_intensity_strength_changes_the_image_alone(name: str, strength: Any) -> None:
+    image, labels, positions = augment(changed(**{name: strength}), 1, *pair())
+    assert (image - pair()[0]).abs().max() > 0.02
+    assert torch.equal(labels, pair()[1])
+    torch.testing.assert_close(positions, pair()[2], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_no_label_is_invented(seed: int) -> None:
+    labels = augment(STRONG, seed, *pair())[1]
+    assert labels.dtype == torch.uint8
+    assert set(labels.unique().tolist()) == {0, 40, 90}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_intensities_stay_between_zero_and_one(seed: int) -> None:
+    image = augment(STRONG, seed, *pair())[0]
+    assert image.dtype == torch.float32
+    assert image.min() >= 0 and image.max() <= 1
+    assert image.max() > 0.1
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_background_stays_zero(seed: int) -> None:
+    image = pair()[0]
+    after = RandomIntensity(STRONG).set_random_state(seed)(image)
+    assert not after[image == 0].any()
+    assert after[image > 0].any()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_image_and_labels_move_together(seed: int, dice: Callable[[Any, Any, int], float]) -> None:
+    inside = ball()
+    image, labels, _ = RandomWarp(Augmentation(0.3, 0.1, 0.2)).set_random_state(seed)(
+        inside.float()[None], inside.byte(), places(BLOCKS)
+    )
+    assert dice((image[0] > 0.5).byte().numpy(), labels.numpy(), 1) > 0.97
+    assert dice(labels.numpy(), inside.byte().numpy(), 1) < 0.93
+
+
+def test_what_comes_from_beyond_the_edge_is_background() -> None:
+    full = torch.ones(SHAPE)
+    shrunk = RandomWarp(changed(shift=0.5)).set_random_state(1)(
+        full[None], full.byte(), places(BLOCKS)
+    )
+    assert not shrunk[0].all()
+    assert not shrunk[1].all()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_shift_moves_the_labels_whole(seed: int) -> None:
+    before = ball()
+    warp = RandomWarp(changed(shift=0.06)).set_random_state(seed)
+    after = warp(before.float()[None], before.byte(), places(BLOCKS))[1]
+    assert float(after.sum()) == pytest.approx(float(before.sum()), rel=0.03)
+    moved = torch.nonzero(after).double().mean(0) - torch.nonzero(before).double().mean(0)
+    assert moved.abs().max() > 0.5
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_callers_pair_is_not_modified(seed: int) -> None:
+    given = pair()
+    augment(STRONG, seed, *given)
+    assert all(map(torch.equal, given, pair()))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_shapes_stay(seed: int) -> None:
+    image, labels, positions = augment(STRONG, seed, *pair())
+    assert image.shape == (1, *SHAPE)
+    assert labels.shape == SHAPE
+    assert positions.shape == (3, *BLOCKS)
+
+
+def block_means(image: Tensor) -> Tensor:
+    """Of an image (C, X, Y, Z); beyond an odd side it goes on as it came."""
+    for axis in (1, 2, 3):
+        if image.shape[axis] % 2:
+            last, before = (image.narrow(axis, image.shape[axis] - i, 1) for i in (1, 2))
+            image = torch.cat([image, 2 * last - before], dim=axis)
+    return F.avg_pool3d(image, 2)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_image_and_positions_move_together(seed: int, shape: tuple[int, int, int]) -> None:
+    """Both are one linear function of the voxel, so interpolation is exact on both sides."""
+    turn = torch.tensor([[0.0, -1.5, 0.5], [1.25, 0.5, 0.0], [0.25, 0.0, -2.0]])
+    voxels = torch.from_numpy(np.indices(shape)).float()
+    image = torch.einsum("ij,jxyz->ixyz", turn, voxels) + 7
+    positions = torch.einsum("ij,jxyz->ixyz", turn, places(blocks_of(shape))) + 7
+    warp = RandomWarp(changed(**SPATIAL))
+    labels = torch.ones(shape).byte()
+    moved = [warp.set_random_state(seed)(c[None], labels, positions) for c in image]
+    went = [warp.set_random_state(seed)(c[None], labels, positions)[0] for c in voxels]
+    ends = torch.tensor([2.0 * n - 1.5 for n in blocks_of(shape)]).reshape(3, 1, 1, 1)
+    place = block_means(torch.cat(went))
+    seen = warp.set_random_state(seed)(torch.ones(1, *shape), labels, positions)[0]
+    inside = (F.max_pool3d((seen < 0.9999).float(), 3, 2, 1, ceil_mode=True) == 0)[0]
+    inside = inside[tuple(slice(n) for n in place.shape[1:])]
+    inside = inside & ((place > 0.5) & (place < ends)).all(dim=0)
+    expected = block_means(torch.cat([m[0] for m in moved]))
+    assert inside.float().mean() > 0.2
+    torch.testing.assert_close(moved[0][2][:, inside], expected[:, inside], atol=2e-3, rtol=0)
+    assert (moved[0][2] - positions)[:, inside].abs().mean() > 1
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_no_position_comes_from_beyond_the_edge(seed: int) -> None:
+    far = places(BLOCKS) + 500
+    moved = RandomWarp(changed(shift=0.5)).set_random_state(seed)(*pair()[:2], far)[2]
+    for given, after in zip(far, moved, strict=True):
+        assert given.min() - 1e-3 <= after.min() <= after.max() <= given.max() + 1e-3
+
+
+def test_only_a_strength_of_zero_throughout_is_off() -> None:
+    assert OFF.off
+    for name, strength in {**SPATIAL, **INTENSITY}.items():
+        assert not changed(**{name: strength}).off
+    assert not changed(displacement=(0.0, 0.01)).off
+
+
+def test_scaled_weakens_every_strength_alike() -> None:
+    full = Augmentation()
+    half = dataclasses.asdict(full.scaled(0.5))
+    for name, value in dataclasses.asdict(full).items():
+        assert np.asarray(half[name]) == pytest.approx(np.asarray(value) / 2)
+    assert full.scaled(1.0) == full

@@ -1,0 +1,97 @@
+"""How the score follows from the error map: chosen without a tumour being seen.
+
+Healthy validation slices are compared with the same slices with something put into
+them (`training.anomaly.synthetic`); the reduction that tells them apart best is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from neurobento.networks.anomaly import REDUCTIONS, AnomalyNetwork
+from training.anomaly.synthetic import put_in_anomalies
+
+__all__ = [
+    "FALSE_POSITIVE_RATE",
+    "ErrorMaps",
+    "Scores",
+    "auroc",
+    "choose_reduction",
+    "error_maps_of",
+    "scores_by_all",
+    "threshold_from",
+]
+
+FALSE_POSITIVE_RATE = 0.10
+"""Share of healthy slices that is to be expected above the threshold."""
+
+DRAWS = 8
+"""Synthetic anomalies for each validation slice."""
+
+BATCH = 32
+
+Images = NDArray[np.float32]
+ErrorMaps = Callable[[Images], Images]
+"""Of slices (N, 128, 128) to error maps (N, 128, 128)."""
+
+Scores = dict[str, NDArray[np.float64]]
+"""Reduction -> scores (N,)."""
+
+
+def error_maps_of(network: AnomalyNetwork) -> ErrorMaps:
+    """The network's error maps of slices."""
+    # one without weights computes where its images are
+    device = next((each.device for each in network.parameters()), torch.device("cpu"))
+
+    def error_maps(images: Images) -> Images:
+        with torch.inference_mode():
+            batches = torch.from_numpy(images)[:, None].split(BATCH)
+            maps = [network.error_map(batch.to(device)).cpu() for batch in batches]
+        return torch.cat(maps).numpy()
+
+    return error_maps
+
+
+def scores_by_all(error_maps: Images) -> Scores:
+    """Scores of error maps (N, 128, 128) by each reduction."""
+    flat = torch.from_numpy(error_maps).flatten(1)
+    return {name: reduce(flat).double().numpy() for name, reduce in REDUCTIONS.items()}
+
+
+def choose_reduction(error_maps: ErrorMaps, healthy: Images, seed: int) -> str:
+    """The reduction with the highest AUROC for synthetic anomalies.
+
+    Parameters
+    ----------
+    error_maps
+        Of a method.
+    healthy
+        Validation slices, (N, 128, 128).
+    seed
+        Of what is put in.
+    """
+    random = np.random.default_rng([seed, 2**30])
+    images = torch.from_numpy(np.tile(healthy, (DRAWS, 1, 1)))
+    changed, mask = put_in_anomalies(images, random)
+    foreign = scores_by_all(error_maps(changed[mask.flatten(1).any(1)].numpy()))
+    own = scores_by_all(error_maps(healthy))
+    return max(REDUCTIONS, key=lambda name: auroc(own[name], foreign[name]))
+
+
+def threshold_from(healthy: NDArray[np.float64]) -> float:
+    """Above which a new healthy slice's score lies as often as is to be expected.
+
+    The quantile of the distribution that the scores are drawn from (Weibull's plotting
+    positions), not of these few scores, above which a new one lies more often.
+    """
+    return float(np.quantile(healthy, 1 - FALSE_POSITIVE_RATE, method="weibull"))
+
+
+def auroc(healthy: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """The share of pairs of a healthy one and another that are in order; equal ones count half."""
+    difference = other[:, None] - healthy[None]
+    return float(((difference > 0) + 0.5 * (difference == 0)).mean())

@@ -1,0 +1,277 @@
+"""Image and label pairs from T1 scans: preprocessing, then AAL by registration.
+
+    python -m training.parcellation.label SCANS... -o PAIRS --level stripped
+
+Each scan NAME becomes five files in the folder given by -o:
+
+    NAME_image.nii.gz       what the network sees, float32 in [0, 1], 91 x 122 x 123
+    NAME_registered.nii.gz  AAL as registration left it, uint8, same grid
+    NAME_labels.nii.gz      the same after the clean-up: what networks learn
+    NAME_positions.nii.gz   where each 2 x 2 x 2 block lies in the atlas, mm, 46 x 61 x 62 x 3
+    NAME.json               options, hashes and seconds; it is written last
+
+and `manifest.tsv` holds a line for each scan: seconds of every step, or the
+error. A scan whose NAME.json still matches its input, its options and its
+outputs is not done again; a failing scan does not stop the others.
+
+The work runs on Dask: two or more processes on this machine, or an existing
+cluster with `--scheduler tcp://HOST:8786`. dask-jobqueue starts such a cluster
+on SLURM and dask-kubernetes on Kubernetes; its workers need this package and
+the same paths.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import gzip
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from neurobento.cohort.cluster import map_on, open_cluster, require_extra, scratch_folder
+from neurobento.cohort.completion import holding_record
+from neurobento.cohort.scans import scan_files
+from neurobento.command import run
+from neurobento.errors import ConfigError, NeuroBentoError
+from neurobento.imaging.scan import read_scan, scan_name, write_whole
+from neurobento.labels import CLASS_COUNT
+from neurobento.preprocessing import LEVELS, Level, preprocess
+from neurobento.preprocessing.threads import limit_threads
+from neurobento.spec import PREPROCESSING, file_sha256
+from training.parcellation.cleanup import CLEANUPS, Cleanup, clean_up
+from training.parcellation.registration import find_atlas, register_atlas
+
+__all__ = ["Options", "label_all", "label_one", "main", "scan_paths"]
+
+FORMAT = 2
+"""Version of `NAME.json`."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What decides a pair besides its scan.
+
+    Attributes
+    ----------
+    level
+        Preprocessing level of the scans.
+    cleanup
+        What happens to the registered labels.
+    seed
+        Seed of the registration.
+    atlas
+        Folder of the atlas, or None for Debian's.
+    """
+
+    level: Level
+    cleanup: Cleanup = "gentle"
+    seed: int = 0
+    atlas: str | None = None
+
+
+def scan_paths(inputs: Sequence[Path]) -> list[Path]:
+    """The scans among files and in folders at any depth, each once, in order of path.
+
+    Raises
+    ------
+    ConfigError
+        There is none, or two would have one name.
+    FileNotFoundError
+        One of the inputs is not there.
+    """
+    scans = scan_files(inputs)
+    names = [scan_name(path) for path in scans]
+    if len(set(names)) < len(names):
+        raise ConfigError(
+            subject=", ".join(str(path) for path in inputs),
+            expected="scans, each with a name of its own",
+            found="two with one name",
+            remedy="Label them in runs of their own, or rename one.",
+        )
+    return scans
+
+
+def label_one(scan: Path, folder: Path, options: Options) -> dict[str, Any]:
+    """One scan's record: made now, or the earlier one where it still holds.
+
+    An error of the scan ends up in the record under "error"; it is not raised.
+    """
+    record_path = folder / f"{scan_name(scan)}.json"
+    try:
+        made_from = {
+            "format": FORMAT,
+            "options": asdict(options),
+            "scan_sha256": file_sha256(scan),
+            "preprocessing_version": PREPROCESSING["version"],
+        }
+        earlier = holding_record(record_path, made_from)
+        if earlier is not None:
+            return {**earlier, "status": "kept"}
+        record = {**made_from, **_make_pair(scan, folder, options)}
+        write_whole(record_path, json.dumps(record, indent=1).encode())
+        return record
+    # one scan must not stop a cohort, whatever a library raises over it
+    except Exception as error:
+        text = error.message if isinstance(error, NeuroBentoError) else repr(error)
+        return _failure(scan, text)
+
+
+def _make_pair(scan_path: Path, folder: Path, options: Options) -> dict[str, Any]:
+    # a process does one scan at a time; more threads would only compete
+    limit_threads(1)
+    import torch
+
+    torch.set_num_threads(1)
+    name = scan_name(scan_path)
+    prepared = preprocess(read_scan(scan_path), options.level)
+    seconds = dict(prepared.seconds)
+    affine = prepared.grid.network_voxel_to_ras
+    with _timed(seconds, "registration"):
+        atlas = find_atlas(Path(options.atlas) if options.atlas else None)
+        registered = register_atlas(prepared.image, affine, atlas, seed=options.seed)
+    with _timed(seconds, "cleanup"):
+        labels = clean_up(registered.labels, options.cleanup)
+    images = {
+        "image": nib.Nifti1Image(prepared.image, affine),
+        "registered": nib.Nifti1Image(registered.labels, affine),
+        "labels": nib.Nifti1Image(labels, affine),
+        "positions": _positions_image(registered.positions, affine),
+    }
+    outputs = {}
+    for kind, image in images.items():
+        path = folder / f"{name}_{kind}.nii.gz"
+        write_whole(path, gzip.compress(image.to_bytes(), 6, mtime=0))
+        outputs[path.name] = file_sha256(path)
+    return {
+        "name": name,
+        "status": "done",
+        "outputs": outputs,
+        "regions": int(np.count_nonzero(np.bincount(labels.ravel(), minlength=CLASS_COUNT)[1:])),
+        "seconds": seconds,
+    }
+
+
+def _positions_image(
+    positions: NDArray[np.float32], voxel_to_ras: NDArray[np.float64]
+) -> nib.Nifti1Image:
+    """Positions in hundredths of a millimetre, on the grid of the 2 x 2 x 2 blocks."""
+    block = np.diag([2.0, 2.0, 2.0, 1.0])
+    block[:3, 3] = 0.5
+    image = nib.Nifti1Image(np.rint(positions * 100).astype(np.int16), voxel_to_ras @ block)
+    image.header.set_slope_inter(0.01, 0.0)
+    return image
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[step] = time.perf_counter() - start
+
+
+def label_all(
+    scans: Sequence[Path],
+    folder: Path,
+    options: Options,
+    *,
+    workers: int,
+    scheduler: str | None = None,
+) -> list[dict[str, Any]]:
+    """The records of all scans, in their order; `manifest.tsv` is written beside the pairs.
+
+    Parameters
+    ----------
+    scans
+        What to label.
+    folder
+        Where to; made if it is not there.
+    options
+        What decides a pair besides its scan.
+    workers
+        Processes on this machine; ignored with a scheduler.
+    scheduler
+        Address of an existing Dask scheduler.
+    """
+    require_extra()
+    from tqdm import tqdm
+
+    records: dict[int, dict[str, Any]] = {}
+    with scratch_folder(folder) as marks:
+        work = functools.partial(label_one, folder=folder.resolve(), options=options)
+        try:
+            with (
+                open_cluster(workers, scheduler) as client,
+                tqdm(total=len(scans), unit="scan") as bar,
+            ):
+                for done in map_on(client, work, [scan.resolve() for scan in scans], marks):
+                    record = _record(scans[done.index], done.result)
+                    records[done.index] = record
+                    bar.set_postfix_str(f"{record['name']} {record['status']}")
+                    bar.update()
+        finally:
+            made = [records[index] for index in sorted(records)]
+            write_whole(folder / "manifest.tsv", _manifest(made).encode())
+    return made
+
+
+def _record(scan: Path, result: dict[str, Any] | NeuroBentoError) -> dict[str, Any]:
+    """A scan's record; workers that died with it are a failure of that scan alone."""
+    if isinstance(result, NeuroBentoError):
+        return _failure(scan, result.message)
+    return result
+
+
+def _failure(scan: Path, text: str) -> dict[str, Any]:
+    return {"name": scan_name(scan), "status": "failed", "error": text, "seconds": {}}
+
+
+def _manifest(records: Sequence[dict[str, Any]]) -> str:
+    steps = list(dict.fromkeys(step for record in records for step in record["seconds"]))
+    lines = ["\t".join(["name", "status", "regions", *(f"{s}_s" for s in steps), "error"])]
+    for record in records:
+        seconds = [f"{record['seconds'][s]:.2f}" if s in record["seconds"] else "" for s in steps]
+        error = " ".join(str(record.get("error", "")).split())
+        cells = [record["name"], record["status"], str(record.get("regions", "")), *seconds, error]
+        lines.append("\t".join(cells))
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; the exit status is 1 where a scan failed."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training.parcellation.label",
+        description=__doc__.split("\n")[0] if __doc__ else None,
+    )
+    parser.add_argument("scans", nargs="+", type=Path, help="scan files, or folders of them")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the pairs")
+    parser.add_argument("--level", choices=LEVELS[:2], required=True)
+    parser.add_argument("--cleanup", choices=CLEANUPS, default="gentle")
+    parser.add_argument("--atlas", help="folder with aal.nii.gz and ch2bet.nii.gz")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the registration")
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--scheduler", help="address of an existing Dask scheduler")
+    args = parser.parse_args(argv)
+    options = Options(args.level, args.cleanup, args.seed, args.atlas)
+    find_atlas(Path(args.atlas) if args.atlas else None)
+    records = label_all(
+        scan_paths(args.scans),
+        args.output,
+        options,
+        workers=args.workers,
+        scheduler=args.scheduler,
+    )
+    return 1 if any(record["status"] == "failed" for record in records) else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(run(main, "training.parcellation.label"))

@@ -1,0 +1,132 @@
+"""Train a network on the pairs of `training.parcellation.label`.
+
+    python -m training.parcellation.train training/configs/compact.toml --pairs PAIRS -o RUN
+    torchrun --nproc-per-node 4 -m training.parcellation.train RECIPE --pairs PAIRS -o RUN
+
+RUN receives `last.pt` (resume it with --resume), `best.pt`, `log.csv`,
+TensorBoard events and `curves.png`. With --minutes the run stops cleanly after
+that time; --resume goes on along the same trajectory, since order and
+augmentation are functions of seed and step alone. PAIRS is a folder, or one
+file of `training.parcellation.pack`. Where memory is short, --patch lets a step see a random
+part of the image.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from neurobento.command import run
+from neurobento.errors import ConfigError
+from training.loop.processes import Processes, join_processes
+from training.loop.recipe import Recipe, read_recipe
+from training.parcellation.dataset import find_split, load_pairs, open_pairs
+from training.parcellation.registration import find_atlas
+from training.parcellation.run import Run
+
+__all__ = ["main"]
+
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+"""Of glibc's malloc.h."""
+
+logger = logging.getLogger(__name__)
+
+
+def _recipe(args: argparse.Namespace) -> Recipe:
+    recipe = read_recipe(args.recipe)
+    if args.patch:
+        options = dataclasses.replace(recipe.optimisation, patch=tuple(args.patch))
+        recipe = dataclasses.replace(recipe, optimisation=options)
+    return recipe
+
+
+def _train(args: argparse.Namespace, recipe: Recipe, processes: Processes, device: str) -> Run:
+    last = args.output / "last.pt"
+    if last.is_file() != args.resume:
+        raise ConfigError(
+            subject=str(args.output),
+            expected="a run to go on from" if args.resume else "a folder without a run in it",
+            found="no last.pt" if args.resume else "last.pt",
+            remedy="Name another folder."
+            if args.resume
+            else "Go on with --resume, or name another folder.",
+        )
+    if recipe.network == "atlas_map" and not (args.resume or args.start_from):
+        raise ConfigError(
+            subject="atlas_map",
+            expected="weights of compact to see regions by",
+            found="none",
+            remedy="Give --start-from models/compact/weights.pt.",
+        )
+    data, source = recipe.data, open_pairs(args.pairs)
+    split = find_split(source, data.train, data.validation, data.test, tests_required=False)
+    training = Run(
+        recipe,
+        load_pairs(source, split.train),
+        load_pairs(source, split.validation),
+        args.output,
+        device,
+        find_atlas(args.atlas) if recipe.network == "atlas_map" else None,
+        processes,
+    )
+    if processes.first:
+        counts = len(split.train), len(split.validation)
+        logger.info("%d training scans, %d for validation; %s", *counts, training.precision)
+    if args.resume:
+        training.resume(last)
+    elif args.start_from:
+        training.start_from(args.start_from)
+    training.parcellation.train(args.minutes)
+    return training
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc reuse large tensors' memory: pages given back are cleared again for the next."""
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+    except OSError:
+        return
+    libc.mallopt(M_MMAP_MAX, 0)
+    libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    libc.mallopt(M_TOP_PAD, 2**30)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    parser = argparse.ArgumentParser(prog="python -m training.parcellation.train")
+    parser.add_argument("recipe", type=Path, help="a TOML file, such as those in training/configs")
+    parser.add_argument(
+        "--pairs",
+        type=Path,
+        required=True,
+        help="folder of training.parcellation.label or file of training.parcellation.pack",
+    )
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the run")
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument("--resume", action="store_true", help="go on from the folder's last.pt")
+    start.add_argument(
+        "--start-from", type=Path, help="a checkpoint whose weights a new run begins with"
+    )
+    parser.add_argument("--minutes", type=float, help="stop cleanly after this time")
+    parser.add_argument("--patch", type=int, nargs=3, metavar=("X", "Y", "Z"), help="voxels")
+    parser.add_argument("--atlas", type=Path, help="folder with aal.nii.gz and ch2bet.nii.gz")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    recipe = _recipe(args)
+    _keep_freed_memory()
+    with join_processes(args.device) as (processes, device):
+        training = _train(args, recipe, processes, device)
+    if processes.first:
+        logger.info("best validation Dice %.4f at step %d", training.best_dice, training.best_step)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(run(main, "training.parcellation.train"))

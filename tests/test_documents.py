@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import cohort_report
-from benchmarks.comparison import REPORT_A
+from benchmarks.cohort.run import report as cohort_report
+from benchmarks.report.comparison import REPORT_A
 
 ROOT = Path(__file__).parent.parent
 EVALUATION = ROOT / "results/evaluation/compact/evaluation.json"

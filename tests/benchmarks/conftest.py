@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import candidates, memory_probe
+from benchmarks.inference import candidates, memory_probe
 from benchmarks.results import Entry, Run
 from neurobento import backends
 from neurobento.errors import BackendUnavailable

@@ -1,0 +1,207 @@
+"""A started container: is it as locked up as it says, and does it answer as the CLI does?
+
+    nsenter --net=/proc/PID/ns/net python -m benchmarks.container.run --pid PID --started SECONDS \\
+        --image inspected.json --store STORE --root ROOT --scan head.nii.gz --level full -o FILE
+
+`scripts/containerize-check` builds the image, starts it, and runs this. Nothing here is for
+docker: the first process may have been started by anything that isolates. It is asked for a scan
+and a slice of it, ended by SIGTERM, and every answer is compared with the CLI's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.container.comparison import compared_scan, compared_slice, write_middle_slice
+from benchmarks.container.image import (
+    folder_bytes,
+    largest_packages,
+    layers,
+    read_stored,
+    start_facts,
+)
+from benchmarks.container.lockdown import proofs, violations
+from benchmarks.machine import environment, load_warnings
+from neurobento.client import Client, Retries
+from neurobento.command import run
+from neurobento.errors import ConfigError, ServiceError
+from neurobento.preprocessing.levels import LEVELS
+from neurobento.spec import file_sha256
+
+__all__ = ["main", "wait_until"]
+
+URL = "http://127.0.0.1:3000"
+READY_LIMIT_S = 300.0
+STOP_LIMIT_S = 60.0
+ANSWER_LIMIT_S = 1800.0
+POLL_S = 0.1
+
+
+def wait_until(
+    condition: Callable[[], bool], limit_s: float, what: str, alive: Callable[[], bool]
+) -> None:
+    """Return once a condition holds.
+
+    Raises
+    ------
+    ServiceError
+        It took longer than the limit, or the container ended before.
+    """
+    end = time.monotonic() + limit_s
+    while not condition():
+        if time.monotonic() > end or not alive():
+            raise ServiceError(
+                subject="the container",
+                expected=f"{what} within {limit_s:.0f} s",
+                found="it goes on" if alive() else "it has ended",
+                remedy="See its log.",
+            )
+        time.sleep(POLL_S)
+
+
+def _lives(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    return False
+
+
+def _ready() -> bool:
+    with Client(URL, retries=Retries(0)) as client:
+        try:
+            return client.ready()
+        except ServiceError:
+            return False
+
+
+def _answers(scan: Path, level: Any) -> dict[str, Any]:
+    """The container's answers beside the CLI's."""
+    with tempfile.TemporaryDirectory() as folder:
+        image = Path(folder) / "slice.png"
+        write_middle_slice(scan, image)
+        with Client(URL, timeout_s=ANSWER_LIMIT_S) as client:
+            _say(f"a scan of {scan.stat().st_size} bytes, level {level} ...")
+            start = time.perf_counter()
+            parcellation = client.parcellate(scan, level=level)
+            seconds = time.perf_counter() - start
+            _say(f"answered after {seconds:.0f} s; the same with the CLI ...")
+            found_scan = compared_scan(parcellation, scan, level)
+            found_slice = compared_slice(client.anomaly(image), image)
+            _say("and as a job ...")
+            job = client.job_answer(client.submit(scan, level=level))
+    return {
+        "scan": {"sha256": file_sha256(scan), "level": level, "seconds": seconds, **found_scan},
+        "slice": found_slice,
+        "job": {"different": [] if job.dseg == parcellation.dseg else ["labels"]},
+    }
+
+
+def _stop(pid: int) -> float:
+    """Seconds from SIGTERM until the container has ended."""
+    start = time.perf_counter()
+    os.kill(pid, signal.SIGTERM)
+    wait_until(lambda: not _lives(pid), STOP_LIMIT_S, "an end after SIGTERM", lambda: True)
+    return time.perf_counter() - start
+
+
+def _image(inspected: Path, store: Path, root: Path) -> dict[str, Any]:
+    content = json.loads(inspected.read_text())
+    found = layers(content, read_stored(store))
+    return {
+        "bytes": sum(layer["bytes"] for layer in found),
+        "layers": found,
+        "largest_packages_bytes": largest_packages(root),
+        "bytecode_bytes": folder_bytes(root / "app", "*.pyc"),
+        **start_facts(content),
+    }
+
+
+def _commit() -> str:
+    """What was built: the commit, and whether the tree differed from it."""
+    told = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=40"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return told.stdout.strip() or "unknown"
+
+
+def _say(text: str) -> None:
+    print(f"container: {text}", file=sys.stderr, flush=True)
+
+
+def _check(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    """All that was seen, and what of it is wrong."""
+    machine = environment()
+    wait_until(_ready, READY_LIMIT_S, "ready", lambda: _lives(args.pid))
+    start_s = time.time() - args.started
+    _say(f"ready after {start_s:.1f} s")
+    answers = _answers(args.scan, args.level)
+    # after the answers: all processes that there will be are there
+    locked = proofs(args.pid)
+    wrong = violations(locked, args.writable, args.own)
+    wrong += [f"{kind}: {each} differs" for kind in answers for each in answers[kind]["different"]]
+    stop_s = _stop(args.pid)
+    _say(f"ended {stop_s:.1f} s after SIGTERM")
+    result = {
+        "format": 1,
+        "kind": "container",
+        "base": args.base,
+        "commit": _commit(),
+        "environment": machine,
+        "warnings": load_warnings(machine),
+        "image": _image(args.image, args.store, args.root),
+        "proofs": locked,
+        "answers": answers,
+        "start_s": [round(start_s, 2)],
+        "stop_s": [round(stop_s, 2)],
+        "wrong": wrong,
+    }
+    return result, wrong
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.container.run")
+    parser.add_argument("--pid", type=int, required=True, help="first process of the container")
+    parser.add_argument("--started", type=float, required=True, help="when, in s since 1970")
+    parser.add_argument("--image", type=Path, required=True, help="what buildah inspect says of it")
+    parser.add_argument("--store", type=Path, required=True, help="buildah's")
+    parser.add_argument("--root", type=Path, required=True, help="where the image is mounted")
+    parser.add_argument("--base", default="", help="what the image stands on, in words")
+    parser.add_argument("--writable", nargs="*", default=[], help="folders that may be written to")
+    parser.add_argument("--own", nargs="*", default=[], help="folders of the server's own user")
+    parser.add_argument("--scan", type=Path, required=True)
+    parser.add_argument("--level", choices=LEVELS, default="full")
+    parser.add_argument("-o", "--output", type=Path, help="file for the results, JSON")
+    args = parser.parse_args(argv)
+    result, wrong = _check(args)
+    text = json.dumps(result, indent=1) + "\n"
+    if args.output:
+        args.output.write_text(text)
+    else:
+        print(text, end="")
+    if wrong:
+        raise ConfigError(
+            subject="the container",
+            expected="that it is locked up and answers as the CLI does",
+            found="; ".join(wrong),
+            remedy="See docs/serving.md on containers.",
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(run(main, "benchmarks.container.run"))

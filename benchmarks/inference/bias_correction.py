@@ -1,0 +1,173 @@
+"""What step 2 costs, ANTs' N4 beside ours, and how alike their brains are.
+
+    python -m benchmarks.inference.bias_correction SCANS... -o benchmarks/results/bias_correction.json
+
+Three ways, one after the other in every round, so that a noisy neighbour
+strikes all alike: `ants_defaults` as ANTsPy has it without a mask, `ants_mask`
+with the brain's mask, and `ours`. Each number of threads has a process of its
+own, since ITK reads it once. A scan whose positive voxels are no brain goes
+through skull stripping first, which is not timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.machine import environment
+from neurobento.command import run
+from neurobento.imaging.scan import Scan, read_scan, scan_name, write_whole
+from neurobento.preprocessing.ants_image import to_ants
+from neurobento.preprocessing.bias_correction import SHRINK_FACTOR, correct_bias
+from neurobento.preprocessing.pipeline import SKULL_STRIPPING_LIMIT_S, STRIPPED_RANGE_ML
+from neurobento.preprocessing.skull_stripping import extract_brain
+from neurobento.preprocessing.threads import limit_threads
+
+__all__ = ["WAYS", "agreement", "ants_defaults", "ants_mask", "main", "measure"]
+
+FORMAT = 1
+"""Version of the result file."""
+
+Image = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+Way = Callable[[Image, Mask, NDArray[np.float64]], Image]
+
+
+def ants_defaults(array: Image, brain: Mask, voxel_to_ras: NDArray[np.float64]) -> Image:
+    """ANTsPy's N4 as it is called with an image alone: the background counts too."""
+    import ants
+
+    corrected = ants.n4_bias_field_correction(to_ants(array, voxel_to_ras)).numpy()
+    return np.where(brain, corrected, 0).astype(np.float32)
+
+
+def ants_mask(array: Image, brain: Mask, voxel_to_ras: NDArray[np.float64]) -> Image:
+    """ANTsPy's N4 with the brain as its mask: the reference of `correct_bias`."""
+    import ants
+
+    corrected = ants.n4_bias_field_correction(
+        to_ants(array, voxel_to_ras),
+        mask=to_ants(brain, voxel_to_ras),
+        shrink_factor=SHRINK_FACTOR,
+    ).numpy()
+    return np.where(brain & np.isfinite(corrected), corrected, 0).astype(np.float32)
+
+
+WAYS: dict[str, Way] = {
+    "ants_defaults": ants_defaults,
+    "ants_mask": ants_mask,
+    "ours": correct_bias,
+}
+
+
+def agreement(ours: Image, reference: Image, brain: Mask) -> dict[str, float]:
+    """Correlation and relative differences of two corrected brains, inside the mask.
+
+    The differences without a common factor are those that the later steps see:
+    they scale every image by its own intensities.
+    """
+    known = brain & (reference > 0)
+    a, b = ours[known].astype(np.float64), reference[known].astype(np.float64)
+    ratio = a / b
+    difference = np.abs(ratio - 1)
+    shape = np.abs(ratio / np.median(ratio) - 1)
+    return {
+        "correlation": round(float(np.corrcoef(a, b)[0, 1]), 8),
+        "mean_relative_difference": float(f"{difference.mean():.3g}"),
+        "max_relative_difference": float(f"{difference.max():.3g}"),
+        "max_relative_difference_without_common_factor": float(f"{shape.max():.3g}"),
+    }
+
+
+def measure(path: Path, brain: Mask, rounds: int) -> dict[str, Any]:
+    """Seconds of every way and round, and how our brain agrees with `ants_mask`'s."""
+    import ants  # noqa: F401  # its import is nobody's time
+
+    scan = read_scan(path)
+    array = np.where(brain, scan.array, 0)
+    seconds: dict[str, list[float]] = {name: [] for name in WAYS}
+    brains: dict[str, Image] = {}
+    for _ in range(rounds):
+        for name, way in WAYS.items():
+            start = time.perf_counter()
+            brains[name] = way(array, brain, scan.voxel_to_ras)
+            seconds[name].append(round(time.perf_counter() - start, 4))
+    ours = float(np.median(seconds["ours"]))
+    return {
+        "seconds": seconds,
+        "times_faster_than": {
+            name: round(float(np.median(samples)) / ours, 1)
+            for name, samples in seconds.items()
+            if name != "ours"
+        },
+        "agreement_with_ants_mask": agreement(brains["ours"], brains["ants_mask"], brain),
+    }
+
+
+def _brain(scan: Scan) -> Mask:
+    """The mask as the pipeline would have it."""
+    positive = scan.array > 0
+    volume_ml = float(positive.sum()) * float(np.prod(scan.voxel_sizes_mm)) / 1000
+    low, high = STRIPPED_RANGE_ML
+    if low <= volume_ml <= high:
+        return positive
+    return extract_brain(scan.array, scan.voxel_to_ras, time_limit_s=SKULL_STRIPPING_LIMIT_S)
+
+
+def _measure_in_child(path: Path, brain: Mask, rounds: int, threads: int) -> dict[str, Any]:
+    # the child inherits the environment, so numpy and ITK read it as they start
+    limit_threads(threads)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(measure, path, brain, rounds).result()
+
+
+def _all(path: Path, rounds: int, threads: Sequence[int]) -> dict[str, Any]:
+    scan = read_scan(path)
+    brain = _brain(scan)
+    found: dict[str, Any] = {
+        "shape": scan.shape,
+        "voxel_sizes_mm": [round(size, 3) for size in scan.voxel_sizes_mm],
+        "brain_voxels": int(brain.sum()),
+    }
+    for count in threads:
+        found[f"threads_{count}"] = _measure_in_child(path, brain, rounds, count)
+        print(f"{scan_name(path)}, {count} threads: {found[f'threads_{count}']}", flush=True)
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.inference.bias_correction")
+    parser.add_argument("scans", type=Path, nargs="+", metavar="SCANS")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument(
+        "--threads", type=int, nargs="+", default=[1, 2], help="default: one, and the service's 2"
+    )
+    args = parser.parse_args(argv)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    scans: dict[str, Any] = {}
+    result = {
+        "format": FORMAT,
+        "rounds": args.rounds,
+        "environment": environment(),
+        "scans": scans,
+    }
+    for path in args.scans:
+        scans[scan_name(path)] = _all(path, args.rounds, args.threads)
+        # scan by scan: a run takes long, and one that is ended keeps what it has
+        write_whole(args.output, (json.dumps(result, indent=1) + "\n").encode())
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(run(main, "benchmarks.inference.bias_correction"))

@@ -1,0 +1,97 @@
+"""From a scan's file to its regions: every stage timed, in the rounds of `benchmarks.inference.latency`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.inference.candidates import Candidate, choose, open_all
+from benchmarks.inference.rounds import Call, measure, resumed, timed, warm_up
+from benchmarks.peers.atlas_registration import find_atlas, parcellate_by_registration
+from benchmarks.results import Entry, Run, begin_run
+from neurobento.backends import Backend
+from neurobento.imaging.geometry import NETWORK_SHAPE
+from neurobento.imaging.scan import Scan, read_scan
+from neurobento.parcellation.parcellator import Parcellation, Parcellator
+from neurobento.preprocessing import Level
+from neurobento.spec import file_sha256
+
+__all__ = ["REGISTRATION", "measure_end_to_end", "stages"]
+
+REGISTRATION = "atlas registration"
+"""The candidate that registers the atlas in the network's place."""
+
+WARM_UP = "inferences on zeros; the libraries of preprocessing imported"
+
+
+def stages(path: Path, parcellate: Callable[[Scan], Parcellation]) -> Mapping[str, float]:
+    """Seconds of every stage of one scan, `read_s` first and their `total_s` last.
+
+    What the total holds beyond the stages is Python's own work between them.
+    """
+    start = time.perf_counter()
+    scan = read_scan(path)
+    read_s = time.perf_counter() - start
+    found = parcellate(scan)
+    total_s = time.perf_counter() - start
+    named = {f"{stage}_s": seconds for stage, seconds in found.seconds.items()}
+    return {"read_s": read_s, **named, "total_s": total_s}
+
+
+def measure_end_to_end(args: argparse.Namespace) -> Run:
+    """A raw scan through preprocessing, network and back; options of `benchmarks.inference.latency`."""
+    candidates = choose(args)
+    atlas = find_atlas(args.atlas) if args.registration else None
+    fresh = begin_run(
+        "end_to_end",
+        {
+            "name": "end to end, SingleStream",
+            "warm_up": f"{args.warm_up} {WARM_UP}",
+            **{key: getattr(args, key) for key in ("threads", "device", "level")},
+            "scan_sha256": file_sha256(args.end_to_end),
+            "voxels": list(read_scan(args.end_to_end).shape),
+        },
+        {c.model.spec.name: c.model.spec.onnx_sha256 for c in candidates},
+    )
+    if not args.resume:
+        fresh.require_place(args.output)
+    backends, left_out = open_all(candidates, args.threads, args.device)
+    ready, failed = _warmed(backends, args.warm_up)
+    level: Level = args.level
+    entries: dict[str, Entry] = {}
+    calls: dict[str, Call] = {}
+    for candidate, backend in backends:
+        if candidate.name not in ready:
+            continue
+        entries[candidate.name] = Entry({**candidate.facts(), **backend.details})
+        calls[candidate.name] = _call(args.end_to_end, Parcellator(backend), level)
+    if atlas:
+        entries[REGISTRATION] = Entry({"method": "ANTs SyN, genericLabel"})
+        calls[REGISTRATION] = lambda: stages(
+            args.end_to_end, lambda scan: parcellate_by_registration(scan, level, atlas)
+        )
+    fresh = dataclasses.replace(fresh, entries=entries, left_out={**left_out, **failed})
+    begun = resumed(fresh, args.output) if args.resume else fresh
+    return measure(begun, calls, args.rounds, args.output, minutes=args.minutes)
+
+
+def _call(path: Path, parcellator: Parcellator, level: Level) -> Call:
+    return lambda: stages(path, lambda scan: parcellator.parcellate(scan, level))
+
+
+def _warmed(
+    backends: list[tuple[Candidate, Backend]], times: int
+) -> tuple[dict[str, Call], dict[str, str]]:
+    """Those that can run, and why each other one cannot; no candidate pays for what all use."""
+    import ants  # noqa: F401
+    import monai.transforms  # noqa: F401
+
+    image = np.zeros((1, 1, *NETWORK_SHAPE), np.float32)
+    calls = {c.name: functools.partial(timed, backend.infer, image) for c, backend in backends}
+    return warm_up(calls, times)

@@ -1,0 +1,141 @@
+"""How long a scan takes: in the network alone, or from its file to its regions.
+
+    python -m benchmarks.inference.latency IMAGE -o network.json --batches 1 2 4 8
+    python -m benchmarks.inference.latency --slice IMAGE -o slice.json --batches 1 8 32
+    python -m benchmarks.inference.latency --end-to-end SCAN -o end_to_end.json
+
+Scenarios by MLPerf's names. SingleStream: one image at a time, the next when the
+last is done. Offline: batches, of which a scan's share is the batch's time over
+its size. All candidates take part in the same rounds, report A's U-Net in
+PyTorch fp32 eager and each model's own network in it as the yardsticks; all of
+them are held open, so choose fewer `--models` where memory is short.
+
+A backend takes host images and returns host arrays: a GPU has done all
+its work when it returns, and the copies both ways are in the time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.inference.candidates import REFERENCE, Candidate, add_choices, choose, open_all
+from benchmarks.inference.end_to_end import measure_end_to_end
+from benchmarks.inference.rounds import Call, add_round_options, measure, resumed, timed, warm_up
+from benchmarks.results import Entry, Run, begin_run, summary
+from neurobento.anomaly.fit import fit_slice
+from neurobento.command import run
+from neurobento.errors import ConfigError
+from neurobento.imaging.scan import read_scan
+from neurobento.imaging.slice_file import read_slice
+from neurobento.preprocessing import LEVELS, preprocess
+from neurobento.preprocessing.threads import limit_threads
+from neurobento.spec import file_sha256
+
+__all__ = ["entry_name", "main", "measure_network"]
+
+
+def entry_name(candidate: Candidate, batch: int) -> str:
+    """What a candidate is called in a run: with its batch size where that is not 1."""
+    return candidate.name + (f" batch {batch}" if batch > 1 else "")
+
+
+def measure_network(args: argparse.Namespace) -> Run:
+    """SingleStream and Offline, network alone; see `main` for the options."""
+    image = _image(args)
+    candidates = choose(args)
+    fresh = begin_run(
+        "slices" if args.slice else "latency",
+        {
+            "name": "network alone",
+            "scenarios": {"1": "SingleStream", "2 and more": "Offline"},
+            "warm_up_calls": args.warm_up,
+            "turn_s": args.turn,
+            "image_sha256": file_sha256(args.slice or args.image),
+            **{key: getattr(args, key) for key in ("threads", "device", "batches")},
+        },
+        {c.model.spec.name: c.model.spec.onnx_sha256 for c in candidates},
+    )
+    if not args.resume:
+        fresh.require_place(args.output)
+    backends, left_out = open_all(candidates, args.threads, args.device)
+    entries: dict[str, Entry] = {}
+    calls: dict[str, Call] = {}
+    for candidate, backend in backends:
+        for batch in args.batches:
+            name, images = entry_name(candidate, batch), np.repeat(image, batch, axis=0)
+            entries[name] = Entry({**candidate.facts(), "batch": batch, **backend.details})
+            calls[name] = functools.partial(timed, backend.run, images)
+    ready, failed = warm_up(calls, args.warm_up)
+    fresh = dataclasses.replace(
+        fresh,
+        entries={name: entries[name] for name in ready},
+        left_out={**left_out, **failed},
+    )
+    begun = resumed(fresh, args.output) if args.resume else fresh
+    return measure(begun, ready, args.rounds, args.output, turn_s=args.turn, minutes=args.minutes)
+
+
+def _image(args: argparse.Namespace) -> NDArray[np.float32]:
+    """What the networks see: (1, 1, 91, 122, 123) of a scan, (1, 1, 128, 128) of a slice."""
+    if args.slice:
+        return fit_slice(read_slice(args.slice)).image[None, None]
+    return np.array(preprocess(read_scan(args.image), args.level).image)[None, None]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.inference.latency")
+    parser.add_argument(
+        "image", type=Path, nargs="?", help="NAME_image.nii.gz of training.parcellation.label"
+    )
+    parser.add_argument("--slice", type=Path, metavar="IMAGE", help="a slice, of anomaly models")
+    parser.add_argument("--end-to-end", type=Path, metavar="SCAN", help="a raw scan instead")
+    parser.add_argument(
+        "--level", choices=LEVELS, help="preprocessing level: none of IMAGE, full of SCAN"
+    )
+    parser.add_argument("--registration", action="store_true", help="with the atlas as a peer")
+    parser.add_argument("--atlas", type=Path, help="its folder; default: Debian's mricron-data")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1])
+    parser.add_argument(
+        "--turn", type=float, default=3.0, help="least seconds of a candidate in a round"
+    )
+    add_choices(parser)
+    add_round_options(parser, rounds=7)
+    args = parser.parse_args(argv)
+    given = [each for each in (args.image, args.slice, args.end_to_end) if each is not None]
+    if len(given) != 1:
+        raise ConfigError(
+            subject="benchmarks.inference.latency",
+            expected="an image on the network grid, --slice with one, or --end-to-end with a scan",
+            found=f"{len(given)} of them",
+            remedy="Give one of them.",
+        )
+    args.task = "anomaly" if args.slice else "parcellation"
+    args.level = args.level or ("full" if args.end_to_end else "none")
+    limit_threads(args.threads)
+    done = measure_end_to_end(args) if args.end_to_end else measure_network(args)
+    _print_summary(done)
+    return 0
+
+
+def _print_summary(done: Run) -> None:
+    quantity = "total_s" if done.kind == "end_to_end" else "seconds"
+    of = "slice" if done.kind == "slices" else "scan"
+    medians = {
+        name: summary(entry.samples[quantity])["p50"] / entry.facts.get("batch", 1)
+        for name, entry in done.entries.items()
+    }
+    for name, median in medians.items():
+        ratio = f", {medians[REFERENCE] / median:.2f} x" if REFERENCE in medians else ""
+        print(f"{name:40} median {median:.4f} s a {of}{ratio}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(run(main, "benchmarks.inference.latency"))

@@ -1,0 +1,132 @@
+"""How much memory a candidate takes at its peak, on the host and on an NVIDIA GPU.
+
+    python -m benchmarks.inference.memory -o benchmarks/results/memory.json --batches 1 8
+
+Each candidate runs in a process of its own; beside its peak stands what the
+process held with its libraries imported and no model loaded. The GPU's figure is
+the rise of the whole device's memory while the process lived, polled: nothing
+else may use the GPU meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.inference.candidates import Candidate, add_choices, choose
+from benchmarks.inference.latency import entry_name
+from benchmarks.machine import gpu_memory_used_bytes
+from benchmarks.results import Entry, Run, begin_run
+from neurobento.command import run
+
+__all__ = ["DeviceMemory", "main", "probe"]
+
+POLL_S = 0.2
+"""Allocators keep what they took, so that a peak does not pass between two looks."""
+
+LIMIT_S = 900.0
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class DeviceMemory:
+    """Watches the first NVIDIA GPU's memory while it is entered.
+
+    Attributes
+    ----------
+    rise_bytes
+        The most there was above what was in use at the beginning; None without a GPU.
+    """
+
+    def __init__(self) -> None:
+        self.rise_bytes: int | None = None
+        self._before = gpu_memory_used_bytes()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> DeviceMemory:
+        """Begin to watch."""
+        if self._before is not None:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the watch."""
+        self._over.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _watch(self) -> None:
+        peak = before = self._before or 0
+        while not self._over.wait(POLL_S):
+            peak = max(peak, gpu_memory_used_bytes() or 0)
+            self.rise_bytes = peak - before
+
+
+def probe(candidate: Candidate, batch: int, args: argparse.Namespace) -> dict[str, float] | str:
+    """Figures of one candidate in bytes, or why there are none."""
+    command = [
+        *(sys.executable, "-m", "benchmarks.inference.memory_probe"),
+        *("--model", candidate.model.spec.name, "--backend", candidate.backend),
+        *("--precision", candidate.precision, "--device", args.device),
+        *("--models-folder", str(candidate.model.folder.parent)),
+        *("--batch", str(batch), "--threads", str(args.threads)),
+    ]
+    try:
+        with DeviceMemory() as device:
+            done = subprocess.run(
+                command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_S, check=False
+            )
+    except subprocess.TimeoutExpired:
+        return f"no answer within {LIMIT_S:.0f} s"
+    if done.returncode:
+        return (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1][:300]
+    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    if device.rise_bytes is not None:
+        figures["device_peak_bytes"] = device.rise_bytes
+    return figures
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.inference.memory")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--rounds", type=int, default=1)
+    add_choices(parser)
+    args = parser.parse_args(argv)
+    candidates = choose(args)
+    scenario = {key: getattr(args, key) for key in ("threads", "device", "batches", "rounds")}
+    models = {c.model.spec.name: c.model.spec.onnx_sha256 for c in candidates}
+    done = begin_run("memory", scenario, models)
+    done.require_place(args.output)
+    for candidate in candidates:
+        for batch in args.batches:
+            done = _with_candidate(done, candidate, batch, args)
+            done.write(args.output)
+    return 0
+
+
+def _with_candidate(done: Run, candidate: Candidate, batch: int, args: argparse.Namespace) -> Run:
+    name = entry_name(candidate, batch)
+    samples: dict[str, list[float]] = {}
+    for _ in range(args.rounds):
+        found = probe(candidate, batch, args)
+        if isinstance(found, str):
+            print(f"left out: {name}: {found}", flush=True)
+            return dataclasses.replace(done, left_out={**done.left_out, name: found})
+        for quantity, value in found.items():
+            samples.setdefault(quantity, []).append(value)
+    print(f"{name:40} peak {max(samples['host_peak_bytes']) / 1e9:.2f} GB on the host", flush=True)
+    entry = Entry({**candidate.facts(), "batch": batch}, samples)
+    return dataclasses.replace(done, entries={**done.entries, name: entry})
+
+
+if __name__ == "__main__":
+    raise SystemExit(run(main, "benchmarks.inference.memory"))

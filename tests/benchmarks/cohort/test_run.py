@@ -1,0 +1,66 @@
+"""The cohort's benchmark: its scans and model are what they say; a small run comes out whole."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.cohort.run import differing, exponent, main, write_model, write_scan
+from neurobento.backends import open_backend
+from neurobento.imaging.geometry import NETWORK_SHAPE
+from neurobento.imaging.scan import read_scan
+from neurobento.registry import open_model
+
+
+def test_scans_are_tiny_and_no_two_are_alike(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        write_scan(tmp_path / f"{seed}.nii.gz", seed)
+    one, other = (read_scan(tmp_path / f"{seed}.nii.gz") for seed in (1, 2))
+    assert one.shape == NETWORK_SHAPE
+    assert not np.array_equal(one.array, other.array)
+    assert (tmp_path / "1.nii.gz").stat().st_size < 50_000
+
+
+def test_the_model_gives_the_label_that_an_intensity_stands_for(tmp_path: Path) -> None:
+    write_model(tmp_path / "rounding")
+    write_scan(tmp_path / "scan.nii.gz", 3)
+    array = read_scan(tmp_path / "scan.nii.gz").array
+    labels = open_backend(open_model(tmp_path / "rounding"), threads=1).infer(array[None, None])[0]
+    assert np.array_equal(labels, np.rint(array * 116).astype(np.uint8))
+    assert labels.max() == 116
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
+def test_the_exponent_is_the_power_of_the_cost(power: float) -> None:
+    sizes = [125, 250, 500, 1000]
+    assert exponent(sizes, [3 * size**power for size in sizes]) == pytest.approx(power, abs=1e-4)
+
+
+def test_files_differ_by_content_and_by_being_there(tmp_path: Path) -> None:
+    for folder in ("one", "other"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "same").write_text("a")
+        (tmp_path / folder / "changed").write_text(folder)
+        (tmp_path / folder / "a_run.json").write_text(folder)
+    (tmp_path / "one" / "missing").touch()
+    assert differing(tmp_path / "one", tmp_path / "other") == ["changed", "missing"]
+
+
+@pytest.mark.slow
+def test_a_small_run_loses_nothing_with_a_killed_worker(tmp_path: Path) -> None:
+    output = tmp_path / "cohort.json"
+    options = ["--sizes", "4", "16", "--workers", "2", "--no-ops", "50"]
+    assert main(["-o", str(output), *options]) == 0
+    result = json.loads(output.read_text())
+    assert [run["done"] for run in result["sizes"]] == [4, 16]
+    assert {run["begun"] - run["scans"] for run in result["sizes"]} == {0}
+    killed = result["killed"]
+    assert 8 <= killed["killed_after_scans"] < 16
+    assert killed["done"] == killed["records_that_hold"] == 16
+    assert killed["begun_again"] in (0, 1)
+    assert killed["files_that_differ"] == 0
+    assert result["growth"]["exponent_of_scans_cpu_s"] > 0
+    assert result["no_ops"]["done"] == 50

@@ -1,0 +1,85 @@
+"""Every model in every backend and precision is a candidate, or there is a reason."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+import pytest
+
+from benchmarks.inference.candidates import REFERENCE, add_choices, choose, open_all
+from neurobento.errors import ConfigError, ModelNotFound
+from neurobento.spec import ModelSpec
+
+pytestmark = pytest.mark.usefixtures("idle_backends")
+
+
+@pytest.fixture
+def two_models(known_model: Path, tmp_path: Path) -> Path:
+    """A folder of the models compact and unet."""
+    for name in ("compact", "unet"):
+        shutil.copytree(known_model, tmp_path / name)
+        spec = ModelSpec.read(tmp_path / name / "spec.json")
+        values = {**spec.__dict__, "name": name}
+        ModelSpec(**values).write(tmp_path / name / "spec.json")
+    return tmp_path
+
+
+def options(folder: Path, *extra: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_choices(parser)
+    return parser.parse_args(["--models-folder", str(folder), *extra])
+
+
+def test_all_there_is_takes_part_once(two_models: Path) -> None:
+    names = [candidate.name for candidate in choose(options(two_models))]
+    ways = ("pytorch fp32", "openvino fp32", "openvino bf16", "tensorrt fp16")
+    assert sorted(names) == sorted(f"{m} {way}" for m in ("compact", "unet") for way in ways)
+
+
+def test_yardsticks_take_part_unasked(two_models: Path) -> None:
+    chosen = choose(
+        options(
+            two_models,
+            *("--models", "compact", "--backends", "openvino", "--precisions", "bf16"),
+        )
+    )
+    assert [c.name for c in chosen] == [REFERENCE, "compact pytorch fp32", "compact openvino bf16"]
+
+
+def test_without_a_unet_there_is_no_reference(known_model: Path) -> None:
+    names = [c.name for c in choose(options(known_model.parent, "--backends", "pytorch"))]
+    assert names == ["compact pytorch fp32"]
+
+
+def test_on_a_device_only_what_it_serves_takes_part(two_models: Path) -> None:
+    names = {
+        device: [c.name for c in choose(options(two_models, "--device", device))]
+        for device in ("cpu", "cuda")
+    }
+    assert {name.split(" ", 1)[1] for name in names["cuda"]} == {"pytorch fp32", "tensorrt fp16"}
+    assert not any("tensorrt" in name for name in names["cpu"])
+
+
+@pytest.mark.parametrize("option", ["--backends", "--precisions"])
+def test_what_there_is_not_is_refused(option: str, two_models: Path) -> None:
+    with pytest.raises(ConfigError, match="steam"):
+        choose(options(two_models, option, "steam"))
+
+
+def test_a_model_that_there_is_not_is_refused(two_models: Path) -> None:
+    with pytest.raises(ModelNotFound):
+        choose(options(two_models, "--models", "steam"))
+
+
+def test_what_cannot_run_here_is_left_out_with_its_reason(
+    two_models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened, left_out = open_all(choose(options(two_models, "--models", "compact")), threads=1)
+    assert [candidate.backend for candidate, _ in opened] == [
+        *("pytorch", "pytorch", "openvino", "openvino")
+    ]
+    reason = "expected a GPU; found none. Buy one."
+    assert left_out == {"compact tensorrt fp16": reason}
+    assert reason in capsys.readouterr().out

@@ -1,0 +1,140 @@
+"""Rounds give every candidate its turn, lose nothing, stop in time and go on where they stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.inference import rounds
+from benchmarks.inference.rounds import measure, resumed, warm_up
+from benchmarks.results import Entry, Run
+from neurobento.errors import ConfigError
+
+MakeRun = Callable[..., Run]
+NAMES = ("a", "b", "c")
+
+
+def counting(calls: list[str]) -> dict[str, Callable[[], Mapping[str, float]]]:
+    """Candidates that note their turn and return its number."""
+
+    def call(name: str) -> Mapping[str, float]:
+        calls.append(name)
+        return {"seconds": float(len(calls))}
+
+    return {name: (lambda n=name: call(n)) for name in NAMES}
+
+
+def blank(make_run: MakeRun, **changes: Any) -> Run:
+    return make_run(entries={name: Entry({}) for name in NAMES}, **changes)
+
+
+def test_every_round_calls_every_candidate_once_in_turn(tmp_path: Path, make_run: MakeRun) -> None:
+    calls: list[str] = []
+    done = measure(blank(make_run), counting(calls), 2, tmp_path / "run.json")
+    assert calls == [*NAMES, *NAMES]
+    assert {name: entry.samples["seconds"] for name, entry in done.entries.items()} == {
+        "a": [1, 4],
+        "b": [2, 5],
+        "c": [3, 6],
+    }
+    assert Run.read(tmp_path / "run.json") == done
+
+
+def test_a_turn_goes_on_until_its_time_is_over(
+    tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`a` takes a second, `b` three, `c` ten; a turn lasts three."""
+    now, calls = [0.0], []
+    monkeypatch.setattr(rounds.time, "monotonic", lambda: now[0])
+
+    def taking(name: str, seconds: float) -> Callable[[], Mapping[str, float]]:
+        def call() -> Mapping[str, float]:
+            calls.append(name)
+            now[0] += seconds
+            return {"seconds": seconds}
+
+        return call
+
+    candidates = {"a": taking("a", 1), "b": taking("b", 3), "c": taking("c", 10)}
+    done = measure(blank(make_run), candidates, 2, tmp_path / "run.json", turn_s=3)
+    assert calls == ["a", "a", "a", "b", "c"] * 2
+    assert {name: entry.facts["rounds"] for name, entry in done.entries.items()} == dict.fromkeys(
+        NAMES, 2
+    )
+    again = measure(done, candidates, 3, tmp_path / "run.json", turn_s=3)
+    assert len(again.entries["a"].samples["seconds"]) == 9
+    assert len(again.entries["c"].samples["seconds"]) == 3
+
+
+def test_an_interruption_loses_one_round_at_most(tmp_path: Path, make_run: MakeRun) -> None:
+    calls: list[str] = []
+    candidates = counting(calls)
+
+    def interrupted() -> Mapping[str, float]:
+        if len(calls) > 4:
+            raise KeyboardInterrupt
+        return {"seconds": 0.0}
+
+    candidates["c"] = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        measure(blank(make_run), candidates, 5, tmp_path / "run.json")
+    kept = Run.read(tmp_path / "run.json")
+    assert {len(entry.samples["seconds"]) for entry in kept.entries.values()} == {2}
+
+
+def test_no_round_begins_once_the_time_is_up(
+    tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    # a minute passes with every call
+    monkeypatch.setattr(rounds.time, "monotonic", lambda: 60.0 * len(calls))
+    done = measure(blank(make_run), counting(calls), 9, tmp_path / "run.json", minutes=4)
+    assert len(done.entries["a"].samples["seconds"]) == 2
+
+
+def test_a_resumed_run_makes_only_the_rounds_that_lack(tmp_path: Path, make_run: MakeRun) -> None:
+    output, calls = tmp_path / "run.json", list[str]()
+    measure(blank(make_run), counting(calls), 2, output)
+    begun = resumed(blank(make_run, date="2026-01-09T00:00:00.000000+00:00"), output)
+    done = measure(begun, counting(calls), 3, output)
+    assert calls == [*NAMES] * 3
+    assert done.entries["b"].samples["seconds"] == [2, 5, 8]
+    assert done.date == "2026-01-02"
+    assert done.warnings == ("resumed at 2026-01-09T00:00 after 2 rounds",)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"cores": 8},
+        {"models": {"compact": "cd"}},
+        {"scenario": {"threads": 2, "batches": [1, 2]}},
+        {"entries": {"a": Entry({})}},
+        {"kind": "end_to_end"},
+    ],
+)
+def test_a_run_goes_on_only_as_it_was_begun(
+    change: dict[str, Any], tmp_path: Path, make_run: MakeRun
+) -> None:
+    measure(blank(make_run), counting([]), 1, tmp_path / "run.json")
+    fresh = make_run(**{"entries": {name: Entry({}) for name in NAMES}, **change})
+    with pytest.raises(ConfigError):
+        resumed(fresh, tmp_path / "run.json")
+
+
+def test_what_fails_in_warm_up_does_not_stop_the_others(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    calls: list[str] = []
+    candidates = counting(calls)
+
+    def fail() -> Mapping[str, float]:
+        raise MemoryError("out of memory")
+
+    ready, left_out = warm_up({**candidates, "b": fail}, 2)
+    assert (calls, list(ready)) == (["a", "a", "c", "c"], ["a", "c"])
+    assert left_out == {"b": "MemoryError in warm-up: out of memory"}
+    assert "left out: b" in capsys.readouterr().out

@@ -1,0 +1,134 @@
+"""The report and README's table are what the runs in benchmarks/results make them."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from benchmarks.inference.end_to_end import REGISTRATION
+from benchmarks.report.comparison import by_machine
+from benchmarks.report.run import (
+    MARKERS,
+    RESULTS,
+    main,
+    markdown,
+    read_runs,
+    readme_text,
+    with_readme_text,
+)
+from benchmarks.results import Entry, Run
+from neurobento.errors import ConfigError
+
+MakeRun = Callable[..., Run]
+
+README = RESULTS.parents[1] / "README.md"
+BEGIN, END = MARKERS
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture
+def folder(make_run: MakeRun, tmp_path: Path) -> Path:
+    """A folder with a run of each kind."""
+    facts = {"model": "compact", "backend": "openvino", "precision": "fp32", "batch": 1}
+    load = {
+        "rate_per_s": 2.0,
+        "sent": 1,
+        "throughput_per_s": 1.0,
+        "outcomes": {"ok": 1},
+        "batch_sizes": {},
+    }
+    told = {"service": "neurobento", "model": "compact", "protocol": "http"}
+    samples = {
+        "latency": {"seconds": [0.5, 0.6]},
+        "end_to_end": {"read_s": [0.1], "resize_s": [3.0], "infer_s": [0.5], "total_s": [4.0]},
+        "memory": {"host_baseline_bytes": [1e9], "host_peak_bytes": [2e9]},
+    }
+    registered = Entry({}, {"register_s": [90.0], "total_s": [99.0]})
+    for kind, values in samples.items():
+        entries = {"compact openvino fp32": Entry(facts, values)}
+        entries |= {REGISTRATION: registered} if kind == "end_to_end" else {}
+        run = make_run(kind, entries, {"threads": 2, "level": "full"})
+        left_out = {"compact tensorrt fp16": "no GPU", "compact tensorrt bf16": "no GPU"}
+        run = dataclasses.replace(run, left_out=left_out, warnings=("others were at work",))
+        run.write(tmp_path / f"{kind}.json")
+    make_run("load", {"2/s": Entry(load, {"ok_s": [1.0]})}, told).write(tmp_path / "load.json")
+    return tmp_path
+
+
+def test_every_kind_of_run_has_its_section_and_its_figure(folder: Path) -> None:
+    assert main(["-o", str(folder)]) == 0
+    text = (folder / "report.md").read_text()
+    for title in ("4.3", "SingleStream", "where each second goes", "Memory", "Open-loop"):
+        assert re.search(rf"^##+ .*{title}", text, re.MULTILINE), title
+    assert "| compact openvino fp32 | 90.00 | 0.500 | 180.0 |" in text
+    figures = re.findall(r"\]\((\w+\.png)\)", text)
+    assert len(figures) == 3
+    for name in figures:
+        assert (folder / name).read_bytes().startswith(PNG)
+
+
+def test_what_speaks_against_the_numbers_is_said(folder: Path) -> None:
+    text = markdown(by_machine(read_runs(folder)))
+    assert "- latency: others were at work" in text
+    assert text.count("- compact tensorrt fp16, compact tensorrt bf16: no GPU") == 1
+
+
+def test_machine_date_and_versions_are_said(folder: Path) -> None:
+    text = markdown(by_machine(read_runs(folder)))
+    assert "Measured 2026-01-02; 2 threads" in text
+    assert "torch 2.0" in text
+    assert "tensorrt None" not in text
+
+
+def test_readme_gets_its_table_between_the_markers(folder: Path, tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    main(["-o", str(folder), "--readme", str(readme)])
+    text = readme.read_text()
+    assert text.startswith(f"before\n{BEGIN}\n") and text.endswith(f"{END}\nafter\n")
+    assert "old" not in text
+    assert "0.550 ± 0.071" in text
+    assert "Abacus 9, 2 cores, 2 threads, 2026-01-02" in text
+    main(["-o", str(folder), "--readme", str(readme)])
+    assert readme.read_text() == text
+
+
+@pytest.mark.parametrize("document", ["", BEGIN, END + BEGIN, BEGIN + BEGIN + END, BEGIN + END * 2])
+def test_markers_out_of_order_are_refused(document: str) -> None:
+    with pytest.raises(ConfigError, match="each once"):
+        with_readme_text(document, "text")
+
+
+def test_results_of_other_commands_are_passed_over(folder: Path) -> None:
+    before = read_runs(folder)
+    (folder / "other.json").write_text('{"format": 1}')
+    assert read_runs(folder) == before
+
+
+def test_a_run_of_another_format_is_not_passed_over(folder: Path) -> None:
+    (folder / "old.json").write_text('{"format": 1, "kind": "latency"}')
+    with pytest.raises(ConfigError, match="format 2"):
+        read_runs(folder)
+
+
+def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Measure"):
+        main(["-o", str(tmp_path)])
+
+
+def test_the_readme_holds_the_generated_table() -> None:
+    text = README.read_text()
+    if BEGIN not in text:
+        pytest.skip("README has no markers for the benchmark's table")
+    assert with_readme_text(text, readme_text(by_machine(read_runs(RESULTS)))) == text
+
+
+def test_the_report_is_the_one_of_its_runs() -> None:
+    report = RESULTS / "report.md"
+    if not report.is_file():
+        pytest.skip("no report was written yet")
+    assert report.read_text() == markdown(by_machine(read_runs(RESULTS)))

@@ -1,0 +1,91 @@
+"""When a server is killed under jobs, what its log tells, and what counts as well."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from benchmarks.report.tables import jobs_table
+from benchmarks.results import Entry
+from benchmarks.service.jobs import ends_in, is_well, moments
+
+FACTS = {
+    "jobs": 20,
+    "ids": 20,
+    "keys_with_two_ids": 0,
+    "done": 20,
+    "right_labels": 20,
+    "ended_twice": 0,
+}
+SIZES = {"empty": 100, "all waiting": 1000, "all done": 500, "all gone": 200}
+
+
+def entries(facts: dict[str, Any], late_s: float = 8.0, gone: int = 200) -> dict[str, Entry]:
+    return {
+        "jobs": Entry(FACTS | facts, {"gone_after_their_time_s": [late_s]}),
+        "database": Entry({"bytes": SIZES | {"all gone": gone}}),
+    }
+
+
+@pytest.mark.parametrize("kills", [0, 1, 3, 10])
+def test_kills_fall_inside_of_submitting_and_of_working(kills: int) -> None:
+    early, late = moments(200, kills)
+    assert len(early) + len(late) == kills
+    assert all(0 < moment < 200 for moment in early + late)
+
+
+def test_a_log_tells_which_jobs_ended_well_and_how_often(tmp_path: Path) -> None:
+    lines = [
+        {"protocol": "job", "status": 200, "request_id": "a"},
+        {"protocol": "job", "status": 200, "request_id": "b"},
+        {"protocol": "job", "status": "given back", "request_id": "a"},
+        {"protocol": "http", "status": 200, "request_id": "a"},
+        {"protocol": "job", "status": 200, "request_id": "b"},
+    ]
+    log = tmp_path / "log"
+    log.write_text("".join(json.dumps(each) + "\n" for each in lines) + "{ cut\nother words\n")
+    assert ends_in(log) == {"a": 1, "b": 2}
+
+
+def test_all_done_once_and_gone_is_well() -> None:
+    assert is_well(entries({}))
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"done": 19},
+        {"right_labels": 19},
+        {"ids": 21, "done": 21, "right_labels": 21},
+        {"keys_with_two_ids": 1},
+        {"ended_twice": 1},
+    ],
+)
+def test_a_job_lost_wrong_or_done_twice_is_not(facts: dict[str, int]) -> None:
+    assert not is_well(entries(facts))
+
+
+def test_what_stays_is_not() -> None:
+    assert not is_well(entries({}, late_s=float("inf")))
+    assert not is_well(entries({}, gone=9 << 20))
+
+
+def test_a_table_says_what_became_of_the_jobs() -> None:
+    told = {"kills": 3, "begun_again": 2}
+    jobs = Entry(
+        FACTS | told, {"ready_again_s": [9.0, 11.0, 30.0], "gone_after_their_time_s": [0.5]}
+    )
+    sizes = {name: 1_000_000 * size for name, size in SIZES.items()}
+    database = Entry({"kind": "sqlite", "bytes": sizes})
+    run = SimpleNamespace(entries={"jobs": jobs, "database": database})
+    machine: Any = SimpleNamespace(of=lambda kind: [run] if kind == "jobs" else [])
+    expected = ["sqlite", "3", "20", "20", "20", "0", "0", "2", "11.0", "0.5"]
+    row = jobs_table(machine).splitlines()[-1]
+    assert [cell.strip() for cell in row.strip("|").split("|")] == [
+        *expected,
+        "100.0 / 1000.0 / 500.0 / 200.0",
+    ]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.cohort.run import report as cohort_report
+from benchmarks.cohort import report as cohort_report
 from benchmarks.report.comparison import REPORT_A
 
 ROOT = Path(__file__).parent.parent

@@ -1,4 +1,4 @@
-"""The simulated cohort as docs/scaling.md tells it, from the file that benchmarks.cohort.run wrote.
+"""The simulated cohort as docs/scaling.md tells it, from the file that benchmarks.cohort wrote.
 
 python -m benchmarks.cohort.report benchmarks/results/cohort.json --document docs/scaling.md
 """
@@ -84,7 +84,7 @@ def _measured(result: dict[str, Any]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cohort.report")
-    parser.add_argument("result", type=Path, help="of benchmarks.cohort.run")
+    parser.add_argument("result", type=Path, help="of benchmarks.cohort")
     parser.add_argument("--document", type=Path, required=True, help="with the markers")
     args = parser.parse_args(argv)
     text = cohort_text(json.loads(args.result.read_text()))

@@ -1,6 +1,6 @@
 """What a cohort costs as it grows, and what a killed worker costs it.
 
-    python -m benchmarks.cohort.run -o benchmarks/results/cohort.json
+    python -m benchmarks.cohort -o benchmarks/results/cohort.json
 
 Simulated: the scans are blocks of grey on the network grid (33 kB each, no two
 alike) and the network is a graph that multiplies and rounds, so that a thousand
@@ -38,7 +38,6 @@ import numpy as np
 from benchmarks.machine import environment, load_warnings
 from neurobento.cohort.cluster import map_on, open_cluster, scratch_folder
 from neurobento.cohort.completion import holding_record
-from neurobento.command import run
 from neurobento.imaging.geometry import NETWORK_SHAPE
 from neurobento.imaging.scan import write_whole
 from neurobento.labels import CLASS_COUNT
@@ -110,7 +109,7 @@ class _Bench:
     ) -> dict[str, Any]:
         """What a cohort of a size cost; its outputs lie in the folder of that name."""
         output = self.folder / name
-        command = [sys.executable, "-m", "neurobento.cli.main", "cohort", str(self._scans(size))]
+        command = [sys.executable, "-m", "neurobento", "cohort", str(self._scans(size))]
         command += ["-o", str(output), "--models", str(self.folder / "models"), "--model", MODEL]
         command += ["--preprocessing", "none", "--workers", str(self.workers)]
         start = time.perf_counter()
@@ -260,7 +259,7 @@ def _cpu_s() -> float:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 1 where a scan was not finished or came out otherwise."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.cohort.run")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.cohort")
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="growing")
     parser.add_argument("--workers", type=int, default=2)
@@ -305,7 +304,3 @@ def _is_whole(result: dict[str, Any]) -> bool:
     exponent = result["growth"]["exponent_of_scans_cpu_s"]
     straight = not many or abs(exponent - 1) <= STRAIGHT
     return finished and harmless and killed["killed_after_scans"] is not None and straight
-
-
-if __name__ == "__main__":
-    raise SystemExit(run(main, "benchmarks.cohort.run"))

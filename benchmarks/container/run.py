@@ -1,6 +1,6 @@
 """A started container: is it as locked up as it says, and does it answer as the CLI does?
 
-    nsenter --net=/proc/PID/ns/net python -m benchmarks.container.run --pid PID --started SECONDS \\
+    nsenter --net=/proc/PID/ns/net python -m benchmarks.container --pid PID --started SECONDS \\
         --image inspected.json --store STORE --root ROOT --scan head.nii.gz --level full -o FILE
 
 `scripts/containerize-check` builds the image, starts it, and runs this. Nothing here is for
@@ -34,7 +34,6 @@ from benchmarks.container.image import (
 from benchmarks.container.lockdown import proofs, violations
 from benchmarks.machine import environment, load_warnings
 from neurobento.client import Client, Retries
-from neurobento.command import run
 from neurobento.errors import ConfigError, ServiceError
 from neurobento.preprocessing.levels import LEVELS
 from neurobento.spec import file_sha256
@@ -130,7 +129,7 @@ def _commit() -> str:
     """What was built: the commit, and whether the tree differed from it."""
     told = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=40"],
-        cwd=Path(__file__).parent,
+        cwd=Path(__file__).resolve().parents[1],
         capture_output=True,
         text=True,
         check=False,
@@ -174,7 +173,7 @@ def _check(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.container.run")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.container")
     parser.add_argument("--pid", type=int, required=True, help="first process of the container")
     parser.add_argument("--started", type=float, required=True, help="when, in s since 1970")
     parser.add_argument("--image", type=Path, required=True, help="what buildah inspect says of it")
@@ -201,7 +200,3 @@ def main(argv: Sequence[str] | None = None) -> int:
             remedy="See docs/serving.md on containers.",
         )
     return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(run(main, "benchmarks.container.run"))

@@ -32,7 +32,7 @@ POLL_S = 0.2
 
 LIMIT_S = 900.0
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class DeviceMemory:

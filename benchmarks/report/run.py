@@ -1,6 +1,6 @@
 """The benchmark's report: Markdown tables and figures from the runs, and README's table.
 
-    python -m benchmarks.report.run [RUN.json ...] [-o benchmarks/results] [--readme README.md]
+    python -m benchmarks.report [RUN.json ...] [-o benchmarks/results] [--readme README.md]
 
 Without runs, all in the output folder. Runs of one machine have to be alike;
 machines stand one after another. README's table goes between its markers.
@@ -31,7 +31,6 @@ from benchmarks.report.tables import (
     soak_table,
 )
 from benchmarks.results import Run
-from neurobento.command import run
 from neurobento.errors import ConfigError
 from neurobento.imaging.scan import write_whole
 
@@ -39,7 +38,7 @@ __all__ = ["MARKERS", "draw", "main", "markdown", "read_runs", "readme_text", "w
 
 MARKERS = ("<!-- benchmarks -->", "<!-- /benchmarks -->")
 
-RESULTS = Path(__file__).resolve().parent / "results"
+RESULTS = Path(__file__).resolve().parents[1] / "results"
 
 HOW_ALONE = (
     "All candidates of a run took part in the same rounds; ratios are of medians within one run. "
@@ -71,7 +70,7 @@ def markdown(machines: Sequence[Machine]) -> str:
     """The whole report."""
     parts = [
         "# The benchmark",
-        "Made by `python -m benchmarks.report.run`; the raw samples are in the JSON files beside it.",
+        "Made by `python -m benchmarks.report`; the raw samples are in the JSON files beside it.",
         "## Prediction time, s, mean ± SD (report A's table 4.3)",
         prediction_table(machines),
         HOW_ALONE,
@@ -200,7 +199,7 @@ def with_readme_text(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.report.run")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.report")
     parser.add_argument("runs", type=Path, nargs="*", help="default: all in OUTPUT")
     parser.add_argument("-o", "--output", type=Path, default=RESULTS, help="folder")
     parser.add_argument("--readme", type=Path, help="put the table into this file too")
@@ -214,7 +213,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     draw(machines, args.output)
     write_whole(args.output / "report.md", markdown(machines).encode())
     return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(run(main, "benchmarks.report.run"))

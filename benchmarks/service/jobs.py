@@ -42,7 +42,7 @@ from neurobento.spec import file_sha256
 
 __all__ = ["JobServer", "ends_in", "is_well", "main", "moments"]
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 READY_S, DONE_S = 180.0, 3600.0
 LATE_S = 30.0
 """After its time a result may still be there for so long: servers look every ten seconds."""

@@ -165,7 +165,3 @@ def _sample(args: argparse.Namespace) -> int:
     write_sample(args.file)
     print(f"{args.file}: use it with --preprocessing stripped")
     return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

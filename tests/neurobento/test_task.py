@@ -6,7 +6,7 @@ import pytest
 
 from neurobento.errors import ConfigError, SpecMismatch
 from neurobento.task import require_task, scan_threshold_of, threshold_of
-from tests.neurobento.known_anomaly import SCAN_THRESHOLD, known_spec
+from tests.neurobento.anomaly.known_anomaly import SCAN_THRESHOLD, known_spec
 
 
 @pytest.mark.parametrize("task", ["anomaly", "parcellation"])

@@ -21,7 +21,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from tests.neurobento.known_anomaly import write_known_model
+from tests.neurobento.anomaly.known_anomaly import write_known_model
 
 ROOT = Path(__file__).resolve().parents[2]
 TILTED = nib.affines.from_matvec(

@@ -83,7 +83,7 @@ def test_service_and_command_line_give_the_same_bytes(
     scan = tmp_path / "sub.nii.gz"
     scan.write_bytes(scan_of(52))
     options = ["--models", str(known_model.parent), "--preprocessing", "none", "--threads", "1"]
-    command = [sys.executable, "-m", "neurobento.cli.main", "parcellate", str(scan)]
+    command = [sys.executable, "-m", "neurobento", "parcellate", str(scan)]
     subprocess.run(
         [*command, "-o", str(tmp_path / "out"), *options],
         cwd=ROOT,

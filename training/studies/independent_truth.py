@@ -39,7 +39,7 @@ class Structure:
 @functools.cache
 def structures() -> tuple[Structure, ...]:
     """The rows of data/independent_truth.tsv, which names their sources."""
-    text = (Path(__file__).parent / "data/independent_truth.tsv").read_text()
+    text = (Path(__file__).resolve().parents[1] / "data/independent_truth.tsv").read_text()
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     return tuple(
         Structure(

@@ -15,7 +15,7 @@ from benchmarks.inference.latency import main
 from benchmarks.inference.rounds import timed
 from benchmarks.results import Run
 from neurobento.errors import ConfigError
-from tests.neurobento.known_anomaly import write_known_model
+from tests.neurobento.anomaly.known_anomaly import write_known_model
 
 
 @pytest.fixture

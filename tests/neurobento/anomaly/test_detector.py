@@ -16,7 +16,7 @@ from neurobento.anomaly.fit import SLICE_SHAPE, fit_slice
 from neurobento.errors import ConfigError, EmptyScan, SpecMismatch
 from neurobento.imaging.scan import Scan, space_of
 from neurobento.imaging.slice_file import read_slice
-from tests.neurobento.known_anomaly import THRESHOLD, KnownBackend
+from tests.neurobento.anomaly.known_anomaly import THRESHOLD, KnownBackend
 
 GRIDS = [
     ("RAS", (4.0, 4.0, 4.0), 0.0),

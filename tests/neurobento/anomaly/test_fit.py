@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from neurobento.anomaly.fit import SLICE_SHAPE, Fitted, fit_slice
 from neurobento.imaging.slice_file import read_slice
-from tests.neurobento.slice_files import SHAPE, encoded, grey_png
+from tests.neurobento.imaging.slice_files import SHAPE, encoded, grey_png
 
 
 def head(

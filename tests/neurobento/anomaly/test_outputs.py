@@ -29,7 +29,12 @@ from neurobento.anomaly.outputs import (
 )
 from neurobento.imaging.scan import Scan, read_scan
 from neurobento.parcellation.outputs import backend_facts
-from tests.neurobento.known_anomaly import DETECTION, SCAN_THRESHOLD, THRESHOLD, KnownBackend
+from tests.neurobento.anomaly.known_anomaly import (
+    DETECTION,
+    SCAN_THRESHOLD,
+    THRESHOLD,
+    KnownBackend,
+)
 
 SECONDS = {"fit": 0.1234567, "infer": 2.0}
 NAME = "JANE_DOE"

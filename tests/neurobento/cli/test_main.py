@@ -17,7 +17,7 @@ import pytest
 from neurobento.cli.main import main
 from neurobento.errors import EmptyScan, NeuroBentoError, PreprocessingFailed
 from neurobento.imaging.scan import read_scan
-from tests.neurobento.fake_services import (
+from tests.neurobento.client.fake_services import (
     FILES,
     FakeService,
     Files,
@@ -245,7 +245,7 @@ def test_sample_refuses_a_name_that_is_no_nifti_files(
 
 def test_help_names_every_command() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "neurobento.cli.main", "--help"],
+        [sys.executable, "-m", "neurobento", "--help"],
         capture_output=True,
         text=True,
         check=True,

@@ -41,7 +41,7 @@ from neurobento.errors import (
     UnsupportedPlane,
 )
 from neurobento.imaging.slice_file import SliceLimits, holds_slice, read_slice
-from tests.neurobento.slice_files import (
+from tests.neurobento.imaging.slice_files import (
     GREY,
     PALETTE,
     RGB,

@@ -13,7 +13,7 @@ import pytest
 from neurobento.errors import ConfigError
 from neurobento.imaging.scan import Scan
 from neurobento.spec import ModelSpec
-from tests.neurobento.known_anomaly import write_known_model
+from tests.neurobento.anomaly.known_anomaly import write_known_model
 from training.anomaly.scans import DIAMETERS_MM, main, measure, put_in_lesion, table
 
 LOW = list(np.linspace(0.1, 0.2, 19))

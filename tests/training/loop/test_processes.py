@@ -65,8 +65,8 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     inputs = [str(folder / "recipe.toml"), str(folder / "pairs.npz"), str(folder)]
     done = subprocess.run(
         [sys.executable, *torchrun, str(SCRIPT), *inputs],
-        cwd=SCRIPT.parents[2],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[2])},
+        cwd=SCRIPT.parents[3],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[3])},
         capture_output=True,
         text=True,
         timeout=200,

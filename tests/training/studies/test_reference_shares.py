@@ -16,7 +16,7 @@ import torch
 import training.studies.reference_shares
 from neurobento.imaging.geometry import NETWORK_SHAPE
 from neurobento.labels import aal116
-from neurobento.parcellation.parcellator import volumetry
+from neurobento.parcellation import volumetry
 from training.parcellation.dataset import POSITION_SHAPE, Pair
 from training.studies.reference_shares import main, shares_percent, shares_tsv
 

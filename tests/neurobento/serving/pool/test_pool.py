@@ -42,7 +42,7 @@ from neurobento.serving.pool.pool import PreprocessingPool
 from neurobento.serving.pool.wire import unpack, unpack_slice
 from neurobento.serving.process.priority import NICENESS
 from neurobento.serving.telemetry.metrics import RESTARTS
-from tests.neurobento.slice_files import grey, grey_png
+from tests.neurobento.imaging.slice_files import grey, grey_png
 
 ROOT = Path(__file__).resolve().parents[4]
 FOLDERS = "neurobento-scan-*"

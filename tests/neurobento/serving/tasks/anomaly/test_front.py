@@ -36,8 +36,8 @@ from neurobento.serving.tasks.anomaly import front as slice_front_module
 from neurobento.serving.tasks.anomaly.answers import chosen_media_type
 from neurobento.serving.tasks.anomaly.batches import pack_found
 from neurobento.serving.tasks.anomaly.front import SliceFront, thresholds_of
-from tests.neurobento.known_anomaly import THRESHOLD, KnownBackend, known_spec
-from tests.neurobento.slice_files import grey, grey_png
+from tests.neurobento.anomaly.known_anomaly import THRESHOLD, KnownBackend, known_spec
+from tests.neurobento.imaging.slice_files import grey, grey_png
 
 FACTS = {"model": {"name": "anomaly"}, "backend": {"name": "known"}}
 LONG_S = 30.0

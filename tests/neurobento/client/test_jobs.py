@@ -13,7 +13,14 @@ import pytest
 from neurobento import errors as e
 from neurobento.client import Client, Retries
 from neurobento.client import jobs as module
-from tests.neurobento.fake_services import FILES, Files, GrpcService, HttpService, Raw, Refusal
+from tests.neurobento.client.fake_services import (
+    FILES,
+    Files,
+    GrpcService,
+    HttpService,
+    Raw,
+    Refusal,
+)
 
 CONTENT = bytes(range(256)) * 700
 SOON = Retries(times=6, first_wait_s=0.01)

@@ -20,7 +20,7 @@ import pytest
 from neurobento import errors as e
 from neurobento.client import AnomalyAnswer, Answer, Client, Retries
 from neurobento.client.retries import Deadline
-from tests.neurobento.fake_services import (
+from tests.neurobento.client.fake_services import (
     ANOMALY_FILES,
     FILES,
     FakeService,

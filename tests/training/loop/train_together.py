@@ -1,6 +1,6 @@
 """What torchrun starts in test_processes.py: the command on a tiny network, three times.
 
-    torchrun --nproc-per-node 2 tests/training/train_together.py RECIPE PAIRS OUT
+    torchrun --nproc-per-node 2 tests/training/loop/train_together.py RECIPE PAIRS OUT
 
 OUT/straightN is a whole run, with a folder for each process N; OUT/parts is one
 that the first process's clock stops after two steps, then goes on. Every

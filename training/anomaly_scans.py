@@ -1,0 +1,9 @@
+"""Old name of `training.anomaly.scans`, kept for one release."""
+
+from neurobento.command import run
+from training.anomaly.scans import main
+
+__all__ = ["main"]
+
+if __name__ == "__main__":
+    raise SystemExit(run(main, "training.anomaly.scans"))

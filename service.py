@@ -149,7 +149,7 @@ class _Network:
     @bentoml.api
     def describe(self) -> dict[str, Any]:
         """Model and backend, for run.json."""
-        from neurobento.parcellation.outputs import backend_facts
+        from neurobento.facts import backend_facts
 
         return backend_facts(self.backend)
 
@@ -365,7 +365,7 @@ class NeuroBento(Runners):  # type: ignore[misc, valid-type]
         options = Options(model, preprocessing, space)
         self.front.require(model)
         call = ctx.request.state.call
-        call.model, call.level = model, options.level
+        call.model, call.preprocessing = model, options.preprocessing
         key = idempotency_key(ctx.request.headers)
         answer = await submitted(self.jobs, file, options, key)
         self.job_worker.say_new()

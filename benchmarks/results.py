@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks.machine import environment, load_warnings
 from neurobento.errors import ConfigError
-from neurobento.imaging.scan import write_whole
+from neurobento.files import write_atomically
 
 __all__ = ["FORMAT", "Entry", "Kind", "Run", "begin_run", "require_alike", "summary"]
 
@@ -120,7 +120,7 @@ class Run:
         self.require_place(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         values = {"format": FORMAT, **dataclasses.asdict(self)}
-        write_whole(path, (json.dumps(values, indent=1) + "\n").encode())
+        write_atomically(path, (json.dumps(values, indent=1) + "\n").encode())
 
     def _is_at(self, path: Path) -> bool:
         try:

@@ -33,11 +33,12 @@ from neurobento.backends import Images, Labels, list_ways
 from neurobento.backends.pytorch import open_weights
 from neurobento.command import run
 from neurobento.errors import ConfigError, ParityFailure
+from neurobento.files import file_sha256
 from neurobento.imaging.scan import read_scan
 from neurobento.networks.weights import load_network
 from neurobento.preprocessing import preprocess
 from neurobento.registry import INT8_FILE, SPEC_FILE, Model, open_model
-from neurobento.spec import ModelSpec, file_sha256
+from neurobento.spec import ModelSpec
 
 __all__ = ["main", "publish_int8", "quantise"]
 

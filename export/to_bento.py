@@ -27,8 +27,8 @@ import yaml
 
 from neurobento.command import run
 from neurobento.errors import ConfigError
+from neurobento.files import file_sha256
 from neurobento.registry import INT8_FILE, ONNX_FILE, SPEC_FILE, Model, list_models, model_tag
-from neurobento.spec import file_sha256
 
 __all__ = ["SBOM", "build", "main", "put_into_store"]
 

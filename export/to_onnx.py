@@ -34,15 +34,16 @@ from export.graph import drop_zero_taps, strip_notes
 from export.last_layer import classify_by_product
 from export.verify import read_images, read_labels, verify
 from export.verify_scores import read_fitted, verify_scores
+from neurobento.anomaly.thresholds import threshold_of
 from neurobento.backends import Images, Labels
 from neurobento.backends.pytorch import open_weights
 from neurobento.command import run
 from neurobento.errors import ConfigError
+from neurobento.files import file_sha256
 from neurobento.networks import task_of
 from neurobento.networks.weights import load_network, read_values, write_weights
 from neurobento.registry import ONNX_FILE, SPEC_FILE, WEIGHTS_FILE, Model, open_model
-from neurobento.spec import TASKS, ModelSpec, file_sha256
-from neurobento.task import threshold_of
+from neurobento.spec import TASKS, ModelSpec
 
 __all__ = [
     "LARGEST_MODEL_BYTES",

@@ -6,7 +6,7 @@ import gzip
 from pathlib import Path
 
 from neurobento.errors import ConfigError
-from neurobento.imaging.scan import write_whole
+from neurobento.files import write_atomically
 
 __all__ = ["write_sample"]
 
@@ -46,4 +46,4 @@ def write_sample(path: Path) -> None:
         template = load_mni152_template(resolution=1)
     path.parent.mkdir(parents=True, exist_ok=True)
     content = template.to_bytes()
-    write_whole(path, gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
+    write_atomically(path, gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)

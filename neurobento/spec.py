@@ -8,7 +8,6 @@ mismatch is an error, never a warning.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,13 +15,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from neurobento.anomaly.fit import SLICE_SHAPE
-from neurobento.errors import SpecMismatch
-from neurobento.imaging.geometry import NETWORK_SHAPE
-from neurobento.imaging.scan import write_whole
+from neurobento.errors import ConfigError, SpecMismatch
+from neurobento.files import file_sha256, write_atomically
+from neurobento.imaging.geometry import NETWORK_SHAPE, SLICE_SHAPE
 from neurobento.labels import CLASS_COUNT, aal116
 
-__all__ = ["FORMAT", "TASKS", "ModelSpec", "Task", "Tensor", "file_sha256", "require_sha256"]
+__all__ = ["FORMAT", "TASKS", "ModelSpec", "Task", "Tensor", "require_sha256", "require_task"]
 
 FORMAT = 1
 """Version of spec.json."""
@@ -103,10 +101,7 @@ TASKS: Mapping[str, Task] = MappingProxyType(
 )
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+COMMANDS = {"parcellation": "parcellate", "anomaly": "anomaly"}
 
 
 def require_sha256(path: Path, expected: str) -> None:
@@ -209,7 +204,7 @@ class ModelSpec:
     def write(self, path: Path) -> None:
         """Write spec.json, whole or not at all."""
         values = {"format": FORMAT, **dataclasses.asdict(self)}
-        write_whole(path, (json.dumps(values, indent=2) + "\n").encode())
+        write_atomically(path, (json.dumps(values, indent=2) + "\n").encode())
 
     @classmethod
     def read(cls, path: Path) -> ModelSpec:
@@ -265,3 +260,22 @@ class ModelSpec:
                     found=str(found),
                     remedy="Take model.onnx and spec.json from one release, or export again.",
                 )
+
+
+def require_task(spec: ModelSpec, task: str) -> None:
+    """Check that a model is for a task, a key of `neurobento.spec.TASKS`.
+
+    Raises
+    ------
+    ConfigError
+        It is for another.
+    """
+    if spec.task != task:
+        command = COMMANDS.get(spec.task)
+        hint = f"; `neurobento {command}` runs this one" if command else ""
+        raise ConfigError(
+            subject="model",
+            expected=f"a model for the task {task!r}",
+            found=f"{spec.name!r}, for {spec.task!r}",
+            remedy=f"Choose one that `neurobento models` lists for it{hint}.",
+        )

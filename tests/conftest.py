@@ -203,7 +203,8 @@ def known_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import onnx
     from onnx import TensorProto, helper
 
-    from neurobento.spec import ModelSpec, file_sha256
+    from neurobento.files import file_sha256
+    from neurobento.spec import ModelSpec
 
     folder = tmp_path_factory.mktemp("known") / "models" / "compact"
     folder.mkdir(parents=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.report.run import with_readme_text
 from neurobento.command import run
-from neurobento.imaging.scan import write_whole
+from neurobento.files import write_atomically
 
 __all__ = ["MARKERS", "cohort_text", "main"]
 
@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     text = cohort_text(json.loads(args.result.read_text()))
     document = with_readme_text(args.document.read_text(), text, MARKERS, str(args.document))
-    write_whole(args.document, document.encode())
+    write_atomically(args.document, document.encode())
     return 0
 
 

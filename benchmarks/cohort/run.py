@@ -38,10 +38,10 @@ import numpy as np
 from benchmarks.machine import environment, load_warnings
 from neurobento.cohort.cluster import map_on, open_cluster, scratch_folder
 from neurobento.cohort.completion import holding_record
+from neurobento.files import file_sha256, write_atomically
 from neurobento.imaging.geometry import NETWORK_SHAPE
-from neurobento.imaging.scan import write_whole
 from neurobento.labels import CLASS_COUNT
-from neurobento.spec import ModelSpec, file_sha256
+from neurobento.spec import ModelSpec
 
 __all__ = ["differing", "exponent", "main", "write_model", "write_scan"]
 
@@ -282,7 +282,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         def keep(name: str, found: Any) -> None:
             # part by part: a run that is ended keeps what it has
             result[name] = found
-            write_whole(args.output, (json.dumps(result, indent=1) + "\n").encode())
+            write_atomically(args.output, (json.dumps(result, indent=1) + "\n").encode())
             print(f"{name}: {found}", flush=True)
 
         for size in args.sizes:

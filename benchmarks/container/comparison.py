@@ -15,12 +15,12 @@ import numpy as np
 from neurobento.cli.main import main as cli
 from neurobento.client import AnomalyAnswer, Answer
 from neurobento.errors import ConfigError
-from neurobento.preprocessing.levels import Level
+from neurobento.preprocessing.mode import Preprocessing
 
 __all__ = ["compared_scan", "compared_slice", "write_middle_slice"]
 
 
-def compared_scan(answer: Answer, scan: Path, level: Level) -> dict[str, Any]:
+def compared_scan(answer: Answer, scan: Path, preprocessing: Preprocessing) -> dict[str, Any]:
     """What of a parcellation is not the CLI's, to the bit, under `different`; and what it was.
 
     Parameters
@@ -32,7 +32,7 @@ def compared_scan(answer: Answer, scan: Path, level: Level) -> dict[str, Any]:
     level
         How much there was to do.
     """
-    ours = _cli("parcellate", scan, "--preprocessing", level)
+    ours = _cli("parcellate", scan, "--preprocessing", preprocessing)
     theirs = nibabel.Nifti1Image.from_bytes(gzip.decompress(answer.dseg))
     mine = nibabel.Nifti1Image.from_bytes(gzip.decompress(ours["dseg.nii.gz"]))
     labels, my_labels = np.asanyarray(theirs.dataobj), np.asanyarray(mine.dataobj)

@@ -1,7 +1,7 @@
 """A started container: is it as locked up as it says, and does it answer as the CLI does?
 
     nsenter --net=/proc/PID/ns/net python -m benchmarks.container --pid PID --started SECONDS \\
-        --image inspected.json --store STORE --root ROOT --scan head.nii.gz --level full -o FILE
+        --image inspected.json --store STORE --root ROOT --scan head.nii.gz --preprocessing full -o FILE
 
 `scripts/containerize-check` builds the image, starts it, and runs this. Nothing here is for
 docker: the first process may have been started by anything that isolates. It is asked for a scan
@@ -35,8 +35,8 @@ from benchmarks.container.lockdown import proofs, violations
 from benchmarks.machine import environment, load_warnings
 from neurobento.client import Client, Retries
 from neurobento.errors import ConfigError, ServiceError
-from neurobento.preprocessing.levels import LEVELS
-from neurobento.spec import file_sha256
+from neurobento.files import file_sha256
+from neurobento.preprocessing.mode import PREPROCESSINGS
 
 __all__ = ["main", "wait_until"]
 
@@ -83,23 +83,28 @@ def _ready() -> bool:
             return False
 
 
-def _answers(scan: Path, level: Any) -> dict[str, Any]:
+def _answers(scan: Path, preprocessing: Any) -> dict[str, Any]:
     """The container's answers beside the CLI's."""
     with tempfile.TemporaryDirectory() as folder:
         image = Path(folder) / "slice.png"
         write_middle_slice(scan, image)
         with Client(URL, timeout_s=ANSWER_LIMIT_S) as client:
-            _say(f"a scan of {scan.stat().st_size} bytes, level {level} ...")
+            _say(f"a scan of {scan.stat().st_size} bytes, preprocessing {preprocessing} ...")
             start = time.perf_counter()
-            parcellation = client.parcellate(scan, level=level)
+            parcellation = client.parcellate(scan, preprocessing=preprocessing)
             seconds = time.perf_counter() - start
             _say(f"answered after {seconds:.0f} s; the same with the CLI ...")
-            found_scan = compared_scan(parcellation, scan, level)
+            found_scan = compared_scan(parcellation, scan, preprocessing)
             found_slice = compared_slice(client.anomaly(image), image)
             _say("and as a job ...")
-            job = client.job_answer(client.submit(scan, level=level))
+            job = client.job_answer(client.submit(scan, preprocessing=preprocessing))
     return {
-        "scan": {"sha256": file_sha256(scan), "level": level, "seconds": seconds, **found_scan},
+        "scan": {
+            "sha256": file_sha256(scan),
+            "preprocessing": preprocessing,
+            "seconds": seconds,
+            **found_scan,
+        },
         "slice": found_slice,
         "job": {"different": [] if job.dseg == parcellation.dseg else ["labels"]},
     }
@@ -147,7 +152,7 @@ def _check(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     wait_until(_ready, READY_LIMIT_S, "ready", lambda: _lives(args.pid))
     start_s = time.time() - args.started
     _say(f"ready after {start_s:.1f} s")
-    answers = _answers(args.scan, args.level)
+    answers = _answers(args.scan, args.preprocessing)
     # after the answers: all processes that there will be are there
     locked = proofs(args.pid)
     wrong = violations(locked, args.writable, args.own)
@@ -183,7 +188,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--writable", nargs="*", default=[], help="folders that may be written to")
     parser.add_argument("--own", nargs="*", default=[], help="folders of the server's own user")
     parser.add_argument("--scan", type=Path, required=True)
-    parser.add_argument("--level", choices=LEVELS, default="full")
+    parser.add_argument("--preprocessing", choices=PREPROCESSINGS, default="full")
     parser.add_argument("-o", "--output", type=Path, help="file for the results, JSON")
     args = parser.parse_args(argv)
     result, wrong = _check(args)

@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 
 from benchmarks.machine import environment
 from neurobento.command import run
-from neurobento.imaging.scan import Scan, read_scan, scan_name, write_whole
+from neurobento.files import write_atomically
+from neurobento.imaging.scan import Scan, read_scan, scan_name
 from neurobento.preprocessing.ants_image import to_ants
 from neurobento.preprocessing.bias_correction import SHRINK_FACTOR, correct_bias
 from neurobento.preprocessing.pipeline import SKULL_STRIPPING_LIMIT_S, STRIPPED_RANGE_ML
@@ -165,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for path in args.scans:
         scans[scan_name(path)] = _all(path, args.rounds, args.threads)
         # scan by scan: a run takes long, and one that is ended keeps what it has
-        write_whole(args.output, (json.dumps(result, indent=1) + "\n").encode())
+        write_atomically(args.output, (json.dumps(result, indent=1) + "\n").encode())
     return 0
 
 

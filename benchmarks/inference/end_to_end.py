@@ -16,11 +16,11 @@ from benchmarks.inference.rounds import Call, measure, resumed, timed, warm_up
 from benchmarks.peers.atlas_registration import find_atlas, parcellate_by_registration
 from benchmarks.results import Entry, Run, begin_run
 from neurobento.backends import Backend
+from neurobento.files import file_sha256
 from neurobento.imaging.geometry import NETWORK_SHAPE
 from neurobento.imaging.scan import Scan, read_scan
 from neurobento.parcellation.parcellator import Parcellation, Parcellator
-from neurobento.preprocessing import Level
-from neurobento.spec import file_sha256
+from neurobento.preprocessing import Preprocessing
 
 __all__ = ["REGISTRATION", "measure_end_to_end", "stages"]
 
@@ -53,7 +53,7 @@ def measure_end_to_end(args: argparse.Namespace) -> Run:
         {
             "name": "end to end, SingleStream",
             "warm_up": f"{args.warm_up} {WARM_UP}",
-            **{key: getattr(args, key) for key in ("threads", "device", "level")},
+            **{key: getattr(args, key) for key in ("threads", "device", "preprocessing")},
             "scan_sha256": file_sha256(args.end_to_end),
             "voxels": list(read_scan(args.end_to_end).shape),
         },
@@ -63,26 +63,26 @@ def measure_end_to_end(args: argparse.Namespace) -> Run:
         fresh.require_place(args.output)
     backends, left_out = open_all(candidates, args.threads, args.device)
     ready, failed = _warmed(backends, args.warm_up)
-    level: Level = args.level
+    preprocessing: Preprocessing = args.preprocessing
     entries: dict[str, Entry] = {}
     calls: dict[str, Call] = {}
     for candidate, backend in backends:
         if candidate.name not in ready:
             continue
         entries[candidate.name] = Entry({**candidate.facts(), **backend.details})
-        calls[candidate.name] = _call(args.end_to_end, Parcellator(backend), level)
+        calls[candidate.name] = _call(args.end_to_end, Parcellator(backend), preprocessing)
     if atlas:
         entries[REGISTRATION] = Entry({"method": "ANTs SyN, genericLabel"})
         calls[REGISTRATION] = lambda: stages(
-            args.end_to_end, lambda scan: parcellate_by_registration(scan, level, atlas)
+            args.end_to_end, lambda scan: parcellate_by_registration(scan, preprocessing, atlas)
         )
     fresh = dataclasses.replace(fresh, entries=entries, left_out={**left_out, **failed})
     begun = resumed(fresh, args.output) if args.resume else fresh
     return measure(begun, calls, args.rounds, args.output, minutes=args.minutes)
 
 
-def _call(path: Path, parcellator: Parcellator, level: Level) -> Call:
-    return lambda: stages(path, lambda scan: parcellator.parcellate(scan, level))
+def _call(path: Path, parcellator: Parcellator, preprocessing: Preprocessing) -> Call:
+    return lambda: stages(path, lambda scan: parcellator.parcellate(scan, preprocessing))
 
 
 def _warmed(

@@ -32,11 +32,11 @@ from benchmarks.results import Entry, Run, begin_run, summary
 from neurobento.anomaly.fit import fit_slice
 from neurobento.command import run
 from neurobento.errors import ConfigError
+from neurobento.files import file_sha256
 from neurobento.imaging.scan import read_scan
 from neurobento.imaging.slice_file import read_slice
-from neurobento.preprocessing import LEVELS, preprocess
+from neurobento.preprocessing import PREPROCESSINGS, preprocess
 from neurobento.preprocessing.threads import limit_threads
-from neurobento.spec import file_sha256
 
 __all__ = ["entry_name", "main", "measure_network"]
 
@@ -86,7 +86,7 @@ def _image(args: argparse.Namespace) -> NDArray[np.float32]:
     """What the networks see: (1, 1, 91, 122, 123) of a scan, (1, 1, 128, 128) of a slice."""
     if args.slice:
         return fit_slice(read_slice(args.slice)).image[None, None]
-    return np.array(preprocess(read_scan(args.image), args.level).image)[None, None]
+    return np.array(preprocess(read_scan(args.image), args.preprocessing).image)[None, None]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -98,7 +98,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--slice", type=Path, metavar="IMAGE", help="a slice, of anomaly models")
     parser.add_argument("--end-to-end", type=Path, metavar="SCAN", help="a raw scan instead")
     parser.add_argument(
-        "--level", choices=LEVELS, help="preprocessing level: none of IMAGE, full of SCAN"
+        "--preprocessing",
+        "--level",
+        choices=PREPROCESSINGS,
+        help="preprocessing: none of IMAGE, full of SCAN",
     )
     parser.add_argument("--registration", action="store_true", help="with the atlas as a peer")
     parser.add_argument("--atlas", type=Path, help="its folder; default: Debian's mricron-data")
@@ -118,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             remedy="Give one of them.",
         )
     args.task = "anomaly" if args.slice else "parcellation"
-    args.level = args.level or ("full" if args.end_to_end else "none")
+    args.preprocessing = args.preprocessing or ("full" if args.end_to_end else "none")
     limit_threads(args.threads)
     done = measure_end_to_end(args) if args.end_to_end else measure_network(args)
     _print_summary(done)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from neurobento.errors import ConfigError
 from neurobento.imaging.scan import Scan, read_scan
 from neurobento.parcellation.parcellator import Parcellation, prepare, restore_and_measure
-from neurobento.preprocessing import Level
+from neurobento.preprocessing import Preprocessing
 from neurobento.preprocessing.ants_image import to_ants
 
 __all__ = ["find_atlas", "parcellate_by_registration", "register"]
@@ -53,9 +53,11 @@ def find_atlas(folder: Path | None = None) -> Atlas:
     return read_scan(folder / BRAIN_FILE), read_scan(folder / LABEL_FILE)
 
 
-def parcellate_by_registration(scan: Scan, level: Level, atlas: Atlas) -> Parcellation:
+def parcellate_by_registration(
+    scan: Scan, preprocessing: Preprocessing, atlas: Atlas
+) -> Parcellation:
     """The parcellation of a scan; its seconds have `register` in the place of `infer`."""
-    prepared = prepare(scan, level)
+    prepared = prepare(scan, preprocessing)
     start = time.perf_counter()
     labels = register(prepared.image, prepared.grid.network_voxel_to_ras, atlas)
     seconds = {"register": time.perf_counter() - start}

@@ -32,7 +32,7 @@ from benchmarks.report.tables import (
 )
 from benchmarks.results import Run
 from neurobento.errors import ConfigError
-from neurobento.imaging.scan import write_whole
+from neurobento.files import write_atomically
 
 __all__ = ["MARKERS", "draw", "main", "markdown", "read_runs", "readme_text", "with_readme_text"]
 
@@ -107,8 +107,10 @@ def _sections(machine: Machine) -> list[str]:
         offline = offline_table(machine, "slices")
         parts += ["### Slices, Offline, s a slice (median)", offline] if offline else []
     for number, whole in enumerate(machine.of("end_to_end"), 1):
-        level = whole.scenario["level"]
-        parts += [f"### End to end, level `{level}`: where each second goes (means)"]
+        preprocessing = whole.scenario.get("preprocessing") or whole.scenario["level"]
+        parts += [
+            f"### End to end, preprocessing `{preprocessing}`: where each second goes (means)"
+        ]
         parts += [end_to_end_table(whole), f"![Stages of a scan]({slug}_stages_{number}.png)"]
         against = registration_table(whole)
         parts += ["### Registration against the network (medians)", against] if against else []
@@ -208,8 +210,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     machines = by_machine(runs)
     if args.readme:
         document = with_readme_text(args.readme.read_text(), readme_text(machines))
-        write_whole(args.readme, document.encode())
+        write_atomically(args.readme, document.encode())
     args.output.mkdir(parents=True, exist_ok=True)
     draw(machines, args.output)
-    write_whole(args.output / "report.md", markdown(machines).encode())
+    write_atomically(args.output / "report.md", markdown(machines).encode())
     return 0

@@ -42,9 +42,9 @@ from benchmarks.service.soak import (
     require_server,
 )
 from neurobento.command import run
-from neurobento.preprocessing.levels import LEVELS
+from neurobento.files import file_sha256
+from neurobento.preprocessing.mode import PREPROCESSINGS
 from neurobento.registry import DEFAULT_MODEL
-from neurobento.spec import file_sha256
 
 __all__ = ["answers_entry", "is_allowed", "kinds", "main", "victim"]
 
@@ -192,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--clients", type=int, default=4)
     parser.add_argument("--timeout", type=float, default=60, help="what a client waits, s")
     parser.add_argument("--model", default=DEFAULT_MODEL)
-    parser.add_argument("--preprocessing", choices=LEVELS, default="none")
+    parser.add_argument("--preprocessing", choices=PREPROCESSINGS, default="none")
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args(argv)
     stated = ("times", "pause", "clients", "timeout", "model", "preprocessing")

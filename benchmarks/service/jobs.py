@@ -37,8 +37,8 @@ from benchmarks.results import Entry, begin_run
 from benchmarks.service.soak import models_of
 from neurobento.command import run
 from neurobento.errors import ConfigError
+from neurobento.files import file_sha256
 from neurobento.registry import DEFAULT_MODEL
-from neurobento.spec import file_sha256
 
 __all__ = ["JobServer", "ends_in", "is_well", "main", "moments"]
 

@@ -32,9 +32,9 @@ from benchmarks.service.batch_sizes import Histograms, between, parse
 from benchmarks.service.clients import PROTOCOLS, Request, open_client
 from neurobento.command import run
 from neurobento.errors import ConfigError
-from neurobento.preprocessing.levels import LEVELS
+from neurobento.files import file_sha256
+from neurobento.preprocessing.mode import PREPROCESSINGS
 from neurobento.registry import DEFAULT_MODEL
-from neurobento.spec import file_sha256
 
 __all__ = ["Finding", "entry_of", "judge", "load", "main", "print_findings"]
 
@@ -251,7 +251,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--protocol", choices=PROTOCOLS, default="http")
     parser.add_argument("--service", default="neurobento", help="what the report calls it")
     parser.add_argument("--model", default=DEFAULT_MODEL)
-    parser.add_argument("--preprocessing", choices=LEVELS, default="none")
+    parser.add_argument("--preprocessing", choices=PREPROCESSINGS, default="none")
     parser.add_argument("--threads", type=int, help="NEUROBENTO_THREADS of the service")
     parser.add_argument("--rates", type=float, nargs="+", required=True, help="requests a second")
     parser.add_argument("--capacity", type=float, help="which of --rates the service can just do")

@@ -25,13 +25,13 @@ from benchmarks.service.load import Finding, print_findings
 from neurobento.backends import open_backend
 from neurobento.command import run
 from neurobento.errors import ConfigError
+from neurobento.files import file_sha256
 from neurobento.imaging.scan import read_scan
 from neurobento.parcellation.outputs import dseg_bytes
 from neurobento.parcellation.parcellator import Parcellator
-from neurobento.preprocessing.levels import LEVELS, Level
+from neurobento.preprocessing.mode import PREPROCESSINGS, Preprocessing
 from neurobento.preprocessing.threads import limit_threads
 from neurobento.registry import DEFAULT_MODEL, find_model
-from neurobento.spec import file_sha256
 
 __all__ = ["IN_PROCESS", "judge", "main"]
 
@@ -82,10 +82,10 @@ async def measure(args: argparse.Namespace) -> dict[str, Entry]:
 def _library(args: argparse.Namespace) -> Once:
     limit_threads(args.threads)
     parcellator = Parcellator(open_backend(find_model(args.model), threads=args.threads))
-    level: Level = args.preprocessing
+    preprocessing: Preprocessing = args.preprocessing
 
     async def once() -> bytes:
-        return dseg_bytes(parcellator.parcellate(read_scan(args.scan), level))
+        return dseg_bytes(parcellator.parcellate(read_scan(args.scan), preprocessing))
 
     return once
 
@@ -150,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--scans", type=int, default=24)
     parser.add_argument("--threads", type=int, default=2, help="of the service's runner, and ours")
     parser.add_argument("--model", default=DEFAULT_MODEL)
-    parser.add_argument("--preprocessing", choices=LEVELS, default="none")
+    parser.add_argument("--preprocessing", choices=PREPROCESSINGS, default="none")
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args(argv)
     stated = (

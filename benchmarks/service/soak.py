@@ -32,9 +32,9 @@ from benchmarks.results import Entry, begin_run
 from benchmarks.service.clients import Ask, open_askers
 from neurobento.command import run
 from neurobento.errors import ConfigError
-from neurobento.preprocessing.levels import LEVELS
+from neurobento.files import file_sha256
+from neurobento.preprocessing.mode import PREPROCESSINGS
 from neurobento.registry import DEFAULT_MODEL
-from neurobento.spec import file_sha256
 
 __all__ = [
     "Answer",
@@ -378,7 +378,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--timeout", type=float, default=120, help="what a client waits, s")
     parser.add_argument("--model", default=DEFAULT_MODEL)
-    parser.add_argument("--preprocessing", choices=LEVELS, default="none")
+    parser.add_argument("--preprocessing", choices=PREPROCESSINGS, default="none")
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args(argv)
     stated = ("clients", "minutes", "timeout", "model", "preprocessing")

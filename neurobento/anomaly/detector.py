@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from neurobento.anomaly.axial import axial_slices
 from neurobento.anomaly.fit import Fitted, fit_slice, resize
+from neurobento.anomaly.thresholds import scan_threshold_of, threshold_of
 from neurobento.backends.base import Backend
 from neurobento.errors import EmptyScan
 from neurobento.imaging.scan import Scan
-from neurobento.preprocessing.levels import Progress, say_nothing
-from neurobento.task import scan_threshold_of, threshold_of
+from neurobento.preprocessing.mode import Progress, say_nothing
 
 __all__ = ["Anomaly", "AnomalyDetector", "ScanAnomaly", "anomaly_of"]
 

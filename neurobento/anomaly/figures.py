@@ -11,7 +11,7 @@ from neurobento.anomaly.axial import AxialSlices, axial_slices
 from neurobento.anomaly.detector import AIR, Anomaly, ScanAnomaly
 from neurobento.anomaly.fit import resize
 from neurobento.imaging.scan import Scan
-from neurobento.parcellation.figures import write_letters
+from neurobento.pictures import write_letters
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SLICE_SHAPE", "Fitted", "fit_slice", "resize"]
+from neurobento.imaging.geometry import SLICE_SHAPE
 
-SLICE_SHAPE: tuple[int, int] = (128, 128)
-"""Rows and columns of what the networks see."""
+__all__ = ["Fitted", "fit_slice", "resize"]
 
 HEAD_SIZE = 256
 """Largest edge of the image in which the head is looked for, in pixels."""

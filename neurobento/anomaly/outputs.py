@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from neurobento.anomaly.detector import Anomaly, ScanAnomaly
 from neurobento.anomaly.figures import NOTE, image_figure, scan_figure
+from neurobento.facts import json_bytes, rounded, versions
 from neurobento.imaging.scan import Scan, map_bytes
-from neurobento.parcellation.figures import png_bytes
-from neurobento.parcellation.outputs import json_bytes, rounded, versions
+from neurobento.pictures import png_bytes
 
 __all__ = [
     "ANOMALY_FORMAT",
@@ -59,7 +59,7 @@ def image_files(
     anomaly
         What to write.
     backend_facts
-        Of `neurobento.parcellation.outputs.backend_facts`.
+        Of `neurobento.facts.backend_facts`.
     seconds
         Stage -> wall-clock seconds.
     """
@@ -92,7 +92,7 @@ def scan_files(
     scan_anomaly
         What to write.
     backend_facts
-        Of `neurobento.parcellation.outputs.backend_facts`.
+        Of `neurobento.facts.backend_facts`.
     seconds
         Stage -> wall-clock seconds.
     """

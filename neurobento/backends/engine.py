@@ -17,7 +17,7 @@ from pathlib import Path
 
 from neurobento.backends.cuda import Gpu
 from neurobento.errors import EngineMismatch
-from neurobento.imaging.scan import write_whole
+from neurobento.files import write_atomically
 from neurobento.registry import Model
 
 __all__ = [
@@ -164,7 +164,7 @@ def write_engine(model: Model, facts: EngineFacts, engine: bytes, root: Path | N
 
 def write_private(path: Path, content: bytes) -> None:
     """Write a file that is its owner's alone, whole or not at all."""
-    write_whole(path, content)
+    write_atomically(path, content)
     # whatever the umask lets others do
     path.chmod(0o600)
 

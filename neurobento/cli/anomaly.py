@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from neurobento.cli.options import Work, add_file_options, add_model_options, local_backend
-from neurobento.preprocessing.levels import Progress
+from neurobento.preprocessing.mode import Progress
 from neurobento.registry import DEFAULT_ANOMALY_MODEL
 
 __all__ = ["add_anomaly_options", "open_anomaly"]
@@ -48,9 +48,9 @@ def open_anomaly(args: argparse.Namespace, say: Progress) -> AbstractContextMana
     backend = local_backend(args, "anomaly")
     from neurobento.anomaly.detector import AnomalyDetector
     from neurobento.anomaly.outputs import image_files, scan_files
+    from neurobento.facts import backend_facts
     from neurobento.imaging.scan import read_scan, scan_name
     from neurobento.imaging.slice_file import holds_slice, read_slice
-    from neurobento.parcellation.outputs import backend_facts
 
     def find(path: Path) -> tuple[dict[str, bytes], list[str]]:
         clock = _Clock(say)

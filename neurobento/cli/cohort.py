@@ -9,7 +9,7 @@ from pathlib import Path
 
 from neurobento.cli.options import add_file_options, add_model_options
 from neurobento.errors import ConfigError
-from neurobento.preprocessing.levels import LEVELS
+from neurobento.preprocessing.mode import PREPROCESSINGS
 from neurobento.registry import DEFAULT_MODEL
 
 __all__ = ["add_cohort_options", "parcellate_cohort"]
@@ -23,7 +23,7 @@ def add_cohort_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--preprocessing",
         "--level",
-        choices=LEVELS,
+        choices=PREPROCESSINGS,
         default="full",
         help="full: heads with skull; stripped: the skull is gone; none: on the network grid",
     )
@@ -56,14 +56,14 @@ def parcellate_cohort(args: argparse.Namespace) -> Counter[str]:
     from neurobento.cohort import CohortOptions, find_scans, run_cohort
     from neurobento.cohort.work import model_sha256
     from neurobento.registry import find_model
-    from neurobento.task import require_task
+    from neurobento.spec import require_task
 
     scans = find_scans(args.file, args.output)
     model = find_model(args.model, args.models)
     require_task(model.spec, "parcellation")
     precision = args.precision or "auto"
     options = CohortOptions(
-        level=args.preprocessing,
+        preprocessing=args.preprocessing,
         model=args.model,
         model_sha256=model_sha256(model, precision),
         models=str(Path(args.models).resolve()) if args.models else None,

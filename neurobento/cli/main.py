@@ -90,7 +90,8 @@ def _work_on_files(args: argparse.Namespace) -> int:
 
 def _write(path: Path, args: argparse.Namespace, work: Work) -> int:
     """The status of one file, its outputs written."""
-    from neurobento.imaging.scan import scan_name, write_whole
+    from neurobento.files import write_atomically
+    from neurobento.imaging.scan import scan_name
 
     if len(args.file) > 1:
         print(f"{path}:", file=sys.stderr, flush=True)
@@ -102,7 +103,7 @@ def _write(path: Path, args: argparse.Namespace, work: Work) -> int:
         return 1
     args.output.mkdir(parents=True, exist_ok=True)
     for file_name, content in files.items():
-        write_whole(args.output / file_name, content)
+        write_atomically(args.output / file_name, content)
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     print(args.output / f"{scan_name(path)}_{args.told}")

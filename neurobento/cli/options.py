@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neurobento.preprocessing.levels import Progress
+from neurobento.preprocessing.mode import Progress
 from neurobento.preprocessing.threads import limit_threads
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def local_backend(args: argparse.Namespace, task: str) -> Callable[[], Backend]:
     def backend() -> Backend:
         from neurobento.backends import open_backend
         from neurobento.registry import find_model
-        from neurobento.task import require_task
+        from neurobento.spec import require_task
 
         model = find_model(args.model, args.models)
         require_task(model.spec, task)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from neurobento.cli.options import Work, add_file_options, add_model_options, local_backend
 from neurobento.errors import ConfigError
-from neurobento.preprocessing.levels import LEVELS, Progress
+from neurobento.preprocessing.mode import PREPROCESSINGS, Progress
 from neurobento.registry import DEFAULT_MODEL
 
 __all__ = ["add_parcellate_options", "open_parcellate"]
@@ -24,7 +24,7 @@ def add_parcellate_options(command: argparse.ArgumentParser) -> None:
     add_file_options(command, "SCAN", ".nii, .nii.gz or .mgz", DEFAULT_MODEL)
     command.add_argument(
         "--preprocessing",
-        choices=LEVELS,
+        choices=PREPROCESSINGS,
         default="full",
         help="full: a head with skull; stripped: the skull is gone; none: on the network grid",
     )
@@ -52,8 +52,9 @@ def open_parcellate(args: argparse.Namespace, say: Progress) -> AbstractContextM
 def _here(args: argparse.Namespace, say: Progress) -> Work:
     # opened for the first scan that could be read
     backend = local_backend(args, "parcellation")
+    from neurobento.facts import backend_facts
     from neurobento.imaging.scan import read_scan, scan_name
-    from neurobento.parcellation.outputs import backend_facts, output_files
+    from neurobento.parcellation.outputs import output_files
     from neurobento.parcellation.parcellator import Parcellator
 
     def parcellate(path: Path) -> tuple[dict[str, bytes], list[str]]:
@@ -82,7 +83,7 @@ def _at_service(args: argparse.Namespace, say: Progress) -> Iterator[Work]:
         last = stage
 
     def parcellate(path: Path) -> tuple[dict[str, bytes], list[str]]:
-        answer = client.parcellate(path, model=args.model, level=args.preprocessing)
+        answer = client.parcellate(path, model=args.model, preprocessing=args.preprocessing)
         say("write")
         return output_files_of(answer, scan_name(path), path), answer.warnings
 

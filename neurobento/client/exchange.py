@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 from neurobento.client.refusals import one_line
 from neurobento.client.retries import Deadline
 from neurobento.errors import ServiceError
-from neurobento.preprocessing.levels import Level
+from neurobento.preprocessing.mode import Preprocessing
 
 __all__ = [
     "MAX_ANSWER_BYTES",
@@ -51,7 +51,7 @@ class Ask:
         Bytes of a scan's file.
     model
         Which network is to answer; None leaves it to the service.
-    level, space
+    preprocessing, space
         How much preprocessing the scan needs, and whose grid the labels are to be on.
     request_id
         What the service's log knows the request by.
@@ -59,7 +59,7 @@ class Ask:
 
     content: bytes = field(repr=False)
     model: str | None
-    level: Level
+    preprocessing: Preprocessing
     space: Space
     request_id: str
 

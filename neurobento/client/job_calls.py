@@ -30,7 +30,7 @@ class JobCalls:
 
     def submit(self, ask: Ask, key: str, deadline: Deadline, progress: Progress) -> str:
         """The id of the job that one request is, the first time and each further one."""
-        fields = {"preprocessing": ask.level, "space": ask.space}
+        fields = {"preprocessing": ask.preprocessing, "space": ask.space}
         headers = {"idempotency-key": key}
         _, body = self._transport.upload("/v1/jobs", ask, fields, headers, deadline, progress)
         return str(_described(body)["id"])

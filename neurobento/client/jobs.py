@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from neurobento.client.exchange import Answer, Ask, Progress, Space
 from neurobento.client.retries import Deadline
 from neurobento.errors import ConfigError, JobNotFound
-from neurobento.preprocessing.levels import Level
+from neurobento.preprocessing.mode import Preprocessing
 
 if TYPE_CHECKING:
     from neurobento.client.job_calls import JobCalls
@@ -51,7 +51,7 @@ class Jobs:
         scan: Path | str | bytes,
         *,
         model: str | None = None,
-        level: Level = "full",
+        preprocessing: Preprocessing = "full",
         space: Space = "native",
         key: str | None = None,
     ) -> str:
@@ -88,7 +88,7 @@ class Jobs:
         _require(KEY.fullmatch(key), "key", "1 to 255 visible ASCII characters")
         calls = self._job_calls()
         content = scan if isinstance(scan, bytes) else Path(scan).read_bytes()
-        ask = Ask(content, model, level, space, uuid.uuid4().hex)
+        ask = Ask(content, model, preprocessing, space, uuid.uuid4().hex)
         return self._asked(
             lambda deadline: calls.submit(ask, key, deadline, self._progress),
             None if isinstance(scan, bytes) else str(scan),

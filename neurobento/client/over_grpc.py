@@ -90,7 +90,7 @@ class GrpcTransport:
 
     def parcellate(self, ask: Ask, deadline: Deadline, progress: Progress) -> Answer:
         """The service's answer to one request; gRPC does not tell how far it is."""
-        parameters = {"preprocessing": ask.level, "space": ask.space}
+        parameters = {"preprocessing": ask.preprocessing, "space": ask.space}
         request = _request(ask, DEFAULT_MODEL, "scan", OUTPUTS, parameters)
         result = self._infer(request, ask.request_id, deadline, progress)
         files = {file: _only_element(result, name) for name, file in OUTPUTS.items()}

@@ -68,7 +68,7 @@ class HttpTransport:
 
     def parcellate(self, ask: Ask, deadline: Deadline, progress: Progress) -> Answer:
         """The service's answer to one request."""
-        fields = {"preprocessing": ask.level, "space": ask.space}
+        fields = {"preprocessing": ask.preprocessing, "space": ask.space}
         return Answer(*self._files("/v1/parcellation", ask, fields, deadline, progress))
 
     def anomaly(self, ask: AskAnomaly, deadline: Deadline, progress: Progress) -> AnomalyAnswer:

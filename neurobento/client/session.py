@@ -31,7 +31,7 @@ from neurobento.errors import (
     ScanError,
     ServiceUnavailable,
 )
-from neurobento.preprocessing.levels import Level
+from neurobento.preprocessing.mode import Preprocessing
 
 if TYPE_CHECKING:
     from neurobento.client.job_calls import JobCalls
@@ -120,7 +120,7 @@ class Client(Jobs):
         scan: Path | str | bytes,
         *,
         model: str | None = None,
-        level: Level = "full",
+        preprocessing: Preprocessing = "full",
         space: Space = "native",
     ) -> Answer:
         """The service's parcellation of a scan.
@@ -145,7 +145,7 @@ class Client(Jobs):
         OSError
             The file cannot be read.
         """
-        ask = Ask(_content(scan), model, level, space, uuid.uuid4().hex)
+        ask = Ask(_content(scan), model, preprocessing, space, uuid.uuid4().hex)
         answer = self._asked(
             lambda deadline: self._transport.parcellate(ask, deadline, self._progress),
             None if isinstance(scan, bytes) else str(scan),

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from neurobento.errors import ConfigError, NeuroBentoError, WorkerLost
-from neurobento.imaging.scan import write_whole
+from neurobento.files import write_atomically
 
 __all__ = ["ATTEMPTS", "Done", "map_on", "open_cluster", "require_extra", "scratch_folder"]
 
@@ -178,7 +178,7 @@ def _begin(
         # Dask would log what it raised together with the item
         result = error
     done = result, _attempts(mark)
-    write_whole(finished, pickle.dumps(done))
+    write_atomically(finished, pickle.dumps(done))
     return done
 
 

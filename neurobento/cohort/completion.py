@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from neurobento.errors import ConfigError
-from neurobento.spec import file_sha256
+from neurobento.files import file_sha256
 
 __all__ = ["holding_record", "write_folder"]
 

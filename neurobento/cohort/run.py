@@ -12,7 +12,7 @@ from neurobento.cohort.scans import CohortScan
 from neurobento.cohort.tables import Row, cohort_tsv, volumes_table_tsv
 from neurobento.cohort.work import CohortOptions, Outcome, parcellate_one
 from neurobento.errors import NeuroBentoError, WorkerLost
-from neurobento.imaging.scan import write_whole
+from neurobento.files import write_atomically
 
 if TYPE_CHECKING:
     from neurobento.cohort.cluster import Done
@@ -85,5 +85,5 @@ def _row(scan: CohortScan, done: Done[Outcome]) -> Row:
 
 
 def _write_tables(output: Path, rows: Sequence[Row]) -> None:
-    write_whole(output / COHORT_FILE, cohort_tsv(rows).encode())
-    write_whole(output / VOLUMES_FILE, volumes_table_tsv(rows).encode())
+    write_atomically(output / COHORT_FILE, cohort_tsv(rows).encode())
+    write_atomically(output / VOLUMES_FILE, volumes_table_tsv(rows).encode())

@@ -15,12 +15,14 @@ from typing import Any, Literal
 from neurobento.cohort.completion import holding_record, write_folder
 from neurobento.cohort.scans import CohortScan
 from neurobento.errors import ConfigError, ModelError, NeuroBentoError, SpecMismatch
-from neurobento.parcellation.outputs import json_bytes, output_files
+from neurobento.facts import json_bytes
+from neurobento.files import file_sha256
+from neurobento.parcellation.outputs import output_files
 from neurobento.parcellation.parcellator import Parcellator
-from neurobento.preprocessing.levels import Level
+from neurobento.preprocessing.mode import Preprocessing
 from neurobento.preprocessing.threads import limit_threads
 from neurobento.registry import Model
-from neurobento.spec import PREPROCESSING, file_sha256
+from neurobento.spec import PREPROCESSING
 
 __all__ = ["CohortOptions", "Outcome", "model_sha256", "parcellate_one"]
 
@@ -49,7 +51,7 @@ class CohortOptions:
         again for them.
     """
 
-    level: Level
+    preprocessing: Preprocessing
     model: str
     model_sha256: str
     models: str | None = None
@@ -62,7 +64,7 @@ class CohortOptions:
     def deciding(self) -> dict[str, Any]:
         """What of them decides the result, as JSON values."""
         return {
-            "level": self.level,
+            "preprocessing": self.preprocessing,
             "model": self.model,
             "model_sha256": self.model_sha256,
             "backend": self.backend,
@@ -178,12 +180,12 @@ def _files(scan: CohortScan, options: CohortOptions) -> dict[str, bytes]:
     """The five files of `neurobento parcellate`."""
     # read by libraries as they start, so before the first of them does
     limit_threads(options.threads)
+    from neurobento.facts import backend_facts
     from neurobento.imaging.scan import read_scan
-    from neurobento.parcellation.outputs import backend_facts
 
     image = read_scan(scan.path)
     parcellator = _open(options)
-    parcellation = parcellator.parcellate(image, options.level)
+    parcellation = parcellator.parcellate(image, options.preprocessing)
     return output_files(scan.name, image, parcellation, backend_facts(parcellator.backend))
 
 

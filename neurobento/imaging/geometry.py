@@ -11,10 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["NETWORK_SHAPE", "Grid", "axis_codes", "voxel_sizes_mm"]
+__all__ = ["NETWORK_SHAPE", "SLICE_SHAPE", "Grid", "axis_codes", "voxel_sizes_mm"]
 
 NETWORK_SHAPE: tuple[int, int, int] = (91, 122, 123)
 """Voxels of the network grid, RAS order (report A, section 3.4)."""
+
+SLICE_SHAPE: tuple[int, int] = (128, 128)
+"""Rows and columns of the grid on which networks see a 2D slice."""
 
 Labels = NDArray[np.uint8]
 Affine = NDArray[np.float64]

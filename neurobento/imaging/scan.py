@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurobento.errors import FileTooLarge, ScanError
+from neurobento.files import write_atomically
 from neurobento.imaging.geometry import axis_codes, voxel_sizes_mm
 from neurobento.imaging.gzip_stream import GZIP_MAGIC, GzipStream
 from neurobento.imaging.header import HEADER_BYTES, ScanLimits, parse_header
@@ -32,7 +33,6 @@ __all__ = [
     "scan_name",
     "space_of",
     "write_labels",
-    "write_whole",
 ]
 
 SUFFIXES = (".nii.gz", ".nii", ".mgz", ".mgh")
@@ -153,17 +153,7 @@ def write_labels(
     extension
         Text for a NIfTI comment extension (code 6), such as the region table.
     """
-    write_whole(path, label_bytes(labels, space, extension=extension))
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_atomically(path, label_bytes(labels, space, extension=extension))
 
 
 def label_bytes(

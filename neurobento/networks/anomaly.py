@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from neurobento.anomaly.fit import SLICE_SHAPE
+from neurobento.imaging.geometry import SLICE_SHAPE
 
 __all__ = ["REDUCTIONS", "AnomalyNetwork"]
 

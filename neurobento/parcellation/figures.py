@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,12 +9,12 @@ from numpy.typing import NDArray
 
 from neurobento.imaging.geometry import voxel_sizes_mm
 from neurobento.labels import CLASS_COUNT, aal116
+from neurobento.pictures import png_bytes, write_letters
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    pass
 
-__all__ = ["overlay_png", "png_bytes", "write_letters"]
+__all__ = ["overlay_png"]
 
 OPACITY = 0.55
 
@@ -59,13 +58,6 @@ def overlay_png(
         axes.set_axis_off()
         write_letters(axes, letters)
     return png_bytes(figure)
-
-
-def png_bytes(figure: Figure) -> bytes:
-    """A figure as a PNG file of 100 pixels per inch; equal figures give equal bytes."""
-    png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=100, metadata={"Software": None})
-    return png.getvalue()
 
 
 def _to_ras(
@@ -120,17 +112,3 @@ def _blend(
     opacity = (plane_labels > 0)[..., None] * OPACITY
     colours = (1 - opacity) * plane_grey[..., None] + opacity * palette[plane_labels]
     return np.asarray(colours, np.float32)
-
-
-def write_letters(axes: Axes, letters: tuple[str, str, str, str]) -> None:
-    """Write what lies at the left, the right, the top and the bottom of a picture."""
-    places = ((0.02, 0.5), (0.98, 0.5), (0.5, 0.97), (0.5, 0.03))
-    for letter, (x, y) in zip(letters, places, strict=True):
-        axes.text(
-            *(x, y, letter),
-            transform=axes.transAxes,
-            color="white",
-            ha="center",
-            va="center",
-            fontsize=11,
-        )

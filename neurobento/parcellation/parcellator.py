@@ -12,7 +12,7 @@ from neurobento.backends.base import Backend
 from neurobento.imaging.geometry import Grid
 from neurobento.imaging.scan import NativeSpace, Scan
 from neurobento.parcellation.volumetry import RegionVolume, brain_warnings, measure
-from neurobento.preprocessing.levels import Level, Progress, say_nothing
+from neurobento.preprocessing.mode import Preprocessing, Progress, say_nothing
 
 __all__ = ["Parcellation", "Parcellator", "Prepared", "prepare", "restore_and_measure"]
 
@@ -38,7 +38,7 @@ class Prepared:
     image: NDArray[np.float32]
     grid: Grid
     space: NativeSpace
-    level: Level
+    preprocessing: Preprocessing
     seconds: dict[str, float]
 
 
@@ -83,7 +83,7 @@ class Parcellator:
         self.backend = backend
 
     def parcellate(
-        self, scan: Scan, level: Level = "full", *, progress: Progress = say_nothing
+        self, scan: Scan, preprocessing: Preprocessing = "full", *, progress: Progress = say_nothing
     ) -> Parcellation:
         """The parcellation of a scan in the scan's own space.
 
@@ -101,7 +101,7 @@ class Parcellator:
         PreprocessingError, NotOnNetworkGrid
             The scan cannot be brought onto the network grid.
         """
-        prepared = prepare(scan, level, progress=progress)
+        prepared = prepare(scan, preprocessing, progress=progress)
         progress("infer")
         start = time.perf_counter()
         network_labels = self.backend.infer(prepared.image[None, None])[0]
@@ -109,12 +109,14 @@ class Parcellator:
         return restore_and_measure(prepared, network_labels, seconds, progress=progress)
 
 
-def prepare(scan: Scan, level: Level, *, progress: Progress = say_nothing) -> Prepared:
+def prepare(
+    scan: Scan, preprocessing: Preprocessing, *, progress: Progress = say_nothing
+) -> Prepared:
     """The scan on the network grid; see `neurobento.preprocessing.preprocess`."""
     from neurobento.preprocessing import preprocess
 
-    done = preprocess(scan, level, progress=progress)
-    return Prepared(done.image, done.grid, scan.space, level, done.seconds)
+    done = preprocess(scan, preprocessing, progress=progress)
+    return Prepared(done.image, done.grid, scan.space, preprocessing, done.seconds)
 
 
 def restore_and_measure(

@@ -7,7 +7,7 @@
 The same code prepares training data and serves requests.
 """
 
-from neurobento.preprocessing.levels import LEVELS, Level
+from neurobento.preprocessing.mode import PREPROCESSINGS, Preprocessing
 from neurobento.preprocessing.pipeline import Preprocessed, preprocess
 
-__all__ = ["LEVELS", "Level", "Preprocessed", "preprocess"]
+__all__ = ["PREPROCESSINGS", "Preprocessed", "Preprocessing", "preprocess"]

@@ -15,7 +15,7 @@ from neurobento.errors import NotABrain, NotOnNetworkGrid
 from neurobento.imaging.geometry import NETWORK_SHAPE, Grid, axis_codes
 from neurobento.imaging.scan import Scan
 from neurobento.preprocessing.bias_correction import correct_bias
-from neurobento.preprocessing.levels import Level, Progress, say_nothing
+from neurobento.preprocessing.mode import Preprocessing, Progress, say_nothing
 from neurobento.preprocessing.skull_stripping import extract_brain
 
 __all__ = ["Preprocessed", "preprocess"]
@@ -47,7 +47,7 @@ class Preprocessed:
 
 def preprocess(
     scan: Scan,
-    level: Level = "full",
+    preprocessing: Preprocessing = "full",
     *,
     progress: Progress = say_nothing,
     skull_stripping_limit_s: float = SKULL_STRIPPING_LIMIT_S,
@@ -73,10 +73,10 @@ def preprocess(
         Level `none` and a scan that is not 91 x 122 x 123, RAS, in [0, 1].
     """
     clock = _Clock(progress)
-    if level == "none":
+    if preprocessing == "none":
         return _as_it_is(scan, clock)
     array = scan.array
-    if level == "full":
+    if preprocessing == "full":
         with clock("skull_stripping"):
             brain = extract_brain(array, scan.voxel_to_ras, time_limit_s=skull_stripping_limit_s)
     else:

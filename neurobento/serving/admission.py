@@ -17,7 +17,7 @@ from collections.abc import Coroutine, Hashable, Iterator
 from typing import Any, Literal, TypeVar
 
 from neurobento.errors import ClientGone, DeadlineExceeded, ServiceBusy, ServiceUnavailable
-from neurobento.preprocessing.levels import Level
+from neurobento.preprocessing.mode import Preprocessing
 from neurobento.serving.process.run_folder import RunFolder
 from neurobento.serving.telemetry import metrics
 
@@ -25,8 +25,8 @@ __all__ = ["Admission", "Call", "Kind", "Lane", "Protocol", "lane_of"]
 
 Protocol = Literal["http", "grpc", "job"]
 Lane = Literal["quick", "slow"]
-Kind = Level | Literal["slice"]
-"""What is made of a file: a scan on the network grid, at a level, or a fitted slice."""
+Kind = Preprocessing | Literal["slice"]
+"""What is made of a file: a scan on the network grid, at a preprocessing, or a fitted slice."""
 
 Result = TypeVar("Result")
 
@@ -62,7 +62,7 @@ class Call:
         self.ticket = uuid.uuid4().hex
         self.begun = time.monotonic()
         self.deadline = self.begun + limit_s
-        self.model = self.level = "none asked for"
+        self.model = self.preprocessing = "none asked for"
         self._gone = asyncio.Event()
 
     @property

@@ -20,8 +20,8 @@ from export.to_tensorrt import build_engine, main
 from neurobento.backends.cuda import Gpu
 from neurobento.backends.engine import FLAVOURS, PROFILE, read_engine, read_facts
 from neurobento.errors import BackendUnavailable, ConfigError, EngineMismatch
+from neurobento.files import file_sha256
 from neurobento.registry import Model, open_model
-from neurobento.spec import file_sha256
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 NETWORKS = ("compact", "unet", "highresnet")

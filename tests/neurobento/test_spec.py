@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from neurobento.errors import SpecMismatch
-from neurobento.spec import FORMAT, ModelSpec, file_sha256
+from neurobento.files import file_sha256
+from neurobento.spec import FORMAT, ModelSpec
 
 ABC_SHA256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 """Of the three bytes "abc": FIPS 180-2, appendix B.1."""

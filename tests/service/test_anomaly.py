@@ -363,8 +363,8 @@ def test_every_stage_is_told_and_nobody_named(server: Any) -> None:
     for stage in ("decode", "fit", "queue", "network", "infer", "restore", "encode"):
         assert any(f'"{stage}"' in line and 'model="anomaly"' in line for line in told), stage
     asked = [x for x in lines if x.startswith("neurobento_request_seconds_count")]
-    assert any('model="anomaly"' in line and 'level="slice"' in line for line in asked)
+    assert any('model="anomaly"' in line and 'preprocessing="slice"' in line for line in asked)
     log = server.log.read_text(errors="replace")
     assert "request slice-1: 422 EmptyScan" in log
-    assert '"level": "slice"' in log
+    assert '"preprocessing": "slice"' in log
     assert MARK not in log + "\n".join(lines)

@@ -77,12 +77,12 @@ def temporary(server: Any) -> list[str]:
     return [str(p) for p in kept if p.is_file() and p.suffix != ".sock"]
 
 
-def post(server: Any, scan: bytes, level: str, **headers: str) -> Any:
+def post(server: Any, scan: bytes, preprocessing: str, **headers: str) -> Any:
     with httpx.Client(base_url=server.url, headers=server.client.headers, timeout=90) as client:
         return client.post(
             "/v1/parcellation",
             files={"file": ("scan", scan)},
-            data={"preprocessing": level},
+            data={"preprocessing": preprocessing},
             headers={"accept": "application/gzip", **headers},
         )
 

@@ -113,7 +113,7 @@ def test_the_client_submits_and_fetches(
     server: Server, scan_of: Callable[[int], bytes], known_labels: Callable[[int], Any]
 ) -> None:
     with Client(server.url, timeout_s=120) as client:
-        id = client.submit(scan_of(34), level="none")
+        id = client.submit(scan_of(34), preprocessing="none")
         assert client.job(id)["id"] == id
         image = nib.Nifti1Image.from_bytes(gzip.decompress(client.job_answer(id).dseg))
         assert np.array_equal(np.asarray(image.dataobj), known_labels(34))
@@ -167,9 +167,9 @@ def test_jobs_are_done_after_a_kill(
         for id in (done, runs, waits):
             assert ended(server, id)["state"] == "done"
         assert server.client.get(f"/v1/jobs/{runs}").json()["turns"] == 2
-        for id, scan, level in ((waits, quick, "none"), (runs, slow, "stripped")):
+        for id, scan, preprocessing in ((waits, quick, "none"), (runs, slow, "stripped")):
             labels = server.client.get(f"/v1/jobs/{id}/result", headers=GZIP).content
-            direct = server.parcellation(scan, "application/gzip", preprocessing=level)
+            direct = server.parcellation(scan, "application/gzip", preprocessing=preprocessing)
             assert direct.status_code == 200
             assert labels == direct.content
 

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from neurobento.command import run
 from neurobento.errors import ConfigError
+from neurobento.files import file_sha256
 from neurobento.networks.vgg16_autoencoder import VGG16Autoencoder
-from neurobento.spec import file_sha256
 from training.loop.checkpoint import write_values
 
 __all__ = ["convert", "main"]

@@ -35,9 +35,8 @@ from numpy.typing import NDArray
 
 from neurobento.command import run
 from neurobento.errors import ConfigError
-from neurobento.imaging.scan import write_whole
+from neurobento.files import file_sha256, write_atomically
 from neurobento.networks.anomaly import REDUCTIONS
-from neurobento.spec import file_sha256
 from training.anomaly.detection import Answers, fact_answers, judge, one_network_each
 from training.anomaly.figures import draw_failures, draw_scores
 from training.anomaly.reductions import ErrorMaps, choose_reduction, error_maps_of, scores_by_all
@@ -251,8 +250,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "recipes": [recipe_values(recipe) for recipe in recipes],
     }
     args.output.mkdir(parents=True, exist_ok=True)
-    write_whole(args.output / "anomaly.json", (json.dumps(document, indent=2) + "\n").encode())
-    write_whole(args.output / "anomaly.md", table(document).encode())
+    write_atomically(args.output / "anomaly.json", (json.dumps(document, indent=2) + "\n").encode())
+    write_atomically(args.output / "anomaly.md", table(document).encode())
     draw(slices, collected, args.output)
     print(table(document))
     return 0

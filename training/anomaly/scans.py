@@ -32,7 +32,8 @@ from neurobento.anomaly.detector import AnomalyDetector
 from neurobento.backends import open_backend
 from neurobento.command import run
 from neurobento.errors import ConfigError
-from neurobento.imaging.scan import Scan, read_scan, write_whole
+from neurobento.files import write_atomically
+from neurobento.imaging.scan import Scan, read_scan
 from neurobento.registry import SPEC_FILE, open_model
 from neurobento.spec import ModelSpec
 from training.anomaly.reductions import FALSE_POSITIVE_RATE, auroc, threshold_from
@@ -89,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "model": {"name": detector.backend.spec.name, "onnx": detector.backend.spec.onnx_sha256},
         **measure(healthy, with_lesion),
     }
-    write_whole(args.output, (json.dumps(document, indent=2) + "\n").encode())
+    write_atomically(args.output, (json.dumps(document, indent=2) + "\n").encode())
     print(table(document))
     if args.write:
         spec = ModelSpec.read(args.model / SPEC_FILE)

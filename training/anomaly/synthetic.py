@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from neurobento.anomaly.fit import SLICE_SHAPE
+from neurobento.imaging.geometry import SLICE_SHAPE
 
 __all__ = ["add_coarse_noise", "augment_slices", "put_in_anomalies"]
 

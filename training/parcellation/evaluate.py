@@ -36,9 +36,9 @@ from tqdm import tqdm
 
 from neurobento.command import run
 from neurobento.errors import ConfigError
+from neurobento.files import file_sha256
 from neurobento.labels import CLASS_COUNT, aal116
 from neurobento.networks.weights import load_network, read_values
-from neurobento.spec import file_sha256
 from training.parcellation.dataset import Pair, find_split, load_pairs, open_pairs
 from training.parcellation.scores import Scores, score_labels
 

@@ -1,6 +1,6 @@
 """Image and label pairs from T1 scans: preprocessing, then AAL by registration.
 
-    python -m training.parcellation.label SCANS... -o PAIRS --level stripped
+    python -m training.parcellation.label SCANS... -o PAIRS --preprocessing stripped
 
 Each scan NAME becomes five files in the folder given by -o:
 
@@ -43,11 +43,12 @@ from neurobento.cohort.completion import holding_record
 from neurobento.cohort.scans import scan_files
 from neurobento.command import run
 from neurobento.errors import ConfigError, NeuroBentoError
-from neurobento.imaging.scan import read_scan, scan_name, write_whole
+from neurobento.files import file_sha256, write_atomically
+from neurobento.imaging.scan import read_scan, scan_name
 from neurobento.labels import CLASS_COUNT
-from neurobento.preprocessing import LEVELS, Level, preprocess
+from neurobento.preprocessing import PREPROCESSINGS, Preprocessing, preprocess
 from neurobento.preprocessing.threads import limit_threads
-from neurobento.spec import PREPROCESSING, file_sha256
+from neurobento.spec import PREPROCESSING
 from training.parcellation.cleanup import CLEANUPS, Cleanup, clean_up
 from training.parcellation.registration import find_atlas, register_atlas
 
@@ -73,7 +74,7 @@ class Options:
         Folder of the atlas, or None for Debian's.
     """
 
-    level: Level
+    preprocessing: Preprocessing
     cleanup: Cleanup = "gentle"
     seed: int = 0
     atlas: str | None = None
@@ -118,7 +119,7 @@ def label_one(scan: Path, folder: Path, options: Options) -> dict[str, Any]:
         if earlier is not None:
             return {**earlier, "status": "kept"}
         record = {**made_from, **_make_pair(scan, folder, options)}
-        write_whole(record_path, json.dumps(record, indent=1).encode())
+        write_atomically(record_path, json.dumps(record, indent=1).encode())
         return record
     # one scan must not stop a cohort, whatever a library raises over it
     except Exception as error:
@@ -133,7 +134,7 @@ def _make_pair(scan_path: Path, folder: Path, options: Options) -> dict[str, Any
 
     torch.set_num_threads(1)
     name = scan_name(scan_path)
-    prepared = preprocess(read_scan(scan_path), options.level)
+    prepared = preprocess(read_scan(scan_path), options.preprocessing)
     seconds = dict(prepared.seconds)
     affine = prepared.grid.network_voxel_to_ras
     with _timed(seconds, "registration"):
@@ -150,7 +151,7 @@ def _make_pair(scan_path: Path, folder: Path, options: Options) -> dict[str, Any
     outputs = {}
     for kind, image in images.items():
         path = folder / f"{name}_{kind}.nii.gz"
-        write_whole(path, gzip.compress(image.to_bytes(), 6, mtime=0))
+        write_atomically(path, gzip.compress(image.to_bytes(), 6, mtime=0))
         outputs[path.name] = file_sha256(path)
     return {
         "name": name,
@@ -220,7 +221,7 @@ def label_all(
                     bar.update()
         finally:
             made = [records[index] for index in sorted(records)]
-            write_whole(folder / "manifest.tsv", _manifest(made).encode())
+            write_atomically(folder / "manifest.tsv", _manifest(made).encode())
     return made
 
 
@@ -254,14 +255,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("scans", nargs="+", type=Path, help="scan files, or folders of them")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the pairs")
-    parser.add_argument("--level", choices=LEVELS[:2], required=True)
+    parser.add_argument("--preprocessing", "--level", choices=PREPROCESSINGS[:2], required=True)
     parser.add_argument("--cleanup", choices=CLEANUPS, default="gentle")
     parser.add_argument("--atlas", help="folder with aal.nii.gz and ch2bet.nii.gz")
     parser.add_argument("--seed", type=int, default=0, help="seed of the registration")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--scheduler", help="address of an existing Dask scheduler")
     args = parser.parse_args(argv)
-    options = Options(args.level, args.cleanup, args.seed, args.atlas)
+    options = Options(args.preprocessing, args.cleanup, args.seed, args.atlas)
     find_atlas(Path(args.atlas) if args.atlas else None)
     records = label_all(
         scan_paths(args.scans),

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from neurobento.errors import JobConflict, JobNotFound, ServiceBusy, ServiceUnavailable
+from neurobento.files import file_sha256
 from neurobento.serving.jobs.records import (
     End,
     Job,
@@ -24,7 +25,6 @@ from neurobento.serving.jobs.records import (
 )
 from neurobento.serving.jobs.storage import Database
 from neurobento.serving.jobs.sweep import Limits
-from neurobento.spec import file_sha256
 
 __all__ = ["Intake"]
 

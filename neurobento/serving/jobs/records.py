@@ -52,7 +52,7 @@ class Job:
         Seconds since 1970.
     request
         Hash of the scan and the options.
-    model, level, space
+    model, preprocessing, space
         Of the parcellation.
     """
 
@@ -61,7 +61,7 @@ class Job:
     created: float
     request: str
     model: str
-    level: str
+    preprocessing: str
     space: str
 
 

@@ -51,7 +51,7 @@ def idempotency_key(headers: Any) -> str | None:
 
 async def submitted(queue: JobQueue, file: Path, options: Options, key: str | None) -> Response:
     """Take a scan in: 202, the job, and where to ask for it."""
-    asked = (options.model, options.level, options.space)
+    asked = (options.model, options.preprocessing, options.space)
     job = await _off_the_loop(queue.submit, file, asked, key)
     described = await _off_the_loop(_described, queue, job)
     return JSONResponse(described, 202, {"location": f"/v1/jobs/{job.id}"})
@@ -92,7 +92,7 @@ def _described(queue: JobQueue, job: Job) -> dict[str, Any]:
         "id": job.id,
         "state": queue.state(job, turns, end),
         "model": job.model,
-        "preprocessing": job.level,
+        "preprocessing": job.preprocessing,
         "space": job.space,
         "created": _when(job.created),
         "begun": _when(turns[-1].begun) if turns else None,

@@ -219,7 +219,7 @@ class JobWorker:
         with self._admission.place(), received_folder() as folder:
             scan = folder / "scan"
             await to_thread.run_sync(self._queue.read, work.turn, scan)
-            options = Options(job.model, job.level, job.space)
+            options = Options(job.model, job.preprocessing, job.space)
             try:
                 return await self._front.outputs(scan, options, work.call)
             except ServiceUnavailable:

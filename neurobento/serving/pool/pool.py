@@ -39,7 +39,7 @@ from neurobento.errors import (
 from neurobento.imaging.scan import read_scan
 from neurobento.imaging.slice_file import read_slice
 from neurobento.parcellation.parcellator import prepare
-from neurobento.preprocessing.levels import Level
+from neurobento.preprocessing.mode import Preprocessing
 from neurobento.preprocessing.threads import limit_threads
 from neurobento.serving.admission import Kind, Lane, lane_of
 from neurobento.serving.pool.wire import pack_error, pack_prepared, pack_slice
@@ -434,7 +434,7 @@ def _prepared(path: Path, kind: Kind, image: Path) -> dict[str, Any]:
     except Exception as error:
         if (lacking := no_room(error)) is not None:
             return pack_error(lacking)
-        another = "" if kind == "slice" else "try another level, or "
+        another = "" if kind == "slice" else "try another preprocessing, or "
         return pack_error(
             PreprocessingFailed(
                 expected="preprocessing to run through",
@@ -444,11 +444,11 @@ def _prepared(path: Path, kind: Kind, image: Path) -> dict[str, Any]:
         )
 
 
-def _scan(path: Path, level: Level, image: Path) -> dict[str, Any]:
+def _scan(path: Path, preprocessing: Preprocessing, image: Path) -> dict[str, Any]:
     start = time.perf_counter()
     scan = read_scan(path)
     decoded = time.perf_counter() - start
-    prepared = prepare(scan, level)
+    prepared = prepare(scan, preprocessing)
     seconds = {"decode": decoded, **prepared.seconds}
     return pack_prepared(dataclasses.replace(prepared, seconds=seconds), image)
 

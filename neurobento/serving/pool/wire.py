@@ -48,7 +48,7 @@ def pack_prepared(prepared: Prepared, file: Path) -> dict[str, Any]:
         "native_voxel_to_ras": prepared.space.voxel_to_ras,
         "native_header": prepared.space.header.binaryblock,
         "network_voxel_to_ras": prepared.grid.network_voxel_to_ras,
-        "level": prepared.level,
+        "preprocessing": prepared.preprocessing,
         "seconds": prepared.seconds,
     }
 
@@ -93,7 +93,7 @@ def unpack(values: dict[str, Any]) -> Prepared:
         image=open_image(Path(values["image"])),
         grid=Grid(shape, affine, values["network_voxel_to_ras"]),
         space=NativeSpace(shape, affine, header_kind(block)),
-        level=values["level"],
+        preprocessing=values["preprocessing"],
         seconds=dict(values["seconds"]),
     )
 

@@ -110,7 +110,7 @@ class TaskFront(Generic[OwnRunner]):
         """Work in its turn, within its call's limits; its size foretells how long it takes."""
         self._runner(model)
         # the metrics' labels: only what there is
-        call.model, call.level = model, kind
+        call.model, call.preprocessing = model, kind
         with self._admission.turn(call, (model, kind, *size), lane_of(kind)), needs_room():
             return await call.run(work())
 

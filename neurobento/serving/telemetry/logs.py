@@ -1,7 +1,7 @@
 """The service's own log: one JSON object a line, and never a file name, header text or voxel.
 
 A line has a time, a level and a message; lines of a request have its id, and the
-last of them its model, level, status and how many milliseconds it took.
+last of them its model, preprocessing, status and how many milliseconds it took.
 Others in the process, BentoML above all, write their own lines: of what was raised,
 these have the kind and the place, and not its words, which may be a client's.
 """
@@ -22,7 +22,7 @@ from neurobento.serving.telemetry.tracing import trace_id
 __all__ = ["begin_logging", "log_request"]
 
 FIELDS = (
-    *("request_id", "protocol", "model", "level", "status", "error", "ms"),
+    *("request_id", "protocol", "model", "preprocessing", "status", "error", "ms"),
     *("stage", "trace_id"),
 )
 """What a line may say besides: nothing else that is put into a record is written."""
@@ -108,7 +108,7 @@ def log_request(call: Call, status: int | str) -> None:
         HTTP status, or the name of a gRPC code.
     """
     seconds = time.monotonic() - call.begun
-    ANSWERED.labels(call.protocol, call.model, call.level, str(status)).observe(seconds)
+    ANSWERED.labels(call.protocol, call.model, call.preprocessing, str(status)).observe(seconds)
     logger.info(
         "request %s ended",
         call.id,
@@ -116,7 +116,7 @@ def log_request(call: Call, status: int | str) -> None:
             "request_id": call.id,
             "protocol": call.protocol,
             "model": call.model,
-            "level": call.level,
+            "preprocessing": call.preprocessing,
             "status": status,
             "trace_id": trace_id(),
             "ms": round(1000 * seconds),

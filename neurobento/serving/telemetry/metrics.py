@@ -1,7 +1,7 @@
 """What Prometheus is told; BentoML merges the processes and answers `/metrics`.
 
 BentoML's own tell of batches (`bentoml_service_adaptive_batch_size`). Labels have few
-values each: a stage, a model's name, a level, an outcome. Nothing of a scan or a request is
+values each: a stage, a model's name, a preprocessing, an outcome. Nothing of a scan or a request is
 in them.
 """
 
@@ -37,12 +37,15 @@ INSIDE = Gauge(
 ANSWERED = Histogram(
     "neurobento_request_seconds",
     "From the first byte of a request to the last of its answer",
-    ["protocol", "model", "level", "outcome"],
+    ["protocol", "model", "preprocessing", "outcome"],
     buckets=SECONDS,
 )
 REFUSED = Counter("neurobento_refused", "Requests refused before any work", ["reason"])
 WAIT_SECONDS = Histogram(
-    "neurobento_wait_seconds", "Waiting for a preprocessing process", ["level"], buckets=SECONDS
+    "neurobento_wait_seconds",
+    "Waiting for a preprocessing process",
+    ["preprocessing"],
+    buckets=SECONDS,
 )
 STAGE_SECONDS = Histogram(
     "neurobento_stage_seconds", "One stage of a scan's way", ["stage", "model"], buckets=SECONDS

@@ -30,7 +30,16 @@ def scan(phantom: Any, write_nifti: Callable[..., Path]) -> Path:
 
 def arguments(scan: Path, known_model: Path, output: Path) -> list[str]:
     return [
-        *("--end-to-end", str(scan), "--level", "stripped", "-o", str(output), "--rounds", "1"),
+        *(
+            "--end-to-end",
+            str(scan),
+            "--preprocessing",
+            "stripped",
+            "-o",
+            str(output),
+            "--rounds",
+            "1",
+        ),
         *("--models-folder", str(known_model.parent), "--backends", "pytorch"),
     ]
 
@@ -39,15 +48,15 @@ def arguments(scan: Path, known_model: Path, output: Path) -> list[str]:
 def test_every_stage_is_timed_and_registration_is_a_peer(
     scan: Path, known_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def by_registration(scan: Any, level: Any, _: Any) -> Any:
-        prepared = prepare(scan, level)
+    def by_registration(scan: Any, preprocessing: Any, _: Any) -> Any:
+        prepared = prepare(scan, preprocessing)
         return restore_and_measure(prepared, prepared.image.astype("uint8"), {"register": 9.0})
 
     monkeypatch.setattr(end_to_end, "find_atlas", lambda _: "atlas")
     monkeypatch.setattr(end_to_end, "parcellate_by_registration", by_registration)
     main([*arguments(scan, known_model, tmp_path / "run.json"), "--registration"])
     run = Run.read(tmp_path / "run.json")
-    assert (run.kind, run.scenario["level"]) == ("end_to_end", "stripped")
+    assert (run.kind, run.scenario["preprocessing"]) == ("end_to_end", "stripped")
     network = run.entries["compact pytorch fp32"].samples
     after = ("restore", "measure", "total")
     wanted = [f"{name}_s" for name in ("read", *NINE_STEPS[1:], "infer", *after)]

@@ -47,20 +47,20 @@ def test_labels_come_back_as_compressed_nifti(image: bytes, known_labels: Any) -
     assert labels.get_data_dtype() == np.uint8
 
 
-@pytest.mark.parametrize(("asked", "level"), [("true", "full"), ("false", "none")])
+@pytest.mark.parametrize(("asked", "preprocessing"), [("true", "full"), ("false", "none")])
 def test_the_flag_means_all_or_no_preprocessing(
-    asked: str, level: str, image: bytes, monkeypatch: pytest.MonkeyPatch
+    asked: str, preprocessing: str, image: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     levels = []
     real = report_a.preprocess
 
-    def noted(scan: Any, level: Any) -> Any:
-        levels.append(level)
+    def noted(scan: Any, preprocessing: Any) -> Any:
+        levels.append(preprocessing)
         return real(scan, "none")
 
     monkeypatch.setattr(report_a, "preprocess", noted)
     assert post(image, preprocessing=asked).status_code == 200
-    assert levels == [level]
+    assert levels == [preprocessing]
 
 
 def test_another_model_is_not_there(image: bytes) -> None:

@@ -51,7 +51,7 @@ def folder(make_run: MakeRun, tmp_path: Path) -> Path:
     for kind, values in samples.items():
         entries = {"compact openvino fp32": Entry(facts, values)}
         entries |= {REGISTRATION: registered} if kind == "end_to_end" else {}
-        run = make_run(kind, entries, {"threads": 2, "level": "full"})
+        run = make_run(kind, entries, {"threads": 2, "preprocessing": "full"})
         left_out = {"compact tensorrt fp16": "no GPU", "compact tensorrt bf16": "no GPU"}
         run = dataclasses.replace(run, left_out=left_out, warnings=("others were at work",))
         run.write(tmp_path / f"{kind}.json")

@@ -51,7 +51,7 @@ def machine(make_run: MakeRun) -> Machine:
         REGISTRATION: Entry({}, {"read_s": [1], "register_s": [400], "total_s": [410]}),
     }
     return by_machine(
-        [make_run(entries=latency), make_run("end_to_end", whole, {"level": "full"})]
+        [make_run(entries=latency), make_run("end_to_end", whole, {"preprocessing": "full"})]
     )[0]
 
 

@@ -72,12 +72,12 @@ async def grpc_server(servicer: Inference) -> AsyncIterator[str]:
     await server.stop(None)
 
 
-async def ask(protocol: Protocol, url: str, level: str = "stripped") -> tuple[str, str]:
-    async with open_client(protocol, url, Request(CONTENT, "compact", level)) as send:
+async def ask(protocol: Protocol, url: str, preprocessing: str = "stripped") -> tuple[str, str]:
+    async with open_client(protocol, url, Request(CONTENT, "compact", preprocessing)) as send:
         return await send()
 
 
-def ask_http(protocol: Protocol, status: int, level: str = "stripped") -> tuple[Any, Any]:
+def ask_http(protocol: Protocol, status: int, preprocessing: str = "stripped") -> tuple[Any, Any]:
     """Outcome, and what the server saw: path, query, fields, the file's name and bytes."""
     seen: dict[str, Any] = {}
 
@@ -92,7 +92,7 @@ def ask_http(protocol: Protocol, status: int, level: str = "stripped") -> tuple[
 
     async def both() -> tuple[str, str]:
         async with http_server(answer) as url:
-            return await ask(protocol, url, level)
+            return await ask(protocol, url, preprocessing)
 
     return asyncio.run(both()), seen
 
@@ -110,10 +110,10 @@ def test_http_asks_for_labels_as_the_readme_does() -> None:
 
 
 @pytest.mark.parametrize(
-    ("level", "asked"), [("full", "true"), ("none", "false"), ("stripped", "stripped")]
+    ("preprocessing", "asked"), [("full", "true"), ("none", "false"), ("stripped", "stripped")]
 )
-def test_predict_asks_as_report_a_does(level: str, asked: str) -> None:
-    _, seen = ask_http("predict", 200, level)
+def test_predict_asks_as_report_a_does(preprocessing: str, asked: str) -> None:
+    _, seen = ask_http("predict", 200, preprocessing)
     assert (seen["path"], seen["fields"]) == ("/predict/", {})
     assert seen["query"] == {"model": "compact", "preprocessing": asked}
 

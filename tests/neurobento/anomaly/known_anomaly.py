@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from neurobento.backends.base import Backend, Images, Outputs, check_images
-from neurobento.spec import ModelSpec, file_sha256
+from neurobento.files import file_sha256
+from neurobento.spec import ModelSpec
 
 THRESHOLD, SCAN_THRESHOLD = 0.3, 0.8
 DETECTION = {

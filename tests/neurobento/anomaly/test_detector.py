@@ -12,8 +12,9 @@ import pytest
 from nibabel.orientations import apply_orientation, axcodes2ornt, ornt_transform
 
 from neurobento.anomaly.detector import BATCH, AnomalyDetector, anomaly_of
-from neurobento.anomaly.fit import SLICE_SHAPE, fit_slice
+from neurobento.anomaly.fit import fit_slice
 from neurobento.errors import ConfigError, EmptyScan, SpecMismatch
+from neurobento.imaging.geometry import SLICE_SHAPE
 from neurobento.imaging.scan import Scan, space_of
 from neurobento.imaging.slice_file import read_slice
 from tests.neurobento.anomaly.known_anomaly import THRESHOLD, KnownBackend

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from neurobento.anomaly.fit import SLICE_SHAPE, Fitted, fit_slice
+from neurobento.anomaly.fit import Fitted, fit_slice
+from neurobento.imaging.geometry import SLICE_SHAPE
 from neurobento.imaging.slice_file import read_slice
 from tests.neurobento.imaging.slice_files import SHAPE, encoded, grey_png
 

@@ -27,8 +27,8 @@ from neurobento.anomaly.outputs import (
     image_files,
     scan_files,
 )
+from neurobento.facts import backend_facts
 from neurobento.imaging.scan import Scan, read_scan
-from neurobento.parcellation.outputs import backend_facts
 from tests.neurobento.anomaly.known_anomaly import (
     DETECTION,
     SCAN_THRESHOLD,

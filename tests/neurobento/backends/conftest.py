@@ -217,7 +217,7 @@ class NumpyTensorRT:
         self.contexts: list[NumpyContext] = []
         self.ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED=2)
         self.DynamicShapesKernelSpecializationStrategy = SimpleNamespace(EAGER=1)
-        self.Logger = type("Logger", (), {"ERROR": 1, "__init__": lambda self, level: None})
+        self.Logger = type("Logger", (), {"ERROR": 1, "__init__": lambda self, preprocessing: None})
 
     def Runtime(self, logger: Any) -> Any:
         return SimpleNamespace(deserialize_cuda_engine=self._load)

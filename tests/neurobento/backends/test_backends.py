@@ -19,8 +19,8 @@ from neurobento import backends
 from neurobento.backends import AUTO, BACKENDS, Backend, BackendEntry, Way, list_ways, open_backend
 from neurobento.backends.cuda import Gpu
 from neurobento.errors import BackendUnavailable, ConfigError, EngineMismatch
+from neurobento.files import file_sha256
 from neurobento.registry import Model, open_model
-from neurobento.spec import file_sha256
 
 NETWORK = (91, 122, 123)
 INSTALLED = [

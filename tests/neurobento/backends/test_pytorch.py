@@ -14,8 +14,8 @@ import torch
 from neurobento.backends import open_backend
 from neurobento.backends.pytorch import open_weights
 from neurobento.errors import BackendUnavailable, SpecMismatch
+from neurobento.files import file_sha256
 from neurobento.registry import Model, open_model
-from neurobento.spec import file_sha256
 
 IMAGES = np.zeros((2, 1, 91, 122, 123), np.float32)
 

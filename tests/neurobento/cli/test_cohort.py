@@ -252,7 +252,7 @@ def test_an_existing_scheduler_is_used_and_left_running(
         n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
     ) as cluster:
         arguments = ["-o", str(tmp_path / "out"), "--models", str(known_model.parent)]
-        arguments += ["--level", "none", "--scheduler", cluster.scheduler_address]
+        arguments += ["--preprocessing", "none", "--scheduler", cluster.scheduler_address]
         assert main(["cohort", str(dataset / "sub-02"), *arguments]) == 0
         with dask.distributed.Client(cluster) as client:
             assert client.submit(sum, [1, 2]).result() == 3

@@ -58,7 +58,7 @@ def client(http: HttpService) -> Iterator[Client]:
 
 def test_what_is_submitted_arrives(http: HttpService, client: Client) -> None:
     http.replies = [TAKEN]
-    options: Any = {"model": "grand", "level": "stripped", "space": "network"}
+    options: Any = {"model": "grand", "preprocessing": "stripped", "space": "network"}
     assert client.submit(CONTENT, **options, key="mine") == ID
     (seen,) = http.seen
     assert seen.path == "/v1/jobs"

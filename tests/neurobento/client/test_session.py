@@ -79,7 +79,9 @@ def ask(url: str, scan: Path | str | bytes = CONTENT, **options: Any) -> Answer:
 
 def test_the_scan_and_what_is_asked_of_it_arrive(service: FakeService) -> None:
     with Client(service.url) as client:
-        answer = client.parcellate(CONTENT, model="grand", level="stripped", space="network")
+        answer = client.parcellate(
+            CONTENT, model="grand", preprocessing="stripped", space="network"
+        )
     (seen,) = service.seen
     assert seen.fields == {
         "file": ("scan", CONTENT),

@@ -13,7 +13,7 @@ from neurobento.cohort import completion as records
 from neurobento.cohort.completion import holding_record, write_folder
 from neurobento.errors import ConfigError
 
-MADE_FROM = {"format": 1, "options": {"level": "none"}}
+MADE_FROM = {"format": 1, "options": {"preprocessing": "none"}}
 
 
 @pytest.fixture

@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 
 from neurobento.backends import Backend, open_backend
+from neurobento.facts import backend_facts
 from neurobento.imaging.scan import Scan, space_of
 from neurobento.labels import aal116
-from neurobento.parcellation.outputs import RUN_FORMAT, backend_facts, dseg_bytes, output_files
+from neurobento.parcellation.outputs import RUN_FORMAT, dseg_bytes, output_files
 from neurobento.parcellation.parcellator import Parcellation, Parcellator
 from neurobento.registry import open_model
 

@@ -16,7 +16,7 @@ from nibabel.orientations import aff2axcodes
 from neurobento.errors import NotABrain, NotOnNetworkGrid
 from neurobento.imaging.geometry import NETWORK_SHAPE
 from neurobento.imaging.scan import NativeSpace, Scan, read_scan
-from neurobento.preprocessing import LEVELS, pipeline, preprocess
+from neurobento.preprocessing import PREPROCESSINGS, pipeline, preprocess
 from neurobento.preprocessing.pipeline import Preprocessed
 
 GRIDS = {
@@ -205,14 +205,16 @@ def test_the_scans_origin_moves_the_grid_and_not_the_image(
     assert difference[:, :3] == pytest.approx(0, abs=1e-9)
 
 
-@pytest.mark.parametrize("level", ["stripped", "none"])
-def test_the_callers_arrays_are_not_modified(level: Any, phantom: Any, las: Preprocessed) -> None:
-    if level == "none":
+@pytest.mark.parametrize("preprocessing", ["stripped", "none"])
+def test_the_callers_arrays_are_not_modified(
+    preprocessing: Any, phantom: Any, las: Preprocessed
+) -> None:
+    if preprocessing == "none":
         array, affine = las.image.copy(), las.grid.network_voxel_to_ras.copy()
     else:
         array, affine = phantom.image.copy(), phantom.affine.copy()
     array_before, affine_before = array.copy(), affine.copy()
-    preprocess(on_grid(array, affine), level)
+    preprocess(on_grid(array, affine), preprocessing)
     assert np.array_equal(array, array_before)
     assert np.array_equal(affine, affine_before)
 
@@ -263,7 +265,7 @@ def test_level_full_is_skull_stripping_and_then_level_stripped(
 
 
 def test_the_levels_are_the_documented_three() -> None:
-    assert LEVELS == ("full", "stripped", "none")
+    assert PREPROCESSINGS == ("full", "stripped", "none")
 
 
 # --- level none ---

@@ -12,8 +12,8 @@ import torch
 
 import training.anomaly.imagenet_encoder
 from neurobento.errors import ConfigError
+from neurobento.files import file_sha256
 from neurobento.networks.vgg16_autoencoder import LEVELS, VGG16Autoencoder, read_vgg16_weights
-from neurobento.spec import file_sha256
 from training.anomaly.imagenet_encoder import convert, main
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from neurobento.anomaly.fit import SLICE_SHAPE
+from neurobento.imaging.geometry import SLICE_SHAPE
 from neurobento.networks.anomaly import REDUCTIONS
 from neurobento.networks.anomaly_unet import AnomalyUNet
 from tests.training.heads import head_images

@@ -16,8 +16,9 @@ import neurobento.networks.vgg16_autoencoder
 import training.anomaly.detection
 import training.anomaly.report
 import training.anomaly.train
-from neurobento.anomaly.fit import SLICE_SHAPE, Fitted
+from neurobento.anomaly.fit import Fitted
 from neurobento.errors import ConfigError
+from neurobento.imaging.geometry import SLICE_SHAPE
 from neurobento.networks.anomaly import REDUCTIONS
 from neurobento.networks.anomaly_unet import AnomalyUNet
 from neurobento.networks.vgg16_autoencoder import VGG16Autoencoder

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from neurobento.anomaly.fit import SLICE_SHAPE, Fitted
+from neurobento.anomaly.fit import Fitted
 from neurobento.errors import ConfigError, UnknownFormat
+from neurobento.imaging.geometry import SLICE_SHAPE
 from tests.training.heads import draw_head, write_heads
 from training.anomaly.slices import SAME_PICTURE, Slices, _groups, folds_of, read_slices
 

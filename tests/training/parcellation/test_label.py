@@ -59,8 +59,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[Calls]:
     """Fakes in place of preprocessing and registration; the environment is restored."""
     seen = Calls()
 
-    def fake_preprocess(scan: Any, level: str) -> Preprocessed:
-        seen.levels.append(level)
+    def fake_preprocess(scan: Any, preprocessing: str) -> Preprocessed:
+        seen.levels.append(preprocessing)
         image = (scan.array / scan.array.max()).astype(np.float32)
         grid = Grid(scan.shape, scan.voxel_to_ras, NETWORK_AFFINE, SHAPE)
         return Preprocessed(image, grid, {"bias_correction": 1.25, "resize": 0.5})
@@ -282,17 +282,17 @@ def test_the_record_is_written_last(
     scan: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An interrupted scan leaves no record, so it is begun again."""
-    write = training.parcellation.label.write_whole
+    write = training.parcellation.label.write_atomically
 
     def full_disk(path: Path, data: bytes, *, gzipped: bool = False) -> None:
         if path.name.endswith("_labels.nii.gz"):
             raise OSError(28, "No space left on device")
         write(path, data, gzipped=gzipped)
 
-    monkeypatch.setattr(training.parcellation.label, "write_whole", full_disk)
+    monkeypatch.setattr(training.parcellation.label, "write_atomically", full_disk)
     assert label_one(scan, folder, OPTIONS)["status"] == "failed"
     assert not (folder / "sub-01_T1w.json").exists()
-    monkeypatch.setattr(training.parcellation.label, "write_whole", write)
+    monkeypatch.setattr(training.parcellation.label, "write_atomically", write)
     assert label_one(scan, folder, OPTIONS)["status"] == "done"
 
 
@@ -440,25 +440,25 @@ def test_the_exit_status_tells_whether_a_scan_failed(
     cohort: list[Path], tmp_path: Path, calls: Calls
 ) -> None:
     good, bad = str(cohort[0]), str(cohort[1])
-    arguments = ["-o", str(tmp_path / "out"), "--level", "stripped", "--workers", "1"]
+    arguments = ["-o", str(tmp_path / "out"), "--preprocessing", "stripped", "--workers", "1"]
     assert main([good, *arguments, "--seed", "5"]) == 0
     assert main([good, bad, *arguments, "--seed", "5"]) == 1
     assert calls.seeds == [5]
     record = json.loads((tmp_path / "out" / "c.json").read_text())
     assert record["options"] == {
-        "level": "stripped",
+        "preprocessing": "stripped",
         "cleanup": "gentle",
         "seed": 5,
         "atlas": None,
     }
 
 
-@pytest.mark.parametrize("level", ["none", "everything"])
+@pytest.mark.parametrize("preprocessing", ["none", "everything"])
 def test_the_command_refuses_other_levels(
-    level: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    preprocessing: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as caught:
-        main(["a.nii", "-o", str(tmp_path / "out"), "--level", level])
+        main(["a.nii", "-o", str(tmp_path / "out"), "--preprocessing", preprocessing])
     assert caught.value.code == 2
-    assert "--level" in capsys.readouterr().err
+    assert "--preprocessing" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from scipy.stats import t, wilcoxon
 
 from neurobento.errors import ConfigError
+from neurobento.files import file_sha256
 from neurobento.imaging.geometry import NETWORK_SHAPE
 from neurobento.labels import aal116
-from neurobento.spec import ModelSpec, file_sha256
+from neurobento.spec import ModelSpec
 from training.studies import network_report as report
 from training.studies.findings import REPORT_A
 from training.studies.independent_truth import structures

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from neurobento.anomaly.detector import Anomaly
 from neurobento.anomaly.figures import image_figure
 from neurobento.anomaly.outputs import image_facts, image_files
-from neurobento.parcellation.figures import png_bytes
-from neurobento.parcellation.outputs import json_bytes
+from neurobento.facts import json_bytes
+from neurobento.pictures import png_bytes
 from neurobento.serving.http.downloads import FILE_STEM, JSON, PNG, ZIP, zipped
 
 __all__ = ["ENCODERS", "ENDINGS", "Detection", "chosen_media_type", "facts_of", "picture_of"]

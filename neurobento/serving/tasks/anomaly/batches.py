@@ -10,8 +10,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from neurobento.anomaly.fit import SLICE_SHAPE
 from neurobento.backends.base import Outputs
+from neurobento.imaging.geometry import SLICE_SHAPE
 
 __all__ = ["pack_found", "unpack_found"]
 

@@ -13,6 +13,7 @@ from anyio import CapacityLimiter, to_thread
 from numpy.typing import NDArray
 
 from neurobento.anomaly.detector import anomaly_of
+from neurobento.anomaly.thresholds import threshold_of
 from neurobento.serving.admission import Admission, Call, Kind
 from neurobento.serving.pool.wire import PreparedSlice, unpack_slice
 from neurobento.serving.tasks.anomaly.answers import ENCODERS, Detection
@@ -21,7 +22,6 @@ from neurobento.serving.tasks.front import PreprocessingService, Runner, TaskFro
 from neurobento.serving.telemetry.metrics import observe_stages, stage
 from neurobento.serving.telemetry.tracing import span, stage_spans
 from neurobento.spec import ModelSpec
-from neurobento.task import threshold_of
 
 __all__ = ["SliceFront", "thresholds_of"]
 

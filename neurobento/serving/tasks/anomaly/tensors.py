@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neurobento.anomaly.fit import SLICE_SHAPE
+from neurobento.imaging.geometry import SLICE_SHAPE
 from neurobento.serving.admission import Call
 from neurobento.serving.inference_protocol.tensors import (
     Described,

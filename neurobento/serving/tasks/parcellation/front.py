@@ -20,7 +20,7 @@ from neurobento.imaging.scan import label_bytes, read_scan, space_of
 from neurobento.labels import aal116
 from neurobento.parcellation.outputs import dseg_bytes, output_files
 from neurobento.parcellation.parcellator import Parcellation, Prepared, restore_and_measure
-from neurobento.preprocessing.levels import LEVELS, Level
+from neurobento.preprocessing.mode import PREPROCESSINGS, Preprocessing
 from neurobento.serving.admission import Call
 from neurobento.serving.http.downloads import FILE_STEM, zipped
 from neurobento.serving.pool.wire import unpack
@@ -47,7 +47,7 @@ class Options:
 
     Parameters
     ----------
-    model, level, space
+    model, preprocessing, space
         Name of a model; preprocessing level; "native" or "network".
 
     Raises
@@ -56,9 +56,9 @@ class Options:
         A level or space that there is not.
     """
 
-    def __init__(self, model: str, level: str, space: str) -> None:
+    def __init__(self, model: str, preprocessing: str, space: str) -> None:
         self.model = model
-        self.level: Level = _one_of("preprocessing", level, LEVELS)
+        self.preprocessing: Preprocessing = _one_of("preprocessing", preprocessing, PREPROCESSINGS)
         self.space: Literal["native", "network"] = _one_of("space", space, ("native", "network"))
 
     @classmethod
@@ -69,9 +69,9 @@ class Options:
         on the network grid.
         """
         asked = query.get("preprocessing", "false").lower()
-        level = {"true": "full", "false": "none"}.get(asked, asked)
+        preprocessing = {"true": "full", "false": "none"}.get(asked, asked)
         model = query.get("model") or default_model
-        return cls(model, level, query.get("space", "native"))
+        return cls(model, preprocessing, query.get("space", "native"))
 
 
 def _one_of(what: str, value: str, allowed: tuple[Any, ...]) -> Any:
@@ -93,12 +93,12 @@ class Front(TaskFront[Segmenter]):
     async def labels(self, file: Path, options: Options, call: Call) -> bytes:
         """The parcellation alone, as gzip NIfTI."""
         work = functools.partial(self._labels, file, options, call)
-        return await self._answered(call, options.model, options.level, work)
+        return await self._answered(call, options.model, options.preprocessing, work)
 
     async def outputs(self, file: Path, options: Options, call: Call) -> bytes:
         """All of the command line's output files, as a zip."""
         work = functools.partial(self._outputs, file, options, call)
-        return await self._answered(call, options.model, options.level, work)
+        return await self._answered(call, options.model, options.preprocessing, work)
 
     async def parcellate(self, file: Path, options: Options, call: Call) -> Parcellation:
         """The parcellation of a scan's file.
@@ -115,7 +115,7 @@ class Front(TaskFront[Segmenter]):
             The work was ended, in all processes.
         """
         work = functools.partial(self._parcellate, file, options, call)
-        return await self._answered(call, options.model, options.level, work)
+        return await self._answered(call, options.model, options.preprocessing, work)
 
     async def segment(
         self, images: NDArray[np.float32], options: Options, call: Call
@@ -133,7 +133,9 @@ class Front(TaskFront[Segmenter]):
                 with stage("infer", options.model), span("infer", model=options.model):
                     return await self._infer(options.model, files)
 
-        return await self._answered(call, options.model, options.level, segment, len(images))
+        return await self._answered(
+            call, options.model, options.preprocessing, segment, len(images)
+        )
 
     async def end_left_work(self) -> None:
         """End what another front had asked for before this one was there."""
@@ -153,7 +155,7 @@ class Front(TaskFront[Segmenter]):
             return await to_thread.run_sync(_archive, file, parcellation, facts, options.space)
 
     async def _parcellate(self, file: Path, options: Options, call: Call) -> Parcellation:
-        prepared, image = await self._prepare(file, options.level, call)
+        prepared, image = await self._prepare(file, options.preprocessing, call)
         stage_spans(prepared.seconds)
         start = time.perf_counter()
         with span("infer", model=options.model):
@@ -195,9 +197,11 @@ class Front(TaskFront[Segmenter]):
             )
         return labels
 
-    async def _prepare(self, file: Path, level: Level, call: Call) -> tuple[Prepared, Path]:
+    async def _prepare(
+        self, file: Path, preprocessing: Preprocessing, call: Call
+    ) -> tuple[Prepared, Path]:
         """A scan on the network grid, and the file that its image is in."""
-        found = await self._prepared(file, level, call)
+        found = await self._prepared(file, preprocessing, call)
         return unpack(found), Path(found["image"])
 
 

@@ -33,7 +33,7 @@ REGIONS = CLASS_COUNT - 1
 MOST_IMAGES = 16
 """In one request: it has one place, like a single scan."""
 
-DEFAULT_LEVEL = "full"
+DEFAULT_PREPROCESSING = "full"
 
 INPUTS: Described = {"scan": ("BYTES", [1]), "image": ("FP32", [-1, 1, *NETWORK_SHAPE])}
 OUTPUTS: Described = {
@@ -69,10 +69,12 @@ class ParcellationTensors:
         self, model: str, tensor: Tensor, parameters: Mapping[str, Any], call: Call
     ) -> Makers:
         """What makes each output that an input gives; raises as `Front.parcellate`."""
-        level = str(parameters.get("preprocessing", DEFAULT_LEVEL))
+        preprocessing = str(parameters.get("preprocessing", DEFAULT_PREPROCESSING))
         space = str(parameters.get("space", "native"))
         if tensor.name == "scan":
-            return await self._of_scan(content_of(tensor), Options(model, level, space), call)
+            return await self._of_scan(
+                content_of(tensor), Options(model, preprocessing, space), call
+            )
         images = images_of(tensor, NETWORK_SHAPE, MOST_IMAGES, "scan")
         return await self._of_image(images, Options(model, "none", space), call)
 

@@ -9,8 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
+from neurobento.files import file_sha256
 from neurobento.serving.http.models_page import models_app
-from neurobento.spec import ModelSpec, file_sha256
+from neurobento.spec import ModelSpec
 
 
 @pytest.fixture(scope="module")

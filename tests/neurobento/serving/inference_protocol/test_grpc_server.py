@@ -215,7 +215,7 @@ def test_a_scan_is_parcellated(served: Served) -> None:
         "compact", [scan_input()], request_id="mine", parameters={"preprocessing": "stripped"}
     )
     assert served.front.contents == [CONTENT]
-    assert [options.level for options in served.front.asked] == ["stripped"]
+    assert [options.preprocessing for options in served.front.asked] == ["stripped"]
     assert np.array_equal(result.as_numpy("labels"), served.front.parcellation.labels)
     assert result.as_numpy("affine") == pytest.approx(NATIVE)
     assert result.as_numpy("volumes_mm3").shape == (116,)

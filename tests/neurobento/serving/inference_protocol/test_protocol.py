@@ -231,7 +231,7 @@ def test_a_scan_reaches_the_front_and_leaves_no_file(
 def test_parameters_are_those_of_the_form_with_its_defaults(front: FakeFront, ask: Any) -> None:
     ask(SCAN)
     ask(SCAN, parameters={"preprocessing": "stripped", "space": "network"})
-    found = [(options.level, options.space) for options in front.asked]
+    found = [(options.preprocessing, options.space) for options in front.asked]
     assert found == [("full", "native"), ("stripped", "network")]
 
 
@@ -289,7 +289,7 @@ def test_images_are_segmented_together_as_each_alone(
     found = ask(image_tensor(values), parameters={"preprocessing": "full"})
     assert found["labels"].shape == (count, *GRID)
     assert found["voxels"].shape == (count, 116)
-    assert [options.level for options in front.asked] == ["none"]
+    assert [options.preprocessing for options in front.asked] == ["none"]
     for i in range(count):
         alone = ask(image_tensor(values[i : i + 1]))
         assert np.array_equal(alone["labels"].values[0], found["labels"].values[i])

@@ -194,7 +194,7 @@ def test_nvidias_client_sends_a_scan_and_reads_the_answer(web: Web, triton: Any)
     )
     assert web.front.contents == [CONTENT]
     (options,) = web.front.asked
-    assert (options.level, options.space) == ("stripped", "native")
+    assert (options.preprocessing, options.space) == ("stripped", "native")
     assert result.get_response()["id"] == "mine"
     assert np.array_equal(result.as_numpy("labels"), web.front.parcellation.labels)
     assert result.as_numpy("affine") == pytest.approx(NATIVE)

@@ -45,7 +45,7 @@ def test_a_job_goes_from_waiting_to_running_to_done(
 ) -> None:
     job = submit(CONTENT)
     assert state(queue, job.id) == "waiting"
-    assert (job.model, job.level, job.space) == ASKED
+    assert (job.model, job.preprocessing, job.space) == ASKED
     turn = taken(queue)
     assert state(queue, job.id) == "running"
     queue.read(turn, tmp_path / "scan")

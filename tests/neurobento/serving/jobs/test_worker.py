@@ -127,7 +127,7 @@ def test_a_job_is_worked_on_as_it_was_asked(queue: JobQueue, submit: Any, tmp_pa
             assert (end.state, b"".join(queue.result(job, end))) == ("done", RESULT)
         assert front.scans == [b"the bytes"]
         (options,) = front.options
-        assert (options.model, options.level, options.space) == ASKED
+        assert (options.model, options.preprocessing, options.space) == ASKED
         assert not list(tmp_path.rglob("neurobento-upload-*"))
 
     play(scene)

@@ -82,15 +82,17 @@ class Driver:
     def __init__(self, loop: asyncio.Runner, pool: PreprocessingPool) -> None:
         self.loop, self.pool = loop, pool
 
-    def prepare(self, path: Path, level: str = "none", ticket: str = "t") -> dict[str, Any]:
+    def prepare(self, path: Path, preprocessing: str = "none", ticket: str = "t") -> dict[str, Any]:
         """The answer to one scan."""
-        return self.loop.run(asyncio.wait_for(self._prepare(path, level, ticket), 20))
+        return self.loop.run(asyncio.wait_for(self._prepare(path, preprocessing, ticket), 20))
 
-    def begin(self, path: Path, level: str = "none", ticket: str = "t") -> asyncio.Task[Any]:
+    def begin(
+        self, path: Path, preprocessing: str = "none", ticket: str = "t"
+    ) -> asyncio.Task[Any]:
         """A scan under way: as far as a process has it, or it waits in the queue."""
 
         async def begin() -> asyncio.Task[Any]:
-            task = asyncio.ensure_future(self._prepare(path, level, ticket))
+            task = asyncio.ensure_future(self._prepare(path, preprocessing, ticket))
             await asyncio.sleep(0.05)
             return task
 
@@ -128,8 +130,8 @@ class Driver:
         (child,) = self.pool._lanes[lane]._children
         return int(child._process.pid)
 
-    async def _prepare(self, path: Path, level: str, ticket: str) -> dict[str, Any]:
-        return await self.pool.prepare(path, level, ticket)  # type: ignore[arg-type]
+    async def _prepare(self, path: Path, preprocessing: str, ticket: str) -> dict[str, Any]:
+        return await self.pool.prepare(path, preprocessing, ticket)  # type: ignore[arg-type]
 
 
 @contextlib.contextmanager
@@ -196,7 +198,10 @@ def test_a_prepared_scan_equals_the_one_prepared_in_process(pool: Driver, scan: 
     assert np.array_equal(found.grid.network_voxel_to_ras, expected.grid.network_voxel_to_ras)
     assert np.array_equal(found.space.voxel_to_ras, expected.space.voxel_to_ras)
     assert found.space.header.binaryblock == expected.space.header.binaryblock
-    assert (found.space.shape, found.level) == (expected.space.shape, expected.level)
+    assert (found.space.shape, found.preprocessing) == (
+        expected.space.shape,
+        expected.preprocessing,
+    )
 
 
 @pytest.mark.slow
@@ -628,7 +633,9 @@ def test_closing_ends_all_and_starts_nothing(scan: Path, endless: Path, temporar
         assert not left.exists(), "a folder of a pool that was killed is still there"
         children = spawned() - others
         assert len(children) == 2
-        tasks = [pool.begin(endless, level, level) for level in ("none", "full")]
+        tasks = [
+            pool.begin(endless, preprocessing, preprocessing) for preprocessing in ("none", "full")
+        ]
         tasks.append(pool.begin(scan, ticket="waiting"))
         pool.loop.run(pool.pool.close())
         pool.idle(0.3)

@@ -75,7 +75,7 @@ def test_the_header_comes_back_to_the_bit_and_of_its_kind(prepared: Prepared, fi
 
 def test_level_and_seconds_come_back(prepared: Prepared, file: Path) -> None:
     back = unpack(crossed(pack_prepared(prepared, file)))
-    assert back.level == "stripped"
+    assert back.preprocessing == "stripped"
     assert back.seconds == {"spacing": 0.1, "resize": 0.25}
 
 

@@ -235,9 +235,14 @@ def test_details_for_developers_are_not_written() -> None:
 @pytest.mark.parametrize(("protocol", "status"), [("http", 422), ("grpc", "INVALID_ARGUMENT")])
 def test_the_end_of_a_request_is_told_and_counted(protocol: Any, status: int | str) -> None:
     call = Call("r-1", protocol, 30.0)
-    call.model, call.level = "compact", "full"
+    call.model, call.preprocessing = "compact", "full"
     call.begun -= 2.0
-    labels = {"protocol": protocol, "model": "compact", "level": "full", "outcome": str(status)}
+    labels = {
+        "protocol": protocol,
+        "model": "compact",
+        "preprocessing": "full",
+        "outcome": str(status),
+    }
 
     def counted() -> float:
         return REGISTRY.get_sample_value("neurobento_request_seconds_count", labels) or 0.0
@@ -247,7 +252,7 @@ def test_the_end_of_a_request_is_told_and_counted(protocol: Any, status: int | s
         log_request(call, status)
     (line,) = lines()
     assert (line["request_id"], line["protocol"], line["status"]) == ("r-1", protocol, status)
-    assert (line["model"], line["level"]) == ("compact", "full")
+    assert (line["model"], line["preprocessing"]) == ("compact", "full")
     assert 2000 <= line["ms"] < 12000
     assert "r-1" in line["message"]
     assert counted() == before + 1

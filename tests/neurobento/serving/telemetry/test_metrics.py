@@ -16,7 +16,7 @@ from neurobento.serving.http.gate import is_known
 from neurobento.serving.telemetry import metrics
 from neurobento.serving.telemetry.metrics import count_known_paths_only, observe_stages, stage
 
-LABELS = {"protocol", "model", "level", "outcome", "reason", "stage", "kind", "state"}
+LABELS = {"protocol", "model", "preprocessing", "outcome", "reason", "stage", "kind", "state"}
 """Each has few values; a request id or a path would have one for every request."""
 
 

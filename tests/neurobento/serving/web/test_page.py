@@ -6,7 +6,7 @@ import re
 from html.parser import HTMLParser
 from typing import Any
 
-from neurobento.preprocessing.levels import LEVELS
+from neurobento.preprocessing.mode import PREPROCESSINGS
 from neurobento.serving.http.gate import is_known
 from neurobento.serving.web.page import PAGE
 
@@ -37,7 +37,7 @@ def test_every_link_is_answered() -> None:
 
 def test_the_form_offers_every_level() -> None:
     levels = [attrs["value"] for tag, attrs in Tags().found if tag == "option"]
-    assert levels == list(LEVELS)
+    assert levels == list(PREPROCESSINGS)
 
 
 def test_each_form_sends_a_file() -> None:

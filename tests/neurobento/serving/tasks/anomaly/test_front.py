@@ -165,7 +165,7 @@ def test_preprocessing_is_asked_for_a_slice(
     preprocessing, call = FakePreprocessing(), a_call()
     done(front_of(admission, runner, preprocessing).detect(image, "anomaly", call))
     assert preprocessing.asked == [(str(image), "slice", call.ticket)]
-    assert (call.model, call.level) == ("anomaly", "slice")
+    assert (call.model, call.preprocessing) == ("anomaly", "slice")
 
 
 def test_an_error_of_preprocessing_is_raised_in_front(

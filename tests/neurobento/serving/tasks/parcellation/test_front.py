@@ -72,8 +72,8 @@ class FakePreprocessing:
         self.ended: list[str] = []
         self.begun = asyncio.Event()
 
-    async def prepare(self, path: str, level: str, ticket: str) -> dict[str, Any]:
-        self.asked.append((path, level, ticket))
+    async def prepare(self, path: str, preprocessing: str, ticket: str) -> dict[str, Any]:
+        self.asked.append((path, preprocessing, ticket))
         self.begun.set()
         if self.stuck:
             await asyncio.sleep(LONG_S)
@@ -81,7 +81,7 @@ class FakePreprocessing:
             raise self.gone
         if self.ready is not None:
             return self.ready
-        prepared = prepare(read_scan(Path(path)), level)  # type: ignore[arg-type]
+        prepared = prepare(read_scan(Path(path)), preprocessing)  # type: ignore[arg-type]
         return pack_prepared(prepared, Path(path).with_name(f"{ticket}.image"))
 
     async def call(self, method: str) -> Any:
@@ -187,7 +187,7 @@ def label_values() -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("query", "level"),
+    ("query", "preprocessing"),
     [
         ({}, "none"),
         ({"preprocessing": "true"}, "full"),
@@ -198,9 +198,13 @@ def label_values() -> set[str]:
         ({"preprocessing": "full"}, "full"),
     ],
 )
-def test_report_as_booleans_are_levels(query: dict[str, str], level: str) -> None:
+def test_report_as_booleans_are_levels(query: dict[str, str], preprocessing: str) -> None:
     options = Options.of_report(query, "compact")
-    assert (options.level, options.model, options.space) == (level, "compact", "native")
+    assert (options.preprocessing, options.model, options.space) == (
+        preprocessing,
+        "compact",
+        "native",
+    )
 
 
 def test_report_as_model_and_our_space_are_taken() -> None:
@@ -306,8 +310,8 @@ def test_metrics_know_models_that_there_are_and_no_others(front: Front, scan: Pa
     with pytest.raises(ModelNotFound):
         done(front.labels(scan, Options("made-up-by-a-client", "none", "native"), unknown))
     done(front.labels(scan, Options("next", "none", "native"), known))
-    assert unknown.model == unknown.level == "none asked for"
-    assert (known.model, known.level) == ("next", "none")
+    assert unknown.model == unknown.preprocessing == "none asked for"
+    assert (known.model, known.preprocessing) == ("next", "none")
     assert "next" in label_values()
     assert "made-up-by-a-client" not in label_values()
 

@@ -1,34 +1,13 @@
-"""What a model is asked for must be what it is for."""
+"""Read the thresholds that a model for anomalies states in its spec."""
 
 from __future__ import annotations
 
 import math
 
-from neurobento.errors import ConfigError, SpecMismatch
-from neurobento.spec import ModelSpec
+from neurobento.errors import SpecMismatch
+from neurobento.spec import ModelSpec, require_task
 
-__all__ = ["require_task", "scan_threshold_of", "threshold_of"]
-
-COMMANDS = {"parcellation": "parcellate", "anomaly": "anomaly"}
-
-
-def require_task(spec: ModelSpec, task: str) -> None:
-    """Check that a model is for a task, a key of `neurobento.spec.TASKS`.
-
-    Raises
-    ------
-    ConfigError
-        It is for another.
-    """
-    if spec.task != task:
-        command = COMMANDS.get(spec.task)
-        hint = f"; `neurobento {command}` runs this one" if command else ""
-        raise ConfigError(
-            subject="model",
-            expected=f"a model for the task {task!r}",
-            found=f"{spec.name!r}, for {spec.task!r}",
-            remedy=f"Choose one that `neurobento models` lists for it{hint}.",
-        )
+__all__ = ["scan_threshold_of", "threshold_of"]
 
 
 def threshold_of(spec: ModelSpec) -> float:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from neurobento.anomaly.thresholds import scan_threshold_of, threshold_of
 from neurobento.errors import ConfigError, SpecMismatch
-from neurobento.task import require_task, scan_threshold_of, threshold_of
+from neurobento.spec import require_task
 from tests.neurobento.anomaly.known_anomaly import SCAN_THRESHOLD, known_spec
 
 

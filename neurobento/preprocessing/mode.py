@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, get_args
 
-__all__ = ["LEVELS", "Level", "Progress", "say_nothing"]
+__all__ = ["PREPROCESSINGS", "Preprocessing", "Progress", "say_nothing"]
 
-Level = Literal["full", "stripped", "none"]
+Preprocessing = Literal["full", "stripped", "none"]
 """`full`: all nine steps. `stripped`: the skull is gone already, steps 2 to 9.
 `none`: the image is on the network grid already and is passed on as it is."""
 
-LEVELS: tuple[Level, ...] = get_args(Level)
+PREPROCESSINGS: tuple[Preprocessing, ...] = get_args(Preprocessing)
 
 Progress = Callable[[str], None]
 """Called with a stage's name when the stage begins."""

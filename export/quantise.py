@@ -29,7 +29,7 @@ from onnx import numpy_helper
 
 from export.to_onnx import staged
 from export.verify import ALLOWED_DICE_LOSS, read_images, read_labels, verify
-from neurobento.backends import Images, Labels, list_ways
+from neurobento.backends import ImageBatch, LabelBatch, list_backend_configs
 from neurobento.backends.pytorch import open_weights
 from neurobento.command import run
 from neurobento.errors import ConfigError, ParityFailure
@@ -76,7 +76,7 @@ def quantise(
         def __init__(self) -> None:
             self._images = _images(scans)
 
-        def get_next(self) -> dict[str, Images] | None:
+        def get_next(self) -> dict[str, ImageBatch] | None:
             image = next(self._images, None)
             return None if image is None else {"image": image}
 
@@ -108,7 +108,7 @@ def _spared(model: onnx.ModelProto, *, spare_ends: bool) -> list[str]:
     return by_channel + ([whole[0], whole[-1]] if spare_ends else [])
 
 
-def _images(scans: Sequence[Path]) -> Iterator[Images]:
+def _images(scans: Sequence[Path]) -> Iterator[ImageBatch]:
     for path in scans:
         yield np.asarray(preprocess(read_scan(path), "none").image)[None, None]
 
@@ -132,8 +132,8 @@ def _widen(model: onnx.ModelProto) -> None:
 def publish_int8(
     folder: Path,
     calibration: Sequence[Path],
-    images: Images,
-    labels: Labels,
+    images: ImageBatch,
+    labels: LabelBatch,
     *,
     spare_ends: bool = False,
 ) -> ModelSpec:
@@ -161,7 +161,7 @@ def publish_int8(
         shutil.copytree(folder, made, dirs_exist_ok=True)
         quantise(model.onnx, calibration, made / INT8_FILE, spare_ends=spare_ends)
         spec = dataclasses.replace(model.spec, int8_sha256=file_sha256(made / INT8_FILE))
-        ways = [way for way in list_ways() if way.precision == "int8"]
+        ways = [way for way in list_backend_configs() if way.precision == "int8"]
         found = verify(network, Model(made, spec), images, labels, ways)
         _require_dice(folder, found)
         results = {str(way): found[str(way)] for way in ways}

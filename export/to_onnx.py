@@ -35,7 +35,7 @@ from export.last_layer import classify_by_product
 from export.verify import read_images, read_labels, verify
 from export.verify_scores import read_fitted, verify_scores
 from neurobento.anomaly.thresholds import threshold_of
-from neurobento.backends import Images, Labels
+from neurobento.backends import ImageBatch, LabelBatch
 from neurobento.backends.pytorch import open_weights
 from neurobento.command import run
 from neurobento.errors import ConfigError
@@ -266,14 +266,16 @@ def staged(folder: Path) -> Iterator[Path]:
         made.rename(folder)
 
 
-def _read_compared(task: str, scans: Sequence[Path]) -> tuple[Images, Labels | None]:
+def _read_compared(task: str, scans: Sequence[Path]) -> tuple[ImageBatch, LabelBatch | None]:
     """Images to compare runtimes on, and the labels that lie beside them, if any do."""
     if task == "anomaly":
         return read_fitted(scans), None
     return read_images(scans), read_labels(scans)
 
 
-def _verified(folder: Path, spec: ModelSpec, images: Images, labels: Labels | None) -> ModelSpec:
+def _verified(
+    folder: Path, spec: ModelSpec, images: ImageBatch, labels: LabelBatch | None
+) -> ModelSpec:
     """The spec with what verification found, written into the folder."""
     if spec.task == "anomaly":
         threshold_of(spec)

@@ -25,7 +25,14 @@ from typing import Any
 
 import numpy as np
 
-from neurobento.backends import BACKENDS, Images, Labels, Way, list_ways, open_backend
+from neurobento.backends import (
+    BACKENDS,
+    BackendConfig,
+    ImageBatch,
+    LabelBatch,
+    list_backend_configs,
+    open_backend,
+)
 from neurobento.backends.pytorch import open_weights
 from neurobento.command import run
 from neurobento.dice import class_dice, mean_dice
@@ -57,14 +64,14 @@ FEWEST_SCANS = 3
 
 LONGEST_MESSAGE = 300
 
-NEEDED = (Way("openvino", "cpu", "fp32"), Way("onnxruntime", "cpu", "fp32"))
+NEEDED = (BackendConfig("openvino", "cpu", "fp32"), BackendConfig("onnxruntime", "cpu", "fp32"))
 """What every machine that exports can run; without it nothing was verified."""
 
 
 logger = logging.getLogger(__name__)
 
 
-def read_images(paths: Sequence[Path]) -> Images:
+def read_images(paths: Sequence[Path]) -> ImageBatch:
     """Images on the network grid, (N, 1, 91, 122, 123) float32.
 
     Raises
@@ -84,7 +91,7 @@ def read_images(paths: Sequence[Path]) -> Images:
     return np.stack([preprocess(read_scan(path), "none").image[None] for path in paths])
 
 
-def read_labels(paths: Sequence[Path]) -> Labels | None:
+def read_labels(paths: Sequence[Path]) -> LabelBatch | None:
     """(N, 91, 122, 123) uint8: NAME_labels.nii.gz beside NAME_image.nii.gz, if all are there."""
     beside = [path.with_name(path.name.replace("_image.", "_labels.")) for path in paths]
     if any(path in paths or not path.is_file() for path in beside):
@@ -95,9 +102,9 @@ def read_labels(paths: Sequence[Path]) -> Labels | None:
 def verify(
     network: Any,
     model: Model,
-    images: Images,
-    labels: Labels | None = None,
-    ways: Sequence[Way] | None = None,
+    images: ImageBatch,
+    labels: LabelBatch | None = None,
+    ways: Sequence[BackendConfig] | None = None,
     *,
     by_region: bool = False,
 ) -> dict[str, Any]:
@@ -135,7 +142,7 @@ def verify(
     }
     if labels is not None:
         results["reference_dice"] = _scans_dice(truth, labels)
-    for way in ways or list_ways():
+    for way in ways or list_backend_configs():
         if BACKENDS[way.backend].package != "torch":
             result = _answer(way, model, images, truth, labels)
             regions = result.pop("dice_by_region", None)
@@ -148,7 +155,11 @@ def verify(
 
 
 def _answer(
-    way: Way, model: Model, images: Images, truth: Labels, labels: Labels | None
+    way: BackendConfig,
+    model: Model,
+    images: ImageBatch,
+    truth: LabelBatch,
+    labels: LabelBatch | None,
 ) -> dict[str, Any]:
     if way.precision == "int8" and labels is None:
         return {"not_verified": "no labels beside the scans"}
@@ -173,7 +184,7 @@ def _answer(
     return result
 
 
-def _labels_of(way: Way, model: Model, images: Images) -> Labels:
+def _labels_of(way: BackendConfig, model: Model, images: ImageBatch) -> LabelBatch:
     backend = open_backend(
         model, way.backend, device=way.device, precision=way.precision, unverified=True
     )
@@ -184,7 +195,7 @@ def _labels_of(way: Way, model: Model, images: Images) -> Labels:
         return backend.infer(images)
 
 
-def _pytorch_labels(network: Any, images: Images) -> Labels:
+def _pytorch_labels(network: Any, images: ImageBatch) -> LabelBatch:
     import torch
 
     with torch.inference_mode():
@@ -193,12 +204,12 @@ def _pytorch_labels(network: Any, images: Images) -> Labels:
         )
 
 
-def _scans_dice(found: Labels, truth: Labels) -> float:
+def _scans_dice(found: LabelBatch, truth: LabelBatch) -> float:
     scores = [mean_dice(f, t) for f, t in zip(found, truth, strict=True)]
     return round(float(np.mean(scores)), 4)
 
 
-def _dice_by_region(found: Labels, truth: Labels) -> list[float | None]:
+def _dice_by_region(found: LabelBatch, truth: LabelBatch) -> list[float | None]:
     """Of every class, over the scans that have it; none where no scan has it."""
     scores = np.stack([class_dice(f, t) for f, t in zip(found, truth, strict=True)])
     return [
@@ -207,7 +218,7 @@ def _dice_by_region(found: Labels, truth: Labels) -> list[float | None]:
     ]
 
 
-def _compare(found: Labels, truth: Labels) -> dict[str, Any]:
+def _compare(found: LabelBatch, truth: LabelBatch) -> dict[str, Any]:
     agreement = [float((f == t).mean()) for f, t in zip(found, truth, strict=True)]
     dice = np.stack([class_dice(f, t) for f, t in zip(found, truth, strict=True)])
     worst = int(np.unravel_index(np.nanargmin(dice), dice.shape)[1])
@@ -255,7 +266,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen.add_argument("--write", action="store_true", help="put the results into spec.json")
     chosen.add_argument("--backends", nargs="+", choices=list(BACKENDS), help="these alone")
     args = parser.parse_args(argv)
-    ways = [way for way in list_ways() if way.backend in (args.backends or BACKENDS)]
+    ways = [way for way in list_backend_configs() if way.backend in (args.backends or BACKENDS)]
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     images, labels = read_images(args.scans), read_labels(args.scans)
     results: dict[str, Any] = {}

@@ -17,7 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurobento.anomaly.fit import fit_slice
-from neurobento.backends import BACKENDS, Outputs, Way, list_ways, open_backend
+from neurobento.backends import (
+    BACKENDS,
+    BackendConfig,
+    OutputBatch,
+    list_backend_configs,
+    open_backend,
+)
 from neurobento.errors import BackendUnavailable, EngineMismatch, ParityFailure
 from neurobento.imaging.slice_file import read_slice
 from neurobento.registry import Model
@@ -27,7 +33,7 @@ __all__ = ["LARGEST_DIFFERENCE", "read_fitted", "verify_scores"]
 LARGEST_DIFFERENCE = 1e-3
 """Of a score or a pixel of the error map, between a runtime in fp32 and PyTorch."""
 
-NEEDED = (Way("openvino", "cpu", "fp32"), Way("onnxruntime", "cpu", "fp32"))
+NEEDED = (BackendConfig("openvino", "cpu", "fp32"), BackendConfig("onnxruntime", "cpu", "fp32"))
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +44,10 @@ def read_fitted(paths: Sequence[Path]) -> NDArray[np.float32]:
 
 
 def verify_scores(
-    network: Any, model: Model, images: NDArray[np.float32], ways: Sequence[Way] | None = None
+    network: Any,
+    model: Model,
+    images: NDArray[np.float32],
+    ways: Sequence[BackendConfig] | None = None,
 ) -> dict[str, Any]:
     """How each way to run an anomaly model agrees with PyTorch, for the model's spec.
 
@@ -68,7 +77,7 @@ def verify_scores(
         "slices": len(images),
         "largest_difference_allowed": LARGEST_DIFFERENCE,
     }
-    for way in ways or list_ways():
+    for way in ways or list_backend_configs():
         if BACKENDS[way.backend].package != "torch":
             results[str(way)] = result = _answer(way, model, images, truth)
             logger.info("%s %s: %s", model.spec.name, way, json.dumps(result))
@@ -82,7 +91,9 @@ def verify_scores(
     return results
 
 
-def _answer(way: Way, model: Model, images: NDArray[np.float32], truth: Outputs) -> dict[str, Any]:
+def _answer(
+    way: BackendConfig, model: Model, images: NDArray[np.float32], truth: OutputBatch
+) -> dict[str, Any]:
     try:
         backend = open_backend(
             model, way.backend, device=way.device, precision=way.precision, unverified=True

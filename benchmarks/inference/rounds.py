@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks.machine import load_warnings
 from benchmarks.results import Entry, Run, require_alike
-from neurobento.backends import Images
+from neurobento.backends import ImageBatch
 from neurobento.errors import ConfigError
 
 __all__ = ["Call", "add_round_options", "measure", "resumed", "timed", "warm_up"]
@@ -36,7 +36,7 @@ def add_round_options(parser: argparse.ArgumentParser, rounds: int) -> None:
     parser.add_argument("--resume", action="store_true", help="go on with the run in OUTPUT")
 
 
-def timed(infer: Callable[[Images], object], images: Images) -> Mapping[str, float]:
+def timed(infer: Callable[[ImageBatch], object], images: ImageBatch) -> Mapping[str, float]:
     """Wall-clock seconds of one batch."""
     start = time.perf_counter()
     infer(images)

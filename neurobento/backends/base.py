@@ -9,15 +9,15 @@ from numpy.typing import NDArray
 
 from neurobento.spec import ModelSpec
 
-__all__ = ["Backend", "Images", "Labels", "Outputs", "check_images", "empty_outputs"]
+__all__ = ["Backend", "ImageBatch", "LabelBatch", "OutputBatch", "check_images", "empty_outputs"]
 
-Images = NDArray[np.float32]
+ImageBatch = NDArray[np.float32]
 """(N, 1, 91, 122, 123) in [0, 1], RAS; of an anomaly model (N, 1, 128, 128)."""
 
-Labels = NDArray[np.uint8]
+LabelBatch = NDArray[np.uint8]
 """(N, 91, 122, 123), class indices."""
 
-Outputs = dict[str, NDArray[np.generic]]
+OutputBatch = dict[str, NDArray[np.generic]]
 """What the graph gives by name, the batch along the first axis; see `neurobento.spec.TASKS`."""
 
 
@@ -39,7 +39,7 @@ class Backend(ABC):
     details: dict[str, str]
 
     @abstractmethod
-    def run(self, images: Images) -> Outputs:
+    def run(self, images: ImageBatch) -> OutputBatch:
         """What the graph gives of a batch of images; a batch of N gives what N singles give.
 
         Raises
@@ -48,9 +48,9 @@ class Backend(ABC):
             The images are not float32 of (N, *input_shape).
         """
 
-    def infer(self, images: Images) -> Labels:
+    def infer(self, images: ImageBatch) -> LabelBatch:
         """Labels of a batch of images, of a parcellation model; raises as `run` does."""
-        labels: Labels = self.run(images)["labels"]  # type: ignore[assignment]
+        labels: LabelBatch = self.run(images)["labels"]  # type: ignore[assignment]
         return labels
 
     @abstractmethod
@@ -58,7 +58,7 @@ class Backend(ABC):
         """Let go of the model; `run` must not be called after."""
 
 
-def check_images(images: Images, spec: ModelSpec) -> Images:
+def check_images(images: ImageBatch, spec: ModelSpec) -> ImageBatch:
     """The images, contiguous, after a check of their shape and type."""
     if images.shape[1:] != spec.input_shape or images.dtype != np.float32:
         raise ValueError(
@@ -68,7 +68,7 @@ def check_images(images: Images, spec: ModelSpec) -> Images:
     return np.ascontiguousarray(images)
 
 
-def empty_outputs(spec: ModelSpec, count: int) -> Outputs:
+def empty_outputs(spec: ModelSpec, count: int) -> OutputBatch:
     """Room for what the graph gives of so many images."""
     return {
         name: np.empty((count, *tensor.shape), dtype=tensor.dtype)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from neurobento.backends.base import Backend, Images, Outputs, check_images
+from neurobento.backends.base import Backend, ImageBatch, OutputBatch, check_images
 from neurobento.backends.cuda import require_gpu
 from neurobento.backends.engine import PROFILE, engines_folder, private_folder
 from neurobento.backends.tensorrt import load_flavour
@@ -142,14 +142,14 @@ class OnnxRuntimeBackend(Backend):
             "threads": str(threads or "auto"),
         }
 
-    def run(self, images: Images) -> Outputs:
+    def run(self, images: ImageBatch) -> OutputBatch:
         """See `Backend.run`."""
         images = check_images(images, self.spec)
         starts = range(0, len(images), self._largest)
         parts = [self._run(images[i : i + self._largest]) for i in starts]
         return {name: np.concatenate([part[name] for part in parts]) for name in self.spec.outputs}
 
-    def _run(self, images: Images) -> Outputs:
+    def _run(self, images: ImageBatch) -> OutputBatch:
         """Bound input and outputs: of all that is on a GPU, only these leave it."""
         binding = self._session.io_binding()
         binding.bind_cpu_input("image", images)

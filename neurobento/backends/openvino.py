@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from neurobento.backends.base import Backend, Images, Outputs, check_images, empty_outputs
+from neurobento.backends.base import Backend, ImageBatch, OutputBatch, check_images, empty_outputs
 from neurobento.errors import BackendUnavailable
 from neurobento.registry import Model
 
@@ -84,7 +84,7 @@ class OpenVINOBackend(Backend):
             "threads": str(found),
         }
 
-    def run(self, images: Images) -> Outputs:
+    def run(self, images: ImageBatch) -> OutputBatch:
         """See `Backend.run`."""
         images = check_images(images, self.spec)
         found = empty_outputs(self.spec, len(images))
@@ -110,7 +110,7 @@ class OpenVINOBackend(Backend):
                 self._pairs = False
         return bool(self._pair)
 
-    def _infer_pair(self, images: Images, found: Outputs) -> None:
+    def _infer_pair(self, images: ImageBatch, found: OutputBatch) -> None:
         """Two scans on half of the threads each, which wait for each other less than with one."""
         try:
             for request, image in zip(self._pair, images, strict=True):

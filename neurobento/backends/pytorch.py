@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from neurobento.backends.base import Backend, Images, Outputs, check_images
+from neurobento.backends.base import Backend, ImageBatch, OutputBatch, check_images
 from neurobento.errors import BackendUnavailable
 from neurobento.registry import WEIGHTS_FILE, Model
 from neurobento.spec import require_sha256
@@ -72,7 +72,7 @@ class PyTorchBackend(Backend):
             "threads": str(torch.get_num_threads()),
         }
 
-    def run(self, images: Images) -> Outputs:
+    def run(self, images: ImageBatch) -> OutputBatch:
         """See `Backend.run`."""
         import torch
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from neurobento.backends.base import Backend, Images, Outputs, check_images, empty_outputs
+from neurobento.backends.base import Backend, ImageBatch, OutputBatch, check_images, empty_outputs
 from neurobento.backends.cuda import Buffer, Graph, Stream, require_gpu
 from neurobento.backends.engine import (
     FLAVOURS,
@@ -146,7 +146,7 @@ class TensorRTBackend(Backend):
             "threads": "1",
         }
 
-    def run(self, images: Images) -> Outputs:
+    def run(self, images: ImageBatch) -> OutputBatch:
         """See `Backend.run`."""
         images = check_images(images, self.spec)
         found = empty_outputs(self.spec, len(images))

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.inference import candidates, memory_probe
 from benchmarks.results import Entry, Run
-from neurobento import backends
+from neurobento.backends import BackendEntry, selection, table
 from neurobento.errors import BackendUnavailable
 
 ENVIRONMENT: dict[str, Any] = {
@@ -83,10 +83,10 @@ def idle_backends(monkeypatch: pytest.MonkeyPatch) -> None:
         return lambda model, precision, **_: IdleBackend(model, name, precision)
 
     idle = {
-        name: backends.BackendEntry("numpy", "", opener(name), precisions)
+        name: BackendEntry("numpy", "", opener(name), precisions)
         for name, precisions in served.items()
     }
-    for module in (backends, candidates, memory_probe):
+    for module in (selection, table, candidates, memory_probe):
         monkeypatch.setattr(module, "BACKENDS", idle)
     monkeypatch.setattr(candidates, "find_gpu", lambda: None)
 

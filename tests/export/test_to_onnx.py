@@ -16,7 +16,7 @@ import torch
 
 from export import to_onnx, verify
 from export.to_onnx import OPSET, SMALL, _metrics, main, publish, publish_again
-from neurobento.backends import Way, list_ways
+from neurobento.backends import BackendConfig, list_backend_configs
 from neurobento.errors import ConfigError, ParityFailure
 from neurobento.networks.weights import load_network, read_values
 from neurobento.registry import open_model
@@ -83,7 +83,9 @@ def no_export(published: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def one_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """A graph that disagrees is to be found in one way to run it."""
-    monkeypatch.setattr(verify, "list_ways", lambda: [Way("openvino", "cpu", "fp32")])
+    monkeypatch.setattr(
+        verify, "list_backend_configs", lambda: [BackendConfig("openvino", "cpu", "fp32")]
+    )
 
 
 @pytest.fixture
@@ -154,7 +156,7 @@ def test_the_graph_keeps_in_half_precision_what_the_weights_file_does(published:
 
 def test_every_backend_and_precision_was_compared(published: Any) -> None:
     verification = published.spec.verification
-    for way in list_ways():
+    for way in list_backend_configs():
         if not way.backend.startswith("pytorch"):
             assert len(verification[str(way)].keys() & {"passed", "not_verified"}) == 1
     assert verification["scans"] == 3

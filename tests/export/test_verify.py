@@ -22,7 +22,7 @@ from export.verify import (
     remember,
     verify,
 )
-from neurobento.backends import Way, list_ways
+from neurobento.backends import BackendConfig, list_backend_configs
 from neurobento.dice import mean_dice
 from neurobento.errors import (
     BackendUnavailable,
@@ -206,10 +206,10 @@ def test_every_way_but_pytorch_is_told_of(
     """It is the truth."""
     backend_answers(fp32=truth)
     results = verify(Answering([]), model, images)
-    ways = {str(way) for way in list_ways() if not way.backend.startswith("pytorch")}
+    ways = {str(way) for way in list_backend_configs() if not way.backend.startswith("pytorch")}
     told = {name for name, result in results.items() if isinstance(result, dict)}
     assert told == ways
-    for way in list_ways():
+    for way in list_backend_configs():
         if way.device == "cuda" and str(way) in ways:
             assert list(results[str(way)]) == ["not_verified"]
             assert "found no engine" in results[str(way)]["not_verified"]
@@ -271,11 +271,11 @@ def test_on_a_gpu_the_second_answer_counts(
     """It is the one that is replayed; a CPU has none."""
     opened = Replaying(truth)
     monkeypatch.setattr(verify_module, "open_backend", lambda *_, **__: opened)
-    results = verify(Answering([]), model, images, ways=[Way("tensorrt", "cuda", "fp16")])
+    results = verify(Answering([]), model, images, ways=[BackendConfig("tensorrt", "cuda", "fp16")])
     assert results["tensorrt fp16"]["passed"]
     assert (opened.calls, opened.closed) == (2, True)
     opened.calls = 0
-    results = verify(Answering([]), model, images, ways=[Way("openvino", "cpu", "bf16")])
+    results = verify(Answering([]), model, images, ways=[BackendConfig("openvino", "cpu", "bf16")])
     assert (opened.calls, results["openvino bf16"]["passed"]) == (1, False)
 
 
@@ -291,11 +291,11 @@ def test_a_way_that_fails_is_not_verified_unless_it_is_needed(
 ) -> None:
     opened = Failing([])
     monkeypatch.setattr(verify_module, "open_backend", lambda *_, **__: opened)
-    results = verify(Answering([]), model, images, ways=[Way("tensorrt", "cuda", "fp16")])
+    results = verify(Answering([]), model, images, ways=[BackendConfig("tensorrt", "cuda", "fp16")])
     assert results["tensorrt fp16"] == {"not_verified": ("out of memory " * 100)[:300]}
     assert opened.closed
     with pytest.raises(RuntimeError, match="out of memory"):
-        verify(Answering([]), model, images, ways=[Way("openvino", "cpu", "fp32")])
+        verify(Answering([]), model, images, ways=[BackendConfig("openvino", "cpu", "fp32")])
 
 
 def test_dice_by_region_is_told_on_demand(
@@ -303,7 +303,7 @@ def test_dice_by_region_is_told_on_demand(
 ) -> None:
     few = np.minimum(truth, 3)
     few_images = (few[:, None] / np.float32(116)).astype(np.float32)
-    ways = [Way("openvino", "cpu", "fp32")]
+    ways = [BackendConfig("openvino", "cpu", "fp32")]
     backend_answers(fp32=few)
     assert (
         "dice_by_region" not in verify(Answering([]), model, few_images, few, ways)["openvino fp32"]
@@ -318,7 +318,11 @@ def test_every_backend_is_closed(
 ) -> None:
     opened = backend_answers(fp32=truth, bf16=truth, int8=truth)
     verify(Answering([]), model, images, truth)
-    on_cpu = [way for way in list_ways() if way.device == "cpu" and "pytorch" not in way.backend]
+    on_cpu = [
+        way
+        for way in list_backend_configs()
+        if way.device == "cpu" and "pytorch" not in way.backend
+    ]
     assert len(opened) == len(on_cpu) == 5
     assert all(backend.closed for backend in opened)
 
@@ -395,8 +399,8 @@ def copied(published: Any, tmp_path: Path) -> Path:
 @pytest.fixture
 def one_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """Verifies with what every machine has, and one thing that it has not."""
-    ways = [Way("openvino", "cpu", "fp32"), Way("tensorrt", "cuda", "fp16")]
-    monkeypatch.setattr(verify_module, "list_ways", lambda: ways)
+    ways = [BackendConfig("openvino", "cpu", "fp32"), BackendConfig("tensorrt", "cuda", "fp16")]
+    monkeypatch.setattr(verify_module, "list_backend_configs", lambda: ways)
 
 
 @pytest.mark.slow

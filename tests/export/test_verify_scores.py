@@ -14,7 +14,7 @@ from PIL import Image
 
 from export.to_onnx import publish
 from export.verify_scores import LARGEST_DIFFERENCE, read_fitted, verify_scores
-from neurobento.backends import Way, open_backend
+from neurobento.backends import BackendConfig, open_backend
 from neurobento.errors import ParityFailure
 from neurobento.networks import build
 from neurobento.networks.weights import load_network
@@ -109,7 +109,9 @@ def test_a_graph_with_other_weights_is_not_published(
     torch.manual_seed(1)
     other: Any = build("anomaly_unet").eval()
     with pytest.raises(ParityFailure, match="to agree with PyTorch"):
-        verify_scores(other, published, read_fitted(pictures), [Way("openvino", "cpu", "fp32")])
+        verify_scores(
+            other, published, read_fitted(pictures), [BackendConfig("openvino", "cpu", "fp32")]
+        )
 
 
 def test_images_of_another_grid_are_refused(published: Model) -> None:

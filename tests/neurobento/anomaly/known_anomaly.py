@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from neurobento.backends.base import Backend, Images, Outputs, check_images
+from neurobento.backends.base import Backend, ImageBatch, OutputBatch, check_images
 from neurobento.files import file_sha256
 from neurobento.spec import ModelSpec
 
@@ -40,10 +40,10 @@ class KnownBackend(Backend):
     def __init__(self, scores: Sequence[float] | None = None, **values: Any) -> None:
         self.name, self.details = "known", {"device": "CPU"}
         self.spec = known_spec(**values)
-        self.batches: list[Images] = []
+        self.batches: list[ImageBatch] = []
         self._scores = scores
 
-    def run(self, images: Images) -> Outputs:
+    def run(self, images: ImageBatch) -> OutputBatch:
         images = check_images(images, self.spec)
         before = sum(len(batch) for batch in self.batches)
         self.batches.append(images)

@@ -15,9 +15,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from neurobento import backends
-from neurobento.backends import AUTO, BACKENDS, Backend, BackendEntry, Way, list_ways, open_backend
+from neurobento.backends import (
+    BACKENDS,
+    Backend,
+    BackendConfig,
+    BackendEntry,
+    list_backend_configs,
+    open_backend,
+    selection,
+)
 from neurobento.backends.cuda import Gpu
+from neurobento.backends.selection import AUTO_ORDER
 from neurobento.errors import BackendUnavailable, ConfigError, EngineMismatch
 from neurobento.files import file_sha256
 from neurobento.registry import Model, open_model
@@ -26,14 +34,18 @@ NETWORK = (91, 122, 123)
 INSTALLED = [
     name for name, entry in BACKENDS.items() if "cpu" in entry.precisions and entry.is_installed()
 ]
-ON_CPU = [way for way in list_ways() if way.device == "cpu" and way.backend in INSTALLED]
+ON_CPU = [
+    config
+    for config in list_backend_configs()
+    if config.device == "cpu" and config.backend in INSTALLED
+]
 GPU = Gpu("NVIDIA GeForce RTX 4090", "8.9")
 Draw = Callable[[int], Any]
 
 
-def case(way: Way) -> Any:
-    marks = [pytest.mark.slow] if way.backend == "pytorch-compiled" else []
-    return pytest.param(way, marks=marks, id=str(way).replace(" ", "-"))
+def case(config: BackendConfig) -> Any:
+    marks = [pytest.mark.slow] if config.backend == "pytorch-compiled" else []
+    return pytest.param(config, marks=marks, id=str(config).replace(" ", "-"))
 
 
 def known_network() -> Any:
@@ -74,14 +86,14 @@ def model(known_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def backend(request: pytest.FixtureRequest, model: Model) -> Iterator[Backend]:
     import torch
 
-    way: Way = request.param
+    config: BackendConfig = request.param
     threads = torch.get_num_threads()
     try:
         opened = open_backend(
-            model, way.backend, device=way.device, precision=way.precision, threads=1
+            model, config.backend, device=config.device, precision=config.precision, threads=1
         )
     except BackendUnavailable as error:
-        if way.precision == "fp32" and way.backend != "pytorch-compiled":
+        if config.precision == "fp32" and config.backend != "pytorch-compiled":
             raise
         pytest.skip(f"not on this machine: {error.message}")
     yield opened
@@ -284,7 +296,7 @@ def test_what_is_not_installed_is_an_error_that_says_how_to_install_it(
     assert (f"neurobento[{entry.extra}]" if entry.extra else entry.package) in caught.value.remedy
 
 
-@pytest.mark.parametrize("name", [n for n, d in AUTO if d == "cpu" and n in INSTALLED])
+@pytest.mark.parametrize("name", [n for n, d in AUTO_ORDER if d == "cpu" and n in INSTALLED])
 def test_auto_takes_the_one_that_is_installed(
     model: Model, hide: Callable[..., None], name: str
 ) -> None:
@@ -320,7 +332,7 @@ class Fakes:
             name: BackendEntry("numpy", entry.extra, self._opener(name), entry.precisions)
             for name, entry in BACKENDS.items()
         }
-        patch.setattr(backends, "BACKENDS", self._entries)
+        patch.setattr(selection, "BACKENDS", self._entries)
         self.have_gpu(None)
 
     def _opener(self, name: str) -> Callable[..., Any]:
@@ -338,8 +350,8 @@ class Fakes:
                 raise error(BackendUnavailable, "no GPU")
             return gpu
 
-        self._patch.setattr(backends, "find_gpu", lambda: gpu)
-        self._patch.setattr(backends, "require_gpu", require)
+        self._patch.setattr(selection, "find_gpu", lambda: gpu)
+        self._patch.setattr(selection, "require_gpu", require)
 
     def leave_out(self, *names: str) -> None:
         for name in names:
@@ -532,25 +544,27 @@ def test_a_backend_takes_the_gpu_if_it_can_and_there_is_one(
     assert fakes.tried == [(name, "cuda" if takes_gpu else "cpu", "auto", 0)]
 
 
-def test_every_way_is_listed_once_and_has_a_name_of_its_own() -> None:
-    ways = list_ways()
-    assert len({str(way) for way in ways}) == len(set(ways)) == len(ways)
-    assert {way.backend for way in ways} == set(BACKENDS)
-    for way in ways:
-        assert way.precision in BACKENDS[way.backend].precisions[way.device]
+def test_every_config_is_listed_once_and_has_a_name_of_its_own() -> None:
+    configs = list_backend_configs()
+    assert len({str(config) for config in configs}) == len(set(configs)) == len(configs)
+    assert {config.backend for config in configs} == set(BACKENDS)
+    for config in configs:
+        assert config.precision in BACKENDS[config.backend].precisions[config.device]
 
 
 @pytest.mark.parametrize(
-    ("way", "name"),
+    ("config", "name"),
     [
-        (Way("openvino", "cpu", "bf16"), "openvino bf16"),
-        (Way("onnxruntime", "cpu", "fp32"), "onnxruntime fp32"),
-        (Way("onnxruntime", "cuda", "fp32"), "onnxruntime fp32 cuda"),
-        (Way("tensorrt", "cuda", "fp16"), "tensorrt fp16"),
+        (BackendConfig("openvino", "cpu", "bf16"), "openvino bf16"),
+        (BackendConfig("onnxruntime", "cpu", "fp32"), "onnxruntime fp32"),
+        (BackendConfig("onnxruntime", "cuda", "fp32"), "onnxruntime fp32 cuda"),
+        (BackendConfig("tensorrt", "cuda", "fp16"), "tensorrt fp16"),
     ],
 )
-def test_a_way_is_named_by_its_device_where_there_is_a_choice(way: Way, name: str) -> None:
-    assert str(way) == name
+def test_a_config_is_named_by_its_device_where_there_is_a_choice(
+    config: BackendConfig, name: str
+) -> None:
+    assert str(config) == name
 
 
 def test_every_extra_that_an_error_names_is_one_of_the_projects() -> None:

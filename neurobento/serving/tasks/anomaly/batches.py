@@ -10,7 +10,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from neurobento.backends.base import Outputs
+from neurobento.backends.base import OutputBatch
 from neurobento.imaging.geometry import SLICE_SHAPE
 
 __all__ = ["pack_found", "unpack_found"]
@@ -19,7 +19,7 @@ BEFORE_THE_MAP = 2
 """Columns: the score, and the seconds that the slice's batch was in the network."""
 
 
-def pack_found(outputs: Outputs, network_s: float) -> NDArray[np.float32]:
+def pack_found(outputs: OutputBatch, network_s: float) -> NDArray[np.float32]:
     """(N, 2 + 128 * 128) float32: an anomaly model's outputs as one array.
 
     That is all that BentoML takes apart again by slice: score, seconds, error map.

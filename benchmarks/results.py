@@ -20,9 +20,9 @@ from benchmarks.machine import environment, load_warnings
 from neurobento.errors import ConfigError
 from neurobento.files import write_atomically
 
-__all__ = ["FORMAT", "Entry", "Kind", "Run", "begin_run", "require_alike", "summary"]
+__all__ = ["RESULTS_FORMAT", "Entry", "Kind", "Run", "begin_run", "require_alike", "summary"]
 
-FORMAT = 2
+RESULTS_FORMAT = 2
 """Version of the result files."""
 
 Kind = Literal[
@@ -119,7 +119,7 @@ class Run:
         """
         self.require_place(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        values = {"format": FORMAT, **dataclasses.asdict(self)}
+        values = {"format": RESULTS_FORMAT, **dataclasses.asdict(self)}
         write_atomically(path, (json.dumps(values, indent=1) + "\n").encode())
 
     def _is_at(self, path: Path) -> bool:
@@ -144,7 +144,7 @@ class Run:
         try:
             values = json.loads(path.read_text())
             found = values.pop("format")
-            if found != FORMAT or values["kind"] not in get_args(Kind):
+            if found != RESULTS_FORMAT or values["kind"] not in get_args(Kind):
                 raise ValueError(f"format {found}, kind {values.get('kind')}")
             values["entries"] = {name: Entry(**e) for name, e in values["entries"].items()}
             values["warnings"] = tuple(values["warnings"])
@@ -152,7 +152,7 @@ class Run:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(
                 subject=str(path),
-                expected=f"a benchmark run of format {FORMAT}",
+                expected=f"a benchmark run of format {RESULTS_FORMAT}",
                 found=f"{type(error).__name__}: {error}",
                 remedy="Measure again with the commands of benchmarks/.",
             ) from None

@@ -43,7 +43,7 @@ from neurobento.files import file_sha256
 from neurobento.networks import task_of
 from neurobento.networks.weights import load_network, read_values, write_weights
 from neurobento.registry import ONNX_FILE, SPEC_FILE, WEIGHTS_FILE, Model, open_model
-from neurobento.spec import TASKS, ModelSpec
+from neurobento.spec import MODEL_TASKS, ModelSpec
 
 __all__ = [
     "LARGEST_MODEL_BYTES",
@@ -86,7 +86,7 @@ def export_onnx(checkpoint: Path, onnx_path: Path) -> None:
     from onnxscript.optimizer import fold_constants
 
     network = load_network(checkpoint)
-    task = TASKS[task_of(network)]
+    task = MODEL_TASKS[task_of(network)]
     batch = torch.export.Dim("N", min=1, max=64)
     program = torch.onnx.export(
         _graph_of(network),

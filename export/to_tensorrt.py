@@ -28,7 +28,6 @@ from neurobento.backends.engine import (
     RECIPE,
     EngineFacts,
     engine_folder,
-    engines_folder,
     find_engine,
     gpu_target,
     private_folder,
@@ -38,6 +37,7 @@ from neurobento.backends.engine import (
 )
 from neurobento.backends.tensorrt import load_flavour
 from neurobento.command import run
+from neurobento.environment import engines_folder
 from neurobento.errors import ConfigError, EngineMismatch
 from neurobento.registry import Model, open_model
 

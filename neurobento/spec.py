@@ -20,9 +20,17 @@ from neurobento.files import file_sha256, write_atomically
 from neurobento.imaging.geometry import NETWORK_SHAPE, SLICE_SHAPE
 from neurobento.labels import CLASS_COUNT, aal116
 
-__all__ = ["FORMAT", "TASKS", "ModelSpec", "Task", "Tensor", "require_sha256", "require_task"]
+__all__ = [
+    "SPEC_FORMAT",
+    "MODEL_TASKS",
+    "ModelSpec",
+    "ModelTask",
+    "Tensor",
+    "require_sha256",
+    "require_task",
+]
 
-FORMAT = 1
+SPEC_FORMAT = 1
 """Version of spec.json."""
 
 PREPROCESSING = {
@@ -61,7 +69,7 @@ class Tensor:
 
 
 @dataclass(frozen=True)
-class Task:
+class ModelTask:
     """What a model is for, which says what its graph takes and gives.
 
     Attributes
@@ -83,16 +91,16 @@ class Task:
     region_table_sha256: str = ""
 
 
-TASKS: Mapping[str, Task] = MappingProxyType(
+MODEL_TASKS: Mapping[str, ModelTask] = MappingProxyType(
     {
-        "parcellation": Task(
+        "parcellation": ModelTask(
             Tensor((1, *NETWORK_SHAPE), "float32"),
             {"labels": Tensor(NETWORK_SHAPE, "uint8")},
             PREPROCESSING,
             CLASS_COUNT,
             aal116().sha256,
         ),
-        "anomaly": Task(
+        "anomaly": ModelTask(
             Tensor((1, *SLICE_SHAPE), "float32"),
             {"score": Tensor((), "float32"), "error_map": Tensor(SLICE_SHAPE, "float32")},
             SLICE_PREPROCESSING,
@@ -101,7 +109,7 @@ TASKS: Mapping[str, Task] = MappingProxyType(
 )
 
 
-COMMANDS = {"parcellation": "parcellate", "anomaly": "anomaly"}
+TASK_COMMANDS = {"parcellation": "parcellate", "anomaly": "anomaly"}
 
 
 def require_sha256(path: Path, expected: str) -> None:
@@ -140,7 +148,7 @@ class ModelSpec:
     opset
         ONNX operator set of the graph.
     task
-        A key of `TASKS`.
+        A key of `MODEL_TASKS`.
     input_shape, output_shape
         Without the batch axis, which is free: of a parcellation image (1, X, Y, Z)
         float32 in [0, 1], RAS, and labels (X, Y, Z) uint8; of an anomaly image
@@ -185,7 +193,7 @@ class ModelSpec:
     @classmethod
     def of_task(cls, task: str, **values: Any) -> ModelSpec:
         """The spec of a model for a task, what the task says filled in."""
-        known = TASKS[task]
+        known = MODEL_TASKS[task]
         return cls(
             task=task,
             input_shape=known.image.shape,
@@ -199,11 +207,11 @@ class ModelSpec:
     @property
     def outputs(self) -> Mapping[str, Tensor]:
         """What the graph gives, by name and in its order."""
-        return TASKS[self.task].outputs
+        return MODEL_TASKS[self.task].outputs
 
     def write(self, path: Path) -> None:
         """Write spec.json, whole or not at all."""
-        values = {"format": FORMAT, **dataclasses.asdict(self)}
+        values = {"format": SPEC_FORMAT, **dataclasses.asdict(self)}
         write_atomically(path, (json.dumps(values, indent=2) + "\n").encode())
 
     @classmethod
@@ -217,7 +225,7 @@ class ModelSpec:
         """
         try:
             values = json.loads(path.read_text())
-            if values.pop("format") != FORMAT:
+            if values.pop("format") != SPEC_FORMAT:
                 raise KeyError("format")
             for key in ("input_shape", "output_shape"):
                 values[key] = tuple(values[key])
@@ -225,7 +233,7 @@ class ModelSpec:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise SpecMismatch(
                 subject=str(path),
-                expected=f"a model spec of format {FORMAT}",
+                expected=f"a model spec of format {SPEC_FORMAT}",
                 found=type(error).__name__,
                 remedy="Export the model again with `python -m export.to_onnx`.",
             ) from None
@@ -239,11 +247,14 @@ class ModelSpec:
             Its hash differs, or it was made for other regions, another grid
             or another preprocessing.
         """
-        task = TASKS.get(self.task, TASKS["parcellation"])
+        task = MODEL_TASKS.get(self.task, MODEL_TASKS["parcellation"])
         checks = {
             "SHA-256 of the ONNX file": (self.onnx_sha256, file_sha256(onnx)),
             "region table": (self.region_table_sha256, task.region_table_sha256),
-            "task": (self.task, self.task if self.task in TASKS else " or ".join(TASKS)),
+            "task": (
+                self.task,
+                self.task if self.task in MODEL_TASKS else " or ".join(MODEL_TASKS),
+            ),
             "network grid": (self.output_shape, [*task.outputs.values()][-1].shape),
             "input grid": (self.input_shape, task.image.shape),
             "number of classes": (self.classes, task.classes),
@@ -263,7 +274,7 @@ class ModelSpec:
 
 
 def require_task(spec: ModelSpec, task: str) -> None:
-    """Check that a model is for a task, a key of `neurobento.spec.TASKS`.
+    """Check that a model is for a task, a key of `neurobento.spec.MODEL_TASKS`.
 
     Raises
     ------
@@ -271,7 +282,7 @@ def require_task(spec: ModelSpec, task: str) -> None:
         It is for another.
     """
     if spec.task != task:
-        command = COMMANDS.get(spec.task)
+        command = TASK_COMMANDS.get(spec.task)
         hint = f"; `neurobento {command}` runs this one" if command else ""
         raise ConfigError(
             subject="model",

@@ -36,7 +36,7 @@ def imported(source: str, package: str) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            module = package if node.preprocessing else node.module or ""
+            module = package if node.level else node.module or ""
             yield from (module, *(f"{module}.{alias.name}" for alias in node.names))
 
 

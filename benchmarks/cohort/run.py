@@ -45,7 +45,7 @@ from neurobento.spec import ModelSpec
 
 __all__ = ["differing", "exponent", "main", "write_model", "write_scan"]
 
-FORMAT = 1
+COHORT_RUN_FORMAT = 1
 """Version of the result file."""
 
 SIZES = (125, 250, 500, 1000)
@@ -267,7 +267,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     machine = environment()
     result: dict[str, Any] = {
-        "format": FORMAT,
+        "format": COHORT_RUN_FORMAT,
         "scenario": {
             "simulated": "blocks of grey on the network grid, a graph that rounds, level none",
             "cluster": f"LocalCluster, {args.workers} processes of one thread",

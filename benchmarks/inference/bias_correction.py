@@ -35,7 +35,7 @@ from neurobento.preprocessing.threads import limit_threads
 
 __all__ = ["WAYS", "agreement", "ants_defaults", "ants_mask", "main", "measure"]
 
-FORMAT = 1
+BIAS_CORRECTION_FORMAT = 1
 """Version of the result file."""
 
 Image = NDArray[np.float32]
@@ -158,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.output.parent.mkdir(parents=True, exist_ok=True)
     scans: dict[str, Any] = {}
     result = {
-        "format": FORMAT,
+        "format": BIAS_CORRECTION_FORMAT,
         "rounds": args.rounds,
         "environment": environment(),
         "scans": scans,

@@ -18,7 +18,7 @@ LabelBatch = NDArray[np.uint8]
 """(N, 91, 122, 123), class indices."""
 
 OutputBatch = dict[str, NDArray[np.generic]]
-"""What the graph gives by name, the batch along the first axis; see `neurobento.spec.TASKS`."""
+"""What the graph gives by name, the batch along the first axis; see `neurobento.spec.MODEL_TASKS`."""
 
 
 class Backend(ABC):

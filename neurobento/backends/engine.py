@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from neurobento.backends.cuda import Gpu
+from neurobento.environment import engines_folder
 from neurobento.errors import EngineMismatch
 from neurobento.files import write_atomically
 from neurobento.registry import Model
@@ -27,7 +28,6 @@ __all__ = [
     "RECIPE",
     "EngineFacts",
     "engine_folder",
-    "engines_folder",
     "find_engine",
     "gpu_target",
     "private_folder",
@@ -48,7 +48,7 @@ PROFILE = (1, 1, 8)
 RECIPE = 1
 """What `export.to_tensorrt` does to the graph and its flags; raised whenever it changes."""
 
-FORMAT = 1
+SIDECAR_FORMAT = 1
 ENGINE_FILE, SIDECAR_FILE = "engine.plan", "engine.json"
 WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 REBUILD = "Remove the folder and build the engine again with `python -m export.to_tensorrt`."
@@ -111,13 +111,6 @@ def gpu_target(flavour: str, gpu: Gpu) -> str:
     return sm if flavour == "tensorrt-rtx" else f"{gpu.name} {sm}"
 
 
-def engines_folder() -> Path:
-    """Where engines are kept: NEUROBENTO_ENGINES, else in the user's cache."""
-    given = os.environ.get("NEUROBENTO_ENGINES")
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(given) if given else Path(cache, "neurobento", "engines")
-
-
 def private_folder(path: Path) -> Path:
     """A folder that nobody else may write to, made if it is not there.
 
@@ -156,7 +149,7 @@ def write_engine(model: Model, facts: EngineFacts, engine: bytes, root: Path | N
     folder = private_folder(engine_folder(model, facts, root))
     facts = dataclasses.replace(facts, engine_sha256=hashlib.sha256(engine).hexdigest())
     write_private(folder / ENGINE_FILE, engine)
-    values = {"format": FORMAT, "model": model.spec.name, **dataclasses.asdict(facts)}
+    values = {"format": SIDECAR_FORMAT, "model": model.spec.name, **dataclasses.asdict(facts)}
     # last, so that an engine without a sidecar is one whose writing was cut off
     write_private(folder / SIDECAR_FILE, (json.dumps(values, indent=2) + "\n").encode())
     return folder
@@ -179,7 +172,7 @@ def read_facts(folder: Path) -> EngineFacts:
     """
     try:
         values = json.loads((folder / SIDECAR_FILE).read_text())
-        if values.pop("format") != FORMAT:
+        if values.pop("format") != SIDECAR_FORMAT:
             raise KeyError("format")
         del values["model"]
         for name in ("targets", "profile"):
@@ -188,7 +181,7 @@ def read_facts(folder: Path) -> EngineFacts:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise EngineMismatch(
             subject=str(folder / SIDECAR_FILE),
-            expected=f"an engine's sidecar of format {FORMAT}",
+            expected=f"an engine's sidecar of format {SIDECAR_FORMAT}",
             found=type(error).__name__,
             remedy=REBUILD,
         ) from None

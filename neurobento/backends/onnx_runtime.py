@@ -12,8 +12,9 @@ import numpy as np
 
 from neurobento.backends.base import Backend, ImageBatch, OutputBatch, check_images
 from neurobento.backends.cuda import require_gpu
-from neurobento.backends.engine import PROFILE, engines_folder, private_folder
+from neurobento.backends.engine import PROFILE, private_folder
 from neurobento.backends.tensorrt import load_flavour
+from neurobento.environment import engines_folder
 from neurobento.errors import BackendUnavailable
 from neurobento.registry import Model
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from neurobento.cli.options import Work, add_file_options, add_model_options, local_backend
+from neurobento.environment import client_token
 from neurobento.errors import ConfigError
 from neurobento.preprocessing.mode import PREPROCESSINGS, Progress
 from neurobento.registry import DEFAULT_MODEL
@@ -94,7 +94,7 @@ def _at_service(args: argparse.Namespace, say: Progress) -> Iterator[Work]:
 
 def _token(file: Path | None) -> str | None:
     if file is None:
-        return os.environ.get("NEUROBENTO_TOKEN") or None
+        return client_token()
     return file.read_text(encoding="utf-8", errors="replace").strip()
 
 

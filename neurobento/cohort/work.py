@@ -26,7 +26,7 @@ from neurobento.spec import PREPROCESSING
 
 __all__ = ["CohortOptions", "Outcome", "model_sha256", "parcellate_one"]
 
-FORMAT = 1
+RECORD_FORMAT = 1
 """Version of `NAME_cohort.json`."""
 
 
@@ -156,7 +156,7 @@ def _parcellate(
     scan: CohortScan, folder: Path, parts: Path, options: CohortOptions, clock: _Clock
 ) -> Outcome:
     made_from = {
-        "format": FORMAT,
+        "format": RECORD_FORMAT,
         "options": options.deciding,
         "scan_sha256": file_sha256(scan.path),
     }

@@ -55,5 +55,5 @@ def build(preset: str) -> nn.Module:
 
 
 def task_of(network: nn.Module) -> str:
-    """What a network is for, a key of `neurobento.spec.TASKS`."""
+    """What a network is for, a key of `neurobento.spec.MODEL_TASKS`."""
     return "anomaly" if hasattr(network, "detect") else "parcellation"

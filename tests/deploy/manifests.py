@@ -99,8 +99,8 @@ READS = re.compile(r'\b_(?:text|number|whole|folder)\("(\w+)"|"NEUROBENTO_(\w+)"
 @functools.cache
 def settings() -> frozenset[str]:
     """Environment variables that the service reads."""
-    sources = [ROOT / "service.py", *(ROOT / "serving").rglob("*.py")]
-    sources += (ROOT / "neurobento/backends").rglob("*.py")
+    sources = [ROOT / "service.py", ROOT / "neurobento/environment.py"]
+    sources += (ROOT / "neurobento/serving").rglob("*.py")
     found = {name for file in sources for pair in READS.findall(file.read_text()) for name in pair}
     return frozenset({"BENTOML_HOME", *(f"NEUROBENTO_{name}" for name in found if name)})
 

@@ -11,7 +11,7 @@ import pytest
 
 from neurobento.errors import SpecMismatch
 from neurobento.files import file_sha256
-from neurobento.spec import FORMAT, ModelSpec
+from neurobento.spec import SPEC_FORMAT, ModelSpec
 
 ABC_SHA256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 """Of the three bytes "abc": FIPS 180-2, appendix B.1."""
@@ -59,7 +59,7 @@ def test_shapes_are_tuples_again_after_reading(path: Path) -> None:
 def test_the_file_is_json_and_names_its_format(path: Path) -> None:
     spec_of_abc().write(path)
     values = json.loads(path.read_text())
-    assert values["format"] == FORMAT == 1
+    assert values["format"] == SPEC_FORMAT == 1
     assert set(values) == {"format", *(f.name for f in dataclasses.fields(ModelSpec))}
 
 
@@ -91,7 +91,7 @@ def test_what_is_no_spec_is_refused(path: Path, text: str) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"format": FORMAT + 1},
+        {"format": SPEC_FORMAT + 1},
         {"format": None},
         {"input_shape": 5},
         {"output_shape": None},

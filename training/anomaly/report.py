@@ -45,7 +45,7 @@ from training.anomaly.train import AnomalyRecipe, AnomalyRun, read_anomaly_recip
 
 __all__ = ["Collected", "Method", "collect", "main"]
 
-FORMAT = 1
+ANOMALY_REPORT_FORMAT = 1
 VALIDATION_FOLDS = 5
 COMPONENTS = 0.90
 """Share of the variance that the principal components explain."""
@@ -242,7 +242,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for method in methods
     }
     document = {
-        "format": FORMAT,
+        "format": ANOMALY_REPORT_FORMAT,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "repeats": args.repeats,
         "folds": args.folds,

@@ -40,7 +40,7 @@ from training.anomaly.reductions import FALSE_POSITIVE_RATE, auroc, threshold_fr
 
 __all__ = ["main", "measure", "put_in_lesion"]
 
-FORMAT = 1
+SCAN_REPORT_FORMAT = 1
 DIAMETERS_MM = (10.0, 20.0, 30.0, 40.0)
 DRAWS = 2
 """Lesions of each diameter in each scan, one at a time."""
@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     detector = AnomalyDetector(open_backend(open_model(args.model), threads=args.threads))
     healthy, with_lesion = _score(detector, sources)
     document = {
-        "format": FORMAT,
+        "format": SCAN_REPORT_FORMAT,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "model": {"name": detector.backend.spec.name, "onnx": detector.backend.spec.onnx_sha256},
         **measure(healthy, with_lesion),

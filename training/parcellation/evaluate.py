@@ -44,7 +44,7 @@ from training.parcellation.scores import Scores, score_labels
 
 __all__ = ["draw_regions", "main", "noise_ceiling", "score"]
 
-FORMAT = 1
+EVALUATION_FORMAT = 1
 
 
 def score(network: nn.Module, pairs: Sequence[Pair], device: str = "cpu") -> Scores:
@@ -143,7 +143,7 @@ def evaluate(checkpoint: Path, pairs: Path, output: Path, second_labels: Path | 
     output.mkdir(parents=True, exist_ok=True)
     results = {name: scores.as_dict() for name, scores in groups.items()}
     summary = {
-        "format": FORMAT,
+        "format": EVALUATION_FORMAT,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "checkpoint_sha256": file_sha256(checkpoint),
         "network": values["recipe"]["network"],

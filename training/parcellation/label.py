@@ -54,7 +54,7 @@ from training.parcellation.registration import find_atlas, register_atlas
 
 __all__ = ["Options", "label_all", "label_one", "main", "scan_paths"]
 
-FORMAT = 2
+LABELLING_FORMAT = 2
 """Version of `NAME.json`."""
 
 
@@ -110,7 +110,7 @@ def label_one(scan: Path, folder: Path, options: Options) -> dict[str, Any]:
     record_path = folder / f"{scan_name(scan)}.json"
     try:
         made_from = {
-            "format": FORMAT,
+            "format": LABELLING_FORMAT,
             "options": asdict(options),
             "scan_sha256": file_sha256(scan),
             "preprocessing_version": PREPROCESSING["version"],

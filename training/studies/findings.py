@@ -21,7 +21,7 @@ from training.studies.independent_truth import structures
 
 __all__ = ["REPORT_A", "Findings", "Network", "machine"]
 
-FORMAT = 1
+FINDINGS_FORMAT = 1
 
 REPORT_A: dict[str, dict[str, Any]] = {
     "highresnet": {
@@ -136,7 +136,7 @@ class Findings:
                 "prediction_s": [round(s, 4) for s in network.seconds],
             }
         return {
-            "format": FORMAT,
+            "format": FINDINGS_FORMAT,
             "date": self.date,
             "machine": machine(),
             "report_a": REPORT_A,

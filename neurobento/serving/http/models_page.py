@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from neurobento.spec import TASKS, ModelSpec, Tensor
+from neurobento.spec import MODEL_TASKS, ModelSpec, Tensor
 
 __all__ = ["describe_model", "models_app"]
 
@@ -25,7 +25,7 @@ def describe_model(spec: ModelSpec) -> dict[str, Any]:
         "onnx_sha256": spec.onnx_sha256,
         "input_shape": list(spec.input_shape),
         "output_shape": list(spec.output_shape),
-        "inputs": {"image": _described(TASKS[spec.task].image)},
+        "inputs": {"image": _described(MODEL_TASKS[spec.task].image)},
         "outputs": {name: _described(tensor) for name, tensor in spec.outputs.items()},
         "classes": spec.classes,
         "detection": spec.detection,

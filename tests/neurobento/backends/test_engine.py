@@ -14,7 +14,6 @@ from neurobento.backends.cuda import Gpu
 from neurobento.backends.engine import (
     EngineFacts,
     engine_folder,
-    engines_folder,
     find_engine,
     gpu_target,
     private_folder,
@@ -281,28 +280,6 @@ def test_engines_of_tensorrt_rtx_are_for_a_compute_capability() -> None:
 
 def test_engines_of_tensorrt_are_for_one_kind_of_gpu() -> None:
     assert gpu_target("tensorrt", Gpu("NVIDIA L4", "8.9")) == "NVIDIA L4 sm_89"
-
-
-@pytest.mark.parametrize(
-    ("variables", "expected"),
-    [
-        ({"NEUROBENTO_ENGINES": "/e", "XDG_CACHE_HOME": "/c", "HOME": "/h"}, "/e"),
-        ({"XDG_CACHE_HOME": "/c", "HOME": "/h"}, "/c/neurobento/engines"),
-        (
-            {"NEUROBENTO_ENGINES": "", "XDG_CACHE_HOME": "", "HOME": "/h"},
-            "/h/.cache/neurobento/engines",
-        ),
-        ({"HOME": "/h"}, "/h/.cache/neurobento/engines"),
-    ],
-)
-def test_engines_lie_where_the_environment_says(
-    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], expected: str
-) -> None:
-    for name in ("NEUROBENTO_ENGINES", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    assert engines_folder() == Path(expected)
 
 
 def test_engines_are_found_where_the_environment_says(

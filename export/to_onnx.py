@@ -34,7 +34,7 @@ from export.graph import drop_zero_taps, strip_notes
 from export.last_layer import classify_by_product
 from export.verify import read_images, read_labels, verify
 from export.verify_scores import read_fitted, verify_scores
-from neurobento.anomaly.thresholds import threshold_of
+from neurobento.anomaly.thresholds import slice_threshold
 from neurobento.backends import ImageBatch, LabelBatch
 from neurobento.backends.pytorch import open_weights
 from neurobento.command import run
@@ -278,7 +278,7 @@ def _verified(
 ) -> ModelSpec:
     """The spec with what verification found, written into the folder."""
     if spec.task == "anomaly":
-        threshold_of(spec)
+        slice_threshold(spec)
     network, model = load_network(folder / WEIGHTS_FILE), Model(folder, spec)
     if spec.task == "anomaly":
         found = verify_scores(network, model, images)

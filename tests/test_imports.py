@@ -22,6 +22,17 @@ ALLOWED = {
     "benchmarks": {CORE, "benchmarks"},
     "service": {CORE, SERVING},
 }
+WINGS = {"neurobento.parcellation", "neurobento.anomaly"}
+NOT_OF_WINGS = {f"neurobento.{part}" for part in ("serving", "cli", "cohort", "client")}
+FORBIDDEN = {
+    "neurobento.parcellation": {"neurobento.anomaly", *NOT_OF_WINGS},
+    "neurobento.anomaly": {"neurobento.parcellation", *NOT_OF_WINGS},
+    "neurobento.preprocessing": WINGS,
+    "neurobento.imaging": WINGS,
+    "neurobento.backends": WINGS,
+}
+"""Folder -> folders it must not import: the wings know neither each other nor what uses them."""
+
 HEAVY = ("torch", "monai", "ants", "openvino", "matplotlib")
 FILES = [
     path.relative_to(ROOT)
@@ -58,6 +69,16 @@ def test_every_part_is_looked_at() -> None:
 def test_a_part_imports_only_what_it_may(file: Path) -> None:
     part = part_of(".".join(file.with_suffix("").parts))
     assert own_parts((ROOT / file).read_text(), part) <= ALLOWED[part]
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_the_wings_stay_apart(package: str) -> None:
+    files = [file for file in FILES if package == ".".join(file.parts[:2])]
+    assert files
+    for file in files:
+        modules = imported((ROOT / file).read_text(), package)
+        folders = {".".join(module.split(".")[:2]) for module in modules}
+        assert not folders & FORBIDDEN[package], file
 
 
 @pytest.mark.parametrize(

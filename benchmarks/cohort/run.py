@@ -36,8 +36,8 @@ import nibabel as nib
 import numpy as np
 
 from benchmarks.machine import environment, load_warnings
-from neurobento.cohort.cluster import map_on, open_cluster, scratch_folder
-from neurobento.cohort.completion import holding_record
+from neurobento.cohort.cluster import map_on_cluster, open_cluster, scratch_folder
+from neurobento.cohort.resume import matching_record
 from neurobento.files import file_sha256, write_atomically
 from neurobento.imaging.geometry import NETWORK_SHAPE
 from neurobento.labels import CLASS_COUNT
@@ -155,7 +155,7 @@ def _rows(output: Path) -> list[dict[str, str]]:
 
 def _holding(output: Path) -> int:
     """Scans whose record says what lies beside it."""
-    return sum(holding_record(path, {}) is not None for path in output.rglob("*_cohort.json"))
+    return sum(matching_record(path, {}) is not None for path in output.rglob("*_cohort.json"))
 
 
 class _Killer:
@@ -239,7 +239,9 @@ def _no_ops(items: int, workers: int, folder: Path) -> dict[str, Any]:
     before, start = _cpu_s(), time.perf_counter()
     with scratch_folder(folder) as marks, open_cluster(workers) as client:
         opened = time.perf_counter()
-        done = sum(1 for _ in map_on(client, functools.partial(_nothing), range(items), marks))
+        done = sum(
+            1 for _ in map_on_cluster(client, functools.partial(_nothing), range(items), marks)
+        )
         wall_s = time.perf_counter() - opened
     cpu_s = _cpu_s() - before
     return {

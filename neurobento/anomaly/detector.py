@@ -9,16 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurobento.anomaly.axial import axial_slices
-from neurobento.anomaly.fit import Fitted, fit_slice, resize
-from neurobento.anomaly.thresholds import scan_threshold_of, threshold_of
+from neurobento.anomaly.fit import FittedSlice, fit_slice, resize
+from neurobento.anomaly.thresholds import scan_threshold, slice_threshold
 from neurobento.backends.base import Backend
 from neurobento.errors import EmptyScan
 from neurobento.imaging.scan import Scan
 from neurobento.preprocessing.mode import Progress, say_nothing
 
-__all__ = ["Anomaly", "AnomalyDetector", "ScanAnomaly", "anomaly_of"]
+__all__ = ["AnomalyDetector", "ScanAnomaly", "SliceAnomaly", "slice_anomaly"]
 
-BATCH = 8
+BATCH_SIZE = 8
 """Slices that go through the model at once."""
 
 EXTENT_MM, EXTENT_PIXELS = 10.0, 15
@@ -44,7 +44,7 @@ DEEPEST_MM = 90.0
 
 
 @dataclass(frozen=True, eq=False)
-class Anomaly:
+class SliceAnomaly:
     """Of one slice.
 
     Attributes
@@ -62,7 +62,7 @@ class Anomaly:
     score: float
     threshold: float
     heat_map: NDArray[np.float32]
-    fitted: Fitted
+    fitted: FittedSlice
 
     @property
     def is_anomalous(self) -> bool:
@@ -111,9 +111,9 @@ class ScanAnomaly:
         return sum(score > self.slice_threshold for score in self.slices.values())
 
 
-def anomaly_of(
-    fitted: Fitted, score: float, error_map: NDArray[np.float32], threshold: float
-) -> Anomaly:
+def slice_anomaly(
+    fitted: FittedSlice, score: float, error_map: NDArray[np.float32], threshold: float
+) -> SliceAnomaly:
     """What a network gave of a slice, on the slice's own pixels.
 
     Parameters
@@ -125,7 +125,7 @@ def anomaly_of(
     threshold
         Of the model's spec.
     """
-    return Anomaly(score, threshold, fitted.restore(error_map), fitted)
+    return SliceAnomaly(score, threshold, fitted.restore(error_map), fitted)
 
 
 class AnomalyDetector:
@@ -146,10 +146,10 @@ class AnomalyDetector:
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
-        self.threshold = threshold_of(backend.spec)
-        self.scan_threshold = scan_threshold_of(backend.spec)
+        self.threshold = slice_threshold(backend.spec)
+        self.scan_threshold = scan_threshold(backend.spec)
 
-    def detect(self, pixels: NDArray[np.float32], progress: Progress | None = None) -> Anomaly:
+    def detect(self, pixels: NDArray[np.float32], progress: Progress | None = None) -> SliceAnomaly:
         """The anomaly of a slice.
 
         Parameters
@@ -165,7 +165,7 @@ class AnomalyDetector:
         say("infer")
         ((score, error_map),) = self._run([fitted])
         say("restore")
-        return anomaly_of(fitted, score, error_map, self.threshold)
+        return slice_anomaly(fitted, score, error_map, self.threshold)
 
     def detect_scan(self, scan: Scan, progress: Progress | None = None) -> ScanAnomaly:
         """The anomaly of a scan, from its axial slices that hold enough of the head.
@@ -209,10 +209,10 @@ class AnomalyDetector:
             heat_map=heat_map,
         )
 
-    def _run(self, fitted: Sequence[Fitted]) -> list[tuple[float, NDArray[np.float32]]]:
+    def _run(self, fitted: Sequence[FittedSlice]) -> list[tuple[float, NDArray[np.float32]]]:
         found: list[tuple[float, NDArray[np.float32]]] = []
-        for start in range(0, len(fitted), BATCH):
-            images = np.stack([each.image for each in fitted[start : start + BATCH]])[:, None]
+        for start in range(0, len(fitted), BATCH_SIZE):
+            images = np.stack([each.image for each in fitted[start : start + BATCH_SIZE]])[:, None]
             answer = self.backend.run(images)
             maps = np.asarray(answer["error_map"], np.float32)
             scores = np.asarray(answer["score"], np.float64)

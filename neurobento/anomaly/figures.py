@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurobento.anomaly.axial import AxialSlices, axial_slices
-from neurobento.anomaly.detector import AIR, Anomaly, ScanAnomaly
+from neurobento.anomaly.detector import AIR, ScanAnomaly, SliceAnomaly
 from neurobento.anomaly.fit import resize
 from neurobento.imaging.scan import Scan
 from neurobento.pictures import write_letters
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["NOTE", "image_figure", "scan_figure"]
+__all__ = ["NOTE", "scan_figure", "slice_figure"]
 
 NOTE = "For research; not a diagnosis."
 
@@ -36,7 +36,7 @@ WINDOW = (0.5, 99.5)
 Pixels = NDArray[np.float32]
 
 
-def image_figure(pixels: Pixels, anomaly: Anomaly) -> Figure:
+def slice_figure(pixels: Pixels, anomaly: SliceAnomaly) -> Figure:
     """The slice beside the slice with its heat map over it, and what was found.
 
     Parameters
@@ -98,7 +98,7 @@ def scan_figure(scan: Scan, anomaly: ScanAnomaly) -> Figure:
     return figure
 
 
-def _top(anomaly: Anomaly | ScanAnomaly) -> float:
+def _top(anomaly: SliceAnomaly | ScanAnomaly) -> float:
     """The value of the brightest colour; a slice's threshold at least, so that little looks
     little."""
     of_slice = anomaly.slice_threshold if isinstance(anomaly, ScanAnomaly) else anomaly.threshold
@@ -172,7 +172,7 @@ def _write_bar(figure: Figure, panels: list[Axes], top: float) -> None:
     bar.ax.tick_params(colors="white")
 
 
-def _write_verdict(figure: Figure, anomaly: Anomaly | ScanAnomaly) -> None:
+def _write_verdict(figure: Figure, anomaly: SliceAnomaly | ScanAnomaly) -> None:
     said = f"score {anomaly.score:.4g}, no threshold"
     if anomaly.threshold is not None:
         verdict = "anomalous" if anomaly.is_anomalous else "not anomalous"

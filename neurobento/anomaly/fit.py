@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from neurobento.imaging.geometry import SLICE_SHAPE
 
-__all__ = ["Fitted", "fit_slice", "resize"]
+__all__ = ["FittedSlice", "fit_slice", "resize"]
 
 HEAD_SIZE = 256
 """Largest edge of the image in which the head is looked for, in pixels."""
@@ -25,7 +25,7 @@ SMALLEST_HEAD = 0.05
 
 
 @dataclass(frozen=True, eq=False)
-class Fitted:
+class FittedSlice:
     """A slice on the network's grid, and the way back.
 
     Attributes
@@ -57,7 +57,7 @@ class Fitted:
         return whole
 
 
-def fit_slice(pixels: NDArray[np.float32]) -> Fitted:
+def fit_slice(pixels: NDArray[np.float32]) -> FittedSlice:
     """A slice on the network's grid.
 
     What is no head (borders, letters, rulers) is cut away, so that it can say nothing
@@ -84,7 +84,9 @@ def fit_slice(pixels: NDArray[np.float32]) -> Fitted:
     bright = float(np.percentile(pixels[head], BRIGHT))
     # black where nothing inside is brighter than the darkest
     image = np.clip(resize(square, SLICE_SHAPE) / (bright or 1.0), 0, 1)
-    return Fitted(image, shape, (corner[0] + inside[0].start, corner[1] + inside[1].start), edge)
+    return FittedSlice(
+        image, shape, (corner[0] + inside[0].start, corner[1] + inside[1].start), edge
+    )
 
 
 def _without_borders(pixels: NDArray[np.float32]) -> tuple[slice, slice]:

@@ -8,20 +8,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neurobento.anomaly.detector import Anomaly, ScanAnomaly
-from neurobento.anomaly.figures import NOTE, image_figure, scan_figure
+from neurobento.anomaly.detector import ScanAnomaly, SliceAnomaly
+from neurobento.anomaly.figures import NOTE, scan_figure, slice_figure
 from neurobento.facts import json_bytes, rounded, versions
 from neurobento.imaging.scan import Scan, map_bytes
 from neurobento.pictures import png_bytes
 
 __all__ = [
     "ANOMALY_FORMAT",
-    "LEVELS",
+    "GREY_LEVELS",
     "anomaly_facts",
     "heat_map_png",
-    "image_facts",
-    "image_files",
-    "scan_files",
+    "scan_output_files",
+    "slice_facts",
+    "slice_output_files",
 ]
 
 ANOMALY_FORMAT = 1
@@ -34,14 +34,14 @@ SCAN_NOTE = (
 
 LIBRARIES = ("neurobento", "numpy", "nibabel", "scipy", "pillow", "pydicom")
 
-LEVELS = 65_535
+GREY_LEVELS = 65_535
 """The brightest of a grey value of 16 bits."""
 
 
-def image_files(
+def slice_output_files(
     name: str,
     pixels: NDArray[np.float32],
-    anomaly: Anomaly,
+    anomaly: SliceAnomaly,
     backend_facts: dict[str, Any],
     seconds: dict[str, float],
 ) -> dict[str, bytes]:
@@ -63,15 +63,15 @@ def image_files(
     seconds
         Stage -> wall-clock seconds.
     """
-    facts = image_facts(pixels, anomaly, backend_facts, seconds)
+    facts = slice_facts(pixels, anomaly, backend_facts, seconds)
     return {
         f"{name}_anomaly.json": json_bytes(facts),
         f"{name}_heatmap.png": heat_map_png(anomaly.heat_map),
-        f"{name}_overlay.png": png_bytes(image_figure(pixels, anomaly)),
+        f"{name}_overlay.png": png_bytes(slice_figure(pixels, anomaly)),
     }
 
 
-def scan_files(
+def scan_output_files(
     name: str,
     scan: Scan,
     scan_anomaly: ScanAnomaly,
@@ -115,7 +115,7 @@ def scan_files(
 
 
 def anomaly_facts(
-    anomaly: Anomaly | ScanAnomaly, backend_facts: dict[str, Any], seconds: dict[str, float]
+    anomaly: SliceAnomaly | ScanAnomaly, backend_facts: dict[str, Any], seconds: dict[str, float]
 ) -> dict[str, Any]:
     """What was found, and what somebody needs to trust or repeat it."""
     return {
@@ -130,20 +130,20 @@ def anomaly_facts(
     }
 
 
-def image_facts(
+def slice_facts(
     pixels: NDArray[np.float32],
-    anomaly: Anomaly,
+    anomaly: SliceAnomaly,
     backend_facts: dict[str, Any],
     seconds: dict[str, float],
 ) -> dict[str, Any]:
-    """What stands in `<name>_anomaly.json` of a slice; the parameters are `image_files`'s."""
+    """What stands in `<name>_anomaly.json` of a slice; the parameters are `slice_output_files`'s."""
     return {
         **anomaly_facts(anomaly, backend_facts, seconds),
         "native_shape": list(pixels.shape),
         "heat_map": {
             "largest": float(anomaly.heat_map.max()),
             "value_per_level": _value_per_level(anomaly.heat_map),
-            "levels": LEVELS,
+            "levels": GREY_LEVELS,
         },
     }
 
@@ -155,15 +155,15 @@ def heat_map_png(heat_map: NDArray[np.float32]) -> bytes:
     ----------
     heat_map
         (rows, columns) float32, 0 or more; its largest value is white. What a level of
-        grey is worth stands in the `image_facts`.
+        grey is worth stands in the `slice_facts`.
     """
     from PIL import Image
 
-    levels = np.round(heat_map.astype(np.float64) / _value_per_level(heat_map)).clip(0, LEVELS)
+    levels = np.round(heat_map.astype(np.float64) / _value_per_level(heat_map)).clip(0, GREY_LEVELS)
     png = io.BytesIO()
     Image.fromarray(levels.astype(np.uint16)).save(png, "PNG")
     return png.getvalue()
 
 
 def _value_per_level(heat_map: NDArray[np.float32]) -> float:
-    return float(heat_map.max()) / LEVELS or 1.0
+    return float(heat_map.max()) / GREY_LEVELS or 1.0

@@ -7,10 +7,10 @@ import math
 from neurobento.errors import SpecMismatch
 from neurobento.spec import ModelSpec, require_task
 
-__all__ = ["scan_threshold_of", "threshold_of"]
+__all__ = ["scan_threshold", "slice_threshold"]
 
 
-def threshold_of(spec: ModelSpec) -> float:
+def slice_threshold(spec: ModelSpec) -> float:
     """The score above which a model for anomalies calls a slice anomalous.
 
     Raises
@@ -31,7 +31,7 @@ def threshold_of(spec: ModelSpec) -> float:
     return _finite(spec, "threshold")
 
 
-def scan_threshold_of(spec: ModelSpec) -> float | None:
+def scan_threshold(spec: ModelSpec) -> float | None:
     """The score above which it calls a scan anomalous; None where none was measured.
 
     Raises

@@ -47,7 +47,7 @@ def open_anomaly(args: argparse.Namespace, say: Progress) -> AbstractContextMana
     # opened for the first file that could be read
     backend = local_backend(args, "anomaly")
     from neurobento.anomaly.detector import AnomalyDetector
-    from neurobento.anomaly.outputs import image_files, scan_files
+    from neurobento.anomaly.outputs import scan_output_files, slice_output_files
     from neurobento.facts import backend_facts
     from neurobento.imaging.scan import read_scan, scan_name
     from neurobento.imaging.slice_file import holds_slice, read_slice
@@ -60,11 +60,11 @@ def open_anomaly(args: argparse.Namespace, say: Progress) -> AbstractContextMana
             anomaly = AnomalyDetector(backend()).detect(pixels, clock)
             clock("write")
             facts = backend_facts(backend())
-            return image_files(scan_name(path), pixels, anomaly, facts, clock.seconds), []
+            return slice_output_files(scan_name(path), pixels, anomaly, facts, clock.seconds), []
         scan = read_scan(path)
         scan_anomaly = AnomalyDetector(backend()).detect_scan(scan, clock)
         clock("write")
         facts = backend_facts(backend())
-        return scan_files(scan_name(path), scan, scan_anomaly, facts, clock.seconds), []
+        return scan_output_files(scan_name(path), scan, scan_anomaly, facts, clock.seconds), []
 
     return nullcontext(find)

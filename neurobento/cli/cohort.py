@@ -54,7 +54,7 @@ def parcellate_cohort(args: argparse.Namespace) -> Counter[str]:
     threads = _at_least_one("threads", 1 if args.threads is None else args.threads)
     workers = _workers(args, threads)
     from neurobento.cohort import CohortOptions, find_scans, run_cohort
-    from neurobento.cohort.work import model_sha256
+    from neurobento.cohort.worker import model_sha256
     from neurobento.registry import find_model
     from neurobento.spec import require_task
 

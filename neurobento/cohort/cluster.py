@@ -23,7 +23,14 @@ from typing import Any, Generic, TypeVar
 from neurobento.errors import ConfigError, NeuroBentoError, WorkerLost
 from neurobento.files import write_atomically
 
-__all__ = ["ATTEMPTS", "Done", "map_on", "open_cluster", "require_extra", "scratch_folder"]
+__all__ = [
+    "ATTEMPTS",
+    "ItemResult",
+    "map_on_cluster",
+    "open_cluster",
+    "require_extra",
+    "scratch_folder",
+]
 
 ATTEMPTS = 3
 """How often an item may be begun."""
@@ -33,7 +40,7 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Done(Generic[Result]):
+class ItemResult(Generic[Result]):
     """An item that is through.
 
     Attributes
@@ -117,9 +124,9 @@ def scratch_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def map_on(
+def map_on_cluster(
     client: Any, work: Callable[[Item], Result], items: Sequence[Item], marks: Path
-) -> Iterator[Done[Result]]:
+) -> Iterator[ItemResult[Result]]:
     """Every item once, as it gets done.
 
     Parameters
@@ -182,7 +189,7 @@ def _begin(
     return done
 
 
-def _outcome(job: Any, index: int, marks: Path) -> Done[Any] | None:
+def _outcome(job: Any, index: int, marks: Path) -> ItemResult[Any] | None:
     """The item's end, or None where it has to be submitted again."""
     from dask.distributed import KilledWorker
 
@@ -190,8 +197,8 @@ def _outcome(job: Any, index: int, marks: Path) -> Done[Any] | None:
         result, attempts = job.result()
     except KilledWorker:
         attempts = _attempts(marks / str(index))
-        return Done(index, _lost(), attempts) if attempts >= ATTEMPTS else None
-    return Done(index, result, attempts)
+        return ItemResult(index, _lost(), attempts) if attempts >= ATTEMPTS else None
+    return ItemResult(index, result, attempts)
 
 
 def _attempts(mark: Path) -> int:

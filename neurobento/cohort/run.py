@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neurobento.cohort.cluster import map_on, open_cluster, require_extra, scratch_folder
+from neurobento.cohort.cluster import map_on_cluster, open_cluster, require_extra, scratch_folder
 from neurobento.cohort.scans import CohortScan
 from neurobento.cohort.tables import Row, cohort_tsv, volumes_table_tsv
-from neurobento.cohort.work import CohortOptions, Outcome, parcellate_one
+from neurobento.cohort.worker import CohortOptions, Outcome, parcellate_scan
 from neurobento.errors import NeuroBentoError, WorkerLost
 from neurobento.files import write_atomically
 
 if TYPE_CHECKING:
-    from neurobento.cohort.cluster import Done
+    from neurobento.cohort.cluster import ItemResult
 
 __all__ = ["COHORT_FILE", "VOLUMES_FILE", "run_cohort"]
 
@@ -58,7 +58,7 @@ def run_cohort(
     rows: dict[int, Row] = {}
     output = output.resolve()
     with scratch_folder(output) as scratch:
-        work = functools.partial(parcellate_one, output=output, parts=scratch, options=options)
+        work = functools.partial(parcellate_scan, output=output, parts=scratch, options=options)
         marks = scratch / "marks"
         marks.mkdir()
         try:
@@ -66,7 +66,7 @@ def run_cohort(
                 open_cluster(workers, scheduler) as client,
                 tqdm(total=len(scans), unit="scan", smoothing=0) as bar,
             ):
-                for done in map_on(client, work, scans, marks):
+                for done in map_on_cluster(client, work, scans, marks):
                     rows[done.index] = row = _row(scans[done.index], done)
                     bar.set_postfix_str(f"{row.scan.name} {row.outcome.status}", refresh=False)
                     bar.update()
@@ -75,7 +75,7 @@ def run_cohort(
     return [rows[index] for index in sorted(rows)]
 
 
-def _row(scan: CohortScan, done: Done[Outcome]) -> Row:
+def _row(scan: CohortScan, done: ItemResult[Outcome]) -> Row:
     outcome = done.result
     if isinstance(outcome, WorkerLost):
         outcome = Outcome("failed", error_type="WorkerLost", error=outcome.message)

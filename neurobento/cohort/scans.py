@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from neurobento.errors import ConfigError
 from neurobento.imaging.scan import SUFFIXES, scan_name
 
-__all__ = ["CohortScan", "find_scans", "scan_files"]
+__all__ = ["CohortScan", "find_scan_files", "find_scans"]
 
 DERIVED = ("derivatives", "sourcedata")
 """Folders of a BIDS dataset that hold no raw scans of its own (BIDS 1.10, Common principles)."""
@@ -57,7 +57,7 @@ class CohortScan:
         return None
 
 
-def scan_files(inputs: Sequence[Path]) -> list[Path]:
+def find_scan_files(inputs: Sequence[Path]) -> list[Path]:
     """The scans among files and in folders at any depth, each once, in order of path.
 
     Raises
@@ -128,7 +128,7 @@ def _of_input(root: Path, output: Path) -> list[Path]:
         return [path for path in _files(root) if path.name.endswith(SUFFIXES)]
     found = [
         path
-        for path in scan_files([root])
+        for path in find_scan_files([root])
         if not path.is_relative_to(output) and not {*path.relative_to(root).parts} & {*DERIVED}
     ]
     return [path for path in found if scan_name(path).endswith(T1W)] or found

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from neurobento.cohort.scans import CohortScan
-from neurobento.cohort.work import Outcome
+from neurobento.cohort.worker import Outcome
 from neurobento.labels import aal116
 
 __all__ = ["Row", "cohort_tsv", "volumes_table_tsv"]

@@ -14,11 +14,11 @@ from neurobento.imaging.scan import NativeSpace, Scan
 from neurobento.parcellation.volumetry import RegionVolume, brain_warnings, measure
 from neurobento.preprocessing.mode import Preprocessing, Progress, say_nothing
 
-__all__ = ["Parcellation", "Parcellator", "Prepared", "prepare", "restore_and_measure"]
+__all__ = ["Parcellation", "Parcellator", "PreparedScan", "prepare", "restore_and_measure"]
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
+class PreparedScan:
     """A scan ready for the network, with all that is needed once the labels are there.
 
     Attributes
@@ -64,7 +64,7 @@ class Parcellation:
 
     labels: NDArray[np.uint8]
     network_labels: NDArray[np.uint8]
-    prepared: Prepared
+    prepared: PreparedScan
     volumes: tuple[RegionVolume, ...]
     warnings: list[str]
     seconds: dict[str, float]
@@ -111,16 +111,16 @@ class Parcellator:
 
 def prepare(
     scan: Scan, preprocessing: Preprocessing, *, progress: Progress = say_nothing
-) -> Prepared:
+) -> PreparedScan:
     """The scan on the network grid; see `neurobento.preprocessing.preprocess`."""
     from neurobento.preprocessing import preprocess
 
     done = preprocess(scan, preprocessing, progress=progress)
-    return Prepared(done.image, done.grid, scan.space, preprocessing, done.seconds)
+    return PreparedScan(done.image, done.grid, scan.space, preprocessing, done.seconds)
 
 
 def restore_and_measure(
-    prepared: Prepared,
+    prepared: PreparedScan,
     network_labels: NDArray[np.uint8],
     seconds: dict[str, float],
     *,

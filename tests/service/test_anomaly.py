@@ -22,7 +22,7 @@ from PIL import Image
 from pydicom.encaps import encapsulate
 from tritonclient.utils import InferenceServerException
 
-from neurobento.anomaly.detector import Anomaly, AnomalyDetector
+from neurobento.anomaly.detector import AnomalyDetector, SliceAnomaly
 from neurobento.client import Client
 from neurobento.imaging.slice_file import read_slice
 from tests.neurobento.anomaly.known_anomaly import THRESHOLD, KnownBackend
@@ -90,10 +90,10 @@ FILES: dict[str, Callable[[Any], bytes]] = {
 
 
 @pytest.fixture
-def truth(tmp_path: Path) -> Callable[[bytes], Anomaly]:
+def truth(tmp_path: Path) -> Callable[[bytes], SliceAnomaly]:
     """What the library finds in a slice's file."""
 
-    def find(content: bytes) -> Anomaly:
+    def find(content: bytes) -> SliceAnomaly:
         file = tmp_path / "slice"
         file.write_bytes(content)
         return AnomalyDetector(KnownBackend()).detect(read_slice(file))

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from neurobento.anomaly.fit import Fitted, fit_slice
+from neurobento.anomaly.fit import FittedSlice, fit_slice
 from neurobento.errors import ConfigError, ScanError
 from neurobento.imaging.slice_file import read_slice
 
@@ -44,7 +44,7 @@ class Slices:
     """
 
     names: tuple[str, ...]
-    fitted: tuple[Fitted, ...]
+    fitted: tuple[FittedSlice, ...]
     tumour: NDArray[np.bool_]
     group: NDArray[np.int64]
     facts: dict[str, NDArray[np.float64]]

@@ -38,9 +38,9 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from neurobento.cohort.cluster import map_on, open_cluster, require_extra, scratch_folder
-from neurobento.cohort.completion import holding_record
-from neurobento.cohort.scans import scan_files
+from neurobento.cohort.cluster import map_on_cluster, open_cluster, require_extra, scratch_folder
+from neurobento.cohort.resume import matching_record
+from neurobento.cohort.scans import find_scan_files
 from neurobento.command import run
 from neurobento.errors import ConfigError, NeuroBentoError
 from neurobento.files import file_sha256, write_atomically
@@ -90,7 +90,7 @@ def scan_paths(inputs: Sequence[Path]) -> list[Path]:
     FileNotFoundError
         One of the inputs is not there.
     """
-    scans = scan_files(inputs)
+    scans = find_scan_files(inputs)
     names = [scan_name(path) for path in scans]
     if len(set(names)) < len(names):
         raise ConfigError(
@@ -115,7 +115,7 @@ def label_one(scan: Path, folder: Path, options: Options) -> dict[str, Any]:
             "scan_sha256": file_sha256(scan),
             "preprocessing_version": PREPROCESSING["version"],
         }
-        earlier = holding_record(record_path, made_from)
+        earlier = matching_record(record_path, made_from)
         if earlier is not None:
             return {**earlier, "status": "kept"}
         record = {**made_from, **_make_pair(scan, folder, options)}
@@ -214,7 +214,7 @@ def label_all(
                 open_cluster(workers, scheduler) as client,
                 tqdm(total=len(scans), unit="scan") as bar,
             ):
-                for done in map_on(client, work, [scan.resolve() for scan in scans], marks):
+                for done in map_on_cluster(client, work, [scan.resolve() for scan in scans], marks):
                     record = _record(scans[done.index], done.result)
                     records[done.index] = record
                     bar.set_postfix_str(f"{record['name']} {record['status']}")

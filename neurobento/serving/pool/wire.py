@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurobento import errors
-from neurobento.anomaly.fit import Fitted
+from neurobento.anomaly.fit import FittedSlice
 from neurobento.imaging.geometry import Grid
 from neurobento.imaging.scan import NativeSpace
-from neurobento.parcellation.parcellator import Prepared
+from neurobento.parcellation.parcellator import PreparedScan
 from neurobento.serving.tasks.parcellation.grid_images import open_image, write_image
 
 __all__ = ["PreparedSlice", "pack_error", "pack_prepared", "pack_slice", "unpack", "unpack_slice"]
@@ -35,11 +35,11 @@ class PreparedSlice:
     """
 
     pixels: NDArray[np.float32]
-    fitted: Fitted
+    fitted: FittedSlice
     seconds: dict[str, float]
 
 
-def pack_prepared(prepared: Prepared, file: Path) -> dict[str, Any]:
+def pack_prepared(prepared: PreparedScan, file: Path) -> dict[str, Any]:
     """A prepared scan as a dictionary of arrays and plain values; its image goes into a file."""
     write_image(file, prepared.image)
     return {
@@ -54,7 +54,7 @@ def pack_prepared(prepared: Prepared, file: Path) -> dict[str, Any]:
 
 
 def pack_slice(
-    pixels: NDArray[np.float32], fitted: Fitted, seconds: dict[str, float], file: Path
+    pixels: NDArray[np.float32], fitted: FittedSlice, seconds: dict[str, float], file: Path
 ) -> dict[str, Any]:
     """A slice as a dictionary of arrays and plain values; its pixels go into a file.
 
@@ -76,7 +76,7 @@ def pack_error(error: errors.NeuroBentoError) -> dict[str, Any]:
     return {"error": type(error).__name__, **error.parts, "subject": None}
 
 
-def unpack(values: dict[str, Any]) -> Prepared:
+def unpack(values: dict[str, Any]) -> PreparedScan:
     """The prepared scan that was packed.
 
     Raises
@@ -89,7 +89,7 @@ def unpack(values: dict[str, Any]) -> Prepared:
     block = bytes(values["native_header"])
     header_kind = nib.Nifti2Header if len(block) == 540 else nib.Nifti1Header
     affine = values["native_voxel_to_ras"]
-    return Prepared(
+    return PreparedScan(
         image=open_image(Path(values["image"])),
         grid=Grid(shape, affine, values["network_voxel_to_ras"]),
         space=NativeSpace(shape, affine, header_kind(block)),
@@ -105,7 +105,7 @@ def unpack_slice(values: dict[str, Any]) -> PreparedSlice:
     top, left = values["corner"]
     return PreparedSlice(
         pixels=open_image(Path(values["pixels"]), (rows, columns)),
-        fitted=Fitted(values["image"], (rows, columns), (top, left), values["edge"]),
+        fitted=FittedSlice(values["image"], (rows, columns), (top, left), values["edge"]),
         seconds=dict(values["seconds"]),
     )
 

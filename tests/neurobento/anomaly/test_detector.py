@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from nibabel.orientations import apply_orientation, axcodes2ornt, ornt_transform
 
-from neurobento.anomaly.detector import BATCH, AnomalyDetector, anomaly_of
+from neurobento.anomaly.detector import BATCH_SIZE, AnomalyDetector, slice_anomaly
 from neurobento.anomaly.fit import fit_slice
 from neurobento.errors import ConfigError, EmptyScan, SpecMismatch
 from neurobento.imaging.geometry import SLICE_SHAPE
@@ -54,7 +54,7 @@ def test_an_anomaly_lies_where_the_error_map_says() -> None:
     fitted = fit_slice(pixels)
     error_map = np.zeros(SLICE_SHAPE, np.float32)
     error_map[:64, :64] = 2
-    anomaly = anomaly_of(fitted, 0.5, error_map, 0.4)
+    anomaly = slice_anomaly(fitted, 0.5, error_map, 0.4)
     assert anomaly.heat_map.shape == pixels.shape
     # the square of 50 x 50 around the head begins in row 5 and column 20
     assert anomaly.heat_map[6:29, 21:44] == pytest.approx(2)
@@ -66,7 +66,7 @@ def test_an_anomaly_lies_where_the_error_map_says() -> None:
 @pytest.mark.parametrize(("score", "verdict"), [(0.41, True), (0.4, False), (0.39, False)])
 def test_a_slice_is_anomalous_above_the_threshold(score: float, verdict: bool) -> None:
     fitted = fit_slice(np.eye(40, dtype=np.float32))
-    assert anomaly_of(fitted, score, fitted.image, 0.4).is_anomalous is verdict
+    assert slice_anomaly(fitted, score, fitted.image, 0.4).is_anomalous is verdict
 
 
 def test_a_slice_is_scored_by_what_the_network_gives(backend: KnownBackend, phantom: Any) -> None:
@@ -258,8 +258,8 @@ def test_many_slices_go_through_in_batches(phantom_on: Callable[..., Any]) -> No
     scan = phantom_on("RAS", (6.0, 6.0, 3.0)).scan()
     found = AnomalyDetector(backend).detect_scan(scan, told.append)
     sizes = [len(batch) for batch in backend.batches]
-    assert sum(sizes) == len(found.slices) > 2 * BATCH
-    assert set(sizes[:-1]) == {BATCH}
+    assert sum(sizes) == len(found.slices) > 2 * BATCH_SIZE
+    assert set(sizes[:-1]) == {BATCH_SIZE}
     assert told == ["fit", "infer", "restore"]
 
 

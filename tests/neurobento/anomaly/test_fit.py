@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from neurobento.anomaly.fit import Fitted, fit_slice
+from neurobento.anomaly.fit import FittedSlice, fit_slice
 from neurobento.imaging.geometry import SLICE_SHAPE
 from neurobento.imaging.slice_file import read_slice
 from tests.neurobento.imaging.slice_files import SHAPE, encoded, grey_png
@@ -40,7 +40,7 @@ def noisy(pixels: Any, seed: int = 1) -> Any:
     return np.hypot(pixels + real, imaginary).astype(np.float32)
 
 
-def difference(one: Fitted, other: Fitted) -> float:
+def difference(one: FittedSlice, other: FittedSlice) -> float:
     """Mean over the grid; the head itself is about 0.4."""
     return float(np.abs(one.image - other.image).mean())
 

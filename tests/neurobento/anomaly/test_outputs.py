@@ -17,15 +17,15 @@ import pytest
 from matplotlib.text import Text
 from PIL import Image
 
-from neurobento.anomaly.detector import Anomaly, AnomalyDetector, ScanAnomaly
-from neurobento.anomaly.figures import NOTE, image_figure, scan_figure
+from neurobento.anomaly.detector import AnomalyDetector, ScanAnomaly, SliceAnomaly
+from neurobento.anomaly.figures import NOTE, scan_figure, slice_figure
 from neurobento.anomaly.fit import fit_slice
 from neurobento.anomaly.outputs import (
     ANOMALY_FORMAT,
     heat_map_png,
-    image_facts,
-    image_files,
-    scan_files,
+    scan_output_files,
+    slice_facts,
+    slice_output_files,
 )
 from neurobento.facts import backend_facts
 from neurobento.imaging.scan import Scan, read_scan
@@ -47,13 +47,13 @@ def pixels(phantom: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def anomaly(pixels: Any) -> Anomaly:
+def anomaly(pixels: Any) -> SliceAnomaly:
     return AnomalyDetector(KnownBackend()).detect(pixels)
 
 
 @pytest.fixture(scope="module")
-def of_image(pixels: Any, anomaly: Anomaly) -> dict[str, bytes]:
-    return image_files(NAME, pixels, anomaly, backend_facts(KnownBackend()), SECONDS)
+def of_image(pixels: Any, anomaly: SliceAnomaly) -> dict[str, bytes]:
+    return slice_output_files(NAME, pixels, anomaly, backend_facts(KnownBackend()), SECONDS)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def scan_anomaly(scan: Scan) -> ScanAnomaly:
 
 @pytest.fixture(scope="module")
 def of_scan(scan: Scan, scan_anomaly: ScanAnomaly) -> dict[str, bytes]:
-    return scan_files(NAME, scan, scan_anomaly, backend_facts(KnownBackend()), SECONDS)
+    return scan_output_files(NAME, scan, scan_anomaly, backend_facts(KnownBackend()), SECONDS)
 
 
 def facts(files: dict[str, bytes]) -> Any:
@@ -87,7 +87,7 @@ def test_three_files_are_called_after_the_input(
     assert [*of_scan] == [f"{NAME}_{e}" for e in ("anomaly.json", "heatmap.nii.gz", "overlay.png")]
 
 
-def test_the_json_says_what_was_found(of_image: dict[str, bytes], anomaly: Anomaly) -> None:
+def test_the_json_says_what_was_found(of_image: dict[str, bytes], anomaly: SliceAnomaly) -> None:
     found = facts(of_image)
     assert found["format"] == ANOMALY_FORMAT == 1
     assert (found["score"], found["threshold"]) == (anomaly.score, THRESHOLD)
@@ -127,17 +127,17 @@ def test_the_json_of_a_scan_has_its_slices(
     assert found["slices_above_threshold"] == 4
 
 
-def test_no_number_that_json_has_not_is_written(pixels: Any, anomaly: Anomaly) -> None:
-    odd = Anomaly(float("nan"), THRESHOLD, anomaly.heat_map, anomaly.fitted)
+def test_no_number_that_json_has_not_is_written(pixels: Any, anomaly: SliceAnomaly) -> None:
+    odd = SliceAnomaly(float("nan"), THRESHOLD, anomaly.heat_map, anomaly.fitted)
     with pytest.raises(ValueError, match="JSON"):
-        image_files(NAME, pixels, odd, {}, SECONDS)
+        slice_output_files(NAME, pixels, odd, {}, SECONDS)
 
 
 # --- heat maps ---
 
 
 def test_the_heat_map_of_a_slice_is_grey_of_a_stated_scale(
-    of_image: dict[str, bytes], anomaly: Anomaly
+    of_image: dict[str, bytes], anomaly: SliceAnomaly
 ) -> None:
     image = Image.open(io.BytesIO(of_image[f"{NAME}_heatmap.png"]))
     assert image.mode == "I;16"
@@ -150,8 +150,8 @@ def test_the_heat_map_of_a_slice_is_grey_of_a_stated_scale(
 
 def stored(heat_map: Any) -> tuple[Any, float]:
     """The levels of a heat map's PNG, and what one is worth by the facts beside it."""
-    anomaly = Anomaly(0.5, 0.3, heat_map, fit_slice(np.eye(40, dtype=np.float32)))
-    scale = image_facts(heat_map, anomaly, {}, {})["heat_map"]["value_per_level"]
+    anomaly = SliceAnomaly(0.5, 0.3, heat_map, fit_slice(np.eye(40, dtype=np.float32)))
+    scale = slice_facts(heat_map, anomaly, {}, {})["heat_map"]["value_per_level"]
     return np.asarray(Image.open(io.BytesIO(heat_map_png(heat_map)))), scale
 
 
@@ -179,7 +179,7 @@ def test_the_heat_map_of_a_scan_stands_on_its_grid(
     )
     scan = read_scan(path)
     found = AnomalyDetector(KnownBackend()).detect_scan(scan)
-    files = scan_files(NAME, scan, found, backend_facts(KnownBackend()), SECONDS)
+    files = scan_output_files(NAME, scan, found, backend_facts(KnownBackend()), SECONDS)
     image = kind.from_bytes(gzip.decompress(files[f"{NAME}_heatmap.nii.gz"]))
     theirs = nib.load(path)
     assert type(image) is type(theirs)
@@ -200,13 +200,17 @@ def test_nobodys_name_is_in_a_file(of_image: dict[str, bytes], of_scan: dict[str
 
 
 def test_the_same_answer_gives_the_same_bytes(
-    of_image: dict[str, bytes], of_scan: dict[str, bytes], pixels: Any, anomaly: Anomaly, scan: Scan
+    of_image: dict[str, bytes],
+    of_scan: dict[str, bytes],
+    pixels: Any,
+    anomaly: SliceAnomaly,
+    scan: Scan,
 ) -> None:
     known = backend_facts(KnownBackend())
-    assert image_files(NAME, pixels, anomaly, known, SECONDS) == of_image
+    assert slice_output_files(NAME, pixels, anomaly, known, SECONDS) == of_image
     found = AnomalyDetector(KnownBackend(SCORES + [0.1] * 40)).detect_scan(scan)
     again = dataclasses.replace(found, score=0.85)
-    assert scan_files(NAME, scan, again, known, SECONDS) == of_scan
+    assert scan_output_files(NAME, scan, again, known, SECONDS) == of_scan
 
 
 # --- pictures ---
@@ -222,9 +226,9 @@ def decoded(png: bytes) -> Any:
 
 @pytest.mark.parametrize(("score", "verdict"), [(0.75, ": anomalous"), (0.1, ": not anomalous")])
 def test_the_picture_says_score_threshold_and_verdict(
-    score: float, verdict: str, pixels: Any, anomaly: Anomaly
+    score: float, verdict: str, pixels: Any, anomaly: SliceAnomaly
 ) -> None:
-    figure = image_figure(pixels, Anomaly(score, 0.5, anomaly.heat_map, anomaly.fitted))
+    figure = slice_figure(pixels, SliceAnomaly(score, 0.5, anomaly.heat_map, anomaly.fitted))
     assert f"score {score}, threshold 0.5{verdict}\n{NOTE}" in texts(figure)
 
 
@@ -240,15 +244,17 @@ def test_a_scan_has_no_verdict_where_no_threshold_was_measured(
 ) -> None:
     without = dataclasses.replace(scan_anomaly, threshold=None)
     assert without.is_anomalous is None
-    found = facts(scan_files(NAME, scan, without, {}, SECONDS))
+    found = facts(scan_output_files(NAME, scan, without, {}, SECONDS))
     assert (found["threshold"], found["anomalous"]) == (None, None)
     assert "score 0.85, no threshold; 4 of " in texts(scan_figure(scan, without))
 
 
-def test_the_slice_is_beside_the_slice_with_the_heat_map(pixels: Any, anomaly: Anomaly) -> None:
+def test_the_slice_is_beside_the_slice_with_the_heat_map(
+    pixels: Any, anomaly: SliceAnomaly
+) -> None:
     heat = np.zeros_like(pixels)
     heat[10:14, 4:9] = 2
-    figure = image_figure(pixels, Anomaly(0.5, 0.3, heat, anomaly.fitted))
+    figure = slice_figure(pixels, SliceAnomaly(0.5, 0.3, heat, anomaly.fitted))
     plain, hot, bar = figure.axes
     one, other = (axes.images[0].get_array() for axes in (plain, hot))
     assert one.shape == (*pixels.shape, 3)
@@ -258,9 +264,9 @@ def test_the_slice_is_beside_the_slice_with_the_heat_map(pixels: Any, anomaly: A
     assert bar.get_ylim() == (0, 2)
 
 
-def test_little_heat_looks_little(pixels: Any, anomaly: Anomaly) -> None:
+def test_little_heat_looks_little(pixels: Any, anomaly: SliceAnomaly) -> None:
     """Brightness is measured by the threshold where nothing is above it."""
-    figure = image_figure(pixels, Anomaly(0.01, 0.5, anomaly.heat_map / 1000, anomaly.fitted))
+    figure = slice_figure(pixels, SliceAnomaly(0.01, 0.5, anomaly.heat_map / 1000, anomaly.fitted))
     assert figure.axes[-1].get_ylim() == (0, 0.5)
 
 
@@ -277,11 +283,11 @@ def test_little_heat_looks_little(pixels: Any, anomaly: Anomaly) -> None:
 def test_odd_slices_are_drawn(odd: Any) -> None:
     fitted = fit_slice(odd)
     heat = fitted.restore(fitted.image)
-    files = image_files(NAME, odd, Anomaly(0.5, 0.3, heat, fitted), {}, SECONDS)
+    files = slice_output_files(NAME, odd, SliceAnomaly(0.5, 0.3, heat, fitted), {}, SECONDS)
     picture = decoded(files[f"{NAME}_overlay.png"])
     assert picture.shape == (560, 1000, 3)
     assert len(np.unique(picture)) > 50
-    plain = image_figure(odd, Anomaly(0.5, 0.3, heat, fitted)).axes[0]
+    plain = slice_figure(odd, SliceAnomaly(0.5, 0.3, heat, fitted)).axes[0]
     assert max(plain.images[0].get_array().shape) <= 1024
     height, width = plain.images[0].get_array().shape[:2]
     assert plain.get_aspect() * height / width == pytest.approx(odd.shape[0] / odd.shape[1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from neurobento.anomaly.thresholds import scan_threshold_of, threshold_of
+from neurobento.anomaly.thresholds import scan_threshold, slice_threshold
 from neurobento.errors import ConfigError, SpecMismatch
 from neurobento.spec import require_task
 from tests.neurobento.anomaly.known_anomaly import SCAN_THRESHOLD, known_spec
@@ -27,11 +27,11 @@ def test_a_model_is_for_its_own_task_alone(task: str) -> None:
 @pytest.mark.parametrize("detection", [{}, {"threshold": float("nan")}])
 def test_a_model_without_a_threshold_is_refused(detection: dict[str, float]) -> None:
     with pytest.raises(SpecMismatch, match="threshold"):
-        threshold_of(known_spec("anomaly", detection=detection))
+        slice_threshold(known_spec("anomaly", detection=detection))
 
 
 def test_a_threshold_of_scans_is_there_if_it_was_measured() -> None:
-    assert scan_threshold_of(known_spec("anomaly")) == SCAN_THRESHOLD
-    assert scan_threshold_of(known_spec("anomaly", detection={"threshold": 0.5})) is None
+    assert scan_threshold(known_spec("anomaly")) == SCAN_THRESHOLD
+    assert scan_threshold(known_spec("anomaly", detection={"threshold": 0.5})) is None
     with pytest.raises(SpecMismatch, match="scan_threshold"):
-        scan_threshold_of(known_spec("anomaly", detection={"scan_threshold": float("inf")}))
+        scan_threshold(known_spec("anomaly", detection={"scan_threshold": float("inf")}))

@@ -15,7 +15,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-import neurobento.cohort.work as work
+import neurobento.cohort.worker as work
 from neurobento.cli.main import main
 from neurobento.labels import aal116
 
@@ -189,6 +189,8 @@ def test_other_options_or_another_model_are_done_again_and_threads_are_not(
     spec = json.loads((known_model / "spec.json").read_text())
     assert record["options"]["model_sha256"] == spec["onnx_sha256"]
     assert record["options"]["backend"] == "onnxruntime"
+    # the key of earlier versions: their records go on counting
+    assert record["options"]["level"] == "none"
 
 
 @pytest.mark.usefixtures("in_this_process")
@@ -231,16 +233,16 @@ def test_a_worker_with_another_model_refuses(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    import neurobento.cohort.work
+    import neurobento.cohort.worker
 
-    monkeypatch.setattr(neurobento.cohort.work, "model_sha256", lambda *_: "0" * 64)
-    real = neurobento.cohort.work._require_same
+    monkeypatch.setattr(neurobento.cohort.worker, "model_sha256", lambda *_: "0" * 64)
+    real = neurobento.cohort.worker._require_same
 
     def changed(model: Any, options: Any) -> None:
-        monkeypatch.setattr(neurobento.cohort.work, "model_sha256", lambda *_: "1" * 64)
+        monkeypatch.setattr(neurobento.cohort.worker, "model_sha256", lambda *_: "1" * 64)
         real(model, options)
 
-    monkeypatch.setattr(neurobento.cohort.work, "_require_same", changed)
+    monkeypatch.setattr(neurobento.cohort.worker, "_require_same", changed)
     assert cohort(dataset / "sub-02/T1.nii.gz") == 1
     assert "on a worker" in capsys.readouterr().err
 

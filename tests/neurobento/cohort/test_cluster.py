@@ -16,8 +16,8 @@ import pytest
 
 from neurobento.cohort.cluster import (
     ATTEMPTS,
-    Done,
-    map_on,
+    ItemResult,
+    map_on_cluster,
     open_cluster,
     require_extra,
     scratch_folder,
@@ -71,13 +71,15 @@ def client() -> Iterator[Any]:
 
 
 @pytest.fixture
-def finish(client: Any, tmp_path: Path) -> Callable[..., dict[int, Done[int]]]:
+def finish(client: Any, tmp_path: Path) -> Callable[..., dict[int, ItemResult[int]]]:
     """What became of twelve items, by item."""
 
-    def run(work: Callable[[int, Path], int], items: int = 12) -> dict[int, Done[int]]:
+    def run(work: Callable[[int, Path], int], items: int = 12) -> dict[int, ItemResult[int]]:
         marks = tmp_path / "marks"
         marks.mkdir()
-        done = list(map_on(client, functools.partial(work, folder=tmp_path), range(items), marks))
+        done = list(
+            map_on_cluster(client, functools.partial(work, folder=tmp_path), range(items), marks)
+        )
         assert sorted(each.index for each in done) == list(range(items))
         return {each.index: each for each in done}
 
@@ -89,7 +91,7 @@ def times(folder: Path, item: int) -> int:
 
 
 def test_every_item_is_done_once(
-    finish: Callable[..., dict[int, Done[int]]], tmp_path: Path
+    finish: Callable[..., dict[int, ItemResult[int]]], tmp_path: Path
 ) -> None:
     done = finish(square)
     assert {item: each.result for item, each in done.items()} == {n: n * n for n in range(12)}
@@ -98,7 +100,7 @@ def test_every_item_is_done_once(
 
 
 def test_a_worker_that_dies_costs_its_running_item_alone(
-    finish: Callable[..., dict[int, Done[int]]], tmp_path: Path
+    finish: Callable[..., dict[int, ItemResult[int]]], tmp_path: Path
 ) -> None:
     """What the worker had done before is not done again."""
     done = finish(kill_once)
@@ -108,7 +110,7 @@ def test_a_worker_that_dies_costs_its_running_item_alone(
 
 
 def test_an_item_that_kills_its_workers_is_given_up_and_its_neighbours_are_not(
-    finish: Callable[..., dict[int, Done[int]]], tmp_path: Path
+    finish: Callable[..., dict[int, ItemResult[int]]], tmp_path: Path
 ) -> None:
     done = finish(kill_always)
     lost = done.pop(LETHAL)
@@ -120,7 +122,7 @@ def test_an_item_that_kills_its_workers_is_given_up_and_its_neighbours_are_not(
 
 
 def test_an_error_of_ours_comes_back_as_it_was_raised(
-    finish: Callable[..., dict[int, Done[int]]],
+    finish: Callable[..., dict[int, ItemResult[int]]],
 ) -> None:
     refused = finish(refuse)[LETHAL].result
     assert isinstance(refused, EmptyScan)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from neurobento.cohort.scans import find_scans, scan_files
+from neurobento.cohort.scans import find_scan_files, find_scans
 from neurobento.errors import ConfigError
 
 Make = Callable[..., Path]
@@ -100,7 +100,10 @@ def test_scans_whose_outputs_would_mix_are_refused(
 
 
 def test_no_scan_is_refused(make: Make, tmp_path: Path) -> None:
-    for look in (lambda: find_scans([make("a.txt")], tmp_path), lambda: scan_files([make("b.md")])):
+    for look in (
+        lambda: find_scans([make("a.txt")], tmp_path),
+        lambda: find_scan_files([make("b.md")]),
+    ):
         with pytest.raises(ConfigError, match="found none"):
             look()
 

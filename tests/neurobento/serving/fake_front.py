@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from neurobento.imaging.geometry import NETWORK_SHAPE, Grid
 from neurobento.imaging.native_space import space_of
-from neurobento.parcellation.parcellator import Parcellation, Prepared, restore_and_measure
+from neurobento.parcellation.parcellator import Parcellation, PreparedScan, restore_and_measure
 from neurobento.serving.admission import Call
 from neurobento.serving.inference_protocol.protocol import OpenInference
 from neurobento.serving.tasks.parcellation.front import Options
@@ -53,7 +53,9 @@ class FakeFront:
     ) -> None:
         grid = Grid(NATIVE_SHAPE, NATIVE, NETWORK)
         image = np.zeros(NETWORK_SHAPE, np.float32)
-        prepared = Prepared(image, grid, space_of(NATIVE_SHAPE, NATIVE), "full", {"spacing": 0.5})
+        prepared = PreparedScan(
+            image, grid, space_of(NATIVE_SHAPE, NATIVE), "full", {"spacing": 0.5}
+        )
         self.parcellation = restore_and_measure(prepared, labels, {"infer": 0.1})
         self.error, self.endless = error, endless
         self.asked: list[Options] = []

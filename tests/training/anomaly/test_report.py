@@ -16,7 +16,7 @@ import neurobento.networks.vgg16_autoencoder
 import training.anomaly.detection
 import training.anomaly.report
 import training.anomaly.train
-from neurobento.anomaly.fit import Fitted
+from neurobento.anomaly.fit import FittedSlice
 from neurobento.errors import ConfigError
 from neurobento.imaging.geometry import SLICE_SHAPE
 from neurobento.networks.anomaly import REDUCTIONS
@@ -70,7 +70,8 @@ def slices_of(healthy: int = 12, tumour: int = 5, copies: int = 0) -> Slices:
     count = healthy + tumour
     grey = [*(np.arange(count) + 1) / 50, *(np.arange(copies) + 1.25) / 50]
     fitted = tuple(
-        Fitted(np.full(SLICE_SHAPE, value, np.float32), (128, 128), (0, 0), 128) for value in grey
+        FittedSlice(np.full(SLICE_SHAPE, value, np.float32), (128, 128), (0, 0), 128)
+        for value in grey
     )
     sick = np.array([*(np.arange(count) >= healthy), *[False] * copies])
     group = np.array([*range(count), *range(copies)])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from neurobento.anomaly.fit import Fitted
+from neurobento.anomaly.fit import FittedSlice
 from neurobento.errors import ConfigError, UnknownFormat
 from neurobento.imaging.geometry import SLICE_SHAPE
 from tests.training.heads import draw_head, write_heads
@@ -17,7 +17,7 @@ from training.anomaly.slices import SAME_PICTURE, Slices, _groups, folds_of, rea
 
 
 def slices_of(group: list[int], tumour: list[bool]) -> Slices:
-    fitted = Fitted(np.zeros(SLICE_SHAPE, np.float32), SLICE_SHAPE, (0, 0), 128)
+    fitted = FittedSlice(np.zeros(SLICE_SHAPE, np.float32), SLICE_SHAPE, (0, 0), 128)
     names = tuple(str(i) for i in range(len(group)))
     return Slices(names, (fitted,) * len(group), np.array(tumour), np.array(group), {})
 

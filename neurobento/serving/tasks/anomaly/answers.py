@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neurobento.anomaly.detector import Anomaly
-from neurobento.anomaly.figures import image_figure
-from neurobento.anomaly.outputs import image_facts, image_files
+from neurobento.anomaly.detector import SliceAnomaly
+from neurobento.anomaly.figures import slice_figure
+from neurobento.anomaly.outputs import slice_facts, slice_output_files
 from neurobento.facts import json_bytes
 from neurobento.pictures import png_bytes
 from neurobento.serving.http.downloads import FILE_STEM, JSON, PNG, ZIP, zipped
@@ -44,22 +44,22 @@ class Detection:
     """
 
     pixels: NDArray[np.float32]
-    anomaly: Anomaly
+    anomaly: SliceAnomaly
     error_map: NDArray[np.float32]
     facts: dict[str, Any]
     seconds: dict[str, float]
 
 
 def facts_of(detection: Detection) -> dict[str, Any]:
-    """The facts of a slice, those that `image_files` writes."""
+    """The facts of a slice, those that `slice_output_files` writes."""
     of = detection.pixels, detection.anomaly, detection.facts, detection.seconds
-    return image_facts(*of)
+    return slice_facts(*of)
 
 
 def picture_of(detection: Detection) -> bytes:
     """A PNG of the slice, without and with its heat map."""
     with DRAWING:
-        return png_bytes(image_figure(detection.pixels, detection.anomaly))
+        return png_bytes(slice_figure(detection.pixels, detection.anomaly))
 
 
 def _json(detection: Detection, request_id: str) -> bytes:
@@ -73,7 +73,7 @@ def _picture(detection: Detection, _: str) -> bytes:
 def _archive(detection: Detection, _: str) -> bytes:
     of = detection.pixels, detection.anomaly, detection.facts, detection.seconds
     with DRAWING:
-        return zipped(image_files(FILE_STEM, *of))
+        return zipped(slice_output_files(FILE_STEM, *of))
 
 
 ENCODERS: Mapping[str, Callable[[Detection, str], bytes]] = {

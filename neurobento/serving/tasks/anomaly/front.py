@@ -12,8 +12,8 @@ import numpy as np
 from anyio import CapacityLimiter, to_thread
 from numpy.typing import NDArray
 
-from neurobento.anomaly.detector import anomaly_of
-from neurobento.anomaly.thresholds import threshold_of
+from neurobento.anomaly.detector import slice_anomaly
+from neurobento.anomaly.thresholds import slice_threshold
 from neurobento.serving.admission import Admission, Call, Kind
 from neurobento.serving.pool.wire import PreparedSlice, unpack_slice
 from neurobento.serving.tasks.anomaly.answers import ENCODERS, Detection
@@ -159,7 +159,7 @@ def thresholds_of(specs: Sequence[ModelSpec]) -> dict[str, float]:
     SpecMismatch
         A spec states none.
     """
-    return {spec.name: threshold_of(spec) for spec in specs if spec.task == SliceFront.task}
+    return {spec.name: slice_threshold(spec) for spec in specs if spec.task == SliceFront.task}
 
 
 def _restored(
@@ -171,6 +171,6 @@ def _restored(
     threshold: float,
 ) -> Detection:
     start = time.perf_counter()
-    anomaly = anomaly_of(prepared.fitted, score, error_map, threshold)
+    anomaly = slice_anomaly(prepared.fitted, score, error_map, threshold)
     seconds = {**seconds, "restore": time.perf_counter() - start}
     return Detection(prepared.pixels, anomaly, error_map, facts, seconds)

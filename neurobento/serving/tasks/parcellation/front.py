@@ -19,7 +19,7 @@ from neurobento.imaging.geometry import NETWORK_SHAPE
 from neurobento.imaging.scan import label_bytes, read_scan, space_of
 from neurobento.labels import aal116
 from neurobento.parcellation.outputs import dseg_bytes, output_files
-from neurobento.parcellation.parcellator import Parcellation, Prepared, restore_and_measure
+from neurobento.parcellation.parcellator import Parcellation, PreparedScan, restore_and_measure
 from neurobento.preprocessing.mode import PREPROCESSINGS, Preprocessing
 from neurobento.serving.admission import Call
 from neurobento.serving.http.downloads import FILE_STEM, zipped
@@ -199,7 +199,7 @@ class Front(TaskFront[Segmenter]):
 
     async def _prepare(
         self, file: Path, preprocessing: Preprocessing, call: Call
-    ) -> tuple[Prepared, Path]:
+    ) -> tuple[PreparedScan, Path]:
         """A scan on the network grid, and the file that its image is in."""
         found = await self._prepared(file, preprocessing, call)
         return unpack(found), Path(found["image"])

@@ -15,7 +15,7 @@ from neurobento.anomaly.fit import fit_slice
 from neurobento.errors import NeuroBentoError
 from neurobento.imaging.geometry import Grid
 from neurobento.imaging.scan import NativeSpace
-from neurobento.parcellation.parcellator import Prepared
+from neurobento.parcellation.parcellator import PreparedScan
 from neurobento.serving.pool.wire import pack_error, pack_prepared, pack_slice, unpack, unpack_slice
 
 SHAPE = (40, 50, 30)
@@ -27,7 +27,7 @@ KINDS = [getattr(errors, name) for name in errors.__all__]
 
 
 @pytest.fixture(params=[nib.Nifti1Image, nib.Nifti2Image], ids=["NIfTI-1", "NIfTI-2"])
-def prepared(request: pytest.FixtureRequest) -> Prepared:
+def prepared(request: pytest.FixtureRequest) -> PreparedScan:
     """With a header that carries more than the affine, and an image of noise."""
     header = request.param(np.zeros(SHAPE, np.int16), NATIVE).header
     header.set_qform(NATIVE, code=2)
@@ -36,7 +36,7 @@ def prepared(request: pytest.FixtureRequest) -> Prepared:
     image = np.random.default_rng(1).random((91, 122, 123), dtype=np.float32)
     space = NativeSpace(SHAPE, NATIVE, header)
     seconds = {"spacing": 0.1, "resize": 0.25}
-    return Prepared(image, Grid(SHAPE, NATIVE, NETWORK), space, "stripped", seconds)
+    return PreparedScan(image, Grid(SHAPE, NATIVE, NETWORK), space, "stripped", seconds)
 
 
 @pytest.fixture
@@ -52,13 +52,13 @@ def crossed(values: dict[str, Any]) -> dict[str, Any]:
     return pickle.loads(data, buffers=[bytes(buffer) for buffer in buffers])
 
 
-def test_the_image_comes_back_to_the_bit(prepared: Prepared, file: Path) -> None:
+def test_the_image_comes_back_to_the_bit(prepared: PreparedScan, file: Path) -> None:
     back = unpack(crossed(pack_prepared(prepared, file)))
     assert back.image.dtype == np.float32
     assert np.array_equal(back.image, prepared.image)
 
 
-def test_both_grids_come_back_to_the_bit(prepared: Prepared, file: Path) -> None:
+def test_both_grids_come_back_to_the_bit(prepared: PreparedScan, file: Path) -> None:
     back = unpack(crossed(pack_prepared(prepared, file)))
     assert back.grid.native_shape == back.space.shape == SHAPE
     assert back.grid.native_voxel_to_ras.tobytes() == NATIVE.tobytes()
@@ -67,19 +67,21 @@ def test_both_grids_come_back_to_the_bit(prepared: Prepared, file: Path) -> None
     assert isinstance(back.space.shape, tuple)
 
 
-def test_the_header_comes_back_to_the_bit_and_of_its_kind(prepared: Prepared, file: Path) -> None:
+def test_the_header_comes_back_to_the_bit_and_of_its_kind(
+    prepared: PreparedScan, file: Path
+) -> None:
     back = unpack(crossed(pack_prepared(prepared, file)))
     assert back.space.header.binaryblock == prepared.space.header.binaryblock
     assert back.space.header.sizeof_hdr == prepared.space.header.sizeof_hdr
 
 
-def test_level_and_seconds_come_back(prepared: Prepared, file: Path) -> None:
+def test_level_and_seconds_come_back(prepared: PreparedScan, file: Path) -> None:
     back = unpack(crossed(pack_prepared(prepared, file)))
     assert back.preprocessing == "stripped"
     assert back.seconds == {"spacing": 0.1, "resize": 0.25}
 
 
-def test_only_plain_values_and_arrays_cross(prepared: Prepared, file: Path) -> None:
+def test_only_plain_values_and_arrays_cross(prepared: PreparedScan, file: Path) -> None:
     """So that the two sides may hold different versions of the classes."""
     plain = (str, bytes, tuple, dict, np.ndarray)
     assert all(isinstance(value, plain) for value in pack_prepared(prepared, file).values())
@@ -103,7 +105,7 @@ def test_when_to_try_again_comes_out_with_its_error() -> None:
     assert caught.value.retry_after_s == 30.0
 
 
-def test_unpacking_leaves_what_was_packed_as_it_is(prepared: Prepared, file: Path) -> None:
+def test_unpacking_leaves_what_was_packed_as_it_is(prepared: PreparedScan, file: Path) -> None:
     packed = pack_error(errors.EmptyScan(expected="a", found="b", remedy="C."))
     before = dict(packed)
     with pytest.raises(errors.EmptyScan):

@@ -16,7 +16,7 @@ from prometheus_client import REGISTRY
 
 from neurobento.anomaly.detector import AnomalyDetector
 from neurobento.anomaly.fit import fit_slice
-from neurobento.anomaly.outputs import image_files
+from neurobento.anomaly.outputs import slice_output_files
 from neurobento.errors import (
     ClientGone,
     DeadlineExceeded,
@@ -146,7 +146,7 @@ def test_json_and_zip_and_picture_are_what_the_command_writes(
 ) -> None:
     pixels = read_slice(image)
     expected = AnomalyDetector(KnownBackend()).detect(pixels)
-    files = image_files("scan", pixels, expected, FACTS, {"decode": 0.2, "fit": 0.1})
+    files = slice_output_files("scan", pixels, expected, FACTS, {"decode": 0.2, "fit": 0.1})
     facts = json.loads(done(front.answer(image, "anomaly", JSON, a_call())))
     written = json.loads(files["scan_anomaly.json"])
     assert facts.pop("request_id") == "r-1"
@@ -257,7 +257,7 @@ def test_without_memory_the_service_says_so(
     def full(*_: Any) -> Any:
         raise MemoryError
 
-    monkeypatch.setattr(slice_front_module, "anomaly_of", full)
+    monkeypatch.setattr(slice_front_module, "slice_anomaly", full)
     with pytest.raises(ServiceUnavailable, match="memory"):
         done(front.detect(image, "anomaly", a_call()))
 

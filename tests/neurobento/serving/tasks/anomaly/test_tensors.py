@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from neurobento.anomaly.detector import anomaly_of
+from neurobento.anomaly.detector import slice_anomaly
 from neurobento.anomaly.fit import fit_slice
 from neurobento.errors import ConfigError, EmptyScan, NeuroBentoError, NotOnNetworkGrid
 from neurobento.serving.admission import Call
@@ -35,7 +35,7 @@ class FakeFront:
         pixels = grey().astype(np.float32)
         fitted = fit_slice(pixels)
         score = float(fitted.image.mean())
-        anomaly = anomaly_of(fitted, score, fitted.image, THRESHOLD)
+        anomaly = slice_anomaly(fitted, score, fitted.image, THRESHOLD)
         self.detection = Detection(pixels, anomaly, fitted.image, FACTS, {"infer": 0.5})
         self.error: Exception | None = None
         self.contents: list[bytes] = []

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from neurobento.cohort.completion import holding_record, write_folder
+from neurobento.cohort.resume import matching_record, replace_folder
 from neurobento.cohort.scans import CohortScan
 from neurobento.errors import ConfigError, ModelError, NeuroBentoError, SpecMismatch
 from neurobento.facts import json_bytes
@@ -24,7 +24,7 @@ from neurobento.preprocessing.threads import limit_threads
 from neurobento.registry import Model
 from neurobento.spec import PREPROCESSING
 
-__all__ = ["CohortOptions", "Outcome", "model_sha256", "parcellate_one"]
+__all__ = ["CohortOptions", "Outcome", "model_sha256", "parcellate_scan"]
 
 RECORD_FORMAT = 1
 """Version of `NAME_cohort.json`."""
@@ -64,7 +64,8 @@ class CohortOptions:
     def deciding(self) -> dict[str, Any]:
         """What of them decides the result, as JSON values."""
         return {
-            "preprocessing": self.preprocessing,
+            # called "level" since the first version, whose records still hold
+            "level": self.preprocessing,
             "model": self.model,
             "model_sha256": self.model_sha256,
             "backend": self.backend,
@@ -107,7 +108,7 @@ _ONE_AT_A_TIME = threading.Lock()
 """A worker of several threads would run one model from all of them."""
 
 
-def parcellate_one(scan: CohortScan, output: Path, parts: Path, options: CohortOptions) -> Outcome:
+def parcellate_scan(scan: CohortScan, output: Path, parts: Path, options: CohortOptions) -> Outcome:
     """A scan's five files and their record in its folder: made now, or an earlier run's.
 
     An error of the scan ends up in the outcome; it is not raised.
@@ -160,7 +161,7 @@ def _parcellate(
         "options": options.deciding,
         "scan_sha256": file_sha256(scan.path),
     }
-    earlier = holding_record(folder / f"{scan.name}_cohort.json", made_from)
+    earlier = matching_record(folder / f"{scan.name}_cohort.json", made_from)
     if earlier is not None:
         return Outcome("kept", earlier["seconds"], earlier["cpu_seconds"], _volumes(folder, scan))
     files = _files(scan, options)
@@ -172,7 +173,7 @@ def _parcellate(
         "cpu_seconds": cpu_seconds,
     }
     files[f"{scan.name}_cohort.json"] = json_bytes(record)
-    write_folder(folder, files, f"{scan.name}_", parts)
+    replace_folder(folder, files, f"{scan.name}_", parts)
     return Outcome("done", seconds, cpu_seconds, _volumes(folder, scan))
 
 

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from neurobento.cohort import completion as records
-from neurobento.cohort.completion import holding_record, write_folder
+from neurobento.cohort.resume import matching_record, replace_folder
 from neurobento.errors import ConfigError
 
 MADE_FROM = {"format": 1, "options": {"preprocessing": "none"}}
@@ -26,27 +25,27 @@ def record(tmp_path: Path) -> Path:
 
 
 def test_a_record_that_holds_is_given_back_whole(record: Path) -> None:
-    found = holding_record(record, MADE_FROM)
+    found = matching_record(record, MADE_FROM)
     assert found is not None
     assert found["more"] == 5
 
 
 @pytest.mark.parametrize("change", [{"format": 2}, {"options": {}}, {"unheard": 1}])
 def test_other_origins_are_another_record(record: Path, change: dict[str, Any]) -> None:
-    assert holding_record(record, {**MADE_FROM, **change}) is None
+    assert matching_record(record, {**MADE_FROM, **change}) is None
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", "{}", '{"format": 1}', '{"outputs": 3}'])
 def test_a_damaged_record_holds_nothing(record: Path, text: str) -> None:
     record.write_text(text)
-    assert holding_record(record, MADE_FROM) is None
+    assert matching_record(record, MADE_FROM) is None
 
 
 def test_a_changed_or_lost_output_ends_it(record: Path, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"other")
-    assert holding_record(record, MADE_FROM) is None
+    assert matching_record(record, MADE_FROM) is None
     (tmp_path / "a.txt").unlink()
-    assert holding_record(record, MADE_FROM) is None
+    assert matching_record(record, MADE_FROM) is None
 
 
 @pytest.fixture
@@ -62,8 +61,8 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def test_a_folder_replaces_an_earlier_one_whole(tmp_path: Path, parts: Path) -> None:
     folder = tmp_path / "sub-01" / "a"
-    write_folder(folder, {"a_1": b"old", "a_2": b"old"}, "a_", parts)
-    write_folder(folder, {"a_1": b"new"}, "a_", parts)
+    replace_folder(folder, {"a_1": b"old", "a_2": b"old"}, "a_", parts)
+    replace_folder(folder, {"a_1": b"new"}, "a_", parts)
     assert content(folder) == {"a_1": b"new"}
     assert list(parts.iterdir()) == []
 
@@ -76,7 +75,7 @@ def test_what_is_not_of_an_earlier_run_is_left_alone(
     foreign.parent.mkdir(parents=True)
     foreign.write_bytes(b"mine")
     with pytest.raises(ConfigError, match="other things"):
-        write_folder(tmp_path / "a", {"a_1": b"new"}, "a_", parts)
+        replace_folder(tmp_path / "a", {"a_1": b"new"}, "a_", parts)
     assert foreign.read_bytes() == b"mine"
 
 
@@ -84,7 +83,7 @@ def test_a_full_disk_leaves_the_earlier_folder(
     tmp_path: Path, parts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "a"
-    write_folder(folder, {"a_1": b"old", "a_2": b"old"}, "a_", parts)
+    replace_folder(folder, {"a_1": b"old", "a_2": b"old"}, "a_", parts)
     write = Path.write_bytes
 
     def full(path: Path, data: bytes) -> int:
@@ -94,7 +93,7 @@ def test_a_full_disk_leaves_the_earlier_folder(
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="No space"):
-        write_folder(folder, {"a_1": b"new", "a_2": b"new"}, "a_", parts)
+        replace_folder(folder, {"a_1": b"new", "a_2": b"new"}, "a_", parts)
     assert content(folder) == {"a_1": b"old", "a_2": b"old"}
 
 
@@ -111,7 +110,7 @@ def test_a_twin_that_was_quicker_keeps_its_place(
             (folder / "a_1").write_bytes(b"twin's")
         return real(path, target)
 
-    monkeypatch.setattr(records.Path, "rename", rename)
-    write_folder(folder, {"a_1": b"ours"}, "a_", parts)
+    monkeypatch.setattr(Path, "rename", rename)
+    replace_folder(folder, {"a_1": b"ours"}, "a_", parts)
     assert content(folder) == {"a_1": b"twin's"}
     assert list(parts.iterdir()) == []

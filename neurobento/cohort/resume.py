@@ -18,10 +18,10 @@ from typing import Any
 from neurobento.errors import ConfigError
 from neurobento.files import file_sha256
 
-__all__ = ["holding_record", "write_folder"]
+__all__ = ["matching_record", "replace_folder"]
 
 
-def holding_record(path: Path, made_from: Mapping[str, Any]) -> dict[str, Any] | None:
+def matching_record(path: Path, made_from: Mapping[str, Any]) -> dict[str, Any] | None:
     """An earlier run's record that still holds, or None.
 
     Parameters
@@ -42,7 +42,7 @@ def holding_record(path: Path, made_from: Mapping[str, Any]) -> dict[str, Any] |
     return record if holds else None
 
 
-def write_folder(folder: Path, files: Mapping[str, bytes], prefix: str, parts: Path) -> None:
+def replace_folder(folder: Path, files: Mapping[str, bytes], prefix: str, parts: Path) -> None:
     """Put files into a folder of their own, all or none; an earlier run's folder is replaced.
 
     Parameters

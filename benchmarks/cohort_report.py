@@ -1,9 +1,9 @@
-"""Old name of `benchmarks.cohort.report`, kept for one release."""
+"""Old name of `benchmarks.cohort.document`, kept for one release."""
 
-from benchmarks.cohort.report import main
+from benchmarks.cohort.document import main
 from neurobento.command import run
 
 __all__ = ["main"]
 
 if __name__ == "__main__":
-    raise SystemExit(run(main, "benchmarks.cohort.report"))
+    raise SystemExit(run(main, "benchmarks.cohort.document"))

@@ -1,4 +1,4 @@
-"""What a measurement is taken on: processor, GPU, libraries, load."""
+"""The machine that a measurement is taken on: processor, GPU, libraries and load."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ CPU_FLAGS = (
 )
 
 CALM_LOAD = 0.5
-"""Load average over one minute above which others are at work too."""
+"""A higher load average over one minute means that other processes are busy."""
 
 
 def environment() -> dict[str, Any]:
-    """The machine, its load now, and the versions of what is measured; null is what is not there.
+    """Return the machine, its present load and the versions of the measured libraries.
 
-    `gpu` names the first NVIDIA GPU, its driver and its memory in bytes.
+    What the machine lacks is None. `gpu` names the first NVIDIA GPU, its driver and its
+    memory in bytes.
     """
     flags = _cpuinfo().split()
     return {
@@ -47,32 +48,31 @@ def environment() -> dict[str, Any]:
 
 
 def load_warnings(machine: dict[str, Any]) -> list[str]:
-    """What to say of a machine that was busy before the measurement began."""
+    """Return a warning if the machine was busy before the measurement began."""
     load = machine["load_at_start"][0]
     if load <= CALM_LOAD:
         return []
     return [
-        f"load average {load:.2f} at the start, {machine['date'][:16]}: others were at work on "
-        "this machine"
+        f"load average {load:.2f} at the start, {machine['date'][:16]}: other processes were "
+        "busy on this machine"
     ]
 
 
 def gpu_memory_used_bytes() -> int | None:
-    """Memory in use on the first NVIDIA GPU, of all processes; None without one."""
-    found = _nvidia_smi("memory.used")
-    return None if found is None else int(found[0]) << 20
+    """Return the memory in use on the first NVIDIA GPU, by all processes; None without a GPU."""
+    fields = _nvidia_smi("memory.used")
+    return None if fields is None else int(fields[0]) << 20
 
 
 def _gpu() -> dict[str, Any] | None:
-    found = _nvidia_smi("name,driver_version,memory.total")
-    if found is None:
+    fields = _nvidia_smi("name,driver_version,memory.total")
+    if fields is None:
         return None
-    name, driver, memory_mib = found
+    name, driver, memory_mib = fields
     return {"name": name, "driver": driver, "memory_bytes": int(memory_mib) << 20}
 
 
 def _nvidia_smi(fields: str) -> list[str] | None:
-    """The fields of the first GPU, or None where there is none."""
     query = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits", "--id=0"]
     try:
         done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)

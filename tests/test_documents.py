@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.cohort import report as cohort_report
+from benchmarks.cohort import document as cohort_document
 from benchmarks.report.comparison import REPORT_A
 
 ROOT = Path(__file__).parent.parent
@@ -147,10 +147,10 @@ def mean_s(entry: str, stage: str) -> float:
 
 
 def test_the_simulated_cohort_is_told_as_it_was_measured() -> None:
-    begin, end = cohort_report.MARKERS
+    begin, end = cohort_document.MARKERS
     told = scaling().split(begin)[1].split(end)[0].strip()
     result = json.loads((BENCHMARKS / "cohort.json").read_text())
-    assert told == cohort_report.cohort_text(result).strip()
+    assert told == cohort_document.cohort_text(result).strip()
 
 
 def test_scaling_quotes_what_a_scan_takes_as_it_was_measured() -> None:

@@ -1,4 +1,4 @@
-"""Let `python -m benchmarks.cohort` run `benchmarks.cohort.run`."""
+"""Entry point of `python -m benchmarks.cohort`."""
 
 from benchmarks.cohort.run import main
 from neurobento.command import run

@@ -1,4 +1,4 @@
-"""Let `python -m benchmarks.container` run `benchmarks.container.run`."""
+"""Entry point of `python -m benchmarks.container`."""
 
 from benchmarks.container.run import main
 from neurobento.command import run

@@ -14,7 +14,7 @@ import numpy as np
 from benchmarks.inference.candidates import Candidate, choose, open_all
 from benchmarks.inference.rounds import Call, measure, resumed, timed, warm_up
 from benchmarks.peers.atlas_registration import find_atlas, parcellate_by_registration
-from benchmarks.results import Entry, Run, begin_run
+from benchmarks.runs import Entry, Run, begin_run
 from neurobento.backends import Backend
 from neurobento.files import file_sha256
 from neurobento.imaging.geometry import NETWORK_SHAPE
@@ -60,7 +60,7 @@ def measure_end_to_end(args: argparse.Namespace) -> Run:
         {c.model.spec.name: c.model.spec.onnx_sha256 for c in candidates},
     )
     if not args.resume:
-        fresh.require_place(args.output)
+        fresh.require_writable(args.output)
     backends, left_out = open_all(candidates, args.threads, args.device)
     ready, failed = _warmed(backends, args.warm_up)
     preprocessing: Preprocessing = args.preprocessing

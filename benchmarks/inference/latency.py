@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from benchmarks.inference.candidates import REFERENCE, Candidate, add_choices, choose, open_all
 from benchmarks.inference.end_to_end import measure_end_to_end
 from benchmarks.inference.rounds import Call, add_round_options, measure, resumed, timed, warm_up
-from benchmarks.results import Entry, Run, begin_run, summary
+from benchmarks.runs import Entry, Run, begin_run, summary
 from neurobento.anomaly.fit import fit_slice
 from neurobento.command import run
 from neurobento.errors import ConfigError
@@ -63,7 +63,7 @@ def measure_network(args: argparse.Namespace) -> Run:
         {c.model.spec.name: c.model.spec.onnx_sha256 for c in candidates},
     )
     if not args.resume:
-        fresh.require_place(args.output)
+        fresh.require_writable(args.output)
     backends, left_out = open_all(candidates, args.threads, args.device)
     entries: dict[str, Entry] = {}
     calls: dict[str, Call] = {}

@@ -22,7 +22,7 @@ from pathlib import Path
 from benchmarks.inference.candidates import Candidate, add_choices, choose
 from benchmarks.inference.latency import entry_name
 from benchmarks.machine import gpu_memory_used_bytes
-from benchmarks.results import Entry, Run, begin_run
+from benchmarks.runs import Entry, Run, begin_run
 from neurobento.command import run
 
 __all__ = ["DeviceMemory", "main", "probe"]
@@ -105,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     scenario = {key: getattr(args, key) for key in ("threads", "device", "batches", "rounds")}
     models = {c.model.spec.name: c.model.spec.onnx_sha256 for c in candidates}
     done = begin_run("memory", scenario, models)
-    done.require_place(args.output)
+    done.require_writable(args.output)
     for candidate in candidates:
         for batch in args.batches:
             done = _with_candidate(done, candidate, batch, args)

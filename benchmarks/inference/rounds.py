@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.machine import load_warnings
-from benchmarks.results import Entry, Run, require_alike
+from benchmarks.runs import Entry, Run, require_comparable
 from neurobento.backends import ImageBatch
 from neurobento.errors import ConfigError
 
@@ -106,7 +106,7 @@ def resumed(fresh: Run, output: Path) -> Run:
         Scenario, candidates, machine, versions or models are not the same.
     """
     earlier = Run.read(output)
-    require_alike([earlier, fresh])
+    require_comparable([earlier, fresh])
     for what, before, now in (
         ("kind", earlier.kind, fresh.kind),
         ("scenario", earlier.scenario, fresh.scenario),

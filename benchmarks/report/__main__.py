@@ -1,4 +1,4 @@
-"""Let `python -m benchmarks.report` run `benchmarks.report.run`."""
+"""Entry point of `python -m benchmarks.report`."""
 
 from benchmarks.report.run import main
 from neurobento.command import run

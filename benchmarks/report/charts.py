@@ -1,4 +1,4 @@
-"""The report's figures."""
+"""Figures of the benchmark report."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from typing import Any
 import numpy as np
 
 from benchmarks.report.comparison import Machine, timings
-from benchmarks.report.tables import stage_means
-from benchmarks.results import Run, summary
+from benchmarks.report.inference import stage_means
+from benchmarks.runs import Run, summary
 
 __all__ = ["draw_latency", "draw_load", "draw_stages"]
 
 DPI = 150
 PERCENTILES = ("p50", "p95", "p99")
 SMALL_SHARE = 0.01
-"""Stages that never take more of a scan's time are drawn together."""
+"""Stages that never exceed this share of a scan's time are drawn together."""
 
 
 def draw_latency(machine: Machine, path: Path) -> None:
-    """Bars of the median, network alone, one scan at a time; the line ends at p95."""
-    found = [timing for timing in timings(machine) if timing.batch == 1][::-1]
-    models = list(dict.fromkeys(timing.model for timing in found))
-    figure, axes = _figure(10, 1.2 + 0.32 * len(found))
-    for place, timing in enumerate(found):
+    """Draw a bar per candidate: the median of the network alone, with a line up to p95."""
+    singles = [timing for timing in timings(machine) if timing.batch == 1][::-1]
+    models = list(dict.fromkeys(timing.model for timing in singles))
+    figure, axes = _figure(10, 1.2 + 0.32 * len(singles))
+    for row, timing in enumerate(singles):
         median = timing.seconds["p50"]
-        axes.barh(place, median, color=f"C{models.index(timing.model)}")
-        axes.plot([median, max(median, timing.seconds["p95"])], [place, place], color="black")
-        axes.text(timing.seconds["p95"] * 1.05, place, f"{median:.3f}", va="center", fontsize=8)
-    axes.set_yticks(range(len(found)), [timing.candidate for timing in found])
+        axes.barh(row, median, color=f"C{models.index(timing.model)}")
+        axes.plot([median, max(median, timing.seconds["p95"])], [row, row], color="black")
+        axes.text(timing.seconds["p95"] * 1.05, row, f"{median:.3f}", va="center", fontsize=8)
+    axes.set_yticks(range(len(singles)), [timing.candidate for timing in singles])
     axes.set(xscale="log", xlabel="seconds a scan, network alone", title=machine.name)
     axes.margins(x=0.12)
     axes.grid(axis="x", alpha=0.3)
@@ -37,7 +37,7 @@ def draw_latency(machine: Machine, path: Path) -> None:
 
 
 def draw_stages(run: Run, path: Path) -> None:
-    """A stacked bar for each candidate: where the seconds of a scan go, end to end."""
+    """Draw a stacked bar per candidate: the mean seconds of each stage, end to end."""
     from matplotlib import colormaps
 
     columns = {name: stage_means(entry) for name, entry in run.entries.items() if entry.samples}
@@ -58,10 +58,10 @@ def draw_stages(run: Run, path: Path) -> None:
 
 
 def draw_load(machine: Machine, path: Path) -> None:
-    """Percentiles of the latency over the rate of arrivals, a panel for each service."""
+    """Draw latency percentiles over the request rate, one panel per service."""
     from matplotlib.figure import Figure
 
-    runs = machine.of("load")
+    runs = machine.runs_of("load")
     figure = Figure(figsize=(4.5 * len(runs) + 1, 4), layout="constrained")
     panels = figure.subplots(1, len(runs), sharey=True, squeeze=False)[0]
     for axes, run in zip(panels, runs, strict=True):

@@ -1,4 +1,4 @@
-"""Runs put together by machine, and the ratios that may be taken of them.
+"""Runs grouped by machine, and the ratios between their candidates.
 
 Ratios are of medians, and only between candidates of one run: they took part in
 the same rounds.
@@ -10,34 +10,35 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.inference.candidates import REFERENCE, yardstick_of
-from benchmarks.results import Kind, Run, require_alike, summary
+from benchmarks.runs import Kind, Run, require_comparable, summary
 
-__all__ = ["REPORT_A", "REPORT_A_GPU", "Machine", "Timing", "by_machine", "timings", "totals"]
+__all__ = [
+    "REPORT_A",
+    "REPORT_A_GPU",
+    "Machine",
+    "Timing",
+    "end_to_end_timings",
+    "group_by_machine",
+    "timings",
+]
 
 REPORT_A = {"highresnet": (0.051, 0.001), "unet": (0.079, 0.013)}
-"""Its table 4.3: mean and SD of the prediction time in seconds."""
+"""Mean and SD of the prediction time in seconds, report A's table 4.3."""
 
 REPORT_A_GPU = "RTX 4090"
-"""Its section 3.3."""
+"""Report A's section 3.3."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """All runs of one machine.
+    """All runs of one machine; they share threads, versions and models."""
 
-    Attributes
-    ----------
-    name
-        Processor or GPU.
-    runs
-        Alike in machine, threads, versions and models.
-    """
-
+    # the processor, or the GPU and the processor
     name: str
     runs: tuple[Run, ...]
 
-    def of(self, kind: Kind) -> list[Run]:
-        """The runs of one kind."""
+    def runs_of(self, kind: Kind) -> list[Run]:
+        """Return the runs of one kind."""
         return [run for run in self.runs if run.kind == kind]
 
     @property
@@ -48,55 +49,46 @@ class Machine:
 
     @property
     def threads(self) -> str:
-        """Threads of the runs that state them."""
+        """The number of threads in words, from the runs that state it."""
         stated = [run.scenario["threads"] for run in self.runs if "threads" in run.scenario]
         return f"{stated[0]} threads" if stated else "threads not stated"
 
 
 @dataclass(frozen=True)
 class Timing:
-    """How long one candidate takes for a scan.
+    """The time one candidate takes per scan."""
 
-    Attributes
-    ----------
-    model, candidate, batch
-        Which network, such as "compact openvino fp32", and scans at once.
-    samples
-        How many samples there are.
-    seconds
-        Of a scan: mean, sd, p50, p95, p99 over samples, each a batch's time over its size.
-    own_ratio, report_ratio
-        How many times the median of PyTorch fp32 eager, of the same network and of
-        report A's U-Net, at batch 1 in the same run; None where that did not run.
-    """
-
+    # the network, such as "compact"
     model: str
+    # such as "compact openvino fp32"
     candidate: str
+    # scans at once
     batch: int
+    # number of samples
     samples: int
+    # mean, sd, p50, p95, p99 per scan: each sample is a batch's time divided by its size
     seconds: dict[str, float]
+    # how many times as fast as PyTorch fp32 eager at batch 1 in the same run: the same network,
+    # and report A's U-Net; None where that did not run
     own_ratio: float | None
     report_ratio: float | None
 
 
-def by_machine(runs: Sequence[Run]) -> list[Machine]:
-    """The runs of each machine, in the order they come.
+def group_by_machine(runs: Sequence[Run]) -> list[Machine]:
+    """Return the machines in the order their runs come.
 
-    Raises
-    ------
-    ConfigError
-        Two runs of one machine are not alike.
+    Raises ConfigError if two runs of one machine are not comparable.
     """
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(_machine_name(run), []).append(run)
     for group in groups.values():
-        require_alike(group)
+        require_comparable(group)
     return [Machine(name, tuple(group)) for name, group in groups.items()]
 
 
 def _machine_name(run: Run) -> str:
-    # processors of one name differ in what matters most to a network
+    # Processors of one name may differ in AVX-512, which matters most to a network.
     wide = " with AVX-512" if "avx512f" in run.environment["cpu_flags"] else ""
     cpu = f"{run.environment['cpu']}{wide}, {run.environment['cores']} cores"
     gpu = run.environment["gpu"]
@@ -104,16 +96,16 @@ def _machine_name(run: Run) -> str:
 
 
 def timings(machine: Machine, kind: Kind = "latency") -> list[Timing]:
-    """Every candidate and batch size of the network alone, of scans or of "slices": by model,
-    slowest first."""
-    found = [timing for run in machine.of(kind) for timing in _timings_of(run, "seconds")]
-    return sorted(found, key=lambda t: (t.model, t.batch, -t.seconds["p50"]))
+    """Return the timings of the network alone, for scans or "slices", by model, slowest first."""
+    unsorted = [timing for run in machine.runs_of(kind) for timing in _timings_of(run, "seconds")]
+    return sorted(unsorted, key=lambda t: (t.model, t.batch, -t.seconds["p50"]))
 
 
-def totals(machine: Machine) -> list[Timing]:
-    """Every candidate end to end, by model, slowest first."""
-    found = [timing for run in machine.of("end_to_end") for timing in _timings_of(run, "total_s")]
-    return sorted(found, key=lambda t: (t.model, -t.seconds["p50"]))
+def end_to_end_timings(machine: Machine) -> list[Timing]:
+    """Return the timings from file to regions, by model, slowest first."""
+    runs = machine.runs_of("end_to_end")
+    unsorted = [timing for run in runs for timing in _timings_of(run, "total_s")]
+    return sorted(unsorted, key=lambda t: (t.model, -t.seconds["p50"]))
 
 
 def _timings_of(run: Run, quantity: str) -> list[Timing]:
@@ -122,13 +114,13 @@ def _timings_of(run: Run, quantity: str) -> list[Timing]:
         for name, entry in run.entries.items()
         if entry.samples
     }
-    found = []
+    measured = []
     for name, median in medians.items():
         facts = run.entries[name].facts
         batch, model = int(facts.get("batch", 1)), str(facts.get("model", name))
         own, report = medians.get(yardstick_of(model)), medians.get(REFERENCE)
         values = [value / batch for value in run.entries[name].samples[quantity]]
-        found.append(
+        measured.append(
             Timing(
                 model=model,
                 candidate=name.removesuffix(f" batch {batch}"),
@@ -139,4 +131,4 @@ def _timings_of(run: Run, quantity: str) -> list[Timing]:
                 report_ratio=report * batch / median if report else None,
             )
         )
-    return found
+    return measured

@@ -1,9 +1,9 @@
-"""The benchmark's report: Markdown tables and figures from the runs, and README's table.
+"""Write the benchmark report: Markdown tables and figures from the runs, and README's table.
 
     python -m benchmarks.report [RUN.json ...] [-o benchmarks/results] [--readme README.md]
 
-Without runs, all in the output folder. Runs of one machine have to be alike;
-machines stand one after another. README's table goes between its markers.
+Without runs, all of the output folder are used. Runs of one machine must be comparable; each
+machine gets its own section. README's table is written between its markers.
 """
 
 from __future__ import annotations
@@ -14,71 +14,56 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.markdown import replace_between
+from benchmarks.report import inference, service
 from benchmarks.report.charts import draw_latency, draw_load, draw_stages
-from benchmarks.report.comparison import Machine, by_machine
-from benchmarks.report.tables import (
-    backends_table,
-    end_to_end_table,
-    fault_answers_table,
-    faults_table,
-    jobs_table,
-    load_table,
-    memory_table,
-    offline_table,
-    overhead_table,
-    prediction_table,
-    registration_table,
-    soak_table,
-)
-from benchmarks.results import Run
+from benchmarks.report.comparison import Machine, group_by_machine
+from benchmarks.runs import Run
 from neurobento.errors import ConfigError
 from neurobento.files import write_atomically
 
-__all__ = ["MARKERS", "draw", "main", "markdown", "read_runs", "readme_text", "with_readme_text"]
+__all__ = ["MARKERS", "draw_figures", "main", "read_runs", "readme_text", "report_text"]
 
 MARKERS = ("<!-- benchmarks -->", "<!-- /benchmarks -->")
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 
-HOW_ALONE = (
+METHOD = (
     "All candidates of a run took part in the same rounds; ratios are of medians within one run. "
     "A backend takes host images and returns host labels: a GPU's work is done when it returns, "
-    "and the copies are in the time."
+    "and the copies are included in the time."
 )
 
 
 def read_runs(folder: Path) -> list[Run]:
-    """All runs in a folder, by file name; JSON files without a kind are other commands' results.
+    """Read all runs in a folder, by file name; JSON files without a kind are not runs.
 
-    Raises
-    ------
-    ConfigError
-        There is none, or one is not of this format.
+    Raises ConfigError if there is none, or one is of another format.
     """
     paths = [p for p in sorted(folder.glob("*.json")) if "kind" in json.loads(p.read_text())]
     if not paths:
         raise ConfigError(
             subject=str(folder),
             expected="runs, NAME.json",
-            found="none",
-            remedy="Measure with benchmarks.inference.latency, .memory or .load first.",
+            found="no run",
+            remedy="Measure with benchmarks.inference.latency, .memory or .service.load first.",
         )
     return [Run.read(path) for path in paths]
 
 
-def markdown(machines: Sequence[Machine]) -> str:
-    """The whole report."""
+def report_text(machines: Sequence[Machine]) -> str:
+    """Return the whole report."""
     parts = [
         "# The benchmark",
         "Made by `python -m benchmarks.report`; the raw samples are in the JSON files beside it.",
         "## Prediction time, s, mean ± SD (report A's table 4.3)",
-        prediction_table(machines),
-        HOW_ALONE,
+        inference.prediction_table(machines),
+        METHOD,
     ]
     for machine in machines:
         parts += [f"## {machine.name}", _facts(machine)]
-        parts += [part for part in _sections(machine) if part]
-    return "\n\n".join(parts) + "\n"
+        parts += [*_inference_parts(machine), *_service_parts(machine), *_remarks(machine)]
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _facts(machine: Machine) -> str:
@@ -94,70 +79,76 @@ def _facts(machine: Machine) -> str:
     return "; ".join(facts) + "."
 
 
-def _sections(machine: Machine) -> list[str]:
+def _inference_parts(machine: Machine) -> list[str]:
     slug = _slug(machine)
     parts: list[str] = []
-    if machine.of("latency"):
-        parts += ["### Network alone, SingleStream, s", backends_table(machine)]
+    if machine.runs_of("latency"):
+        parts += ["### Network alone, SingleStream, s", inference.backends_table(machine)]
         parts += [f"![Median of every candidate]({slug}_latency.png)"]
-        offline = offline_table(machine)
+        offline = inference.offline_table(machine)
         parts += ["### Network alone, Offline, s a scan (median)", offline] if offline else []
-    if machine.of("slices"):
-        parts += ["### Slices, network alone, SingleStream, s", backends_table(machine, "slices")]
-        offline = offline_table(machine, "slices")
+    if machine.runs_of("slices"):
+        parts += ["### Slices, network alone, SingleStream, s"]
+        parts += [inference.backends_table(machine, "slices")]
+        offline = inference.offline_table(machine, "slices")
         parts += ["### Slices, Offline, s a slice (median)", offline] if offline else []
-    for number, whole in enumerate(machine.of("end_to_end"), 1):
-        preprocessing = whole.scenario.get("preprocessing") or whole.scenario["level"]
-        parts += [
-            f"### End to end, preprocessing `{preprocessing}`: where each second goes (means)"
-        ]
-        parts += [end_to_end_table(whole), f"![Stages of a scan]({slug}_stages_{number}.png)"]
-        against = registration_table(whole)
-        parts += ["### Registration against the network (medians)", against] if against else []
-    if machine.of("memory"):
-        parts += ["### Memory, GB", memory_table(machine)]
-    if machine.of("load"):
-        parts += ["### Open-loop load, s", load_table(machine)]
-        parts += [f"![Latency over rate]({slug}_load.png)"]
-    if machine.of("overhead"):
+    for number, run in enumerate(machine.runs_of("end_to_end"), 1):
+        # Runs before 2026-11-30 call it "level".
+        preprocessing = run.scenario.get("preprocessing") or run.scenario["level"]
+        parts += [f"### End to end, preprocessing `{preprocessing}`: mean seconds of each stage"]
+        parts += [inference.end_to_end_table(run)]
+        parts += [f"![Stages of a scan]({slug}_stages_{number}.png)"]
+        ratios = inference.registration_table(run)
+        parts += ["### Registration against the network (medians)", ratios] if ratios else []
+    if machine.runs_of("memory"):
+        parts += ["### Memory, GB", inference.memory_table(machine)]
+    return parts
+
+
+def _service_parts(machine: Machine) -> list[str]:
+    parts: list[str] = []
+    if machine.runs_of("load"):
+        parts += ["### Open-loop load, s", service.load_table(machine)]
+        parts += [f"![Latency over rate]({_slug(machine)}_load.png)"]
+    if machine.runs_of("overhead"):
         parts += ["### The service against the library in process (medians)"]
-        parts += [overhead_table(machine)]
-    if machine.of("soak"):
-        parts += ["### Many clients for a long time", soak_table(machine)]
-    if machine.of("faults"):
-        parts += ["### Processes killed under load", faults_table(machine)]
-        parts += [fault_answers_table(machine)]
-    if machine.of("jobs"):
-        parts += ["### Jobs under a server that is killed with -9", jobs_table(machine)]
-    return [*parts, *_remarks(machine)]
+        parts += [service.overhead_table(machine)]
+    if machine.runs_of("soak"):
+        parts += ["### Soak: many clients for a long time", service.soak_table(machine)]
+    if machine.runs_of("faults"):
+        parts += ["### Processes killed under load", service.faults_table(machine)]
+        parts += [service.fault_outcomes_table(machine)]
+    if machine.runs_of("jobs"):
+        parts += ["### Jobs while the server is killed (SIGKILL)", service.jobs_table(machine)]
+    return parts
 
 
 def _remarks(machine: Machine) -> list[str]:
     warnings = dict.fromkeys(
-        f"- {done.kind}: {text}" for done in machine.runs for text in done.warnings
+        f"- {run.kind}: {text}" for run in machine.runs for text in run.warnings
     )
-    reasons: dict[str, dict[str, None]] = {}
-    for done in machine.runs:
-        for name, why in done.left_out.items():
-            reasons.setdefault(why, {})[name] = None
-    left_out = [f"- {', '.join(names)}: {why}" for why, names in reasons.items()]
-    found: list[str] = []
+    names_by_reason: dict[str, dict[str, None]] = {}
+    for run in machine.runs:
+        for name, reason in run.left_out.items():
+            names_by_reason.setdefault(reason, {})[name] = None
+    left_out = [f"- {', '.join(names)}: {reason}" for reason, names in names_by_reason.items()]
+    parts: list[str] = []
     if warnings:
-        found += ["### What speaks against these numbers", "\n".join(warnings)]
+        parts += ["### Caveats", "\n".join(warnings)]
     if left_out:
-        found += ["### Left out", "\n".join(left_out)]
-    return found
+        parts += ["### Not measured", "\n".join(left_out)]
+    return parts
 
 
-def draw(machines: Sequence[Machine], folder: Path) -> None:
+def draw_figures(machines: Sequence[Machine], folder: Path) -> None:
     """Write the figures that the report shows."""
     for machine in machines:
         slug = _slug(machine)
-        if machine.of("latency"):
+        if machine.runs_of("latency"):
             draw_latency(machine, folder / f"{slug}_latency.png")
-        for number, whole in enumerate(machine.of("end_to_end"), 1):
-            draw_stages(whole, folder / f"{slug}_stages_{number}.png")
-        if machine.of("load"):
+        for number, run in enumerate(machine.runs_of("end_to_end"), 1):
+            draw_stages(run, folder / f"{slug}_stages_{number}.png")
+        if machine.runs_of("load"):
             draw_load(machine, folder / f"{slug}_load.png")
 
 
@@ -166,37 +157,14 @@ def _slug(machine: Machine) -> str:
 
 
 def readme_text(machines: Sequence[Machine]) -> str:
-    """What stands between README's markers."""
+    """Return the text between README's markers."""
     measured = "; ".join(f"{m.name}, {m.threads}, {m.dates}" for m in machines)
     return (
         "Prediction time in seconds, mean ± SD, as in report A's table 4.3:\n\n"
-        f"{prediction_table(machines)}\n\n"
+        f"{inference.prediction_table(machines)}\n\n"
         f"Measured on {measured}. Backends, batches, memory and load: "
         "[benchmarks/results/report.md](benchmarks/results/report.md).\n"
     )
-
-
-def with_readme_text(
-    document: str, text: str, markers: tuple[str, str] = MARKERS, subject: str = "README"
-) -> str:
-    """The document with a text between its markers; `subject` is what an error calls it.
-
-    Raises
-    ------
-    ConfigError
-        It has not each marker once, in order.
-    """
-    begin, end = markers
-    before, opened, rest = document.partition(begin)
-    _, closed, after = rest.partition(end)
-    if not opened or not closed or begin in rest or end in before + after:
-        raise ConfigError(
-            subject=subject,
-            expected=f"{begin} and {end}, each once, in this order",
-            found="other markers",
-            remedy="Put them where the table is to stand.",
-        )
-    return f"{before}{begin}\n{text}{end}{after}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -207,11 +175,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--readme", type=Path, help="put the table into this file too")
     args = parser.parse_args(argv)
     runs = [Run.read(path) for path in args.runs] if args.runs else read_runs(args.output)
-    machines = by_machine(runs)
+    machines = group_by_machine(runs)
     if args.readme:
-        document = with_readme_text(args.readme.read_text(), readme_text(machines))
-        write_atomically(args.readme, document.encode())
+        text = replace_between(
+            MARKERS, args.readme.read_text(), readme_text(machines), str(args.readme)
+        )
+        write_atomically(args.readme, text.encode())
     args.output.mkdir(parents=True, exist_ok=True)
-    draw(machines, args.output)
-    write_atomically(args.output / "report.md", markdown(machines).encode())
+    draw_figures(machines, args.output)
+    write_atomically(args.output / "report.md", report_text(machines).encode())
     return 0

@@ -30,7 +30,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import Entry, begin_run
+from benchmarks.runs import Entry, begin_run
 from benchmarks.service.clients import Ask, open_askers
 from benchmarks.service.soak import (
     Answer,
@@ -200,7 +200,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     scenario["scans_sha256"] = [file_sha256(path) for path in args.scans]
     require_server(args.server_pid)
     begun = begin_run("faults", scenario, models_of(args.url))
-    begun.require_place(args.output)
+    begun.require_writable(args.output)
     done = dataclasses.replace(begun, entries=asyncio.run(torment(args)))
     done.write(args.output)
     for name, entry in done.entries.items():

@@ -33,7 +33,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import Entry, begin_run
+from benchmarks.runs import Entry, begin_run
 from benchmarks.service.soak import models_of
 from neurobento.command import run
 from neurobento.errors import ConfigError
@@ -366,7 +366,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     scenario["scans_sha256"] = [file_sha256(path) for path in args.scans]
     with _server(args.database) as server:
         begun = begin_run("jobs", scenario, {})
-        begun.require_place(args.output)
+        begun.require_writable(args.output)
         entries = torment(args, server)
         done = dataclasses.replace(begun, entries=entries, models=models_of(server.url))
     done.write(args.output)

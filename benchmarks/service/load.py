@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.results import Entry, Run, begin_run, summary
+from benchmarks.runs import Entry, Run, begin_run, summary
 from benchmarks.service.arrivals import ARRIVALS, Answer, drive, schedule
 from benchmarks.service.batch_sizes import Histograms, between, parse
 from benchmarks.service.clients import PROTOCOLS, Request, open_client
@@ -269,7 +269,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     scenario = {key: getattr(args, key) for key in STATED if getattr(args, key) is not None}
     scenario |= {"warm_up_requests": args.warm_up, "scan_sha256": file_sha256(args.scan)}
     begun = begin_run("load", scenario, asyncio.run(_models(args.metrics_url)))
-    begun.require_place(args.output)
+    begun.require_writable(args.output)
     done = asyncio.run(load(args, begun))
     return 0 if args.capacity is None else _print_verdict(done, args.capacity, max(args.rates))
 

@@ -19,7 +19,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.results import Entry, begin_run, summary
+from benchmarks.runs import Entry, begin_run, summary
 from benchmarks.service.clients import Ask, open_askers
 from benchmarks.service.load import Finding, print_findings
 from neurobento.backends import open_backend
@@ -167,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     scenario["scan_sha256"] = file_sha256(args.scan)
     spec = find_model(args.model).spec
     begun = begin_run("overhead", scenario, {spec.name: spec.onnx_sha256})
-    begun.require_place(args.output)
+    begun.require_writable(args.output)
     done = dataclasses.replace(begun, entries=asyncio.run(measure(args)))
     done.write(args.output)
     medians = {

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.results import Entry, begin_run
+from benchmarks.runs import Entry, begin_run
 from benchmarks.service.clients import Ask, open_askers
 from neurobento.command import run
 from neurobento.errors import ConfigError
@@ -390,7 +390,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.server_pid:
         require_server(args.server_pid)
     begun = begin_run("soak", scenario, models_of(args.url))
-    begun.require_place(args.output)
+    begun.require_writable(args.output)
     entries = asyncio.run(soak(args))
     left = left_files(args.server_pid) if args.server_pid else None
     done = dataclasses.replace(begun, entries=entries, scenario={**scenario, "files_left": left})

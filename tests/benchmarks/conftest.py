@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.inference import candidates, memory_probe
-from benchmarks.results import Entry, Run
+from benchmarks.runs import Entry, Run
 from neurobento.backends import BackendEntry, selection, table
 from neurobento.errors import BackendUnavailable
 

@@ -13,7 +13,7 @@ import pytest
 from benchmarks.inference import end_to_end
 from benchmarks.inference.end_to_end import REGISTRATION, stages
 from benchmarks.inference.latency import main
-from benchmarks.results import Run
+from benchmarks.runs import Run
 from neurobento.parcellation.parcellator import Parcellator, prepare, restore_and_measure
 
 NINE_STEPS = (

@@ -13,7 +13,7 @@ from PIL import Image
 
 from benchmarks.inference.latency import main
 from benchmarks.inference.rounds import timed
-from benchmarks.results import Run
+from benchmarks.runs import Run
 from neurobento.errors import ConfigError
 from tests.neurobento.anomaly.known_anomaly import write_known_model
 

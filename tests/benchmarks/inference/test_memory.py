@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.inference import memory
 from benchmarks.inference.memory import DeviceMemory, main
-from benchmarks.results import Run
+from benchmarks.runs import Run
 
 GIB = 1 << 30
 

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.inference import rounds
 from benchmarks.inference.rounds import measure, resumed, warm_up
-from benchmarks.results import Entry, Run
+from benchmarks.runs import Entry, Run
 from neurobento.errors import ConfigError
 
 MakeRun = Callable[..., Run]

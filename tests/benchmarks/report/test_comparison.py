@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from benchmarks.report.comparison import Timing, by_machine, timings, totals
-from benchmarks.report.tables import offline_table
-from benchmarks.results import Entry, Run
+from benchmarks.report.comparison import Timing, end_to_end_timings, group_by_machine, timings
+from benchmarks.report.inference import offline_table
+from benchmarks.runs import Entry, Run
 from neurobento.errors import ConfigError
 
 MakeRun = Callable[..., Run]
@@ -32,7 +32,7 @@ def test_a_candidate_is_measured_by_its_own_network_and_the_reports(make_run: Ma
             "compact openvino fp32 batch 4": entry("compact", [1.0], batch=4),
         }
     )
-    found = by_name(timings(by_machine([run])[0]))
+    found = by_name(timings(group_by_machine([run])[0]))
     single = found["compact openvino fp32", 1]
     assert (single.own_ratio, single.report_ratio) == (6.0, 24.0)
     batch = found["compact openvino fp32", 4]
@@ -43,7 +43,7 @@ def test_a_candidate_is_measured_by_its_own_network_and_the_reports(make_run: Ma
 def test_no_ratio_is_taken_across_runs(make_run: MakeRun) -> None:
     reference = make_run(entries={"unet pytorch fp32": entry("unet", [12.0])})
     other = make_run(entries={"compact openvino fp32": entry("compact", [1.0])})
-    found = by_name(timings(by_machine([reference, other])[0]))
+    found = by_name(timings(group_by_machine([reference, other])[0]))
     assert found["compact openvino fp32", 1].own_ratio is None
     assert found["compact openvino fp32", 1].report_ratio is None
 
@@ -51,12 +51,12 @@ def test_no_ratio_is_taken_across_runs(make_run: MakeRun) -> None:
 def test_the_whole_of_a_scan_is_what_end_to_end_compares(make_run: MakeRun) -> None:
     samples = {"infer_s": [1.0], "total_s": [8.0]}
     run = make_run("end_to_end", {"compact openvino fp32": Entry({"model": "compact"}, samples)})
-    (found,) = totals(by_machine([run])[0])
+    (found,) = end_to_end_timings(group_by_machine([run])[0])
     assert found.seconds["mean"] == 8.0
 
 
 def test_a_gpu_makes_another_machine(make_run: MakeRun) -> None:
-    machines = by_machine([make_run(), make_run(gpu=GPU), make_run("memory")])
+    machines = group_by_machine([make_run(), make_run(gpu=GPU), make_run("memory")])
     assert [machine.name for machine in machines] == [
         *("Abacus 9, 2 cores", "NVIDIA Abacus, Abacus 9, 2 cores")
     ]
@@ -64,7 +64,7 @@ def test_a_gpu_makes_another_machine(make_run: MakeRun) -> None:
 
 
 def test_a_processor_with_avx_512_is_another_of_the_same_name(make_run: MakeRun) -> None:
-    machines = by_machine([make_run(), make_run(cpu_flags=["amx_bf16", "avx512f"])])
+    machines = group_by_machine([make_run(), make_run(cpu_flags=["amx_bf16", "avx512f"])])
     assert [machine.name for machine in machines] == [
         *("Abacus 9, 2 cores", "Abacus 9 with AVX-512, 2 cores")
     ]
@@ -72,7 +72,7 @@ def test_a_processor_with_avx_512_is_another_of_the_same_name(make_run: MakeRun)
 
 def test_slices_are_not_among_scans(make_run: MakeRun) -> None:
     entry = Entry({"model": "anomaly", "batch": 2}, {"seconds": [0.5]})
-    (machine,) = by_machine([make_run("slices", {"anomaly openvino fp32 batch 2": entry})])
+    (machine,) = group_by_machine([make_run("slices", {"anomaly openvino fp32 batch 2": entry})])
     assert timings(machine) == []
     (found,) = timings(machine, "slices")
     assert (found.batch, found.seconds["p50"]) == (2, 0.25)
@@ -81,10 +81,10 @@ def test_slices_are_not_among_scans(make_run: MakeRun) -> None:
 
 def test_unlike_runs_of_one_machine_are_refused(make_run: MakeRun) -> None:
     with pytest.raises(ConfigError, match="version of torch"):
-        by_machine([make_run(), make_run(versions={"torch": "3"})])
+        group_by_machine([make_run(), make_run(versions={"torch": "3"})])
 
 
 def test_dates_are_a_day_or_a_range(make_run: MakeRun) -> None:
     later = make_run(date="2026-02-01T00:00:00+00:00")
-    assert by_machine([make_run()])[0].dates == "2026-01-02"
-    assert by_machine([later, make_run()])[0].dates == "2026-01-02 to 2026-02-01"
+    assert group_by_machine([make_run()])[0].dates == "2026-01-02"
+    assert group_by_machine([later, make_run()])[0].dates == "2026-01-02 to 2026-02-01"

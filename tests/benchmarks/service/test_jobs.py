@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.report.tables import jobs_table
-from benchmarks.results import Entry
+from benchmarks.report.service import jobs_table
+from benchmarks.runs import Entry
 from benchmarks.service.jobs import ends_in, is_well, moments
 
 FACTS = {
@@ -82,7 +82,7 @@ def test_a_table_says_what_became_of_the_jobs() -> None:
     sizes = {name: 1_000_000 * size for name, size in SIZES.items()}
     database = Entry({"kind": "sqlite", "bytes": sizes})
     run = SimpleNamespace(entries={"jobs": jobs, "database": database})
-    machine: Any = SimpleNamespace(of=lambda kind: [run] if kind == "jobs" else [])
+    machine: Any = SimpleNamespace(runs_of=lambda kind: [run] if kind == "jobs" else [])
     expected = ["sqlite", "3", "20", "20", "20", "0", "0", "2", "11.0", "0.5"]
     row = jobs_table(machine).splitlines()[-1]
     assert [cell.strip() for cell in row.strip("|").split("|")] == [

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.results import Entry, Run
+from benchmarks.runs import Entry, Run
 from benchmarks.service import load as module
 from benchmarks.service.arrivals import Answer
 from benchmarks.service.batch_sizes import BATCH_METRIC

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.results import Run
+from benchmarks.runs import Run
 from benchmarks.service import overhead as module
 from benchmarks.service.overhead import IN_PROCESS, judge, main
 from neurobento.errors import ConfigError

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.report.comparison import by_machine
-from benchmarks.report.tables import fault_answers_table, faults_table, overhead_table, soak_table
-from benchmarks.results import Entry, Run
+from benchmarks.report.comparison import group_by_machine
+from benchmarks.report.service import fault_outcomes_table, faults_table, overhead_table, soak_table
+from benchmarks.runs import Entry, Run
 from benchmarks.service import soak
 from benchmarks.service.faults import kinds
 from benchmarks.service.soak import (
@@ -238,7 +238,7 @@ def test_tables_say_what_was_found(make_run: MakeRun) -> None:
     )
     memory = Entry({"last_minute_over_third": 1.034})
     scenario = {"clients": 16, "minutes": 10, "protocols": ["http"]}
-    (machine,) = by_machine(
+    (machine,) = group_by_machine(
         [
             make_run("soak", {"http": answers, "memory of master": memory}, scenario),
             make_run(
@@ -262,4 +262,4 @@ def test_tables_say_what_was_found(make_run: MakeRun) -> None:
     assert "master 1.034" in row
     assert overhead_table(machine).splitlines()[-1] == "| http | 1.100 | 1.10 | 1.500 | 1.50 | 8 |"
     assert faults_table(machine).splitlines()[-1] == "| preprocessing | 2 | 6.5 | 9.0 |"
-    assert fault_answers_table(machine).splitlines()[-1].startswith("| http | 3 | 0 | 1 | 0 |")
+    assert fault_outcomes_table(machine).splitlines()[-1].startswith("| http | 3 | 0 | 1 | 0 |")

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import results
-from benchmarks.results import RESULTS_FORMAT, Entry, Run, begin_run, require_alike, summary
+from benchmarks import runs
+from benchmarks.runs import RUN_FORMAT, Entry, Run, begin_run, require_comparable, summary
 from neurobento.errors import ConfigError
 
 MakeRun = Callable[..., Run]
@@ -63,13 +63,13 @@ def test_only_runs_of_this_format_are_read(
     path = tmp_path / "run.json"
     make_run().write(path)
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(ConfigError, match=f"a benchmark run of format {RESULTS_FORMAT}"):
+    with pytest.raises(ConfigError, match=f"a benchmark run of format {RUN_FORMAT}"):
         Run.read(path)
 
 
 def test_alike_runs_may_hold_different_models(make_run: MakeRun) -> None:
     other = make_run("load", models={"unet": "cd"}, date="2027-01-01T00:00:00", scenario={})
-    require_alike([make_run(), other])
+    require_comparable([make_run(), other])
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_unlike_runs_are_not_compared(
     change: dict[str, Any], named: str, make_run: MakeRun
 ) -> None:
     with pytest.raises(ConfigError) as caught:
-        require_alike([make_run(scenario={}), make_run(), make_run(**change)])
+        require_comparable([make_run(scenario={}), make_run(), make_run(**change)])
     assert named in caught.value.found
 
 
@@ -97,7 +97,7 @@ def test_a_noisy_start_is_recorded_and_printed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(
-        results, "environment", lambda: {"load_at_start": [3.0, 0, 0], "date": "2026-01-02T03:04"}
+        runs, "environment", lambda: {"load_at_start": [3.0, 0, 0], "date": "2026-01-02T03:04"}
     )
     begun = begin_run("latency", {}, {})
     assert len(begun.warnings) == 1

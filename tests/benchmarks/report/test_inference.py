@@ -7,18 +7,18 @@ from collections.abc import Callable
 import pytest
 
 from benchmarks.inference.end_to_end import REGISTRATION
-from benchmarks.report.comparison import Machine, by_machine
-from benchmarks.report.tables import (
+from benchmarks.report.comparison import Machine, group_by_machine
+from benchmarks.report.inference import (
     backends_table,
     end_to_end_table,
-    load_table,
     memory_table,
     offline_table,
     prediction_table,
     registration_table,
     stage_means,
 )
-from benchmarks.results import Entry, Run
+from benchmarks.report.service import load_table
+from benchmarks.runs import Entry, Run
 
 MakeRun = Callable[..., Run]
 
@@ -50,7 +50,7 @@ def machine(make_run: MakeRun) -> Machine:
         ),
         REGISTRATION: Entry({}, {"read_s": [1], "register_s": [400], "total_s": [410]}),
     }
-    return by_machine(
+    return group_by_machine(
         [make_run(entries=latency), make_run("end_to_end", whole, {"preprocessing": "full"})]
     )[0]
 
@@ -66,7 +66,7 @@ def test_table_4_3_has_report_as_figures_beside_ours(machine: Machine) -> None:
 
 def test_report_as_highresnet_is_the_quicker_one(make_run: MakeRun) -> None:
     entries = {"highresnet pytorch fp32": Entry({"model": "highresnet"}, {"seconds": [1.0]})}
-    (row,) = cells(prediction_table(by_machine([make_run(entries=entries)])))
+    (row,) = cells(prediction_table(group_by_machine([make_run(entries=entries)])))
     assert row[:2] == ["highresnet", "0.051 ± 0.001"]
 
 
@@ -86,11 +86,11 @@ def test_offline_seconds_are_a_scans(machine: Machine) -> None:
 
 def test_offline_needs_batches(make_run: MakeRun) -> None:
     entries = {"unet pytorch fp32": Entry({"model": "unet"}, {"seconds": [1.0]})}
-    assert offline_table(by_machine([make_run(entries=entries)])[0]) == ""
+    assert offline_table(group_by_machine([make_run(entries=entries)])[0]) == ""
 
 
 def test_shares_of_the_stages_make_up_the_whole(machine: Machine) -> None:
-    (run,) = machine.of("end_to_end")
+    (run,) = machine.runs_of("end_to_end")
     means = stage_means(run.entries["unet openvino bf16"])
     assert means == {"read": 1, "spacing": 5, "infer": 2, "between stages": 2}
     rows = {row[0]: row[1] for row in cells(end_to_end_table(run))}
@@ -101,7 +101,7 @@ def test_shares_of_the_stages_make_up_the_whole(machine: Machine) -> None:
 
 
 def test_registration_stands_against_the_network(machine: Machine) -> None:
-    (run,) = machine.of("end_to_end")
+    (run,) = machine.runs_of("end_to_end")
     assert cells(registration_table(run)) == [
         ["report A", "", "", "at least 196"],
         ["unet openvino bf16", "400.00", "2.000", "200.0"],
@@ -113,7 +113,7 @@ def test_memory_is_a_peak_above_the_libraries(make_run: MakeRun) -> None:
     samples = {"host_baseline_bytes": [1e9], "host_peak_bytes": [2e9, 3.5e9]}
     on_gpu = {**samples, "device_peak_bytes": [7e9]}
     run = make_run("memory", {"a": Entry(facts, samples), "b": Entry(facts, on_gpu)})
-    rows = cells(memory_table(by_machine([run])[0]))
+    rows = cells(memory_table(group_by_machine([run])[0]))
     assert rows[0] == ["unet openvino fp32", "4", "1.00", "3.50", "2.50", ""]
     assert rows[1][-1] == "7.00"
 
@@ -131,7 +131,7 @@ def test_load_says_what_became_of_every_request(make_run: MakeRun) -> None:
     empty = {**facts, "outcomes": {"failed": 5}, "batch_sizes": {}}
     scenario = {"service": "neurobento", "model": "compact", "protocol": "http"}
     run = make_run("load", {"2/s": Entry(facts, samples), "4/s": Entry(empty)}, scenario)
-    rows = cells(load_table(by_machine([run])[0]))
+    rows = cells(load_table(group_by_machine([run])[0]))
     assert rows[0] == [
         *("neurobento, compact, http", "2", "5", "3", "2", "0", "0"),
         *("2.000", "2.900", "2.980", "0.020", "1.500", "1.50", "up to 2: 2"),

@@ -411,14 +411,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     training = AnomalyRun(recipe, images[train], images[validation], args.device, args.output)
     if args.resume:
         training.resume(args.output / "last.pt")
-    network = training.parcellation.train(args.minutes).cpu()
+    network = training.train(args.minutes).cpu()
     if training.history:
         draw_curves(training.history, args.output / "curves.png")
         best = training.best_row
         logger.info("lowest validation loss %.4f, epoch %d", best["validation_loss"], best["epoch"])
     shown = [*validation[:4], *np.flatnonzero(slices.tumour)[:4]]
     draw_examples(network, images[shown], args.output / "examples.png")
-    logger.info("score: %s of the error map; %s", network.reduction, training.anomaly.detection)
+    logger.info("score: %s of the error map; %s", network.reduction, training.detection)
     return 0
 
 

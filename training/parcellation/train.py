@@ -82,7 +82,7 @@ def _train(args: argparse.Namespace, recipe: Recipe, processes: Processes, devic
         training.resume(last)
     elif args.start_from:
         training.start_from(args.start_from)
-    training.parcellation.train(args.minutes)
+    training.train(args.minutes)
     return training
 
 

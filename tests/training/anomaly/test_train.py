@@ -32,7 +32,7 @@ from training.anomaly.figures import draw_examples
 from training.anomaly.slices import read_slices
 from training.anomaly.train import FIELDS, AnomalyRecipe, AnomalyRun, main, read_anomaly_recipe
 
-CONFIGS = Path(training.anomaly.train.__file__).parent / "configs"
+CONFIGS = Path(training.anomaly.train.__file__).parents[1] / "configs"
 PNG = b"\x89PNG\r\n\x1a\n"
 WIDTHS = (4, 4, 4, 4, 4, 4)
 

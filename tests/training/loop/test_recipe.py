@@ -15,7 +15,7 @@ from training.loop.recipe import Data, Optimisation, Recipe, read_recipe
 
 CONFIGS = [
     path
-    for path in sorted((Path(training.loop.recipe.__file__).parent / "configs").glob("*.toml"))
+    for path in sorted((Path(training.loop.recipe.__file__).parents[1] / "configs").glob("*.toml"))
     # those of networks for anomalies are `training.anomaly.train`'s
     if "\nobjective =" not in path.read_text()
 ]

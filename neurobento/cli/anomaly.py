@@ -1,4 +1,4 @@
-"""The command `neurobento anomaly`."""
+"""The command `neurobento anomaly`: find anomalies in scans and slices."""
 
 from __future__ import annotations
 
@@ -7,64 +7,79 @@ import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from neurobento.cli.options import Work, add_file_options, add_model_options, local_backend
+from neurobento.cli.each_file import ProcessFile, process_each_file
+from neurobento.cli.options import Commands, add_file_options, add_model_options, backend_opener
 from neurobento.preprocessing.mode import Progress
 from neurobento.registry import DEFAULT_ANOMALY_MODEL
 
-__all__ = ["add_anomaly_options", "open_anomaly"]
+__all__ = ["add_anomaly_command"]
 
 
-class _Clock:
-    """Tells each stage on, and how many seconds the one before took."""
-
-    def __init__(self, say: Progress) -> None:
-        self.seconds: dict[str, float] = {}
-        self._say = say
-        self._stage, self._start = "", 0.0
-
-    def __call__(self, stage: str) -> None:
-        now = time.perf_counter()
-        if self._stage:
-            self.seconds[self._stage] = now - self._start
-        self._stage, self._start = stage, now
-        self._say(stage)
-
-
-def add_anomaly_options(command: argparse.ArgumentParser) -> None:
-    """Add the command's options."""
-    add_file_options(
-        command,
-        "FILE",
-        "a scan: .nii, .nii.gz or .mgz; or a slice: .png, .jpg, .dcm, or a scan file with an axis "
-        "of length 1",
-        DEFAULT_ANOMALY_MODEL,
+def add_anomaly_command(commands: Commands) -> None:
+    """Add the command and its options."""
+    command = commands.add_parser(
+        "anomaly",
+        help="score how abnormal scans or slices look, with a heat map",
+        description="Score how abnormal heads look, from scans or single slices. Writes "
+        "NAME_anomaly.json (score, threshold, verdict), the heat map as NAME_heatmap.nii.gz (of "
+        "a scan, on its own voxels) or NAME_heatmap.png (of a slice), and NAME_overlay.png. "
+        "For research; not a diagnosis.",
     )
-    add_model_options(command)
+    command.set_defaults(run=_run)
+    formats = (
+        "a scan: .nii, .nii.gz or .mgz; or a slice: .png, .jpg, .dcm, or a scan file with an axis "
+        "of length 1"
+    )
+    add_file_options(command, "FILE", formats, DEFAULT_ANOMALY_MODEL)
+    add_model_options(command, "all cores")
 
 
-def open_anomaly(args: argparse.Namespace, say: Progress) -> AbstractContextManager[Work]:
-    """What finds anomalies in scans and slices, on this machine."""
-    # opened for the first file that could be read
-    backend = local_backend(args, "anomaly")
+def _run(args: argparse.Namespace) -> int:
+    return process_each_file(args, _open_processor, "anomaly.json")
+
+
+def _open_processor(
+    args: argparse.Namespace, progress: Progress
+) -> AbstractContextManager[ProcessFile]:
+    # opened for the first file that can be read
+    backend = backend_opener(args, "anomaly")
     from neurobento.anomaly.detector import AnomalyDetector
     from neurobento.anomaly.outputs import scan_output_files, slice_output_files
     from neurobento.facts import backend_facts
     from neurobento.imaging.scan import read_scan, scan_name
     from neurobento.imaging.slice_file import holds_slice, read_slice
 
-    def find(path: Path) -> tuple[dict[str, bytes], list[str]]:
-        clock = _Clock(say)
-        clock("read")
+    def detect(path: Path) -> tuple[dict[str, bytes], list[str]]:
+        timer = _StageTimer(progress)
+        name = scan_name(path)
+        timer.begin("read")
         if holds_slice(path):
             pixels = read_slice(path)
-            anomaly = AnomalyDetector(backend()).detect(pixels, clock)
-            clock("write")
+            anomaly = AnomalyDetector(backend()).detect(pixels, timer.begin)
+            timer.begin("write")
             facts = backend_facts(backend())
-            return slice_output_files(scan_name(path), pixels, anomaly, facts, clock.seconds), []
+            return slice_output_files(name, pixels, anomaly, facts, timer.seconds), []
         scan = read_scan(path)
-        scan_anomaly = AnomalyDetector(backend()).detect_scan(scan, clock)
-        clock("write")
+        scan_anomaly = AnomalyDetector(backend()).detect_scan(scan, timer.begin)
+        timer.begin("write")
         facts = backend_facts(backend())
-        return scan_output_files(scan_name(path), scan, scan_anomaly, facts, clock.seconds), []
+        return scan_output_files(name, scan, scan_anomaly, facts, timer.seconds), []
 
-    return nullcontext(find)
+    return nullcontext(detect)
+
+
+class _StageTimer:
+    """Reports each stage as it begins, and measures the seconds of those that ended."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.seconds: dict[str, float] = {}
+        self._progress = progress
+        self._stage, self._start = "", 0.0
+
+    def begin(self, stage: str) -> None:
+        """End the current stage, if there is one, and begin the next."""
+        now = time.perf_counter()
+        if self._stage:
+            self.seconds[self._stage] = now - self._start
+        self._stage, self._start = stage, now
+        self._progress(stage)

@@ -1,68 +1,91 @@
-"""The command `neurobento cohort`."""
+"""The command `neurobento cohort`: parcellate many scans, on this machine or on a cluster."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from neurobento.cli.options import add_file_options, add_model_options
+from neurobento.cli.options import (
+    Commands,
+    add_file_options,
+    add_model_options,
+    add_preprocessing_option,
+)
 from neurobento.errors import ConfigError
 from neurobento.preprocessing.mode import PREPROCESSINGS
 from neurobento.registry import DEFAULT_MODEL
 
-__all__ = ["add_cohort_options", "parcellate_cohort"]
+if TYPE_CHECKING:
+    from neurobento.cohort import CohortOptions
+
+__all__ = ["add_cohort_command"]
 
 
-def add_cohort_options(command: argparse.ArgumentParser) -> None:
-    """Add the command's options."""
+def add_cohort_command(commands: Commands) -> None:
+    """Add the command and its options."""
+    command = commands.add_parser(
+        "cohort",
+        help="parcellate many scans at once, on this machine or on a cluster",
+        description="Parcellate many scans. Writes the files of `neurobento parcellate` into a "
+        "folder for each scan, and two tables: cohort.tsv (the status of each scan) and "
+        "volumes.tsv (scans by regions, mm3). Scans that an earlier run finished are not "
+        "repeated. Needs the extra `cohort`.",
+    )
+    command.set_defaults(run=_run)
     add_file_options(
-        command, "SCAN_OR_FOLDER", "scans, and folders of them at any depth", DEFAULT_MODEL
+        command, "SCAN_OR_FOLDER", "scans, and folders that hold scans at any depth", DEFAULT_MODEL
+    )
+    add_preprocessing_option(command)
+    # the option's name in earlier versions
+    command.add_argument(
+        "--level", dest="preprocessing", choices=PREPROCESSINGS, help=argparse.SUPPRESS
     )
     command.add_argument(
-        "--preprocessing",
-        "--level",
-        choices=PREPROCESSINGS,
-        default="full",
-        help="full: heads with skull; stripped: the skull is gone; none: on the network grid",
-    )
-    command.add_argument(
-        "--workers", type=int, help="processes on this machine; default: cores / threads"
+        "--workers",
+        type=int,
+        metavar="COUNT",
+        help="worker processes on this machine; default: cores / threads",
     )
     command.add_argument(
         "--scheduler",
         metavar="tcp://HOST:PORT",
-        help="an existing Dask scheduler in their place; its workers see the same paths",
+        help="use the workers of this Dask scheduler; they must see the same paths",
     )
-    add_model_options(command)
+    add_model_options(command, "1 for each worker")
 
 
-def parcellate_cohort(args: argparse.Namespace) -> Counter[str]:
-    """How many scans were done, kept and failed.
-
-    Raises
-    ------
-    ConfigError
-        The extra `cohort` is missing, an option is wrong, or there are no scans.
-    ModelError
-        The model cannot be used.
-    """
+def _run(args: argparse.Namespace) -> int:
     from neurobento.cohort.cluster import require_extra
 
     require_extra()
     threads = _at_least_one("threads", 1 if args.threads is None else args.threads)
-    workers = _workers(args, threads)
-    from neurobento.cohort import CohortOptions, find_scans, run_cohort
+    workers = _worker_count(args, threads)
+    from neurobento.cohort import find_scans, run_cohort
+
+    scans = find_scans(args.file, args.output)
+    options = _cohort_options(args, threads)
+    rows = run_cohort(scans, args.output, options, workers=workers, scheduler=args.scheduler)
+    counts = Counter(row.outcome.status for row in rows)
+    summary = ", ".join(f"{counts[status]} {status}" for status in ("done", "kept", "failed"))
+    print(summary, file=sys.stderr)
+    print(args.output / "cohort.tsv")
+    return 1 if counts["failed"] else 0
+
+
+def _cohort_options(args: argparse.Namespace, threads: int) -> CohortOptions:
+    from neurobento.cohort import CohortOptions
     from neurobento.cohort.worker import model_sha256
     from neurobento.registry import find_model
     from neurobento.spec import require_task
 
-    scans = find_scans(args.file, args.output)
     model = find_model(args.model, args.models)
     require_task(model.spec, "parcellation")
     precision = args.precision or "auto"
-    options = CohortOptions(
+    return CohortOptions(
         preprocessing=args.preprocessing,
         model=args.model,
         model_sha256=model_sha256(model, precision),
@@ -72,19 +95,17 @@ def parcellate_cohort(args: argparse.Namespace) -> Counter[str]:
         precision=precision,
         threads=threads,
     )
-    rows = run_cohort(scans, args.output, options, workers=workers, scheduler=args.scheduler)
-    return Counter(row.outcome.status for row in rows)
 
 
-def _workers(args: argparse.Namespace, threads: int) -> int:
+def _worker_count(args: argparse.Namespace, threads: int) -> int:
     if args.workers is None:
         return max(1, len(os.sched_getaffinity(0)) // threads)
     if args.scheduler is not None:
         raise ConfigError(
             subject="--workers",
-            expected="no --scheduler beside it: its workers do the work",
-            found="one",
-            remedy="Leave one out.",
+            expected="no --scheduler beside it, because a scheduler has its own workers",
+            found=f"--scheduler {args.scheduler}",
+            remedy="Leave out --workers or --scheduler.",
         )
     return _at_least_one("workers", args.workers)
 
@@ -95,6 +116,6 @@ def _at_least_one(option: str, value: int) -> int:
             subject=f"--{option}",
             expected="at least 1",
             found=str(value),
-            remedy="Give another number, or leave it out.",
+            remedy="Choose a larger number, or leave the option out.",
         )
     return value

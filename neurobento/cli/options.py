@@ -1,4 +1,4 @@
-"""What the commands that run a model on files share: their options, and the model itself."""
+"""Options that several commands share, and the model that they choose."""
 
 from __future__ import annotations
 
@@ -6,49 +6,88 @@ import argparse
 import functools
 import os
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
-from neurobento.preprocessing.mode import Progress
+from neurobento.preprocessing.mode import PREPROCESSINGS
 from neurobento.preprocessing.threads import limit_threads
 
 if TYPE_CHECKING:
     from neurobento.backends.base import Backend
 
-__all__ = ["Opener", "Work", "add_file_options", "add_model_options", "local_backend"]
+__all__ = [
+    "Commands",
+    "Container",
+    "add_file_options",
+    "add_model_options",
+    "add_models_option",
+    "add_preprocessing_option",
+    "backend_opener",
+]
 
-Work = Callable[[Path], tuple[dict[str, bytes], list[str]]]
-"""A file's output files, by name, and the warnings about them."""
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+"""Takes the parser of each command."""
 
-Opener = Callable[[argparse.Namespace, Progress], AbstractContextManager[Work]]
-"""From a command's options, and who is told each stage, to its work."""
-
-
-def add_file_options(command: argparse.ArgumentParser, kind: str, formats: str, model: str) -> None:
-    """Add the files to work on, where to write, and the model."""
-    command.add_argument("file", type=Path, nargs="+", metavar=kind, help=formats)
-    command.add_argument("-o", "--output", type=Path, required=True, help="folder to write to")
-    command.add_argument("--model", default=model, help=f"{model}, if none is given")
+Container: TypeAlias = "argparse.ArgumentParser | argparse._ArgumentGroup"
+"""A command's parser, or a group of its options."""
 
 
-def add_model_options(here: argparse._ArgumentGroup | argparse.ArgumentParser) -> None:
-    """Add how a model is run on this machine."""
-    here.add_argument("--models", type=Path, help="folder of models")
-    here.add_argument(
-        "--backend",
-        help="auto, tensorrt, tensorrt-rtx, openvino, onnxruntime, onnxruntime-tensorrt, pytorch "
-        "or pytorch-compiled",
+def add_file_options(command: Container, metavar: str, formats: str, model: str) -> None:
+    """Add the input files, the output folder, and the name of the model."""
+    command.add_argument("file", type=Path, nargs="+", metavar=metavar, help=formats)
+    command.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="FOLDER", help="folder to write to"
     )
-    here.add_argument("--device", help="auto, cpu or cuda")
-    here.add_argument("--precision")
-    here.add_argument("--threads", type=int)
+    command.add_argument(
+        "--model", metavar="NAME", default=model, help=f"model to run; default: {model}"
+    )
 
 
-def local_backend(args: argparse.Namespace, task: str) -> Callable[[], Backend]:
-    """Opens the model that the options name, once, when it is first called.
+def add_preprocessing_option(command: argparse.ArgumentParser) -> None:
+    """Add how much preprocessing the scans need."""
+    command.add_argument(
+        "--preprocessing",
+        choices=PREPROCESSINGS,
+        default="full",
+        help="full (default): scans with skull; stripped: brains without skull; "
+        "none: images already on the network grid",
+    )
 
-    What it gives raises as `find_model`, `require_task` and `open_backend` do.
+
+def add_models_option(command: Container) -> None:
+    """Add the folder in which to look for models."""
+    command.add_argument(
+        "--models",
+        type=Path,
+        metavar="FOLDER",
+        help="folder of models; default: the installed ones",
+    )
+
+
+def add_model_options(command: Container, default_threads: str) -> None:
+    """Add how to run the model on this machine."""
+    add_models_option(command)
+    command.add_argument(
+        "--backend",
+        metavar="NAME",
+        help="auto (default), openvino, onnxruntime, onnxruntime-tensorrt, tensorrt, "
+        "tensorrt-rtx, pytorch or pytorch-compiled",
+    )
+    command.add_argument("--device", metavar="NAME", help="auto (default), cpu or cuda")
+    command.add_argument(
+        "--precision",
+        metavar="NAME",
+        help="auto (default), fp32, fp16, bf16 or int8; not every backend has all of them",
+    )
+    command.add_argument(
+        "--threads", type=int, metavar="COUNT", help=f"CPU threads; default: {default_threads}"
+    )
+
+
+def backend_opener(args: argparse.Namespace, task: str) -> Callable[[], Backend]:
+    """Return a function that opens the chosen model on its first call and keeps it.
+
+    It raises the errors of `find_model`, `require_task` and `open_backend`.
     """
     threads = len(os.sched_getaffinity(0)) if args.threads is None else args.threads
     limit_threads(threads)

@@ -1,4 +1,4 @@
-"""The command `neurobento parcellate`, on this machine or through a service."""
+"""The command `neurobento parcellate`: parcellate scans on this machine or through a service."""
 
 from __future__ import annotations
 
@@ -7,51 +7,66 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
-from neurobento.cli.options import Work, add_file_options, add_model_options, local_backend
+from neurobento.cli.each_file import ProcessFile, process_each_file
+from neurobento.cli.options import (
+    Commands,
+    add_file_options,
+    add_model_options,
+    add_preprocessing_option,
+    backend_opener,
+)
 from neurobento.environment import client_token
 from neurobento.errors import ConfigError
-from neurobento.preprocessing.mode import PREPROCESSINGS, Progress
+from neurobento.preprocessing.mode import Progress
 from neurobento.registry import DEFAULT_MODEL
 
-__all__ = ["add_parcellate_options", "open_parcellate"]
+__all__ = ["add_parcellate_command"]
 
 LOCAL_OPTIONS = ("models", "backend", "device", "precision", "threads")
 SERVICE_OPTIONS = ("token_file", "timeout")
 
 
-def add_parcellate_options(command: argparse.ArgumentParser) -> None:
-    """Add the command's options."""
-    add_file_options(command, "SCAN", ".nii, .nii.gz or .mgz", DEFAULT_MODEL)
-    command.add_argument(
-        "--preprocessing",
-        choices=PREPROCESSINGS,
-        default="full",
-        help="full: a head with skull; stripped: the skull is gone; none: on the network grid",
+def add_parcellate_command(commands: Commands) -> None:
+    """Add the command and its options."""
+    command = commands.add_parser(
+        "parcellate",
+        help="label the brain regions of T1 scans, on this machine or through a service",
+        description="Label the 116 AAL regions of T1-weighted scans. Writes NAME_dseg.nii.gz "
+        "(the labels on the scan's own voxels), NAME_dseg.tsv (the names of the labels), "
+        "NAME_volumes.tsv, NAME_overlay.png and NAME_run.json.",
     )
-    add_model_options(command.add_argument_group("on this machine"))
+    command.set_defaults(run=_run)
+    add_file_options(command, "SCAN", "a scan: .nii, .nii.gz or .mgz", DEFAULT_MODEL)
+    add_preprocessing_option(command)
+    add_model_options(command.add_argument_group("on this machine"), "all cores")
     service = command.add_argument_group("through a service")
     service.add_argument("--url", help="http[s]://HOST[:PORT] or grpc[s]://HOST:PORT")
+    # no option for the token itself: the list of processes would show it
     service.add_argument(
-        "--token-file", type=Path, help="holds the token; without it NEUROBENTO_TOKEN does"
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help="file that holds the token; default: the variable NEUROBENTO_TOKEN",
     )
-    service.add_argument("--timeout", type=float, metavar="SECONDS", help="for each scan")
+    service.add_argument("--timeout", type=float, metavar="SECONDS", help="time limit of each scan")
 
 
-def open_parcellate(args: argparse.Namespace, say: Progress) -> AbstractContextManager[Work]:
-    """What parcellates scans, where the options say.
-
-    Raises
-    ------
-    ConfigError
-        An option would have no effect there.
-    """
-    _refuse_stray_options(args)
-    return nullcontext(_here(args, say)) if args.url is None else _at_service(args, say)
+def _run(args: argparse.Namespace) -> int:
+    return process_each_file(args, _open_processor, "dseg.nii.gz")
 
 
-def _here(args: argparse.Namespace, say: Progress) -> Work:
-    # opened for the first scan that could be read
-    backend = local_backend(args, "parcellation")
+def _open_processor(
+    args: argparse.Namespace, progress: Progress
+) -> AbstractContextManager[ProcessFile]:
+    _refuse_unused_options(args)
+    if args.url is None:
+        return nullcontext(_local_processor(args, progress))
+    return _service_processor(args, progress)
+
+
+def _local_processor(args: argparse.Namespace, progress: Progress) -> ProcessFile:
+    # opened for the first scan that can be read
+    backend = backend_opener(args, "parcellation")
     from neurobento.facts import backend_facts
     from neurobento.imaging.scan import read_scan, scan_name
     from neurobento.parcellation.outputs import output_files
@@ -60,8 +75,8 @@ def _here(args: argparse.Namespace, say: Progress) -> Work:
     def parcellate(path: Path) -> tuple[dict[str, bytes], list[str]]:
         scan = read_scan(path)
         parcellator = Parcellator(backend())
-        parcellation = parcellator.parcellate(scan, args.preprocessing, progress=say)
-        say("write")
+        parcellation = parcellator.parcellate(scan, args.preprocessing, progress=progress)
+        progress("write")
         facts = backend_facts(backend())
         return output_files(scan_name(path), scan, parcellation, facts), parcellation.warnings
 
@@ -69,47 +84,50 @@ def _here(args: argparse.Namespace, say: Progress) -> Work:
 
 
 @contextmanager
-def _at_service(args: argparse.Namespace, say: Progress) -> Iterator[Work]:
+def _service_processor(args: argparse.Namespace, progress: Progress) -> Iterator[ProcessFile]:
     from neurobento.client import Client
     from neurobento.client.outputs import output_files_of
     from neurobento.imaging.scan import scan_name
 
-    last = ""
+    last_stage = ""
 
-    def say_once(stage: str, _: int | None) -> None:
-        nonlocal last
-        if stage not in (last, "done"):
-            say(stage)
-        last = stage
+    # the client reports a stage again and again while its bytes move
+    def report_once(stage: str, _: int | None) -> None:
+        nonlocal last_stage
+        if stage not in (last_stage, "done"):
+            progress(stage)
+        last_stage = stage
 
     def parcellate(path: Path) -> tuple[dict[str, bytes], list[str]]:
         answer = client.parcellate(path, model=args.model, preprocessing=args.preprocessing)
-        say("write")
+        progress("write")
         return output_files_of(answer, scan_name(path), path), answer.warnings
 
-    token = _token(args.token_file)
-    with Client(args.url, token=token, timeout_s=args.timeout, progress=say_once) as client:
+    token = client_token() if args.token_file is None else _read_token(args.token_file)
+    with Client(args.url, token=token, timeout_s=args.timeout, progress=report_once) as client:
         yield parcellate
 
 
-def _token(file: Path | None) -> str | None:
-    if file is None:
-        return client_token()
+def _read_token(file: Path) -> str:
     return file.read_text(encoding="utf-8", errors="replace").strip()
 
 
-def _refuse_stray_options(args: argparse.Namespace) -> None:
-    """Refuse what would have no effect where the work is done."""
-    names: tuple[str, ...]
-    if args.url is None:
-        names, expected, found = SERVICE_OPTIONS, "--url beside it: it is for a service", "none"
-    else:
-        names, expected, found = LOCAL_OPTIONS, "no --url beside it: the service decides it", "one"
-    for name in names:
-        if getattr(args, name) is not None:
+def _refuse_unused_options(args: argparse.Namespace) -> None:
+    """Refuse options that would have no effect with --url, or without it."""
+    for name in SERVICE_OPTIONS if args.url is None else LOCAL_OPTIONS:
+        if getattr(args, name) is None:
+            continue
+        option = f"--{name.replace('_', '-')}"
+        if args.url is None:
             raise ConfigError(
-                subject=f"--{name.replace('_', '-')}",
-                expected=expected,
-                found=found,
-                remedy="Add --url, or leave this out." if args.url is None else "Leave one out.",
+                subject=option,
+                expected="--url beside it, because it is for a service",
+                found="no --url",
+                remedy=f"Add --url, or leave {option} out.",
             )
+        raise ConfigError(
+            subject=option,
+            expected="no --url beside it, because the service decides this",
+            found="--url",
+            remedy=f"Leave out {option} or --url.",
+        )

@@ -25,7 +25,7 @@ from neurobento.backends import (
     open_backend,
 )
 from neurobento.errors import BackendUnavailable, EngineMismatch, ParityFailure
-from neurobento.imaging.slice_file import read_slice
+from neurobento.imaging.slices.reader import read_slice
 from neurobento.registry import Model
 
 __all__ = ["LARGEST_DIFFERENCE", "read_fitted", "verify_scores"]

@@ -34,7 +34,7 @@ from neurobento.command import run
 from neurobento.errors import ConfigError
 from neurobento.files import file_sha256
 from neurobento.imaging.scan import read_scan
-from neurobento.imaging.slice_file import read_slice
+from neurobento.imaging.slices.reader import read_slice
 from neurobento.preprocessing import PREPROCESSINGS, preprocess
 from neurobento.preprocessing.threads import limit_threads
 

@@ -155,7 +155,7 @@ class AnomalyDetector:
         Parameters
         ----------
         pixels
-            (rows, columns), in any unit; `neurobento.imaging.slice_file.read_slice` reads them.
+            (rows, columns), in any unit; `neurobento.imaging.slices.reader.read_slice` reads them.
         progress
             Told each stage as it begins: fit, infer, restore.
         """

@@ -66,7 +66,7 @@ def fit_slice(pixels: NDArray[np.float32]) -> FittedSlice:
     Parameters
     ----------
     pixels
-        (rows, columns), in any unit, air darker than tissue; `neurobento.imaging.slice_file` reads them.
+        (rows, columns), in any unit, air darker than tissue; `neurobento.imaging.slices` reads them.
     """
     shape = pixels.shape[0], pixels.shape[1]
     inside = _without_borders(pixels)

@@ -47,7 +47,7 @@ def _open_processor(
     from neurobento.anomaly.outputs import scan_output_files, slice_output_files
     from neurobento.facts import backend_facts
     from neurobento.imaging.scan import read_scan, scan_name
-    from neurobento.imaging.slice_file import holds_slice, read_slice
+    from neurobento.imaging.slices.reader import holds_slice, read_slice
 
     def detect(path: Path) -> tuple[dict[str, bytes], list[str]]:
         timer = _StageTimer(progress)

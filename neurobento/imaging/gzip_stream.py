@@ -6,7 +6,7 @@ import zlib
 from typing import BinaryIO
 
 from neurobento.errors import CorruptCompression, SuspiciousCompression
-from neurobento.imaging.header import ScanLimits
+from neurobento.imaging.limits import ScanLimits
 
 __all__ = ["GZIP_MAGIC", "GzipStream"]
 

@@ -19,14 +19,14 @@ from neurobento.errors import FileTooLarge, ScanError
 from neurobento.files import write_atomically
 from neurobento.imaging.geometry import axis_codes, voxel_sizes_mm
 from neurobento.imaging.gzip_stream import GZIP_MAGIC, GzipStream
-from neurobento.imaging.header import HEADER_BYTES, ScanLimits, parse_header
+from neurobento.imaging.header import HEADER_BYTES, parse_header
+from neurobento.imaging.limits import ScanLimits
 from neurobento.imaging.native_space import NativeSpace, space_of
 from neurobento.imaging.voxels import check_length, read_voxels
 
 __all__ = [
     "NativeSpace",
     "Scan",
-    "ScanLimits",
     "label_bytes",
     "map_bytes",
     "read_scan",

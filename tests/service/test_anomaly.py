@@ -24,9 +24,9 @@ from tritonclient.utils import InferenceServerException
 
 from neurobento.anomaly.detector import AnomalyDetector, SliceAnomaly
 from neurobento.client import Client
-from neurobento.imaging.slice_file import read_slice
+from neurobento.imaging.slices.reader import read_slice
 from tests.neurobento.anomaly.known_anomaly import THRESHOLD, KnownBackend
-from tests.neurobento.imaging.slice_files import chunk, encoded, grey, grey_png
+from tests.neurobento.imaging.slices.files import chunk, encoded, grey, grey_png
 from tests.service.conftest import standing_still
 from tests.service.test_refusals import refused
 from tests.service.test_service import batches_and_scans

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from neurobento.anomaly.fit import FittedSlice, fit_slice
 from neurobento.errors import ConfigError, ScanError
-from neurobento.imaging.slice_file import read_slice
+from neurobento.imaging.slices.reader import read_slice
 
 __all__ = ["SAME_PICTURE", "Slices", "folds_of", "read_slices"]
 

@@ -37,7 +37,7 @@ from neurobento.errors import (
     ServiceUnavailable,
 )
 from neurobento.imaging.scan import read_scan
-from neurobento.imaging.slice_file import read_slice
+from neurobento.imaging.slices.reader import read_slice
 from neurobento.parcellation.parcellator import prepare
 from neurobento.preprocessing.mode import Preprocessing
 from neurobento.preprocessing.threads import limit_threads

@@ -16,7 +16,7 @@ from neurobento.anomaly.fit import fit_slice
 from neurobento.errors import ConfigError, EmptyScan, SpecMismatch
 from neurobento.imaging.geometry import SLICE_SHAPE
 from neurobento.imaging.scan import Scan, space_of
-from neurobento.imaging.slice_file import read_slice
+from neurobento.imaging.slices.reader import read_slice
 from tests.neurobento.anomaly.known_anomaly import THRESHOLD, KnownBackend
 
 GRIDS = [

@@ -15,8 +15,8 @@ from scipy import ndimage
 
 from neurobento.anomaly.fit import FittedSlice, fit_slice
 from neurobento.imaging.geometry import SLICE_SHAPE
-from neurobento.imaging.slice_file import read_slice
-from tests.neurobento.imaging.slice_files import SHAPE, encoded, grey_png
+from neurobento.imaging.slices.reader import read_slice
+from tests.neurobento.imaging.slices.files import SHAPE, encoded, grey_png
 
 
 def head(

@@ -17,7 +17,7 @@ from PIL import Image
 
 from neurobento.cli.main import main
 from tests.neurobento.anomaly.known_anomaly import SCAN_THRESHOLD, THRESHOLD, write_known_model
-from tests.neurobento.imaging.slice_files import encoded, grey, grey_png
+from tests.neurobento.imaging.slices.files import encoded, grey, grey_png
 
 FOUR_PARTS = re.compile(r"^neurobento: (.+): expected (.+); found (.+)\. ([A-Z`].+)\.$", re.M)
 STAGES = "read ...\nfit ...\ninfer ...\nrestore ...\nwrite ...\n"

@@ -22,7 +22,8 @@ from neurobento.errors import (
     UnsupportedDatatype,
     UnsupportedDimensions,
 )
-from neurobento.imaging.header import HEADER_BYTES, ScanHeader, ScanLimits, parse_header
+from neurobento.imaging.header import HEADER_BYTES, ScanHeader, parse_header
+from neurobento.imaging.limits import ScanLimits
 
 LIMITS = ScanLimits()
 SHAPE = (20, 24, 18)

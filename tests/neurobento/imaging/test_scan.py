@@ -34,14 +34,8 @@ from neurobento.errors import (
     UnsupportedDatatype,
     UnsupportedDimensions,
 )
-from neurobento.imaging.scan import (
-    ScanLimits,
-    label_bytes,
-    map_bytes,
-    read_scan,
-    scan_name,
-    write_labels,
-)
+from neurobento.imaging.limits import ScanLimits
+from neurobento.imaging.scan import label_bytes, map_bytes, read_scan, scan_name, write_labels
 
 SHAPE = (20, 24, 18)
 AFFINE = nib.affines.from_matvec(np.diag([-2.0, 2.5, 3.0]), [30.0, -20.0, 10.0])

@@ -36,13 +36,13 @@ from neurobento.errors import (
     UnknownFormat,
 )
 from neurobento.imaging.scan import read_scan
-from neurobento.imaging.slice_file import read_slice
+from neurobento.imaging.slices.reader import read_slice
 from neurobento.parcellation.parcellator import prepare
 from neurobento.serving.pool.pool import PreprocessingPool
 from neurobento.serving.pool.wire import unpack, unpack_slice
 from neurobento.serving.process.priority import NICENESS
 from neurobento.serving.telemetry.metrics import RESTARTS
-from tests.neurobento.imaging.slice_files import grey, grey_png
+from tests.neurobento.imaging.slices.files import grey, grey_png
 
 ROOT = Path(__file__).resolve().parents[4]
 FOLDERS = "neurobento-scan-*"
@@ -322,7 +322,7 @@ def test_what_a_decoder_raises_is_told_by_its_kind_and_place_alone(
 ) -> None:
     packed = pool.prepare(tmp_path / "JANE_DOE.png", "slice")
     assert "JANE_DOE" not in repr(packed)
-    with pytest.raises(PreprocessingFailed, match=r"FileNotFoundError in slice_file, line \d+"):
+    with pytest.raises(PreprocessingFailed, match=r"FileNotFoundError in reader, line \d+"):
         unpack_slice(packed)
 
 

@@ -27,7 +27,7 @@ from neurobento.errors import (
     ServiceUnavailable,
     SpecMismatch,
 )
-from neurobento.imaging.slice_file import read_slice
+from neurobento.imaging.slices.reader import read_slice
 from neurobento.serving.admission import Admission, Call
 from neurobento.serving.http.downloads import JSON, PNG, ZIP
 from neurobento.serving.pool.wire import pack_error, pack_slice
@@ -37,7 +37,7 @@ from neurobento.serving.tasks.anomaly.answers import chosen_media_type
 from neurobento.serving.tasks.anomaly.batches import pack_found
 from neurobento.serving.tasks.anomaly.front import SliceFront, thresholds_of
 from tests.neurobento.anomaly.known_anomaly import THRESHOLD, KnownBackend, known_spec
-from tests.neurobento.imaging.slice_files import grey, grey_png
+from tests.neurobento.imaging.slices.files import grey, grey_png
 
 FACTS = {"model": {"name": "anomaly"}, "backend": {"name": "known"}}
 LONG_S = 30.0

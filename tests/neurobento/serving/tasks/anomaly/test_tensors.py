@@ -20,7 +20,7 @@ from neurobento.serving.inference_protocol.tensors import Tensor
 from neurobento.serving.tasks.anomaly.answers import Detection, facts_of, picture_of
 from neurobento.serving.tasks.anomaly.tensors import MOST_IMAGES, AnomalyTensors
 from tests.neurobento.anomaly.known_anomaly import THRESHOLD, known_spec
-from tests.neurobento.imaging.slice_files import SHAPE, grey
+from tests.neurobento.imaging.slices.files import SHAPE, grey
 
 CONTENT = b"the bytes of a slice"
 FACTS = {"model": {"name": "anomaly"}, "backend": {"name": "fake"}}

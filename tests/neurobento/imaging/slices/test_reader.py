@@ -40,8 +40,9 @@ from neurobento.errors import (
     UnsupportedDimensions,
     UnsupportedPlane,
 )
-from neurobento.imaging.slice_file import SliceLimits, holds_slice, read_slice
-from tests.neurobento.imaging.slice_files import (
+from neurobento.imaging.slices.limits import SliceLimits
+from neurobento.imaging.slices.reader import holds_slice, read_slice
+from tests.neurobento.imaging.slices.files import (
     GREY,
     PALETTE,
     RGB,
@@ -53,7 +54,7 @@ from tests.neurobento.imaging.slice_files import (
     png,
 )
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 EXPLICIT, IMPLICIT, BIG = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2", "1.2.840.10008.1.2.2"
 DEFLATED, RLE = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.5"
 JPEG_DICOM, JPEG_2000 = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.90"
@@ -259,7 +260,7 @@ MEASURE = """
 import sys
 from pathlib import Path
 from neurobento.errors import ScanError
-from neurobento.imaging.slice_file import read_slice
+from neurobento.imaging.slices.reader import read_slice
 def peak():
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
@@ -327,7 +328,7 @@ def test_no_memory_is_not_the_pictures_fault(
         raise MemoryError
 
     path = write(grey_png(grey()))
-    monkeypatch.setattr("neurobento.imaging.slice_file._luminance", full)
+    monkeypatch.setattr("neurobento.imaging.slices.picture._luminance", full)
     with pytest.raises(MemoryError):
         read_slice(path)
 

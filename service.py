@@ -30,24 +30,23 @@ from neurobento.serving.http.models_page import models_app
 from neurobento.serving.http.uploads import limit_uploads
 from neurobento.serving.inference_protocol.protocol import OpenInference
 from neurobento.serving.inference_protocol.rest import rest_app
-from neurobento.serving.jobs import Database, JobQueue, JobWorker
-from neurobento.serving.jobs import Limits as JobLimits
-from neurobento.serving.jobs.routes import idempotency_key, job_routes, submitted
-from neurobento.serving.pool.wire import pack_error
+from neurobento.serving.jobs import Database, JobLimits, JobQueue, JobWorker
+from neurobento.serving.jobs.routes import idempotency_key, job_routes, submit_job
+from neurobento.serving.pool.serialisation import pack_error
 from neurobento.serving.process.master import begin_master
 from neurobento.serving.process.memory import give_back_arrays, leave_imports_alone
 from neurobento.serving.process.parent import end_with_parent
 from neurobento.serving.process.priority import work_behind_the_front
 from neurobento.serving.process.run_folder import remove_left
 from neurobento.serving.settings import SETTINGS
-from neurobento.serving.tasks.anomaly.answers import ENDINGS, chosen_media_type
-from neurobento.serving.tasks.anomaly.batches import pack_found
-from neurobento.serving.tasks.anomaly.front import SliceFront, thresholds_of
+from neurobento.serving.tasks.anomaly.batches import pack_outputs
+from neurobento.serving.tasks.anomaly.handler import AnomalyHandler, thresholds_of
+from neurobento.serving.tasks.anomaly.responses import FILE_NAMES, choose_media_type
 from neurobento.serving.tasks.anomaly.tensors import AnomalyTensors
-from neurobento.serving.tasks.parcellation.front import Front, Options
-from neurobento.serving.tasks.parcellation.grid_images import labels_of
+from neurobento.serving.tasks.parcellation.handler import Options, ParcellationHandler
+from neurobento.serving.tasks.parcellation.image_files import segment_files
 from neurobento.serving.tasks.parcellation.tensors import ParcellationTensors
-from neurobento.serving.tasks.received import UPLOAD_PREFIX
+from neurobento.serving.tasks.uploaded_file import UPLOAD_PREFIX
 from neurobento.serving.telemetry.logs import begin_logging
 from neurobento.serving.telemetry.metrics import count_known_paths_only, observe_stages, stage
 from neurobento.serving.telemetry.tracing import tracing_options
@@ -102,7 +101,7 @@ class Preprocessing:
 
     @bentoml.api
     async def prepare(self, path: str, kind: str, ticket: str) -> dict[str, Any]:
-        """What was made of a file, or an error, packed; see `neurobento.serving.pool.wire`."""
+        """What was made of a file, or an error, packed; see `neurobento.serving.pool.serialisation`."""
         try:
             return await self.pool.prepare(Path(path), kind, ticket)  # type: ignore[arg-type]
         except ServiceError as error:
@@ -176,7 +175,7 @@ def _segmenter(spec: ModelSpec) -> Any:
         def segment(self, files: np.ndarray) -> np.ndarray:
             """Labels (N, 91, 122, 123) uint8 of images in files, (N, 1024) uint8 of their names."""
             try:
-                return labels_of(files, self._infer, self._waited)
+                return segment_files(files, self._infer, self._waited)
             except MemoryError:
                 raise ServiceUnavailable("no memory for one more scan") from None
 
@@ -206,7 +205,7 @@ def _detector(spec: ModelSpec) -> Any:
             try:
                 with stage("network", spec.name):
                     outputs = self.backend.run(images)
-                return pack_found(outputs, time.perf_counter() - start)
+                return pack_outputs(outputs, time.perf_counter() - start)
             except MemoryError:
                 raise ServiceUnavailable("no memory for one more slice") from None
 
@@ -250,8 +249,8 @@ class NeuroBento(Runners):  # type: ignore[misc, valid-type]
         give_back_arrays()
         remove_left(*UPLOAD_PREFIXES)
         self.parts = [self.preprocessing, *(getattr(self, name) for name in RUNNERS.values())]
-        self.front = Front(*self._behind("parcellation"))
-        self.slices = SliceFront(*self._behind("anomaly"), thresholds_of(SPECS))
+        self.front = ParcellationHandler(*self._behind("parcellation"))
+        self.slices = AnomalyHandler(*self._behind("anomaly"), thresholds_of(SPECS))
         self.inference = OpenInference(
             SPECS,
             {
@@ -294,7 +293,7 @@ class NeuroBento(Runners):  # type: ignore[misc, valid-type]
     async def open_grpc(self) -> None:
         """Answer over gRPC too."""
         if SETTINGS.grpc_port:
-            from neurobento.serving.inference_protocol.grpc_server import GrpcServer
+            from neurobento.serving.inference_protocol.grpc.server import GrpcServer
 
             self.grpc = GrpcServer(self.inference, ADMISSION, SETTINGS.limits, TOKEN, self.ready)
             await self.grpc.start(SETTINGS.grpc_host, SETTINGS.grpc_port)
@@ -367,7 +366,7 @@ class NeuroBento(Runners):  # type: ignore[misc, valid-type]
         call = ctx.request.state.call
         call.model, call.preprocessing = model, options.preprocessing
         key = idempotency_key(ctx.request.headers)
-        answer = await submitted(self.jobs, file, options, key)
+        answer = await submit_job(self.jobs, file, options, key)
         self.job_worker.say_new()
         ctx.response.status_code = answer.status_code
         ctx.response.metadata["location"] = answer.headers["location"]
@@ -380,9 +379,9 @@ class NeuroBento(Runners):  # type: ignore[misc, valid-type]
     ) -> Annotated[Path, ContentType(JSON)]:
         """Of a slice (PNG, JPEG, DICOM or NIfTI): score, threshold and facts of the run; or, by
         `Accept: image/png`, where it is anomalous; or, by `application/zip`, all files."""
-        media_type = chosen_media_type(ctx.request.headers.get("accept", ""))
+        media_type = choose_media_type(ctx.request.headers.get("accept", ""))
         found = await self.slices.answer(file, model, media_type, ctx.request.state.call)
-        return download(found, ENDINGS[media_type], media_type)  # type: ignore[return-value]
+        return download(found, FILE_NAMES[media_type], media_type)  # type: ignore[return-value]
 
 
 NeuroBento.add_asgi_middleware(Gate, admission=ADMISSION, limits=SETTINGS.limits, token=TOKEN)

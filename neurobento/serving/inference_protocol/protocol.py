@@ -3,7 +3,7 @@
 https://kserve.github.io/website/docs/concepts/architecture/data-plane/v2-protocol
 
 A request names a model, and the model's task says what it may bring and what comes back.
-`neurobento.serving.inference_protocol.grpc_server` and `neurobento.serving.inference_protocol.rest` bring requests here.
+`neurobento.serving.inference_protocol.grpc.server` and `neurobento.serving.inference_protocol.rest` bring requests here.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from anyio import to_thread
 
 from neurobento.errors import ConfigError, ModelNotFound
 from neurobento.serving.admission import Call
-from neurobento.serving.inference_protocol.tensors import Described, TaskTensors, Tensor
+from neurobento.serving.inference_protocol.tensors import TaskTensors, Tensor, TensorSpecs
 from neurobento.serving.telemetry.metrics import stage
 from neurobento.serving.telemetry.tracing import span
 from neurobento.spec import ModelSpec
 
-__all__ = ["EXTENSIONS", "SERVER_NAME", "Asked", "OpenInference", "server_version"]
+__all__ = ["EXTENSIONS", "SERVER_NAME", "InferRequest", "OpenInference", "server_version"]
 
 SERVER_NAME = "neurobento"
 EXTENSIONS = ("binary_tensor_data",)
 
 
 @dataclass(frozen=True)
-class Asked:
+class InferRequest:
     """A request for inference.
 
     Attributes
@@ -102,7 +102,7 @@ class OpenInference:
             "outputs": _described(task.outputs),
         }
 
-    async def infer(self, asked: Asked, call: Call) -> list[Tensor]:
+    async def infer(self, asked: InferRequest, call: Call) -> list[Tensor]:
         """The tensors that are wanted.
 
         Raises
@@ -164,7 +164,7 @@ def _require_outputs(known: Sequence[str], wanted: Sequence[str]) -> None:
         )
 
 
-def _described(tensors: Described) -> list[dict[str, Any]]:
+def _described(tensors: TensorSpecs) -> list[dict[str, Any]]:
     return [
         {"name": name, "datatype": datatype, "shape": shape}
         for name, (datatype, shape) in tensors.items()

@@ -20,7 +20,7 @@ from neurobento.serving.error_answers import error_body, error_headers, error_st
 from neurobento.serving.inference_protocol.protocol import (
     EXTENSIONS,
     SERVER_NAME,
-    Asked,
+    InferRequest,
     OpenInference,
     server_version,
 )
@@ -70,7 +70,7 @@ def rest_app(inference: Callable[[], OpenInference], ready: Callable[[], Awaitab
         head, inputs = await to_thread.run_sync(_read, body, length)
         outputs = [str(output.get("name")) for output in _list(head, "outputs")]
         wants_binary = _wants_binary(head)
-        asked = Asked(name, version, inputs, outputs, _dict(head, "parameters"))
+        asked = InferRequest(name, version, inputs, outputs, _dict(head, "parameters"))
         found = await inference().infer(asked, request.state.call)
         answer = {"model_name": name, "model_version": model_version}
         answer["id"] = str(head.get("id", ""))

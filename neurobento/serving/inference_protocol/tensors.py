@@ -17,10 +17,10 @@ from neurobento.serving.admission import Call
 
 __all__ = [
     "DTYPES",
-    "Described",
-    "Makers",
+    "OutputMakers",
     "TaskTensors",
     "Tensor",
+    "TensorSpecs",
     "bad_tensor",
     "content_of",
     "images_of",
@@ -120,10 +120,10 @@ class Tensor:
         return bytes(np.ascontiguousarray(self.values).tobytes())
 
 
-Described = Mapping[str, tuple[str, list[int]]]
+TensorSpecs = Mapping[str, tuple[str, list[int]]]
 """Name of a tensor -> data type and shape; -1 is any size."""
 
-Makers = Mapping[str, Callable[[], Tensor]]
+OutputMakers = Mapping[str, Callable[[], Tensor]]
 """Name of an output -> what makes it, once it is known that it is wanted."""
 
 
@@ -138,13 +138,13 @@ class TaskTensors(Protocol):
         Which input gives which outputs. The first input is a file.
     """
 
-    inputs: Described
-    outputs: Described
+    inputs: TensorSpecs
+    outputs: TensorSpecs
     gives: Mapping[str, tuple[str, ...]]
 
     async def infer(
         self, model: str, tensor: Tensor, parameters: Mapping[str, Any], call: Call
-    ) -> Makers:
+    ) -> OutputMakers:
         """What makes each output that an input gives."""
 
 

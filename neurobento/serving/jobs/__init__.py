@@ -5,9 +5,9 @@ and any of them may be killed at any time; what each step leaves behind when not
 follows it is what `JobQueue.sweep` looks for. docs/decisions/0013-jobs.md says why so.
 """
 
+from neurobento.serving.jobs.database import Database
 from neurobento.serving.jobs.queue import JobQueue
-from neurobento.serving.jobs.storage import Database
-from neurobento.serving.jobs.sweep import Limits
+from neurobento.serving.jobs.sweep import JobLimits
 from neurobento.serving.jobs.worker import JobWorker
 
-__all__ = ["Database", "JobQueue", "JobWorker", "Limits"]
+__all__ = ["Database", "JobLimits", "JobQueue", "JobWorker"]

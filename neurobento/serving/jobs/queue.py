@@ -15,30 +15,30 @@ import time
 from pathlib import Path
 
 from neurobento.errors import ServiceUnavailable
-from neurobento.serving.jobs.intake import Intake
-from neurobento.serving.jobs.owners import Liveness, this_owner
-from neurobento.serving.jobs.records import (
+from neurobento.serving.jobs.database import Database
+from neurobento.serving.jobs.job import (
     End,
     Job,
     Lease,
     State,
-    pack_record,
-    result_name,
-    scan_name,
+    result_file_name,
+    scan_file_name,
     tidy_up,
+    to_json,
 )
-from neurobento.serving.jobs.storage import Database
-from neurobento.serving.jobs.sweep import Limits, Sweep
+from neurobento.serving.jobs.owners import Liveness, this_owner
+from neurobento.serving.jobs.submissions import Submissions
+from neurobento.serving.jobs.sweep import JobLimits, Sweep
 from neurobento.serving.process.room import needs_room
 
-__all__ = ["JobQueue", "Limits", "Turn"]
+__all__ = ["Attempt", "JobLimits", "JobQueue"]
 
 MOST_TURNS = 5
 """A job that this many owners died over takes no further one with it."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Turn:
+class Attempt:
     """A job that is this owner's to work on, and which turn at it this is."""
 
     job: Job
@@ -52,10 +52,10 @@ class Turn:
     @property
     def result(self) -> str:
         """Name of its result among the blobs."""
-        return result_name(self.job.key, self.number)
+        return result_file_name(self.job.key, self.number)
 
 
-class JobQueue(Intake):
+class JobQueue(Submissions):
     """Jobs in a database that other servers may share; every method may be called by any thread.
 
     All methods raise `ServiceUnavailable` when the database cannot be reached or has no room.
@@ -65,7 +65,7 @@ class JobQueue(Intake):
     database
         Where everything is.
     limits
-        See `Limits`.
+        See `JobLimits`.
     liveness
         Judges other owners.
     owner
@@ -75,14 +75,14 @@ class JobQueue(Intake):
     def __init__(
         self,
         database: Database,
-        limits: Limits,
+        limits: JobLimits,
         liveness: Liveness | None = None,
         owner: str | None = None,
     ) -> None:
         super().__init__(database, limits)
         self._liveness = liveness or Liveness()
         self._owner = owner or this_owner()
-        self._held: set[Turn] = set()
+        self._held: set[Attempt] = set()
         self._holding = threading.Lock()
         self._beats = 0
         self._sweeping = threading.Lock()
@@ -93,7 +93,7 @@ class JobQueue(Intake):
             return end.state
         return "running" if turns and self._is_held(job, turns[-1]) else "waiting"
 
-    def take(self) -> Turn | None:
+    def take(self) -> Attempt | None:
         """A turn at the first job that waits, if there is one; nobody else has it.
 
         It is this owner's until `let_go`.
@@ -108,12 +108,12 @@ class JobQueue(Intake):
             if (died := sum(not turn.returned for turn in turns)) >= MOST_TURNS:
                 self._give_up(job, len(turns), died)
                 continue
-            turn = Turn(job, len(turns) + 1)
+            turn = Attempt(job, len(turns) + 1)
             if self._is_ours(turn):
                 return turn
         return None
 
-    def _is_ours(self, turn: Turn) -> bool:
+    def _is_ours(self, turn: Attempt) -> bool:
         """Whether this owner gets a turn, at a job that still needs one."""
         lease = Lease(turn.number, self._owner, time.time(), mark=secrets.token_hex(8))
         is_ours = False
@@ -123,7 +123,7 @@ class JobQueue(Intake):
                 return False
             self._held.add(turn)
         try:
-            is_ours = self._records.claim(turn.lease, pack_record(lease))
+            is_ours = self._records.claim(turn.lease, to_json(lease))
             # it may have been ended since it was looked at; if not even that is known, the work
             # is in vain at worst
             with contextlib.suppress(ServiceUnavailable):
@@ -134,11 +134,11 @@ class JobQueue(Intake):
             if not is_ours:
                 self.let_go(turn)
 
-    def let_go(self, turn: Turn) -> None:
+    def let_go(self, turn: Attempt) -> None:
         """Nobody here works on it any more, however that came."""
         self._held.discard(turn)
 
-    def read(self, turn: Turn, file: Path) -> None:
+    def read(self, turn: Attempt, file: Path) -> None:
         """Copy the job's scan into a file.
 
         Raises
@@ -149,10 +149,10 @@ class JobQueue(Intake):
             Also when there is no room for the file.
         """
         with needs_room(), file.open("wb") as target:
-            for chunk in self._blobs.chunks(scan_name(turn.job.key)):
+            for chunk in self._blobs.chunks(scan_file_name(turn.job.key)):
                 target.write(chunk)
 
-    def finish(self, turn: Turn, result: bytes) -> bool:
+    def finish(self, turn: Attempt, result: bytes) -> bool:
         """End a job with its result, a zip; whether this turn is the one that ended it.
 
         After an error it may be tried again, as `fail` may: it says the same as it would have.
@@ -160,17 +160,17 @@ class JobQueue(Intake):
         self._blobs.write(turn.result, io.BytesIO(result))
         return self._end(turn, End("done", time.time(), turn.number))
 
-    def fail(self, turn: Turn, status: int, kind: str, message: str) -> bool:
+    def fail(self, turn: Attempt, status: int, kind: str, message: str) -> bool:
         """End a job with an error; whether this turn is the one that ended it."""
         return self._end(turn, End("failed", time.time(), turn.number, status, kind, message))
 
-    def give_back(self, turn: Turn) -> None:
+    def give_back(self, turn: Attempt) -> None:
         """Let others work on a job, as this owner is about to stop."""
         lease = Lease(turn.number, self._owner, time.time(), returned=True)
-        self._records.put(turn.lease, pack_record(lease))
+        self._records.put(turn.lease, to_json(lease))
         self._records.enqueue(turn.job.id)
 
-    def is_wanted(self, turn: Turn) -> bool:
+    def is_wanted(self, turn: Attempt) -> bool:
         """Whether a job's end is still to come."""
         return self._is_there(turn.job) and self.end(turn.job) is None
 
@@ -194,14 +194,14 @@ class JobQueue(Intake):
         if lease.returned:
             return False
         if lease.owner == self._owner:
-            return Turn(job, lease.number) in self._held
+            return Attempt(job, lease.number) in self._held
         return self._liveness.lives(lease.owner, beat)
 
-    def _end(self, turn: Turn, end: End) -> bool:
+    def _end(self, turn: Attempt, end: End) -> bool:
         # it may be this turn's own, from a try that the database took and did not answer
         there = self.end(turn.job)
         if there is None and self._is_there(turn.job):
-            is_first = self._records.claim(f"end:{turn.job.key}", pack_record(end))
+            is_first = self._records.claim(f"end:{turn.job.key}", to_json(end))
             there = end if is_first else None
         if there is None or (there.number, there.state) != (end.number, end.state):
             self._blobs.delete(turn.result)
@@ -214,5 +214,5 @@ class JobQueue(Intake):
             f"expected the job to end; found that {died} servers died over it. Look at the scan."
         )
         end = End("failed", time.time(), 0, 500, "JobAbandoned", words)
-        if self._records.claim(f"end:{job.key}", pack_record(end)):
+        if self._records.claim(f"end:{job.key}", to_json(end)):
             tidy_up(self._records, self._blobs, job.key, end, turns)

@@ -18,11 +18,11 @@ from neurobento.client.jobs import KEY
 from neurobento.errors import ConfigError, JobConflict, NeuroBentoError
 from neurobento.serving.error_answers import error_body, error_headers, error_status
 from neurobento.serving.http.downloads import FILE_STEM, GZIP, ZIP, download
+from neurobento.serving.jobs.job import End, Job
 from neurobento.serving.jobs.queue import JobQueue
-from neurobento.serving.jobs.records import End, Job
-from neurobento.serving.tasks.parcellation.front import Options
+from neurobento.serving.tasks.parcellation.handler import Options
 
-__all__ = ["idempotency_key", "job_routes", "submitted"]
+__all__ = ["idempotency_key", "job_routes", "submit_job"]
 
 LIMITER = CapacityLimiter(8)
 """Questions that the database is asked at the same time: if it hangs, nothing else runs short."""
@@ -49,7 +49,7 @@ def idempotency_key(headers: Any) -> str | None:
     return given
 
 
-async def submitted(queue: JobQueue, file: Path, options: Options, key: str | None) -> Response:
+async def submit_job(queue: JobQueue, file: Path, options: Options, key: str | None) -> Response:
     """Take a scan in: 202, the job, and where to ask for it."""
     asked = (options.model, options.preprocessing, options.space)
     job = await _off_the_loop(queue.submit, file, asked, key)

@@ -7,25 +7,18 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping
 
+from neurobento.serving.jobs.database import FileStore, KeyValueStore
+from neurobento.serving.jobs.job import End, Job, Lease, State, from_json, tidy_up
 from neurobento.serving.jobs.owners import Liveness
-from neurobento.serving.jobs.records import (
-    End,
-    Job,
-    Lease,
-    State,
-    tidy_up,
-    unpack_record,
-)
-from neurobento.serving.jobs.storage import Blobs, Records
 
-__all__ = ["Limits", "Sweep"]
+__all__ = ["JobLimits", "Sweep"]
 
 GRACE_S = 10.0
 """Whoever ended a job so recently may be tidying up itself."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Limits:
+class JobLimits:
     """How much, and how long.
 
     Attributes
@@ -52,9 +45,9 @@ class Sweep:
 
     def __init__(
         self,
-        records: Records,
-        blobs: Blobs,
-        limits: Limits,
+        records: KeyValueStore,
+        blobs: FileStore,
+        limits: JobLimits,
         liveness: Liveness,
         is_worked_on: Callable[[Job, Lease, bytes | None], bool],
     ) -> None:
@@ -100,13 +93,13 @@ class Sweep:
         for name, packed in items.items():
             kind, _, rest = name.partition(":")
             if kind == "job":
-                self._jobs[rest] = unpack_record(Job, packed)
+                self._jobs[rest] = from_json(Job, packed)
                 self._packed[rest] = packed
             elif kind == "end":
-                self._ends[rest] = unpack_record(End, packed)
+                self._ends[rest] = from_json(End, packed)
             elif kind == "lease":
                 key, _, number = rest.rpartition(":")
-                self._leases[key][int(number)] = unpack_record(Lease, packed)
+                self._leases[key][int(number)] = from_json(Lease, packed)
             elif kind == "upload":
                 self._uploads[rest] = float(packed)
             elif kind == "beat":

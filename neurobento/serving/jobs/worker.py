@@ -21,9 +21,9 @@ from neurobento.errors import (
 )
 from neurobento.serving.admission import Admission, Call
 from neurobento.serving.error_answers import error_status
-from neurobento.serving.jobs.queue import JobQueue, Turn
-from neurobento.serving.tasks.parcellation.front import Options
-from neurobento.serving.tasks.received import received_folder
+from neurobento.serving.jobs.queue import Attempt, JobQueue
+from neurobento.serving.tasks.parcellation.handler import Options
+from neurobento.serving.tasks.uploaded_file import upload_folder
 from neurobento.serving.telemetry.logs import log_request
 from neurobento.serving.telemetry.metrics import JOBS
 
@@ -74,7 +74,7 @@ class _Work:
         How often a part of the service went missing under it.
     """
 
-    turn: Turn
+    turn: Attempt
     call: Call
     until: float
     missing: int = 0
@@ -159,7 +159,7 @@ class JobWorker:
                 while not self._admission.has_nobody_waiting():
                     await asyncio.sleep(POLL_S)
 
-    async def _do(self, turn: Turn) -> bool:
+    async def _do(self, turn: Attempt) -> bool:
         """Work on a job; whether to its end, and it was not given back."""
         work = _Work(turn, self._call(turn), time.monotonic() + self._limit_s)
         self._works.add(work)
@@ -216,7 +216,7 @@ class JobWorker:
 
     async def _tried(self, work: _Work) -> bytes:
         job = work.turn.job
-        with self._admission.place(), received_folder() as folder:
+        with self._admission.place(), upload_folder() as folder:
             scan = folder / "scan"
             await to_thread.run_sync(self._queue.read, work.turn, scan)
             options = Options(job.model, job.preprocessing, job.space)
@@ -240,7 +240,7 @@ class JobWorker:
                     remedy="Nothing was kept.",
                 )
 
-    def _call(self, turn: Turn) -> Call:
+    def _call(self, turn: Attempt) -> Call:
         return Call(turn.job.id, "job", self._limit_s)
 
     async def _beat(self) -> None:

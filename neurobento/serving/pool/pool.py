@@ -42,7 +42,7 @@ from neurobento.parcellation.parcellator import prepare
 from neurobento.preprocessing.mode import Preprocessing
 from neurobento.preprocessing.threads import limit_threads
 from neurobento.serving.admission import Kind, Lane, lane_of
-from neurobento.serving.pool.wire import pack_error, pack_prepared, pack_slice
+from neurobento.serving.pool.serialisation import pack_error, pack_scan, pack_slice
 from neurobento.serving.process.parent import end_with_parent
 from neurobento.serving.process.priority import work_behind_the_front
 from neurobento.serving.process.room import needs_room, no_room
@@ -94,7 +94,7 @@ class PreprocessingPool:
         return all(lane.begun for lane in self._lanes.values())
 
     async def prepare(self, path: Path, kind: Kind, ticket: str) -> dict[str, Any]:
-        """What was made of a file or the error it met, packed; see `neurobento.serving.pool.wire`.
+        """What was made of a file or the error it met, packed; see `neurobento.serving.pool.serialisation`.
 
         Parameters
         ----------
@@ -450,7 +450,7 @@ def _scan(path: Path, preprocessing: Preprocessing, image: Path) -> dict[str, An
     decoded = time.perf_counter() - start
     prepared = prepare(scan, preprocessing)
     seconds = {"decode": decoded, **prepared.seconds}
-    return pack_prepared(dataclasses.replace(prepared, seconds=seconds), image)
+    return pack_scan(dataclasses.replace(prepared, seconds=seconds), image)
 
 
 def _slice(path: Path, image: Path) -> dict[str, Any]:

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from neurobento.backends.base import OutputBatch
 from neurobento.imaging.geometry import SLICE_SHAPE
 
-__all__ = ["pack_found", "unpack_found"]
+__all__ = ["pack_outputs", "unpack_outputs"]
 
 BEFORE_THE_MAP = 2
 """Columns: the score, and the seconds that the slice's batch was in the network."""
 
 
-def pack_found(outputs: OutputBatch, network_s: float) -> NDArray[np.float32]:
+def pack_outputs(outputs: OutputBatch, network_s: float) -> NDArray[np.float32]:
     """(N, 2 + 128 * 128) float32: an anomaly model's outputs as one array.
 
     That is all that BentoML takes apart again by slice: score, seconds, error map.
@@ -38,7 +38,7 @@ def pack_found(outputs: OutputBatch, network_s: float) -> NDArray[np.float32]:
     return rows
 
 
-def unpack_found(
+def unpack_outputs(
     rows: NDArray[np.float32],
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], float]:
     """Scores (N,), error maps (N, 128, 128), and the seconds in the network of what was packed."""

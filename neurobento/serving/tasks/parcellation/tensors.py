@@ -17,15 +17,15 @@ from neurobento.labels import CLASS_COUNT
 from neurobento.parcellation.outputs import run_facts
 from neurobento.serving.admission import Call
 from neurobento.serving.inference_protocol.tensors import (
-    Described,
-    Makers,
+    OutputMakers,
     Tensor,
+    TensorSpecs,
     content_of,
     images_of,
     json_tensor,
 )
-from neurobento.serving.tasks.parcellation.front import Front, Options, dseg
-from neurobento.serving.tasks.received import received_file
+from neurobento.serving.tasks.parcellation.handler import Options, ParcellationHandler, dseg
+from neurobento.serving.tasks.uploaded_file import uploaded_file
 
 __all__ = ["ParcellationTensors"]
 
@@ -35,8 +35,8 @@ MOST_IMAGES = 16
 
 DEFAULT_PREPROCESSING = "full"
 
-INPUTS: Described = {"scan": ("BYTES", [1]), "image": ("FP32", [-1, 1, *NETWORK_SHAPE])}
-OUTPUTS: Described = {
+INPUTS: TensorSpecs = {"scan": ("BYTES", [1]), "image": ("FP32", [-1, 1, *NETWORK_SHAPE])}
+OUTPUTS: TensorSpecs = {
     # of `image` one dimension more, the scans
     "labels": ("UINT8", [-1, -1, -1]),
     "affine": ("FP64", [4, 4]),
@@ -61,14 +61,14 @@ class ParcellationTensors:
         Answers.
     """
 
-    def __init__(self, front: Front) -> None:
+    def __init__(self, front: ParcellationHandler) -> None:
         self._front = front
         self.inputs, self.outputs, self.gives = INPUTS, OUTPUTS, GIVES
 
     async def infer(
         self, model: str, tensor: Tensor, parameters: Mapping[str, Any], call: Call
-    ) -> Makers:
-        """What makes each output that an input gives; raises as `Front.parcellate`."""
+    ) -> OutputMakers:
+        """What makes each output that an input gives; raises as `ParcellationHandler.parcellate`."""
         preprocessing = str(parameters.get("preprocessing", DEFAULT_PREPROCESSING))
         space = str(parameters.get("space", "native"))
         if tensor.name == "scan":
@@ -78,8 +78,8 @@ class ParcellationTensors:
         images = images_of(tensor, NETWORK_SHAPE, MOST_IMAGES, "scan")
         return await self._of_image(images, Options(model, "none", space), call)
 
-    async def _of_scan(self, content: bytes, options: Options, call: Call) -> Makers:
-        async with received_file(content) as file:
+    async def _of_scan(self, content: bytes, options: Options, call: Call) -> OutputMakers:
+        async with uploaded_file(content) as file:
             found = await self._front.parcellate(file, options, call)
         facts = await call.run(self._front.facts(options.model))
         native = options.space == "native"
@@ -95,7 +95,9 @@ class ParcellationTensors:
             "run": lambda: json_tensor("run", run_facts(found, facts)),
         }
 
-    async def _of_image(self, images: NDArray[np.float32], options: Options, call: Call) -> Makers:
+    async def _of_image(
+        self, images: NDArray[np.float32], options: Options, call: Call
+    ) -> OutputMakers:
         labels = await self._front.segment(images, options, call)
         facts = await call.run(self._front.facts(options.model))
         return {

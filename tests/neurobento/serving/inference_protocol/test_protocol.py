@@ -27,9 +27,9 @@ from neurobento.errors import (
     NotOnNetworkGrid,
 )
 from neurobento.serving.admission import Call
-from neurobento.serving.inference_protocol.protocol import Asked
+from neurobento.serving.inference_protocol.protocol import InferRequest
 from neurobento.serving.inference_protocol.tensors import DTYPES, Tensor
-from tests.neurobento.serving.fake_front import (
+from tests.neurobento.serving.fakes import (
     CONTENT,
     FACTS,
     NATIVE,
@@ -59,7 +59,7 @@ def ask(front: FakeFront) -> Callable[..., dict[str, Tensor]]:
 
     def ask(*inputs: Tensor, **asked: Any) -> dict[str, Tensor]:
         call = Call("r-1", "grpc", 60.0)
-        request = Asked(**{"model": "compact", "version": "", "inputs": inputs, **asked})
+        request = InferRequest(**{"model": "compact", "version": "", "inputs": inputs, **asked})
         found = asyncio.run(inference_of(front).infer(request, call))
         return {tensor.name: tensor for tensor in found}
 
@@ -301,7 +301,7 @@ def test_images_are_segmented_together_as_each_alone(
 
 @pytest.mark.parametrize("wanted", [["labels"], ["run", "affine"], ["dseg", "labels"]])
 def test_outputs_come_as_wanted_and_in_that_order(wanted: list[str], front: FakeFront) -> None:
-    request = Asked("compact", "", [SCAN], wanted)
+    request = InferRequest("compact", "", [SCAN], wanted)
     inference = inference_of(front)
     found = asyncio.run(inference.infer(request, Call("r-1", "grpc", 60.0)))
     assert [tensor.name for tensor in found] == wanted
@@ -352,7 +352,7 @@ def test_packing_is_not_waited_for_beyond_the_call(
 
     async def infer() -> None:
         call = Call("r-1", "grpc", 1.0 if kind is DeadlineExceeded else 60.0)
-        asked = asyncio.ensure_future(inference.infer(Asked("compact", "", [SCAN]), call))
+        asked = asyncio.ensure_future(inference.infer(InferRequest("compact", "", [SCAN]), call))
         while not (packing_without_end.is_set() or asked.done()):
             await asyncio.sleep(0.01)
         assert packing_without_end.is_set()

@@ -21,7 +21,7 @@ from starlette.routing import Mount
 from neurobento.errors import EmptyScan, ServiceBusy
 from neurobento.serving.admission import Call
 from neurobento.serving.inference_protocol.rest import rest_app
-from tests.neurobento.serving.fake_front import (
+from tests.neurobento.serving.fakes import (
     CONTENT,
     NATIVE,
     NATIVE_SHAPE,

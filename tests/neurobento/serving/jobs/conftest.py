@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import redis
 
-from neurobento.serving.jobs import Database, JobQueue, Limits
+from neurobento.serving.jobs import Database, JobLimits, JobQueue
 
 ASKED = ("compact", "none", "native")
 DATABASES = ("sqlite", "redis")
-LIMITS = Limits(most=1000, keep_s=3600, longest_s=3600)
+LIMITS = JobLimits(most=1000, keep_s=3600, longest_s=3600)
 
 
 @pytest.fixture(scope="session")

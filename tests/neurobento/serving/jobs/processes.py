@@ -13,9 +13,9 @@ from pathlib import Path
 
 from neurobento.errors import NeuroBentoError
 from neurobento.serving.admission import Admission, Call
-from neurobento.serving.jobs import Database, JobQueue, JobWorker, Limits, worker
-from neurobento.serving.jobs.queue import Turn
-from neurobento.serving.tasks.parcellation.front import Options
+from neurobento.serving.jobs import Database, JobLimits, JobQueue, JobWorker, worker
+from neurobento.serving.jobs.queue import Attempt
+from neurobento.serving.tasks.parcellation.handler import Options
 from tests.neurobento.serving.jobs.conftest import ASKED
 
 WORK_S = 0.1
@@ -55,7 +55,7 @@ class NotedQueue(JobQueue):
 
     log: Path
 
-    def finish(self, turn: Turn, result: bytes) -> bool:
+    def finish(self, turn: Attempt, result: bytes) -> bool:
         ended = super().finish(turn, result)
         if ended:
             note(self.log, f"{turn.job.id} {turn.number}")
@@ -69,7 +69,7 @@ def note(log: Path, line: str) -> None:
     os.close(file)
 
 
-def serve(url: str, limits: Limits, log: Path) -> None:
+def serve(url: str, limits: JobLimits, log: Path) -> None:
     """Work on jobs until killed."""
     tempfile.tempdir = str(log.parent)
     worker.SWEEP_EVERY_S, worker.BEAT_EVERY_S = SWEEP_EVERY_S, BEAT_EVERY_S
@@ -88,7 +88,7 @@ async def _ready() -> bool:
     return True
 
 
-def submit(url: str, limits: Limits, log: Path, numbers: range) -> None:
+def submit(url: str, limits: JobLimits, log: Path, numbers: range) -> None:
     """Submit scans that nobody accepted yet, each with a key of its own, again if need be.
 
     What was accepted is written down, as a client would; who is killed before that asks again.

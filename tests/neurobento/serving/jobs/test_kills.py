@@ -18,8 +18,8 @@ import pytest
 import redis
 
 from neurobento.errors import JobNotFound
-from neurobento.serving.jobs import Database, JobQueue, Limits
-from neurobento.serving.jobs.queue import Turn
+from neurobento.serving.jobs import Database, JobLimits, JobQueue
+from neurobento.serving.jobs.queue import Attempt
 from tests.neurobento.serving.jobs.conftest import ASKED
 from tests.neurobento.serving.jobs.doubles import left_over
 from tests.neurobento.serving.jobs.processes import lines, result_of, scan_of, serve, submit
@@ -28,7 +28,7 @@ from tests.neurobento.serving.jobs.processes import lines, result_of, scan_of, s
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 JOBS, KILLS, SERVERS = 200, 10, 3
-LIMITS = Limits(most=1000, keep_s=3600, longest_s=3600)
+LIMITS = JobLimits(most=1000, keep_s=3600, longest_s=3600)
 KEEP_S = 3.0
 WAIT_S = 120
 """On a machine that others keep busy; it takes a few seconds."""
@@ -133,7 +133,7 @@ def check_ended_once(url: str, folder: Path) -> None:
 def forget_all(url: str) -> None:
     """Sweep until nothing is left, as servers do whose results live for a second."""
     database = Database(url)
-    queue = JobQueue(database, Limits(most=1000, keep_s=1.0, longest_s=1.0))
+    queue = JobQueue(database, JobLimits(most=1000, keep_s=1.0, longest_s=1.0))
     wait_until(lambda: bool(queue.sweep()) and left_over(database) == {})
     database.close()
 
@@ -179,7 +179,7 @@ def test_jobs_outlive_servers_that_are_killed(database_url: str, tmp_path: Path)
 def test_results_are_there_until_their_time_and_then_gone(
     database_url: str, tmp_path: Path
 ) -> None:
-    limits = Limits(most=1000, keep_s=KEEP_S, longest_s=KEEP_S)
+    limits = JobLimits(most=1000, keep_s=KEEP_S, longest_s=KEEP_S)
     with running(serve, database_url, limits, tmp_path / "ended"):
         submit(database_url, limits, tmp_path / "accepted", range(5))
         database = Database(database_url)
@@ -204,7 +204,7 @@ def test_results_are_there_until_their_time_and_then_gone(
 def take_and_stand_still(url: str, log: Path) -> None:
     """Take a job, stand still until somebody says go on, and end it."""
     queue = JobQueue(Database(url), LIMITS)
-    turn: Turn | None = None
+    turn: Attempt | None = None
     while turn is None:
         turn = queue.take()
     log.touch()

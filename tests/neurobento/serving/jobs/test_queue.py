@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from neurobento.errors import JobConflict, JobNotFound, ServiceBusy
-from neurobento.serving.jobs import Database, JobQueue, Limits
+from neurobento.serving.jobs import Database, JobLimits, JobQueue
 from neurobento.serving.jobs import queue as module
 from neurobento.serving.jobs.owners import Liveness
-from neurobento.serving.jobs.queue import Turn
+from neurobento.serving.jobs.queue import Attempt
 from tests.neurobento.serving.jobs.conftest import ASKED, LIMITS
 from tests.neurobento.serving.jobs.doubles import dead_owner, foreign_owner, left_over
 
@@ -27,7 +27,7 @@ def state(queue: JobQueue, id: str) -> str:
     return queue.state(job, queue.turns(job), queue.end(job))
 
 
-def taken(queue: JobQueue) -> Turn:
+def taken(queue: JobQueue) -> Attempt:
     turn = queue.take()
     assert turn is not None
     return turn
@@ -155,7 +155,7 @@ def test_no_two_owners_have_one_turn(database_url: str, submit: Any) -> None:
     for name in names:
         databases[0].records.enqueue(name)
 
-    def take(queue: JobQueue) -> list[Turn]:
+    def take(queue: JobQueue) -> list[Attempt]:
         return list(iter(queue.take, None))
 
     with ThreadPoolExecutor(8) as pool:
@@ -171,7 +171,7 @@ def test_two_threads_that_reach_for_a_turn_at_the_same_moment_are_told_apart(
 ) -> None:
     job = submit()
     monkeypatch.setattr(module.time, "time", lambda: 1e9)
-    turn = Turn(job, 1)
+    turn = Attempt(job, 1)
     assert queue._is_ours(turn)
     assert not queue._is_ours(turn)
     # and the one that came second has not let go what the first holds
@@ -183,7 +183,7 @@ def test_two_threads_that_reach_for_a_turn_at_the_same_moment_are_told_apart(
 
 @pytest.fixture
 def full(database: Database) -> JobQueue:
-    return JobQueue(database, Limits(most=2, keep_s=3600, longest_s=3600))
+    return JobQueue(database, JobLimits(most=2, keep_s=3600, longest_s=3600))
 
 
 def test_no_more_wait_than_may(full: JobQueue, scan_file: Any) -> None:
@@ -252,7 +252,7 @@ def test_a_deleted_job_is_not_a_later_one_of_its_key(queue: JobQueue, submit: An
 
 def test_results_go_on_time(database: Database, scan_file: Any) -> None:
     """Also where no sweep has been yet; then the key makes a new job."""
-    queue = JobQueue(database, Limits(most=10, keep_s=1.0, longest_s=3600))
+    queue = JobQueue(database, JobLimits(most=10, keep_s=1.0, longest_s=3600))
     job = queue.submit(scan_file(), ASKED, "a-key")
     queue.finish(taken(queue), RESULT)
     end = queue.end(job)
@@ -269,7 +269,7 @@ def test_results_go_on_time(database: Database, scan_file: Any) -> None:
 def test_a_result_that_goes_while_it_is_read_is_an_error(
     queue: JobQueue, submit: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("neurobento.serving.jobs.storage.CHUNK_BYTES", 2)
+    monkeypatch.setattr("neurobento.serving.jobs.database.CHUNK_BYTES", 2)
     job = submit()
     queue.finish(taken(queue), RESULT)
     end = queue.end(job)
@@ -324,7 +324,7 @@ def test_who_was_taken_for_dead_may_still_be_first(
 def test_an_end_after_everything_was_forgotten_is_none(
     database: Database, other: Any, scan_file: Any
 ) -> None:
-    queue = JobQueue(database, Limits(most=10, keep_s=0.1, longest_s=0.1))
+    queue = JobQueue(database, JobLimits(most=10, keep_s=0.1, longest_s=0.1))
     queue.submit(scan_file(), ASKED)
     dead = other(dead_owner())
     lost = taken(dead)
@@ -345,11 +345,11 @@ def test_a_turn_at_what_was_forgotten_is_none(
     """A server stood still between its look at a job and its claim of a turn."""
     job = submit()
     queue.delete(job.id)
-    last = JobQueue(database, Limits(most=10, keep_s=0.0, longest_s=0.0))
+    last = JobQueue(database, JobLimits(most=10, keep_s=0.0, longest_s=0.0))
     time.sleep(0.01)
     last.sweep()
     assert left_over(database) == {}
-    assert not queue._is_ours(Turn(job, 1))
+    assert not queue._is_ours(Attempt(job, 1))
     last.sweep()
     assert left_over(database) == {}
 

@@ -19,8 +19,8 @@ from neurobento.errors import ConfigError, JobConflict, ServiceUnavailable
 from neurobento.serving.http.downloads import zipped
 from neurobento.serving.http.models_page import models_app
 from neurobento.serving.jobs import JobQueue
-from neurobento.serving.jobs.routes import idempotency_key, job_routes, submitted
-from neurobento.serving.tasks.parcellation.front import Options
+from neurobento.serving.jobs.routes import idempotency_key, job_routes, submit_job
+from neurobento.serving.tasks.parcellation.handler import Options
 from tests.neurobento.serving.jobs.conftest import ASKED
 
 LABELS = b"\x1f\x8b labels"
@@ -207,7 +207,7 @@ def test_other_methods_are_refused(ask: Any) -> None:
 
 
 def accept(queue: JobQueue, scan: Path, key: str | None, options: Any = None) -> Response:
-    return asyncio.run(submitted(queue, scan, options or Options(*ASKED), key))
+    return asyncio.run(submit_job(queue, scan, options or Options(*ASKED), key))
 
 
 def test_what_is_taken_in_is_described_and_located(

@@ -15,16 +15,17 @@ from typing import Any
 import pytest
 
 from neurobento.errors import JobNotFound, ServiceUnavailable
-from neurobento.serving.jobs import Database, JobQueue, Limits, storage, sweep
-from neurobento.serving.jobs.queue import Turn
-from neurobento.serving.jobs.stores import SqliteStore
+from neurobento.serving.jobs import Database, JobLimits, JobQueue, sweep
+from neurobento.serving.jobs import database as database_module
+from neurobento.serving.jobs.huey_stores import SqliteStore
+from neurobento.serving.jobs.queue import Attempt
 from tests.neurobento.serving.jobs.conftest import ASKED, LIMITS
 from tests.neurobento.serving.jobs.doubles import Faulty, Killed, Way, dead_owner, left_over
 
 CONTENT = b"scan of jane"
 RESULT = b"result of jane"
 KEY = "a-key"
-SHORT = Limits(most=1000, keep_s=0.0, longest_s=0.0)
+SHORT = JobLimits(most=1000, keep_s=0.0, longest_s=0.0)
 """Everything that ended is over, and everything that is not done is nobody's."""
 
 Step = Callable[[JobQueue, Path], None]
@@ -34,7 +35,7 @@ def submit(queue: JobQueue, scan: Path) -> None:
     queue.submit(scan, ASKED, KEY)
 
 
-def take(queue: JobQueue, scan: Path) -> Turn | None:
+def take(queue: JobQueue, scan: Path) -> Attempt | None:
     submit(queue, scan)
     return queue.take()
 
@@ -104,9 +105,11 @@ def small_and_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     The disk is not waited for either: who is killed here is not the system.
     """
     monkeypatch.setattr(
-        storage, "sqlite_store", lambda name, file: SqliteStore(name, str(file), fsync=False)
+        database_module,
+        "sqlite_store",
+        lambda name, file: SqliteStore(name, str(file), fsync=False),
     )
-    monkeypatch.setattr(storage, "CHUNK_BYTES", 5)
+    monkeypatch.setattr(database_module, "CHUNK_BYTES", 5)
     monkeypatch.setattr(sweep, "GRACE_S", 0.0)
 
 
@@ -281,7 +284,7 @@ def test_an_upload_that_stood_still_for_too_long_is_no_job(
     database: Database, scan: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A sweep took its scan for nobody's: it must not be accepted without one."""
-    queue = JobQueue(database, Limits(most=10, keep_s=3600, longest_s=0.2))
+    queue = JobQueue(database, JobLimits(most=10, keep_s=3600, longest_s=0.2))
     write = database.blobs.write
 
     def stand_still(*given: Any) -> None:
@@ -322,7 +325,7 @@ def test_a_clock_that_is_behind_loses_no_job(
 ) -> None:
     """Of a server whose clock is an hour ahead the name was lost: it is put back at once."""
     ahead = time.time() + 3600
-    monkeypatch.setattr("neurobento.serving.jobs.intake.time.time", lambda: ahead)
+    monkeypatch.setattr("neurobento.serving.jobs.submissions.time.time", lambda: ahead)
     queue = JobQueue(database, LIMITS)
     queue.submit(scan, ASKED)
     assert database.records.dequeue()

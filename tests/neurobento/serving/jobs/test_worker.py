@@ -22,10 +22,10 @@ from neurobento.errors import (
 from neurobento.serving.admission import Admission, Call
 from neurobento.serving.jobs import Database, JobQueue, JobWorker
 from neurobento.serving.jobs import worker as module
-from neurobento.serving.jobs.records import End, Job
+from neurobento.serving.jobs.job import End, Job
 from neurobento.serving.process import run_folder
 from neurobento.serving.process.run_folder import RunFolder
-from neurobento.serving.tasks.parcellation.front import Options
+from neurobento.serving.tasks.parcellation.handler import Options
 from tests.neurobento.serving.jobs.conftest import ASKED, LIMITS
 
 PARTS = {"expected": "a head", "found": "a tail", "remedy": "Turn it round."}

@@ -39,7 +39,7 @@ from neurobento.imaging.scan import read_scan
 from neurobento.imaging.slices.reader import read_slice
 from neurobento.parcellation.parcellator import prepare
 from neurobento.serving.pool.pool import PreprocessingPool
-from neurobento.serving.pool.wire import unpack, unpack_slice
+from neurobento.serving.pool.serialisation import unpack_scan, unpack_slice
 from neurobento.serving.process.priority import NICENESS
 from neurobento.serving.telemetry.metrics import RESTARTS
 from tests.neurobento.imaging.slices.files import grey, grey_png
@@ -192,7 +192,7 @@ def endless(tmp_path: Path) -> Path:
 
 
 def test_a_prepared_scan_equals_the_one_prepared_in_process(pool: Driver, scan: Path) -> None:
-    found, expected = unpack(pool.prepare(scan)), prepare(read_scan(scan), "none")
+    found, expected = unpack_scan(pool.prepare(scan)), prepare(read_scan(scan), "none")
     assert np.array_equal(found.image, expected.image)
     assert found.image.dtype == expected.image.dtype
     assert np.array_equal(found.grid.network_voxel_to_ras, expected.grid.network_voxel_to_ras)
@@ -211,7 +211,7 @@ def test_a_scan_without_skull_is_prepared_as_in_process(phantom: Any, write_nift
         pool = PreprocessingPool(processes=1, threads=len(os.sched_getaffinity(0)))
         try:
             loop.run(pool.start())
-            found = unpack(loop.run(pool.prepare(path, "stripped", "t")))
+            found = unpack_scan(loop.run(pool.prepare(path, "stripped", "t")))
         finally:
             loop.run(pool.close())
     expected = prepare(read_scan(path), "stripped")
@@ -238,7 +238,7 @@ def test_an_error_comes_back_as_itself_and_the_process_lives_on(
     packed = pool.prepare(path)
     assert "JANE_DOE" not in repr(packed)
     with pytest.raises(ScanError) as caught:
-        unpack(packed)
+        unpack_scan(packed)
     assert type(caught.value) is kind
     assert "image" in pool.prepare(scan)
     assert pool.pid() == before
@@ -251,7 +251,7 @@ def test_what_nobody_expected_is_told_by_its_kind_and_place_alone(
     packed = pool.prepare(tmp_path / "JANE_DOE.nii")
     assert "JANE_DOE" not in repr(packed)
     with pytest.raises(PreprocessingFailed, match=r"FileNotFoundError in scan, line \d+"):
-        unpack(packed)
+        unpack_scan(packed)
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_no_room_is_for_the_service_to_mend_and_not_the_scan(
     packed = neurobento.serving.pool.pool._prepared(Path("scan"), "none", Path("image"))
     assert "JANE_DOE" not in repr(packed)
     with pytest.raises(ServiceUnavailable, match=what) as caught:
-        unpack(packed)
+        unpack_scan(packed)
     assert caught.value.retry_after_s
 
 
@@ -289,7 +289,7 @@ def test_a_process_without_memory_says_so_and_lives_on(pool: Driver, scan: Path)
     finally:
         process.rlimit(resource.RLIMIT_AS, (unlimited, unlimited))
     with pytest.raises(ServiceUnavailable, match="memory"):
-        unpack(packed)
+        unpack_scan(packed)
     assert "image" in pool.prepare(scan)
     assert pool.pid() == process.pid
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from neurobento.serving.tasks.anomaly.batches import pack_found, unpack_found
+from neurobento.serving.tasks.anomaly.batches import pack_outputs, unpack_outputs
 
 
 @pytest.mark.parametrize("count", [1, 5])
@@ -15,10 +15,10 @@ def test_what_was_found_comes_back_to_the_bit_in_its_order(count: int) -> None:
         "score": draw.random(count, dtype=np.float32),
         "error_map": draw.random((count, 128, 128), dtype=np.float32),
     }
-    rows = pack_found(outputs, 0.25)
+    rows = pack_outputs(outputs, 0.25)
     assert rows.dtype == np.float32
     assert len(rows) == count
-    scores, maps, network_s = unpack_found(rows)
+    scores, maps, network_s = unpack_outputs(rows)
     assert np.array_equal(scores, outputs["score"])
     assert np.array_equal(maps, outputs["error_map"])
     assert network_s == 0.25
@@ -27,13 +27,13 @@ def test_what_was_found_comes_back_to_the_bit_in_its_order(count: int) -> None:
 def test_a_batch_may_be_taken_apart_and_joined() -> None:
     """As BentoML does between callers."""
     maps = np.arange(3, dtype=np.float32)[:, None, None] * np.ones((128, 128), np.float32)
-    rows = pack_found({"score": np.arange(3, dtype=np.float32), "error_map": maps}, 1.0)
-    scores, found, _ = unpack_found(np.concatenate([rows[2:], rows[:1]]))
+    rows = pack_outputs({"score": np.arange(3, dtype=np.float32), "error_map": maps}, 1.0)
+    scores, found, _ = unpack_outputs(np.concatenate([rows[2:], rows[:1]]))
     assert scores.tolist() == [2, 0]
     assert found[:, 5, 7].tolist() == [2, 0]
 
 
 def test_scores_of_doubles_are_taken() -> None:
-    rows = pack_found({"score": np.array([0.5]), "error_map": np.zeros((1, 128, 128))}, 0.0)
+    rows = pack_outputs({"score": np.array([0.5]), "error_map": np.zeros((1, 128, 128))}, 0.0)
     assert rows.dtype == np.float32
     assert rows[0, 0] == 0.5

@@ -15,9 +15,9 @@ from neurobento.anomaly.detector import slice_anomaly
 from neurobento.anomaly.fit import fit_slice
 from neurobento.errors import ConfigError, EmptyScan, NeuroBentoError, NotOnNetworkGrid
 from neurobento.serving.admission import Call
-from neurobento.serving.inference_protocol.protocol import Asked, OpenInference
+from neurobento.serving.inference_protocol.protocol import InferRequest, OpenInference
 from neurobento.serving.inference_protocol.tensors import Tensor
-from neurobento.serving.tasks.anomaly.answers import Detection, facts_of, picture_of
+from neurobento.serving.tasks.anomaly.responses import Detection, detection_facts, draw_overlay
 from neurobento.serving.tasks.anomaly.tensors import MOST_IMAGES, AnomalyTensors
 from tests.neurobento.anomaly.known_anomaly import THRESHOLD, known_spec
 from tests.neurobento.imaging.slices.files import SHAPE, grey
@@ -70,7 +70,7 @@ def ask(inference: OpenInference) -> Any:
     """Infers; the answer's tensors by name."""
 
     def ask(*inputs: Tensor, **asked: Any) -> dict[str, Tensor]:
-        request = Asked("anomaly", "", inputs, **asked)
+        request = InferRequest("anomaly", "", inputs, **asked)
         found = asyncio.run(inference.infer(request, Call("r-1", "grpc", 60.0)))
         return {tensor.name: tensor for tensor in found}
 
@@ -117,8 +117,8 @@ def test_a_slices_tensors_are_what_was_found(front: FakeFront, ask: Any) -> None
     assert np.array_equal(found["error_map"].values, truth.error_map[None])
     assert found["heat_map"].shape == SHAPE
     assert np.array_equal(found["heat_map"].values, truth.anomaly.heat_map)
-    assert json.loads(found["run"].values[0]) == json.loads(json.dumps(facts_of(truth)))
-    assert found["overlay"].values == [picture_of(truth)]
+    assert json.loads(found["run"].values[0]) == json.loads(json.dumps(detection_facts(truth)))
+    assert found["overlay"].values == [draw_overlay(truth)]
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -148,7 +148,7 @@ def test_only_what_is_wanted_is_made(
     def draw(_: Any) -> bytes:
         raise AssertionError
 
-    monkeypatch.setattr("neurobento.serving.tasks.anomaly.tensors.picture_of", draw)
+    monkeypatch.setattr("neurobento.serving.tasks.anomaly.tensors.draw_overlay", draw)
     assert list(ask(SLICE, outputs=["heat_map", "score"])) == ["heat_map", "score"]
 
 

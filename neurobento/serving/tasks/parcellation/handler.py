@@ -23,14 +23,14 @@ from neurobento.parcellation.parcellator import Parcellation, PreparedScan, rest
 from neurobento.preprocessing.mode import PREPROCESSINGS, Preprocessing
 from neurobento.serving.admission import Call
 from neurobento.serving.http.downloads import FILE_STEM, zipped
-from neurobento.serving.pool.wire import unpack
-from neurobento.serving.tasks.front import Runner, TaskFront, asked
-from neurobento.serving.tasks.parcellation.grid_images import any_gone, names_of, write_image
-from neurobento.serving.tasks.received import received_folder
+from neurobento.serving.pool.serialisation import unpack_scan
+from neurobento.serving.tasks.handler import Runner, TaskHandler, call_service
+from neurobento.serving.tasks.parcellation.image_files import has_missing, pack_paths, write_image
+from neurobento.serving.tasks.uploaded_file import upload_folder
 from neurobento.serving.telemetry.metrics import observe_stages, stage
 from neurobento.serving.telemetry.tracing import span, stage_spans
 
-__all__ = ["Front", "Options", "dseg"]
+__all__ = ["Options", "ParcellationHandler", "dseg"]
 
 START_LIMIT_S = 5.0
 
@@ -39,7 +39,7 @@ class Segmenter(Runner, Protocol):
     """A network's runner as this front calls it."""
 
     async def segment(self, files: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Labels (N, 91, 122, 123) of the images in files; see `neurobento.serving.tasks.parcellation.grid_images`."""
+        """Labels (N, 91, 122, 123) of the images in files; see `neurobento.serving.tasks.parcellation.image_files`."""
 
 
 class Options:
@@ -68,8 +68,8 @@ class Options:
         A level's name is taken too. Without preprocessing the image has to be
         on the network grid.
         """
-        asked = query.get("preprocessing", "false").lower()
-        preprocessing = {"true": "full", "false": "none"}.get(asked, asked)
+        call_service = query.get("preprocessing", "false").lower()
+        preprocessing = {"true": "full", "false": "none"}.get(call_service, call_service)
         model = query.get("model") or default_model
         return cls(model, preprocessing, query.get("space", "native"))
 
@@ -85,8 +85,8 @@ def _one_of(what: str, value: str, allowed: tuple[Any, ...]) -> Any:
     return value
 
 
-class Front(TaskFront[Segmenter]):
-    """Answers requests for parcellation; see `TaskFront`."""
+class ParcellationHandler(TaskHandler[Segmenter]):
+    """Answers requests for parcellation; see `TaskHandler`."""
 
     task = "parcellation"
 
@@ -126,7 +126,7 @@ class Front(TaskFront[Segmenter]):
         """
 
         async def segment() -> NDArray[np.uint8]:
-            with received_folder() as folder:
+            with upload_folder() as folder:
                 files = [folder / f"{i}.image" for i in range(len(images))]
                 for file, image in zip(files, images, strict=True):
                     await to_thread.run_sync(write_image, file, image[0])
@@ -138,10 +138,10 @@ class Front(TaskFront[Segmenter]):
         )
 
     async def end_left_work(self) -> None:
-        """End what another front had asked for before this one was there."""
+        """End what another front had call_service for before this one was there."""
         # it may be missing, late or failing: none keeps this one from starting
         with contextlib.suppress(ServiceUnavailable, TimeoutError, RuntimeError):
-            await asyncio.wait_for(asked(self._preprocessing.call("end_all")), START_LIMIT_S)
+            await asyncio.wait_for(call_service(self._preprocessing.call("end_all")), START_LIMIT_S)
 
     async def _labels(self, file: Path, options: Options, call: Call) -> bytes:
         parcellation = await self._parcellate(file, options, call)
@@ -186,9 +186,9 @@ class Front(TaskFront[Segmenter]):
         ServiceUnavailable
             An image was gone before the network saw it, though its caller still waits.
         """
-        names = names_of(files)
+        names = pack_paths(files)
         labels = await self._in_room(model, lambda runner: runner.segment(names))
-        if any_gone(labels):
+        if has_missing(labels):
             raise ServiceUnavailable(
                 expected="the prepared image to be there until the network has seen it",
                 found="that it was gone",
@@ -202,7 +202,7 @@ class Front(TaskFront[Segmenter]):
     ) -> tuple[PreparedScan, Path]:
         """A scan on the network grid, and the file that its image is in."""
         found = await self._prepared(file, preprocessing, call)
-        return unpack(found), Path(found["image"])
+        return unpack_scan(found), Path(found["image"])
 
 
 def _archive(file: Path, parcellation: Parcellation, facts: dict[str, Any], space: str) -> bytes:
@@ -213,7 +213,7 @@ def _archive(file: Path, parcellation: Parcellation, facts: dict[str, Any], spac
 
 
 def dseg(parcellation: Parcellation, space: str) -> bytes:
-    """The parcellation as a gzip NIfTI file in the space asked for, "native" or "network"."""
+    """The parcellation as a gzip NIfTI file in the space call_service for, "native" or "network"."""
     if space == "native":
         return dseg_bytes(parcellation)
     network = space_of(NETWORK_SHAPE, parcellation.prepared.grid.network_voxel_to_ras)

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from neurobento.labels import CLASS_COUNT
-from neurobento.serving.tasks.parcellation.grid_images import (
-    GONE,
+from neurobento.serving.tasks.parcellation.image_files import (
+    MISSING,
     NAME_BYTES,
-    any_gone,
-    labels_of,
-    names_of,
+    has_missing,
     open_image,
+    pack_paths,
+    segment_files,
     write_image,
 )
 
@@ -51,16 +51,16 @@ def test_an_image_comes_back_to_the_bit(tmp_path: Path) -> None:
 
 
 def test_each_image_gets_its_own_labels(files: list[Path]) -> None:
-    names = names_of(files)
+    names = pack_paths(files)
     assert names.shape == (3, NAME_BYTES)
-    labels = labels_of(names, infer, ignore)
-    assert not any_gone(labels)
+    labels = segment_files(names, infer, ignore)
+    assert not has_missing(labels)
     assert [np.unique(each).tolist() for each in labels] == [[1], [2], [3]]
 
 
 def test_names_may_be_joined_and_split_as_batches_are(files: list[Path]) -> None:
-    names = np.concatenate([names_of(files[:1]), names_of(files[1:])])
-    assert labels_of(names[2:], infer, ignore).max() == 3
+    names = np.concatenate([pack_paths(files[:1]), pack_paths(files[1:])])
+    assert segment_files(names[2:], infer, ignore).max() == 3
 
 
 @pytest.mark.parametrize("content", [None, b"", b"short"])
@@ -77,10 +77,10 @@ def test_an_image_that_is_gone_or_short_is_told_of_and_costs_the_others_nothing(
         seen.append(len(images))
         return infer(images)
 
-    labels = labels_of(names_of(files), counting, ignore)
-    assert [np.unique(each).tolist() for each in labels] == [[1], [GONE], [3]]
-    assert any_gone(labels)
-    assert not any_gone(labels[::2])
+    labels = segment_files(pack_paths(files), counting, ignore)
+    assert [np.unique(each).tolist() for each in labels] == [[1], [MISSING], [3]]
+    assert has_missing(labels)
+    assert not has_missing(labels[::2])
     assert seen == [2]
 
 
@@ -88,8 +88,8 @@ def test_without_any_image_nothing_is_inferred(tmp_path: Path) -> None:
     def never(images: Any) -> Any:
         raise AssertionError
 
-    labels = labels_of(names_of([tmp_path / "gone"]), never, never)
-    assert (labels == GONE).all()
+    labels = segment_files(pack_paths([tmp_path / "gone"]), never, never)
+    assert (labels == MISSING).all()
 
 
 def test_each_image_tells_how_long_it_lay_in_its_file(files: list[Path]) -> None:
@@ -97,16 +97,16 @@ def test_each_image_tells_how_long_it_lay_in_its_file(files: list[Path]) -> None
     for file, age_s in zip(files, (30.0, 20.0, -5.0), strict=True):
         os.utime(file, (now, now - age_s))
     found: list[float] = []
-    labels_of(names_of(files), infer, found.append)
+    segment_files(pack_paths(files), infer, found.append)
     # the last was written in the future: the clock was set
     assert found == pytest.approx([30.0, 20.0, 0.0], abs=5.0)
     assert found[2] == 0.0
 
 
 def test_no_class_index_is_taken_for_the_mark_of_an_image_that_is_gone() -> None:
-    assert CLASS_COUNT <= GONE <= np.iinfo(np.uint8).max
+    assert CLASS_COUNT <= MISSING <= np.iinfo(np.uint8).max
 
 
 def test_a_name_that_does_not_fit_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at most 1024 bytes"):
-        names_of([tmp_path / ("x" * NAME_BYTES)])
+        pack_paths([tmp_path / ("x" * NAME_BYTES)])

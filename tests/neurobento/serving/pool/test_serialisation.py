@@ -16,7 +16,13 @@ from neurobento.errors import NeuroBentoError
 from neurobento.imaging.geometry import Grid
 from neurobento.imaging.scan import NativeSpace
 from neurobento.parcellation.parcellator import PreparedScan
-from neurobento.serving.pool.wire import pack_error, pack_prepared, pack_slice, unpack, unpack_slice
+from neurobento.serving.pool.serialisation import (
+    pack_error,
+    pack_scan,
+    pack_slice,
+    unpack_scan,
+    unpack_slice,
+)
 
 SHAPE = (40, 50, 30)
 NATIVE = nib.affines.from_matvec(
@@ -53,13 +59,13 @@ def crossed(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_the_image_comes_back_to_the_bit(prepared: PreparedScan, file: Path) -> None:
-    back = unpack(crossed(pack_prepared(prepared, file)))
+    back = unpack_scan(crossed(pack_scan(prepared, file)))
     assert back.image.dtype == np.float32
     assert np.array_equal(back.image, prepared.image)
 
 
 def test_both_grids_come_back_to_the_bit(prepared: PreparedScan, file: Path) -> None:
-    back = unpack(crossed(pack_prepared(prepared, file)))
+    back = unpack_scan(crossed(pack_scan(prepared, file)))
     assert back.grid.native_shape == back.space.shape == SHAPE
     assert back.grid.native_voxel_to_ras.tobytes() == NATIVE.tobytes()
     assert back.space.voxel_to_ras.tobytes() == NATIVE.tobytes()
@@ -70,13 +76,13 @@ def test_both_grids_come_back_to_the_bit(prepared: PreparedScan, file: Path) -> 
 def test_the_header_comes_back_to_the_bit_and_of_its_kind(
     prepared: PreparedScan, file: Path
 ) -> None:
-    back = unpack(crossed(pack_prepared(prepared, file)))
+    back = unpack_scan(crossed(pack_scan(prepared, file)))
     assert back.space.header.binaryblock == prepared.space.header.binaryblock
     assert back.space.header.sizeof_hdr == prepared.space.header.sizeof_hdr
 
 
 def test_level_and_seconds_come_back(prepared: PreparedScan, file: Path) -> None:
-    back = unpack(crossed(pack_prepared(prepared, file)))
+    back = unpack_scan(crossed(pack_scan(prepared, file)))
     assert back.preprocessing == "stripped"
     assert back.seconds == {"spacing": 0.1, "resize": 0.25}
 
@@ -84,7 +90,7 @@ def test_level_and_seconds_come_back(prepared: PreparedScan, file: Path) -> None
 def test_only_plain_values_and_arrays_cross(prepared: PreparedScan, file: Path) -> None:
     """So that the two sides may hold different versions of the classes."""
     plain = (str, bytes, tuple, dict, np.ndarray)
-    assert all(isinstance(value, plain) for value in pack_prepared(prepared, file).values())
+    assert all(isinstance(value, plain) for value in pack_scan(prepared, file).values())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -93,7 +99,7 @@ def test_an_error_comes_out_as_itself_without_its_subject(kind: type[NeuroBentoE
     packed = pack_error(error)
     assert "JANE_DOE" not in repr(packed)
     with pytest.raises(NeuroBentoError) as caught:
-        unpack(crossed(packed))
+        unpack_scan(crossed(packed))
     assert type(caught.value) is kind
     assert caught.value.parts == {**error.parts, "subject": None}
 
@@ -101,7 +107,7 @@ def test_an_error_comes_out_as_itself_without_its_subject(kind: type[NeuroBentoE
 def test_when_to_try_again_comes_out_with_its_error() -> None:
     error = errors.ServiceUnavailable(expected="a", found="b", remedy="C.", retry_after_s=30.0)
     with pytest.raises(errors.ServiceUnavailable) as caught:
-        unpack(crossed(pack_error(error)))
+        unpack_scan(crossed(pack_error(error)))
     assert caught.value.retry_after_s == 30.0
 
 
@@ -109,7 +115,7 @@ def test_unpacking_leaves_what_was_packed_as_it_is(prepared: PreparedScan, file:
     packed = pack_error(errors.EmptyScan(expected="a", found="b", remedy="C."))
     before = dict(packed)
     with pytest.raises(errors.EmptyScan):
-        unpack(packed)
+        unpack_scan(packed)
     assert packed == before
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from neurobento.errors import ConfigError, JobNotFound, ServiceUnavailable
 from neurobento.serving.jobs import Database
-from neurobento.serving.jobs import storage as module
+from neurobento.serving.jobs import database as module
 
 PIECE = 1 << 10
 
@@ -190,7 +190,7 @@ def test_a_database_is_for_nobody_elses_eyes_and_gives_room_back(tmp_path: Path)
 def test_a_database_that_is_locked_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("neurobento.serving.jobs.stores.LOCK_WAIT_S", 0.2)
+    monkeypatch.setattr("neurobento.serving.jobs.huey_stores.LOCK_WAIT_S", 0.2)
     file = tmp_path / "jobs.sqlite"
     database = Database(f"sqlite:///{file}")
     other = sqlite3.connect(file, isolation_level=None, check_same_thread=False)

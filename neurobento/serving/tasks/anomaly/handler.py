@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 from neurobento.anomaly.detector import slice_anomaly
 from neurobento.anomaly.thresholds import slice_threshold
 from neurobento.serving.admission import Admission, Call, Kind
-from neurobento.serving.pool.wire import PreparedSlice, unpack_slice
-from neurobento.serving.tasks.anomaly.answers import ENCODERS, Detection
-from neurobento.serving.tasks.anomaly.batches import unpack_found
-from neurobento.serving.tasks.front import PreprocessingService, Runner, TaskFront
+from neurobento.serving.pool.serialisation import PreparedSlice, unpack_slice
+from neurobento.serving.tasks.anomaly.batches import unpack_outputs
+from neurobento.serving.tasks.anomaly.responses import ENCODERS, Detection
+from neurobento.serving.tasks.handler import PreprocessingService, Runner, TaskHandler
 from neurobento.serving.telemetry.metrics import observe_stages, stage
 from neurobento.serving.telemetry.tracing import span, stage_spans
 from neurobento.spec import ModelSpec
 
-__all__ = ["SliceFront", "thresholds_of"]
+__all__ = ["AnomalyHandler", "thresholds_of"]
 
 Result = TypeVar("Result")
 
@@ -41,8 +41,8 @@ class Detector(Runner, Protocol):
         """What is found in images (N, 1, 128, 128); see `neurobento.serving.tasks.anomaly.batches`."""
 
 
-class SliceFront(TaskFront[Detector]):
-    """Answers requests about anomalies; see `TaskFront`.
+class AnomalyHandler(TaskHandler[Detector]):
+    """Answers requests about anomalies; see `TaskHandler`.
 
     Parameters
     ----------
@@ -141,7 +141,7 @@ class SliceFront(TaskFront[Detector]):
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         start = time.perf_counter()
         rows = await self._in_room(model, lambda runner: runner.detect(images))
-        scores, maps, network_s = unpack_found(rows)
+        scores, maps, network_s = unpack_outputs(rows)
         waited_s = max(0.0, time.perf_counter() - start - network_s)
         for _ in images:
             observe_stages(model, {"queue": waited_s})
@@ -159,7 +159,7 @@ def thresholds_of(specs: Sequence[ModelSpec]) -> dict[str, float]:
     SpecMismatch
         A spec states none.
     """
-    return {spec.name: slice_threshold(spec) for spec in specs if spec.task == SliceFront.task}
+    return {spec.name: slice_threshold(spec) for spec in specs if spec.task == AnomalyHandler.task}
 
 
 def _restored(

@@ -28,7 +28,7 @@ from neurobento.serving.http.gate import Limits, request_id_of
 from neurobento.serving.inference_protocol.protocol import (
     EXTENSIONS,
     SERVER_NAME,
-    Asked,
+    InferRequest,
     OpenInference,
     server_version,
 )
@@ -332,7 +332,7 @@ class _Servicer:
             await context.abort(grpc.StatusCode.INTERNAL, "something went wrong here")
 
 
-def _asked(request: Any) -> Asked:
+def _asked(request: Any) -> InferRequest:
     """A request without its transport.
 
     Raises
@@ -356,7 +356,7 @@ def _asked(request: Any) -> Asked:
             values = getattr(tensor.contents, CONTENTS.get(tensor.datatype, "bytes_contents"))
             made = Tensor.of_values(tensor.name, tensor.datatype, tensor.shape, values)
         inputs.append(made)
-    return Asked(
+    return InferRequest(
         model=request.model_name,
         version=request.model_version,
         inputs=inputs,

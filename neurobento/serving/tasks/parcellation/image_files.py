@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 from neurobento.imaging.geometry import NETWORK_SHAPE
 
-__all__ = ["GONE", "any_gone", "labels_of", "names_of", "open_image", "write_image"]
+__all__ = ["MISSING", "has_missing", "open_image", "pack_paths", "segment_files", "write_image"]
 
 NAME_BYTES = 1024
 IMAGE_BYTES = 4 * math.prod(NETWORK_SHAPE)
 
-GONE = 255
+MISSING = 255
 """Every label of an image that was not there, or not whole; class indices end at 116."""
 
 Infer = Callable[[NDArray[np.float32]], NDArray[np.uint8]]
@@ -39,7 +39,7 @@ def open_image(path: Path, shape: tuple[int, ...] = NETWORK_SHAPE) -> NDArray[np
     return np.memmap(path, np.float32, "r", shape=shape)
 
 
-def names_of(paths: Sequence[Path]) -> NDArray[np.uint8]:
+def pack_paths(paths: Sequence[Path]) -> NDArray[np.uint8]:
     """(N, 1024) uint8: names of files as an array, which BentoML can put into batches.
 
     Raises
@@ -53,15 +53,15 @@ def names_of(paths: Sequence[Path]) -> NDArray[np.uint8]:
     return np.array([list(name.ljust(NAME_BYTES, b"\0")) for name in names], np.uint8)
 
 
-def labels_of(
+def segment_files(
     names: NDArray[np.uint8], infer: Infer, waited: Callable[[float], None]
 ) -> NDArray[np.uint8]:
-    """Labels (N, 91, 122, 123) of the images in files; `GONE` everywhere of one that is gone.
+    """Labels (N, 91, 122, 123) of the images in files; `MISSING` everywhere of one that is gone.
 
     Parameters
     ----------
     names
-        Of the files, as `names_of` gives them.
+        Of the files, as `pack_paths` gives them.
     infer
         Gives the labels of images (M, 1, 91, 122, 123).
     waited
@@ -78,15 +78,15 @@ def labels_of(
     there = [wait_s is not None for wait_s in waits_s]
     if all(there):
         return infer(images)
-    labels = np.full((len(names), *NETWORK_SHAPE), GONE, np.uint8)
+    labels = np.full((len(names), *NETWORK_SHAPE), MISSING, np.uint8)
     if any(there):
         labels[there] = infer(images[there])
     return labels
 
 
-def any_gone(labels: NDArray[np.uint8]) -> bool:
-    """Whether an image was gone, by the labels (N, 91, 122, 123) that `labels_of` gave."""
-    return bool((labels[:, 0, 0, 0] == GONE).any())
+def has_missing(labels: NDArray[np.uint8]) -> bool:
+    """Whether an image was gone, by the labels (N, 91, 122, 123) that `segment_files` gave."""
+    return bool((labels[:, 0, 0, 0] == MISSING).any())
 
 
 def _read(path: Path, image: NDArray[np.float32]) -> float | None:

@@ -13,23 +13,23 @@ from pathlib import Path
 
 from neurobento.errors import JobConflict, JobNotFound, ServiceBusy, ServiceUnavailable
 from neurobento.files import file_sha256
-from neurobento.serving.jobs.records import (
+from neurobento.serving.jobs.database import Database
+from neurobento.serving.jobs.job import (
     End,
     Job,
     Lease,
-    pack_record,
+    from_json,
     remove_files,
-    result_name,
-    scan_name,
-    unpack_record,
+    result_file_name,
+    scan_file_name,
+    to_json,
 )
-from neurobento.serving.jobs.storage import Database
-from neurobento.serving.jobs.sweep import Limits
+from neurobento.serving.jobs.sweep import JobLimits
 
-__all__ = ["Intake"]
+__all__ = ["Submissions"]
 
 
-class Intake:
+class Submissions:
     """Jobs as their clients have to do with them; see `JobQueue`.
 
     Parameters
@@ -37,10 +37,10 @@ class Intake:
     database
         Where everything is.
     limits
-        See `Limits`.
+        See `JobLimits`.
     """
 
-    def __init__(self, database: Database, limits: Limits) -> None:
+    def __init__(self, database: Database, limits: JobLimits) -> None:
         self._records, self._blobs = database.records, database.blobs
         self._limits = limits
 
@@ -86,19 +86,19 @@ class Intake:
         JobNotFound
             There is none, or no more.
         """
-        return unpack_record(Job, self._packed(id))
+        return from_json(Job, self._packed(id))
 
     def turns(self, job: Job) -> list[Lease]:
         """Every turn that was taken at it."""
         leases: list[Lease] = []
         while (packed := self._records.get(f"lease:{job.key}:{len(leases) + 1}")) is not None:
-            leases.append(unpack_record(Lease, packed))
+            leases.append(from_json(Lease, packed))
         return leases
 
     def end(self, job: Job) -> End | None:
         """How it ended, if it has."""
         packed = self._records.get(f"end:{job.key}")
-        return None if packed is None else unpack_record(End, packed)
+        return None if packed is None else from_json(End, packed)
 
     def expires(self, end: End) -> float:
         """When an ended job goes, in seconds since 1970."""
@@ -112,7 +112,7 @@ class Intake:
         JobNotFound
             The job went, perhaps while its result was read.
         """
-        return self._blobs.chunks(result_name(job.key, end.number))
+        return self._blobs.chunks(result_file_name(job.key, end.number))
 
     def delete(self, id: str) -> None:
         """End a job, if it has not ended, and forget it.
@@ -134,7 +134,7 @@ class Intake:
         """The record of a job; one whose time is over is removed, if no sweep has done so yet."""
         packed = self._records.get(f"job:{id}")
         if packed is not None:
-            end = self.end(unpack_record(Job, packed))
+            end = self.end(from_json(Job, packed))
             if end is None or time.time() <= self.expires(end):
                 return packed
             self._forget(packed)
@@ -147,13 +147,13 @@ class Intake:
     def _is_there(self, job: Job) -> bool:
         """Whether the job of its id is still this one."""
         packed = self._records.get(f"job:{job.id}")
-        return packed is not None and unpack_record(Job, packed).key == job.key
+        return packed is not None and from_json(Job, packed).key == job.key
 
     def _forget(self, packed: bytes) -> None:
         """End a job, if it has not ended, and remove it: this one, and no later one of its id."""
-        job = unpack_record(Job, packed)
+        job = from_json(Job, packed)
         # whoever works on it ends in vain, and finds out at the next beat
-        self._records.claim(f"end:{job.key}", pack_record(End("cancelled", time.time())))
+        self._records.claim(f"end:{job.key}", to_json(End("cancelled", time.time())))
         self._records.delete_if(f"job:{job.id}", packed)
         remove_files(self._blobs, job.key, len(self.turns(job)))
 
@@ -178,18 +178,18 @@ class Intake:
         self._records.put(f"upload:{job.key}", str(job.created).encode())
         try:
             with scan.open("rb") as source:
-                self._blobs.write(scan_name(job.key), source)
+                self._blobs.write(scan_file_name(job.key), source)
         except Exception:
             with contextlib.suppress(ServiceUnavailable):
                 self._withdraw(job)
             raise
         # after an error all stays for a sweep to judge: the database may have taken this claim
-        if not self._records.claim(f"job:{job.id}", pack_record(job)):
+        if not self._records.claim(f"job:{job.id}", to_json(job)):
             self._withdraw(job)
             return False
         # who stood still for so long may find that a sweep took the scan for nobody's
         if time.time() - job.created > self._limits.longest_s / 2:
-            self._forget(pack_record(job))
+            self._forget(to_json(job))
             raise ServiceUnavailable(
                 expected="a scan that is taken in within minutes",
                 found="that it took longer",
@@ -199,7 +199,7 @@ class Intake:
         return True
 
     def _withdraw(self, job: Job) -> None:
-        self._blobs.delete(scan_name(job.key))
+        self._blobs.delete(scan_file_name(job.key))
         self._records.delete(f"upload:{job.key}")
 
     def _id_of(self, key: str) -> str:

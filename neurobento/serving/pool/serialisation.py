@@ -15,9 +15,9 @@ from neurobento.anomaly.fit import FittedSlice
 from neurobento.imaging.geometry import Grid
 from neurobento.imaging.scan import NativeSpace
 from neurobento.parcellation.parcellator import PreparedScan
-from neurobento.serving.tasks.parcellation.grid_images import open_image, write_image
+from neurobento.serving.tasks.parcellation.image_files import open_image, write_image
 
-__all__ = ["PreparedSlice", "pack_error", "pack_prepared", "pack_slice", "unpack", "unpack_slice"]
+__all__ = ["PreparedSlice", "pack_error", "pack_scan", "pack_slice", "unpack_scan", "unpack_slice"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +39,7 @@ class PreparedSlice:
     seconds: dict[str, float]
 
 
-def pack_prepared(prepared: PreparedScan, file: Path) -> dict[str, Any]:
+def pack_scan(prepared: PreparedScan, file: Path) -> dict[str, Any]:
     """A prepared scan as a dictionary of arrays and plain values; its image goes into a file."""
     write_image(file, prepared.image)
     return {
@@ -76,7 +76,7 @@ def pack_error(error: errors.NeuroBentoError) -> dict[str, Any]:
     return {"error": type(error).__name__, **error.parts, "subject": None}
 
 
-def unpack(values: dict[str, Any]) -> PreparedScan:
+def unpack_scan(values: dict[str, Any]) -> PreparedScan:
     """The prepared scan that was packed.
 
     Raises
@@ -99,7 +99,7 @@ def unpack(values: dict[str, Any]) -> PreparedScan:
 
 
 def unpack_slice(values: dict[str, Any]) -> PreparedSlice:
-    """The slice that was packed; raises as `unpack` does."""
+    """The slice that was packed; raises as `unpack_scan` does."""
     _raise_error(values)
     rows, columns = values["shape"]
     top, left = values["corner"]

@@ -17,7 +17,14 @@ from neurobento.facts import json_bytes
 from neurobento.pictures import png_bytes
 from neurobento.serving.http.downloads import FILE_STEM, JSON, PNG, ZIP, zipped
 
-__all__ = ["ENCODERS", "ENDINGS", "Detection", "chosen_media_type", "facts_of", "picture_of"]
+__all__ = [
+    "ENCODERS",
+    "FILE_NAMES",
+    "Detection",
+    "choose_media_type",
+    "detection_facts",
+    "draw_overlay",
+]
 
 
 DRAWING = threading.BoundedSemaphore(2)
@@ -50,24 +57,24 @@ class Detection:
     seconds: dict[str, float]
 
 
-def facts_of(detection: Detection) -> dict[str, Any]:
+def detection_facts(detection: Detection) -> dict[str, Any]:
     """The facts of a slice, those that `slice_output_files` writes."""
     of = detection.pixels, detection.anomaly, detection.facts, detection.seconds
     return slice_facts(*of)
 
 
-def picture_of(detection: Detection) -> bytes:
+def draw_overlay(detection: Detection) -> bytes:
     """A PNG of the slice, without and with its heat map."""
     with DRAWING:
         return png_bytes(slice_figure(detection.pixels, detection.anomaly))
 
 
 def _json(detection: Detection, request_id: str) -> bytes:
-    return json_bytes({**facts_of(detection), "request_id": request_id})
+    return json_bytes({**detection_facts(detection), "request_id": request_id})
 
 
 def _picture(detection: Detection, _: str) -> bytes:
-    return picture_of(detection)
+    return draw_overlay(detection)
 
 
 def _archive(detection: Detection, _: str) -> bytes:
@@ -83,11 +90,11 @@ ENCODERS: Mapping[str, Callable[[Detection, str], bytes]] = {
 }
 """Media type -> what makes such an answer, of a detection and a request's id."""
 
-ENDINGS: Mapping[str, str] = {JSON: "anomaly.json", PNG: "overlay.png", ZIP: "anomaly.zip"}
+FILE_NAMES: Mapping[str, str] = {JSON: "anomaly.json", PNG: "overlay.png", ZIP: "anomaly.zip"}
 """What an answer is called, behind the stem of all file names."""
 
 
-def chosen_media_type(accept: str) -> str:
+def choose_media_type(accept: str) -> str:
     """What to answer with, by the `Accept` of a request: JSON unless it names another first."""
     named = [each.partition(";")[0].strip().lower() for each in accept.split(",")]
     # a browser names pictures among all that it can show

@@ -11,13 +11,13 @@ from anyio import to_thread
 
 from neurobento.serving.process.room import needs_room
 
-__all__ = ["UPLOAD_PREFIX", "received_file", "received_folder"]
+__all__ = ["UPLOAD_PREFIX", "upload_folder", "uploaded_file"]
 
 UPLOAD_PREFIX = "neurobento-upload-"
 
 
 @contextlib.contextmanager
-def received_folder() -> Iterator[Path]:
+def upload_folder() -> Iterator[Path]:
     """A folder for what a request brought, for as long as the context lasts.
 
     Raises
@@ -32,7 +32,7 @@ def received_folder() -> Iterator[Path]:
 
 
 @contextlib.asynccontextmanager
-async def received_file(content: bytes) -> AsyncIterator[Path]:
+async def uploaded_file(content: bytes) -> AsyncIterator[Path]:
     """A file that a request brought, for as long as the context lasts.
 
     Raises
@@ -40,7 +40,7 @@ async def received_file(content: bytes) -> AsyncIterator[Path]:
     ServiceUnavailable
         There is no room for it.
     """
-    with received_folder() as folder:
+    with upload_folder() as folder:
         file = folder / "scan"
         with needs_room():
             await to_thread.run_sync(file.write_bytes, content)

@@ -12,9 +12,9 @@ from huey.constants import EmptyData
 from redis import RedisError
 
 from neurobento.errors import ConfigError, JobNotFound, ServiceUnavailable
-from neurobento.serving.jobs.stores import Store, make_sqlite_file, redis_store, sqlite_store
+from neurobento.serving.jobs.huey_stores import Store, make_sqlite_file, redis_store, sqlite_store
 
-__all__ = ["Blobs", "Database", "Records"]
+__all__ = ["Database", "FileStore", "KeyValueStore"]
 
 RECORDS, BLOBS = "neurobento", "neurobentofiles"
 """Names of the two stores: records are read all at once, blobs never are."""
@@ -25,7 +25,7 @@ CHUNK_BYTES = 4 << 20
 REDIS_SCHEMES = ("redis", "rediss", "unix")
 
 
-class Records:
+class KeyValueStore:
     """Small values by key, and a queue of keys.
 
     All methods raise `ServiceUnavailable` when the database cannot be reached or has no room.
@@ -90,14 +90,14 @@ class Records:
         self._storage.close()
 
 
-class Blobs:
-    """Files of any length by name, in pieces; raises as `Records` does.
+class FileStore:
+    """Files of any length by name, in pieces; raises as `KeyValueStore` does.
 
     A file is there once it is whole: then its name stands for the number of its pieces.
     """
 
     def __init__(self, storage: Store) -> None:
-        self._records = Records(storage)
+        self._records = KeyValueStore(storage)
         self._storage = storage
 
     def write(self, name: str, source: BinaryIO) -> None:
@@ -184,7 +184,7 @@ class Database:
                 found=f"a URL that begins with {scheme[:12]!r}",
                 remedy="Correct it, or unset it for a SQLite file in BENTOML_HOME.",
             )
-        self.records, self.blobs = Records(stores[0]), Blobs(stores[1])
+        self.records, self.blobs = KeyValueStore(stores[0]), FileStore(stores[1])
 
     def close(self) -> None:
         """Let go of the connections."""

@@ -35,11 +35,11 @@ from neurobento.imaging.scan import read_scan
 from neurobento.parcellation.parcellator import prepare
 from neurobento.serving.admission import Admission, Call
 from neurobento.serving.http.downloads import GZIP, answered, download
-from neurobento.serving.pool.wire import pack_error, pack_prepared
+from neurobento.serving.pool.serialisation import pack_error, pack_scan
 from neurobento.serving.process.run_folder import RUN_VARIABLE
-from neurobento.serving.tasks.parcellation import front as front_module
-from neurobento.serving.tasks.parcellation.front import Front, Options
-from neurobento.serving.tasks.parcellation.grid_images import labels_of
+from neurobento.serving.tasks.parcellation import handler as handler_module
+from neurobento.serving.tasks.parcellation.handler import Options, ParcellationHandler
+from neurobento.serving.tasks.parcellation.image_files import segment_files
 
 NETWORK = (91, 122, 123)
 MNI = nib.affines.from_matvec(np.diag([1.5, 1.25, 1.1]), [-68.0, -90.0, -60.0])
@@ -82,7 +82,7 @@ class FakePreprocessing:
         if self.ready is not None:
             return self.ready
         prepared = prepare(read_scan(Path(path)), preprocessing)  # type: ignore[arg-type]
-        return pack_prepared(prepared, Path(path).with_name(f"{ticket}.image"))
+        return pack_scan(prepared, Path(path).with_name(f"{ticket}.image"))
 
     async def call(self, method: str) -> Any:
         self.ended.append(method)
@@ -105,7 +105,7 @@ class FakeRunner:
         self.gone: Exception | None = None
 
     async def segment(self, files: Any) -> Any:
-        return labels_of(files, self.infer, lambda seconds: None)
+        return segment_files(files, self.infer, lambda seconds: None)
 
     def infer(self, images: Any) -> Any:
         return ((np.rint(images[:, 0] * 116) + self.offset) % 117).astype(np.uint8)
@@ -141,24 +141,26 @@ def scan(write_nifti: Callable[..., Path], labels: Any) -> Path:
 
 
 @pytest.fixture
-def front(admission: Admission) -> Front:
+def front(admission: Admission) -> ParcellationHandler:
     runners = {"compact": FakeRunner(), "next": FakeRunner(1)}
-    return Front(FakePreprocessing(), runners, admission, BATCHES)
+    return ParcellationHandler(FakePreprocessing(), runners, admission, BATCHES)
 
 
 @pytest.fixture
 def tilted(
     phantom_on: Callable[..., Any], write_nifti: Any, scan: Path, admission: Admission
-) -> tuple[Path, Front]:
+) -> tuple[Path, ParcellationHandler]:
     """A scan on a grid of its own, and a front to which it comes prepared: as `labels`."""
     head = phantom_on("LPS", tilt_rad=0.2)
     space = read_scan(write_nifti(head.image, head.affine)).space
-    prepared = pack_prepared(prepare(read_scan(scan), "none"), scan.with_name("scan.image")) | {
+    prepared = pack_scan(prepare(read_scan(scan), "none"), scan.with_name("scan.image")) | {
         "native_shape": space.shape,
         "native_voxel_to_ras": space.voxel_to_ras,
         "native_header": space.header.binaryblock,
     }
-    front = Front(FakePreprocessing(prepared), {"compact": FakeRunner()}, admission, BATCHES)
+    front = ParcellationHandler(
+        FakePreprocessing(prepared), {"compact": FakeRunner()}, admission, BATCHES
+    )
     return write_nifti(head.image, head.affine), front
 
 
@@ -226,26 +228,28 @@ def test_a_long_option_is_not_repeated() -> None:
     assert "80" in caught.value.found
 
 
-def test_labels_are_in_native_space(front: Front, scan: Path, labels: Any) -> None:
+def test_labels_are_in_native_space(front: ParcellationHandler, scan: Path, labels: Any) -> None:
     image = read(done(front.labels(scan, AS_IT_IS, a_call())))
     assert np.array_equal(np.asarray(image.dataobj), labels)
     assert image.affine == pytest.approx(MNI, abs=1e-5)
 
 
-def test_the_runner_asked_for_answers(front: Front, scan: Path, labels: Any) -> None:
+def test_the_runner_asked_for_answers(front: ParcellationHandler, scan: Path, labels: Any) -> None:
     answer = done(front.labels(scan, Options("next", "none", "native"), a_call()))
     assert np.array_equal(np.asarray(read(answer).dataobj), (labels + 1) % 117)
 
 
 def test_level_and_ticket_reach_preprocessing(scan: Path, admission: Admission) -> None:
     preprocessing, call = FakePreprocessing(), a_call()
-    front = Front(preprocessing, {"compact": FakeRunner()}, admission, BATCHES)
+    front = ParcellationHandler(preprocessing, {"compact": FakeRunner()}, admission, BATCHES)
     done(front.labels(scan, AS_IT_IS, call))
     assert preprocessing.asked == [(str(scan), "none", call.ticket)]
     assert preprocessing.ended == []
 
 
-def test_network_space_is_the_grid_the_network_saw(tilted: tuple[Path, Front], labels: Any) -> None:
+def test_network_space_is_the_grid_the_network_saw(
+    tilted: tuple[Path, ParcellationHandler], labels: Any
+) -> None:
     scan, front = tilted
     network = read(done(front.labels(scan, Options("compact", "none", "network"), a_call())))
     assert np.array_equal(np.asarray(network.dataobj), labels)
@@ -256,7 +260,7 @@ def test_network_space_is_the_grid_the_network_saw(tilted: tuple[Path, Front], l
 
 
 def test_a_parcellation_holds_what_the_files_are_made_of(
-    front: Front, scan: Path, labels: Any
+    front: ParcellationHandler, scan: Path, labels: Any
 ) -> None:
     found = done(front.parcellate(scan, AS_IT_IS, a_call()))
     assert np.array_equal(found.labels, labels)
@@ -264,14 +268,16 @@ def test_a_parcellation_holds_what_the_files_are_made_of(
 
 
 def test_images_on_the_network_grid_are_segmented_as_a_batch(
-    front: Front, known_labels: Callable[[int], Any]
+    front: ParcellationHandler, known_labels: Callable[[int], Any]
 ) -> None:
     truth = np.stack([known_labels(1), known_labels(2)])
     images = (truth[:, None] / np.float32(116)).astype(np.float32)
     assert np.array_equal(done(front.segment(images, AS_IT_IS, a_call())), truth)
 
 
-def test_a_zip_holds_what_the_command_writes(front: Front, scan: Path, labels: Any) -> None:
+def test_a_zip_holds_what_the_command_writes(
+    front: ParcellationHandler, scan: Path, labels: Any
+) -> None:
     answer = done(front.outputs(scan, AS_IT_IS, a_call()))
     with zipfile.ZipFile(io.BytesIO(answer)) as archive:
         assert archive.testzip() is None
@@ -283,7 +289,9 @@ def test_a_zip_holds_what_the_command_writes(front: Front, scan: Path, labels: A
 
 
 @pytest.mark.parametrize("space", ["native", "network"])
-def test_zip_and_labels_are_the_same_bytes(tilted: tuple[Path, Front], space: str) -> None:
+def test_zip_and_labels_are_the_same_bytes(
+    tilted: tuple[Path, ParcellationHandler], space: str
+) -> None:
     scan, front = tilted
     options = Options("compact", "none", space)
     zipped = zipfile.ZipFile(io.BytesIO(done(front.outputs(scan, options, a_call()))))
@@ -299,13 +307,15 @@ def test_an_answer_is_a_download_of_our_name() -> None:
 
 def test_an_unknown_model_is_refused_before_the_scan_is_touched(admission: Admission) -> None:
     preprocessing = FakePreprocessing()
-    front = Front(preprocessing, {"compact": FakeRunner()}, admission, BATCHES)
+    front = ParcellationHandler(preprocessing, {"compact": FakeRunner()}, admission, BATCHES)
     with pytest.raises(ModelNotFound, match="one of compact"):
         done(front.labels(Path("none"), Options("grand", "none", "native"), a_call()))
     assert preprocessing.asked == []
 
 
-def test_metrics_know_models_that_there_are_and_no_others(front: Front, scan: Path) -> None:
+def test_metrics_know_models_that_there_are_and_no_others(
+    front: ParcellationHandler, scan: Path
+) -> None:
     unknown, known = a_call(), a_call()
     with pytest.raises(ModelNotFound):
         done(front.labels(scan, Options("made-up-by-a-client", "none", "native"), unknown))
@@ -318,7 +328,7 @@ def test_metrics_know_models_that_there_are_and_no_others(front: Front, scan: Pa
 
 def test_an_error_of_preprocessing_is_raised_in_front(scan: Path, admission: Admission) -> None:
     error = EmptyScan(expected="a head", found="zero", remedy="Look.", subject="JANE_DOE")
-    front = Front(
+    front = ParcellationHandler(
         FakePreprocessing(pack_error(error)), {"compact": FakeRunner()}, admission, BATCHES
     )
     with pytest.raises(EmptyScan) as caught:
@@ -328,7 +338,7 @@ def test_an_error_of_preprocessing_is_raised_in_front(scan: Path, admission: Adm
 
 def test_a_runner_is_asked_for_its_facts_once(scan: Path, admission: Admission) -> None:
     runner = FakeRunner()
-    front = Front(FakePreprocessing(), {"compact": runner}, admission, BATCHES)
+    front = ParcellationHandler(FakePreprocessing(), {"compact": runner}, admission, BATCHES)
     done(front.outputs(scan, AS_IT_IS, a_call()))
     assert done(front.facts("compact")) == FACTS
     assert runner.described == 1
@@ -336,7 +346,7 @@ def test_a_runner_is_asked_for_its_facts_once(scan: Path, admission: Admission) 
 
 def test_facts_that_could_not_be_had_are_asked_for_again(admission: Admission) -> None:
     runner = FakeRunner()
-    front = Front(FakePreprocessing(), {"compact": runner}, admission, BATCHES)
+    front = ParcellationHandler(FakePreprocessing(), {"compact": runner}, admission, BATCHES)
     runner.gone = ConnectionResetError()
     with pytest.raises(ServiceUnavailable):
         done(front.facts("compact"))
@@ -351,7 +361,7 @@ def test_preprocessing_is_ended_by_its_ticket_with_the_call(
 ) -> None:
     async def scenario() -> None:
         preprocessing = FakePreprocessing(gone=gone, stuck=True)
-        front = Front(preprocessing, {"compact": FakeRunner()}, admission, BATCHES)
+        front = ParcellationHandler(preprocessing, {"compact": FakeRunner()}, admission, BATCHES)
         call = a_call(0.1 if how == "too late" else LONG_S)
         waiting = asyncio.ensure_future(front.labels(Path("none"), AS_IT_IS, call))
         await preprocessing.begun.wait()
@@ -376,7 +386,7 @@ def test_a_service_that_is_gone_is_unavailable_for_a_while(
     preprocessing = FakePreprocessing(gone=gone if part == "preprocessing" else None)
     runner = GoneRunner() if part == "runner" else FakeRunner()
     runner.gone = gone
-    front = Front(preprocessing, {"compact": runner}, admission, BATCHES)
+    front = ParcellationHandler(preprocessing, {"compact": runner}, admission, BATCHES)
     work = front.facts("compact") if part == "facts" else front.labels(scan, AS_IT_IS, a_call())
     with caplog.at_level(logging.INFO), pytest.raises(ServiceUnavailable) as caught:
         done(work)
@@ -391,7 +401,7 @@ def test_a_service_that_fails_inside_is_not_one_to_be_asked_again(
 ) -> None:
     runner = GoneRunner()
     runner.gone = BentoMLException("secret", error_code=HTTPStatus.INTERNAL_SERVER_ERROR)
-    front = Front(FakePreprocessing(), {"compact": runner}, admission, BATCHES)
+    front = ParcellationHandler(FakePreprocessing(), {"compact": runner}, admission, BATCHES)
     with pytest.raises(RuntimeError, match=r"^a service failed$"):
         done(front.labels(scan, AS_IT_IS, a_call()))
 
@@ -416,7 +426,7 @@ def test_calls_that_nobody_waits_for_do_not_pile_up_in_a_runner(admission: Admis
 
     async def scenario() -> tuple[int, int]:
         runner = SlowRunner()
-        front = Front(FakePreprocessing(), {"compact": runner}, admission, BATCHES)
+        front = ParcellationHandler(FakePreprocessing(), {"compact": runner}, admission, BATCHES)
         for _ in range(2 * BATCHES["compact"]):
             with pytest.raises(DeadlineExceeded):
                 await front.segment(images, AS_IT_IS, Call("t", "http", 0.05))
@@ -432,14 +442,14 @@ def test_calls_that_nobody_waits_for_do_not_pile_up_in_a_runner(admission: Admis
 
 
 def test_a_call_that_cannot_be_passed_on_keeps_no_room(
-    front: Front, monkeypatch: pytest.MonkeyPatch
+    front: ParcellationHandler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def too_long(files: Any) -> Any:
         raise ValueError
 
     images = np.zeros((1, 1, *NETWORK), np.float32)
     with monkeypatch.context() as broken:
-        broken.setattr(front_module, "names_of", too_long)
+        broken.setattr(handler_module, "pack_paths", too_long)
         for _ in range(2 * BATCHES["compact"]):
             with pytest.raises(ValueError):
                 done(front.segment(images, AS_IT_IS, a_call()))
@@ -466,7 +476,9 @@ class LosingRunner(FakeRunner):
 def test_who_still_waits_for_an_image_that_was_lost_gets_no_labels(
     scan: Path, admission: Admission, content: bytes | None
 ) -> None:
-    front = Front(FakePreprocessing(), {"compact": LosingRunner(content)}, admission, BATCHES)
+    front = ParcellationHandler(
+        FakePreprocessing(), {"compact": LosingRunner(content)}, admission, BATCHES
+    )
     images = np.zeros((2, 1, *NETWORK), np.float32)
     for work in (
         front.labels(scan, AS_IT_IS, a_call()),
@@ -494,7 +506,7 @@ def test_images_come_to_a_runner_a_batch_at_a_time_and_leave_in_order(
     admission: Admission, count: int, sizes: list[int]
 ) -> None:
     runner = CountingRunner()
-    front = Front(FakePreprocessing(), {"compact": runner}, admission, BATCHES)
+    front = ParcellationHandler(FakePreprocessing(), {"compact": runner}, admission, BATCHES)
     truth = np.stack([np.full(NETWORK, 7 * i, np.uint8) for i in range(count)])
     images = (truth[:, None] / np.float32(116)).astype(np.float32)
     assert np.array_equal(done(front.segment(images, AS_IT_IS, a_call())), truth)
@@ -507,7 +519,7 @@ def test_every_piece_of_a_call_waits_for_a_room_of_its_own(admission: Admission)
 
     async def scenario() -> tuple[int, int]:
         runner = SlowRunner()
-        front = Front(FakePreprocessing(), {"compact": runner}, admission, BATCHES)
+        front = ParcellationHandler(FakePreprocessing(), {"compact": runner}, admission, BATCHES)
         many = asyncio.ensure_future(front.segment(images, AS_IT_IS, a_call()))
         one = asyncio.ensure_future(front.segment(images[:1], AS_IT_IS, a_call()))
         while runner.under_way < 2:
@@ -523,7 +535,7 @@ def test_every_piece_of_a_call_waits_for_a_room_of_its_own(admission: Admission)
 
 def test_the_forecast_of_images_knows_how_many_there_are() -> None:
     admission = Admission(8, 1, 0.0)
-    front = Front(FakePreprocessing(), {"compact": FakeRunner()}, admission, BATCHES)
+    front = ParcellationHandler(FakePreprocessing(), {"compact": FakeRunner()}, admission, BATCHES)
     two = np.zeros((2, 1, *NETWORK), np.float32)
     done(front.segment(two, AS_IT_IS, a_call()))
     with admission.turn(a_call(), ("compact", "none", 1), "quick"):
@@ -533,7 +545,7 @@ def test_the_forecast_of_images_knows_how_many_there_are() -> None:
         done(front.segment(two, AS_IT_IS, a_call()))
 
 
-def test_a_new_front_ends_what_another_had_asked_for(front: Front) -> None:
+def test_a_new_front_ends_what_another_had_asked_for(front: ParcellationHandler) -> None:
     done(front.end_left_work())
     assert front._preprocessing.ended == ["end_all"]  # type: ignore[attr-defined]
 
@@ -550,13 +562,15 @@ def test_a_front_starts_whatever_preprocessing_says(
 
     preprocessing = FakePreprocessing()
     monkeypatch.setattr(preprocessing, "call", fails)
-    assert done(Front(preprocessing, {}, admission, {}).end_left_work()) is None
+    assert done(ParcellationHandler(preprocessing, {}, admission, {}).end_left_work()) is None
 
 
 def test_what_nobody_expected_of_a_service_is_not_taken_for_its_absence(
     scan: Path, admission: Admission
 ) -> None:
-    front = Front(FakePreprocessing(gone=KeyError()), {"compact": FakeRunner()}, admission, BATCHES)
+    front = ParcellationHandler(
+        FakePreprocessing(gone=KeyError()), {"compact": FakeRunner()}, admission, BATCHES
+    )
     with pytest.raises(KeyError):
         done(front.labels(scan, AS_IT_IS, a_call()))
 
@@ -565,7 +579,7 @@ def test_a_call_that_would_wait_too_long_is_refused_before_any_work(
     scan: Path, tmp_path: Path
 ) -> None:
     preprocessing, admission = FakePreprocessing(), Admission(8, 1, 0.0)
-    front = Front(preprocessing, {"compact": FakeRunner()}, admission, BATCHES)
+    front = ParcellationHandler(preprocessing, {"compact": FakeRunner()}, admission, BATCHES)
     done(front.labels(scan, AS_IT_IS, a_call()))
     before = admission.turn(a_call(), ("compact", "none"), "quick")
     with before, pytest.raises(ServiceBusy):
@@ -574,17 +588,17 @@ def test_a_call_that_would_wait_too_long_is_refused_before_any_work(
 
 
 def test_without_memory_the_service_says_so(
-    front: Front, scan: Path, monkeypatch: pytest.MonkeyPatch
+    front: ParcellationHandler, scan: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any) -> Any:
         raise MemoryError
 
-    monkeypatch.setattr(front_module, "restore_and_measure", full)
+    monkeypatch.setattr(handler_module, "restore_and_measure", full)
     with pytest.raises(ServiceUnavailable, match="memory"):
         done(front.labels(scan, AS_IT_IS, a_call()))
 
 
-def test_every_stage_of_a_scan_is_counted(front: Front, scan: Path) -> None:
+def test_every_stage_of_a_scan_is_counted(front: ParcellationHandler, scan: Path) -> None:
     def counted(stage: str) -> float:
         labels = {"stage": stage, "model": "compact"}
         return REGISTRY.get_sample_value("neurobento_stage_seconds_count", labels) or 0.0

@@ -17,7 +17,7 @@ from neurobento.errors import ModelNotFound, ServiceUnavailable
 from neurobento.serving.admission import Admission, Call, Kind, lane_of
 from neurobento.serving.process.room import needs_room
 
-__all__ = ["PreprocessingService", "Runner", "TaskFront", "asked"]
+__all__ = ["PreprocessingService", "Runner", "TaskHandler", "call_service"]
 
 Result = TypeVar("Result")
 
@@ -28,7 +28,7 @@ class PreprocessingService(Protocol):
     """The preprocessing service as a front calls it."""
 
     async def prepare(self, path: str, kind: str, ticket: str) -> dict[str, Any]:
-        """What was made of a file, or an error, packed; see `neurobento.serving.pool.wire`."""
+        """What was made of a file, or an error, packed; see `neurobento.serving.pool.serialisation`."""
 
     async def end(self, ticket: str) -> None:
         """End the work of a ticket."""
@@ -47,7 +47,7 @@ class Runner(Protocol):
 OwnRunner = TypeVar("OwnRunner", bound=Runner)
 
 
-class TaskFront(Generic[OwnRunner]):
+class TaskHandler(Generic[OwnRunner]):
     """Answers requests for one task with the services behind it, over HTTP and gRPC alike.
 
     Parameters
@@ -89,14 +89,14 @@ class TaskFront(Generic[OwnRunner]):
         self._runner(model)
 
     async def facts(self, model: str) -> dict[str, Any]:
-        """Model and backend, for run.json; a runner is asked once.
+        """Model and backend, for run.json; a runner is call_service once.
 
         Raises
         ------
         ModelNotFound, ServiceUnavailable
         """
         if model not in self._facts:
-            self._facts[model] = await asked(self._runner(model).describe())
+            self._facts[model] = await call_service(self._runner(model).describe())
         return self._facts[model]
 
     async def _answered(
@@ -115,13 +115,13 @@ class TaskFront(Generic[OwnRunner]):
             return await call.run(work())
 
     async def _prepared(self, file: Path, kind: Kind, call: Call) -> dict[str, Any]:
-        """What preprocessing makes of a file, or an error, packed; see `neurobento.serving.pool.wire`."""
+        """What preprocessing makes of a file, or an error, packed; see `neurobento.serving.pool.serialisation`."""
         try:
-            return await asked(self._preprocessing.prepare(str(file), kind, call.ticket))
+            return await call_service(self._preprocessing.prepare(str(file), kind, call.ticket))
         except asyncio.CancelledError:
             # leaving does not stop what the other process does; what is not there has stopped
             with contextlib.suppress(ServiceUnavailable):
-                await asked(self._preprocessing.end(call.ticket))
+                await call_service(self._preprocessing.end(call.ticket))
             raise
 
     async def _in_room(
@@ -129,12 +129,12 @@ class TaskFront(Generic[OwnRunner]):
     ) -> Result:
         """What a model's runner answers, once there is room for one more call in it.
 
-        The runner finishes what it was asked for, whoever has left by then: a call keeps its
+        The runner finishes what it was call_service for, whoever has left by then: a call keeps its
         room there until it is done, so that calls nobody waits for cannot pile up.
         """
         runner, room = self._runner(model), self._rooms[model]
         await room.acquire()
-        work = asyncio.ensure_future(asked(ask(runner)))
+        work = asyncio.ensure_future(call_service(ask(runner)))
         work.add_done_callback(functools.partial(_leave, room))
         return await asyncio.shield(work)
 
@@ -157,7 +157,7 @@ def _leave(room: asyncio.Semaphore, work: asyncio.Future[Any]) -> None:
         work.exception()
 
 
-async def asked(answer: Coroutine[Any, Any, Result]) -> Result:
+async def call_service(answer: Coroutine[Any, Any, Result]) -> Result:
     """What another service answers.
 
     Raises

@@ -18,19 +18,19 @@ import dataclasses
 import json
 from typing import Any, Literal, TypeVar
 
-from neurobento.serving.jobs.storage import Blobs, Records
+from neurobento.serving.jobs.database import FileStore, KeyValueStore
 
 __all__ = [
     "End",
     "Job",
     "Lease",
     "State",
-    "pack_record",
+    "from_json",
     "remove_files",
-    "result_name",
-    "scan_name",
+    "result_file_name",
+    "scan_file_name",
     "tidy_up",
-    "unpack_record",
+    "to_json",
 ]
 
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
@@ -117,39 +117,39 @@ class End:
     tidy: bool = False
 
 
-def pack_record(record: Job | Lease | End) -> bytes:
+def to_json(record: Job | Lease | End) -> bytes:
     """As JSON."""
     return json.dumps(dataclasses.asdict(record)).encode()
 
 
-def unpack_record(kind: type[Record], packed: bytes) -> Record:
+def from_json(kind: type[Record], packed: bytes) -> Record:
     """The record of a kind in JSON; what a newer version added is left out."""
     values: dict[str, Any] = json.loads(packed)
     known = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     return kind(**{name: value for name, value in values.items() if name in known})
 
 
-def scan_name(key: str) -> str:
+def scan_file_name(key: str) -> str:
     """Of a job's scan among the blobs."""
     return f"{key}/scan"
 
 
-def result_name(key: str, number: int) -> str:
+def result_file_name(key: str, number: int) -> str:
     """Of what a turn at a job made."""
     return f"{key}/result/{number}"
 
 
-def tidy_up(records: Records, blobs: Blobs, key: str, end: End, turns: int) -> None:
+def tidy_up(records: KeyValueStore, blobs: FileStore, key: str, end: End, turns: int) -> None:
     """Remove the scan of an ended job, and results that are not its own."""
-    blobs.delete(scan_name(key))
+    blobs.delete(scan_file_name(key))
     for number in range(1, turns + 1):
         if end.state != "done" or number != end.number:
-            blobs.delete(result_name(key, number))
-    records.put(f"end:{key}", pack_record(dataclasses.replace(end, tidy=True)))
+            blobs.delete(result_file_name(key, number))
+    records.put(f"end:{key}", to_json(dataclasses.replace(end, tidy=True)))
 
 
-def remove_files(blobs: Blobs, key: str, turns: int) -> None:
+def remove_files(blobs: FileStore, key: str, turns: int) -> None:
     """Remove all that a job has among the blobs."""
-    blobs.delete(scan_name(key))
+    blobs.delete(scan_file_name(key))
     for number in range(1, turns + 1):
-        blobs.delete(result_name(key, number))
+        blobs.delete(result_file_name(key, number))

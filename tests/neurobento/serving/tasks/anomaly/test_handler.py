@@ -30,12 +30,12 @@ from neurobento.errors import (
 from neurobento.imaging.slices.reader import read_slice
 from neurobento.serving.admission import Admission, Call
 from neurobento.serving.http.downloads import JSON, PNG, ZIP
-from neurobento.serving.pool.wire import pack_error, pack_slice
+from neurobento.serving.pool.serialisation import pack_error, pack_slice
 from neurobento.serving.process.run_folder import RUN_VARIABLE
-from neurobento.serving.tasks.anomaly import front as slice_front_module
-from neurobento.serving.tasks.anomaly.answers import chosen_media_type
-from neurobento.serving.tasks.anomaly.batches import pack_found
-from neurobento.serving.tasks.anomaly.front import SliceFront, thresholds_of
+from neurobento.serving.tasks.anomaly import handler as handler_module
+from neurobento.serving.tasks.anomaly.batches import pack_outputs
+from neurobento.serving.tasks.anomaly.handler import AnomalyHandler, thresholds_of
+from neurobento.serving.tasks.anomaly.responses import choose_media_type
 from tests.neurobento.anomaly.known_anomaly import THRESHOLD, KnownBackend, known_spec
 from tests.neurobento.imaging.slices.files import grey, grey_png
 
@@ -81,7 +81,7 @@ class FakeRunner:
         self.sizes.append(len(images))
         if self.gone is not None:
             raise self.gone
-        return pack_found(KnownBackend().run(images), 0.125)
+        return pack_outputs(KnownBackend().run(images), 0.125)
 
     async def describe(self) -> dict[str, Any]:
         return FACTS
@@ -107,8 +107,8 @@ def runner() -> FakeRunner:
 
 def front_of(
     admission: Admission, runner: FakeRunner, preprocessing: FakePreprocessing | None = None
-) -> SliceFront:
-    return SliceFront(
+) -> AnomalyHandler:
+    return AnomalyHandler(
         preprocessing or FakePreprocessing(),
         {"anomaly": runner},
         admission,
@@ -118,7 +118,7 @@ def front_of(
 
 
 @pytest.fixture
-def front(admission: Admission, runner: FakeRunner) -> SliceFront:
+def front(admission: Admission, runner: FakeRunner) -> AnomalyHandler:
     return front_of(admission, runner)
 
 
@@ -130,7 +130,7 @@ def done(work: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run(work)
 
 
-def test_a_slice_is_scored_as_the_library_scores_it(front: SliceFront, image: Path) -> None:
+def test_a_slice_is_scored_as_the_library_scores_it(front: AnomalyHandler, image: Path) -> None:
     expected = AnomalyDetector(KnownBackend()).detect(read_slice(image))
     found = done(front.detect(image, "anomaly", a_call()))
     assert found.anomaly.score == expected.score
@@ -142,7 +142,7 @@ def test_a_slice_is_scored_as_the_library_scores_it(front: SliceFront, image: Pa
 
 
 def test_json_and_zip_and_picture_are_what_the_command_writes(
-    front: SliceFront, image: Path
+    front: AnomalyHandler, image: Path
 ) -> None:
     pixels = read_slice(image)
     expected = AnomalyDetector(KnownBackend()).detect(pixels)
@@ -192,7 +192,7 @@ def test_another_model_is_refused_before_the_slice_is_touched(
 
 
 def test_without_any_model_for_the_task_the_refusal_says_so(admission: Admission) -> None:
-    front = SliceFront(FakePreprocessing(), {}, admission, {}, {})
+    front = AnomalyHandler(FakePreprocessing(), {}, admission, {}, {})
     with pytest.raises(ModelNotFound, match="none is served"):
         done(front.detect(Path("none"), "anomaly", a_call()))
 
@@ -218,7 +218,7 @@ def test_reading_is_ended_by_its_ticket_with_the_call(
 
 @pytest.mark.parametrize("gone", [ConnectionRefusedError("secret"), TimeoutError("secret")])
 def test_a_runner_that_is_gone_is_unavailable_for_a_while(
-    front: SliceFront, runner: FakeRunner, image: Path, gone: Exception
+    front: AnomalyHandler, runner: FakeRunner, image: Path, gone: Exception
 ) -> None:
     runner.gone = gone
     with pytest.raises(ServiceUnavailable) as caught:
@@ -229,7 +229,7 @@ def test_a_runner_that_is_gone_is_unavailable_for_a_while(
 
 @pytest.mark.parametrize(("count", "sizes"), [(1, [1]), (4, [4]), (10, [4, 4, 2])])
 def test_images_come_to_a_runner_a_batch_at_a_time_and_leave_in_order(
-    front: SliceFront, runner: FakeRunner, count: int, sizes: list[int]
+    front: AnomalyHandler, runner: FakeRunner, count: int, sizes: list[int]
 ) -> None:
     images = np.random.default_rng(1).random((count, 1, 128, 128), dtype=np.float32)
     scores, maps = done(front.score(images, "anomaly", a_call()))
@@ -252,17 +252,17 @@ def test_a_slice_waits_for_slices_and_not_for_heads(
 
 
 def test_without_memory_the_service_says_so(
-    front: SliceFront, image: Path, monkeypatch: pytest.MonkeyPatch
+    front: AnomalyHandler, image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any) -> Any:
         raise MemoryError
 
-    monkeypatch.setattr(slice_front_module, "slice_anomaly", full)
+    monkeypatch.setattr(handler_module, "slice_anomaly", full)
     with pytest.raises(ServiceUnavailable, match="memory"):
         done(front.detect(image, "anomaly", a_call()))
 
 
-def test_every_stage_of_a_slice_is_counted_once(front: SliceFront, image: Path) -> None:
+def test_every_stage_of_a_slice_is_counted_once(front: AnomalyHandler, image: Path) -> None:
     def counted(stage: str) -> float:
         labels = {"stage": stage, "model": "anomaly"}
         return REGISTRY.get_sample_value("neurobento_stage_seconds_count", labels) or 0.0
@@ -296,4 +296,4 @@ def test_thresholds_are_those_of_the_models_for_the_task() -> None:
     ],
 )
 def test_the_answer_is_json_unless_something_else_is_named(accept: str, chosen: str) -> None:
-    assert chosen_media_type(accept) == chosen
+    assert choose_media_type(accept) == chosen

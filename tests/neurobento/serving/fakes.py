@@ -15,7 +15,7 @@ from neurobento.imaging.native_space import space_of
 from neurobento.parcellation.parcellator import Parcellation, PreparedScan, restore_and_measure
 from neurobento.serving.admission import Call
 from neurobento.serving.inference_protocol.protocol import OpenInference
-from neurobento.serving.tasks.parcellation.front import Options
+from neurobento.serving.tasks.parcellation.handler import Options
 from neurobento.serving.tasks.parcellation.tensors import ParcellationTensors
 from neurobento.spec import ModelSpec
 

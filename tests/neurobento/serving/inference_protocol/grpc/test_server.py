@@ -30,10 +30,10 @@ from tritonclient.utils import InferenceServerException
 from neurobento.errors import ConfigError, EmptyScan, ServiceUnavailable
 from neurobento.serving.admission import Admission
 from neurobento.serving.http.gate import Limits
-from neurobento.serving.inference_protocol.grpc_server import GrpcServer
+from neurobento.serving.inference_protocol.grpc.server import GrpcServer
 from neurobento.serving.process.run_folder import RUN_VARIABLE, RunFolder
 from neurobento.serving.token import Token
-from tests.neurobento.serving.fake_front import CONTENT, NATIVE, FakeFront, inference_of, labels_of
+from tests.neurobento.serving.fakes import CONTENT, NATIVE, FakeFront, inference_of, labels_of
 
 GRID = (91, 122, 123)
 SERVICE = "inference.GRPCInferenceService"

@@ -1,10 +1,11 @@
-"""Which models there are, and where: the models/ folder, or one that is given."""
+"""Find the models on disk: a folder with one folder for each model."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
+from neurobento.default_models import DEFAULT_ANOMALY_MODEL, DEFAULT_MODEL
 from neurobento.errors import BackendUnavailable, ModelNotFound, SpecMismatch
 from neurobento.spec import ModelSpec, require_sha256
 
@@ -20,23 +21,13 @@ __all__ = [
     "open_model",
 ]
 
-DEFAULT_MODEL = "compact"
-DEFAULT_ANOMALY_MODEL = "anomaly"
 ONNX_FILE, SPEC_FILE, WEIGHTS_FILE = "model.onnx", "spec.json", "weights.pt"
 INT8_FILE = "model_int8.onnx"
 
 
 @dataclass(frozen=True)
 class Model:
-    """A model on disk whose files agree with its spec.
-
-    Attributes
-    ----------
-    folder
-        Holds model.onnx and spec.json.
-    spec
-        The contract; its hash was checked against the file.
-    """
+    """A model on disk whose ONNX file has the hash that its spec states."""
 
     folder: Path
     spec: ModelSpec
@@ -47,14 +38,14 @@ class Model:
         return self.folder / ONNX_FILE
 
     def graph(self, precision: str) -> Path:
-        """The ONNX file to compute a precision from, its hash checked.
+        """Return the ONNX file to compute a precision from, its hash checked.
 
         Raises
         ------
         BackendUnavailable
-            int8 was not found good enough for this model.
+            The model has no int8 form that passed its verification.
         SpecMismatch
-            The int8 file is not the one the spec names.
+            The int8 file is not the one that the spec names.
         """
         if precision != "int8":
             return self.onnx
@@ -63,7 +54,7 @@ class Model:
             raise BackendUnavailable(
                 subject="precision",
                 expected=f"an int8 form of {self.spec.name}, verified",
-                found="none",
+                found="no file" if self.spec.int8_sha256 else "none in its spec",
                 remedy="Choose --precision fp32; `python -m export.quantise` makes one if it is "
                 "good enough.",
             )
@@ -72,12 +63,15 @@ class Model:
 
 
 def models_folder() -> Path:
-    """The models/ folder of this checkout or installation."""
-    return Path(__file__).resolve().parent.parent / "models"
+    """Return the models inside the installed package, or models/ beside it in a clone."""
+    package = Path(__file__).resolve().parent
+    packaged = package / "models"
+    # looked at first: site-packages may hold somebody else's "models" beside this package
+    return packaged if packaged.is_dir() else package.parent / "models"
 
 
 def open_model(folder: Path) -> Model:
-    """The model in a folder, its hash checked.
+    """Return the model in a folder, its hash checked.
 
     Raises
     ------
@@ -99,13 +93,13 @@ def open_model(folder: Path) -> Model:
 
 
 def list_specs(folder: Path | None = None) -> list[ModelSpec]:
-    """The specs in a folder of models, by name; the models themselves are not looked at."""
+    """Return the specs in a folder of models, by name, without opening the models."""
     root = folder or models_folder()
     return [ModelSpec.read(path) for path in sorted(root.glob(f"*/{SPEC_FILE}"))]
 
 
 def model_tag(spec: ModelSpec) -> str:
-    """The model's tag in a BentoML model store: its version is the hash of its ONNX file.
+    """Return the model's tag in a BentoML model store: its version is the hash of its ONNX file.
 
     The spec is no part of the tag, so metrics can change without a new model.
     """
@@ -113,7 +107,7 @@ def model_tag(spec: ModelSpec) -> str:
 
 
 def list_models(folder: Path | None = None) -> list[Model]:
-    """All models in a folder of models, by name.
+    """Return all models in a folder of models, by name.
 
     Raises
     ------
@@ -130,18 +124,18 @@ def _existing(root: Path) -> Path:
             subject=str(root),
             expected="a folder of models",
             found="no such folder",
-            remedy="Work in a clone of the repository, which holds models/, or give --models.",
+            remedy="Give a folder of models with --models, or install neurobento from its wheel.",
         )
     return root
 
 
 def find_model(name: str, folder: Path | None = None) -> Model:
-    """The model of a name.
+    """Return the model of a name.
 
     Raises
     ------
     ModelNotFound
-        There is none; the message lists those that there are.
+        No model has the name; the message lists the models in the folder.
     SpecMismatch
         Its files do not agree.
     """

@@ -1,8 +1,9 @@
-"""A scan for newcomers: the ICBM 152 T1 average that nilearn carries."""
+"""A scan to try things on: the ICBM 152 T1 average that nilearn carries."""
 
 from __future__ import annotations
 
 import gzip
+import warnings
 from pathlib import Path
 
 from neurobento.errors import ConfigError
@@ -15,21 +16,14 @@ def write_sample(path: Path) -> None:
     """Write the ICBM 152 nonlinear symmetric 2009a T1 template, 1 mm, without skull.
 
     Fonov et al., "Unbiased nonlinear average age-appropriate brain templates
-    from birth to adulthood", NeuroImage 2009. nilearn brings it along, so
-    nothing is downloaded.
-
-    Parameters
-    ----------
-    path
-        Where to, .nii or .nii.gz; written whole or not at all.
+    from birth to adulthood", NeuroImage 2009. It is a file of nilearn's wheel,
+    so nothing is downloaded.
 
     Raises
     ------
     ConfigError
-        Another suffix.
+        The name ends neither in .nii nor in .nii.gz.
     """
-    import warnings
-
     if not path.name.endswith((".nii", ".nii.gz")):
         raise ConfigError(
             subject=str(path),
@@ -37,9 +31,8 @@ def write_sample(path: Path) -> None:
             found=path.suffix or "no suffix",
             remedy="Choose another name.",
         )
-
     with warnings.catch_warnings():
-        # nilearn speaks of plotting features that are not used here
+        # nilearn warns about plotting features that are not used here
         warnings.simplefilter("ignore")
         from nilearn.datasets import load_mni152_template
 

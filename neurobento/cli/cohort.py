@@ -59,9 +59,9 @@ def add_cohort_command(commands: Commands) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from neurobento.cohort.cluster import require_extra
+    from neurobento.cohort.cluster import require_dask
 
-    require_extra()
+    require_dask()
     threads = _at_least_one("threads", 1 if args.threads is None else args.threads)
     workers = _worker_count(args, threads)
     from neurobento.cohort import find_scans, run_cohort

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from neurobento.errors import ConfigError, NeuroBentoError, WorkerLost
+from neurobento.errors import NeuroBentoError, WorkerLost
+from neurobento.extras import require_extra
 from neurobento.files import write_atomically
 
 __all__ = [
@@ -28,7 +29,7 @@ __all__ = [
     "ItemResult",
     "map_on_cluster",
     "open_cluster",
-    "require_extra",
+    "require_dask",
     "scratch_folder",
 ]
 
@@ -58,24 +59,9 @@ class ItemResult(Generic[Result]):
     attempts: int
 
 
-def require_extra() -> None:
-    """Check that Dask is there.
-
-    Raises
-    ------
-    ConfigError
-        The packages of the extra `cohort` are missing.
-    """
-    try:
-        import dask.distributed  # noqa: F401
-        import tqdm  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(
-            subject="cluster",
-            expected="dask, distributed and tqdm",
-            found=str(error),
-            remedy="Install them: `pip install 'neurobento[cohort]'`.",
-        ) from error
+def require_dask() -> None:
+    """Raise `ConfigError` unless the extra `cohort` is installed."""
+    require_extra("cohort", "cluster", "dask.distributed", "tqdm")
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neurobento.cohort.cluster import map_on_cluster, open_cluster, require_extra, scratch_folder
+from neurobento.cohort.cluster import map_on_cluster, open_cluster, require_dask, scratch_folder
 from neurobento.cohort.scans import CohortScan
 from neurobento.cohort.tables import Row, cohort_tsv, volumes_table_tsv
 from neurobento.cohort.worker import CohortOptions, Outcome, parcellate_scan
@@ -52,7 +52,7 @@ def run_cohort(
     ModelError
         The model cannot be run on a worker.
     """
-    require_extra()
+    require_dask()
     from tqdm import tqdm
 
     rows: dict[int, Row] = {}

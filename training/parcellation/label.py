@@ -38,7 +38,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from neurobento.cohort.cluster import map_on_cluster, open_cluster, require_extra, scratch_folder
+from neurobento.cohort.cluster import map_on_cluster, open_cluster, require_dask, scratch_folder
 from neurobento.cohort.resume import matching_record
 from neurobento.cohort.scans import find_scan_files
 from neurobento.command import run
@@ -203,7 +203,7 @@ def label_all(
     scheduler
         Address of an existing Dask scheduler.
     """
-    require_extra()
+    require_dask()
     from tqdm import tqdm
 
     records: dict[int, dict[str, Any]] = {}

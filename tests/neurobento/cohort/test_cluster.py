@@ -19,7 +19,7 @@ from neurobento.cohort.cluster import (
     ItemResult,
     map_on_cluster,
     open_cluster,
-    require_extra,
+    require_dask,
     scratch_folder,
 )
 from neurobento.errors import ConfigError, EmptyScan, WorkerLost
@@ -144,4 +144,4 @@ def test_without_the_extra_a_message_names_it(
 ) -> None:
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(ConfigError, match=r"pip install 'neurobento\[cohort\]'"):
-        require_extra()
+        require_dask()

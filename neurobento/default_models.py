@@ -1,0 +1,12 @@
+"""The models that answer when none is named, which are also those inside the wheel."""
+
+from __future__ import annotations
+
+__all__ = ["DEFAULT_ANOMALY_MODEL", "DEFAULT_MODEL", "DEFAULT_MODELS"]
+
+DEFAULT_MODEL = "compact"
+"""For parcellation."""
+
+DEFAULT_ANOMALY_MODEL = "anomaly"
+
+DEFAULT_MODELS = (DEFAULT_MODEL, DEFAULT_ANOMALY_MODEL)

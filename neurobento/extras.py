@@ -1,0 +1,41 @@
+"""The error for a package that only an extra installs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+
+from neurobento.errors import ConfigError
+
+__all__ = ["naming_extra", "require_extra"]
+
+
+@contextmanager
+def naming_extra(extra: str, subject: str) -> Iterator[None]:
+    """Turn a failed import in the block into an error that names the extra to install.
+
+    Raises
+    ------
+    ConfigError
+        A package that the block imports is missing.
+    """
+    try:
+        yield
+    except ImportError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing == "neurobento":
+            raise
+        raise ConfigError(
+            subject=subject,
+            expected=f"the packages of the extra {extra}",
+            found=f"no package {missing}" if missing else str(error),
+            remedy=f"Install them: `pip install 'neurobento[{extra}]'`.",
+        ) from error
+
+
+def require_extra(extra: str, subject: str, *modules: str) -> None:
+    """Raise `ConfigError`, which names the extra, unless these modules can be imported."""
+    with naming_extra(extra, subject):
+        for module in modules:
+            import_module(module)

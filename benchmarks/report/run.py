@@ -1,9 +1,11 @@
-"""Write the benchmark report: Markdown tables and figures from the runs, and README's table.
+"""Write the benchmark report: Markdown tables and figures, and the table in docs/benchmarks.md.
 
-    python -m benchmarks.report [RUN.json ...] [-o benchmarks/results] [--readme README.md]
+    python -m benchmarks.report [RUN.json ...] [-o benchmarks/results]
+        [--document docs/benchmarks.md]
 
 Without runs, all of the output folder are used. Runs of one machine must be comparable; each
-machine gets its own section. README's table is written between its markers.
+machine gets its own section. The document's table is written between its
+markers.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from benchmarks.runs import Run
 from neurobento.errors import ConfigError
 from neurobento.files import write_atomically
 
-__all__ = ["MARKERS", "draw_figures", "main", "read_runs", "readme_text", "report_text"]
+__all__ = ["MARKERS", "draw_figures", "main", "read_runs", "report_text", "summary_text"]
 
 MARKERS = ("<!-- benchmarks -->", "<!-- /benchmarks -->")
 
@@ -156,14 +158,14 @@ def _slug(machine: Machine) -> str:
     return re.sub(r"[^a-z0-9]+", "_", machine.name.lower()).strip("_")
 
 
-def readme_text(machines: Sequence[Machine]) -> str:
-    """Return the text between README's markers."""
+def summary_text(machines: Sequence[Machine]) -> str:
+    """Return the text between the markers of docs/benchmarks.md."""
     measured = "; ".join(f"{m.name}, {m.threads}, {m.dates}" for m in machines)
     return (
         "Prediction time in seconds, mean ± SD, as in report A's table 4.3:\n\n"
         f"{inference.prediction_table(machines)}\n\n"
         f"Measured on {measured}. Backends, batches, memory and load: "
-        "[benchmarks/results/report.md](benchmarks/results/report.md).\n"
+        "[benchmarks/results/report.md](../benchmarks/results/report.md).\n"
     )
 
 
@@ -172,15 +174,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report")
     parser.add_argument("runs", type=Path, nargs="*", help="default: all in OUTPUT")
     parser.add_argument("-o", "--output", type=Path, default=RESULTS, help="folder")
-    parser.add_argument("--readme", type=Path, help="put the table into this file too")
+    parser.add_argument(
+        "--document", "--readme", type=Path, help="put the table into this file too"
+    )
     args = parser.parse_args(argv)
     runs = [Run.read(path) for path in args.runs] if args.runs else read_runs(args.output)
     machines = group_by_machine(runs)
-    if args.readme:
+    if args.document:
         text = replace_between(
-            MARKERS, args.readme.read_text(), readme_text(machines), str(args.readme)
+            MARKERS, args.document.read_text(), summary_text(machines), str(args.document)
         )
-        write_atomically(args.readme, text.encode())
+        write_atomically(args.document, text.encode())
     args.output.mkdir(parents=True, exist_ok=True)
     draw_figures(machines, args.output)
     write_atomically(args.output / "report.md", report_text(machines).encode())

@@ -1,4 +1,4 @@
-"""The report and README's table are what the runs in benchmarks/results make them."""
+"""The report and docs/benchmarks.md are what the runs in benchmarks/results make them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import pytest
 from benchmarks.inference.end_to_end import REGISTRATION
 from benchmarks.markdown import replace_between
 from benchmarks.report.comparison import group_by_machine
-from benchmarks.report.run import MARKERS, RESULTS, main, read_runs, readme_text, report_text
+from benchmarks.report.run import MARKERS, RESULTS, main, read_runs, report_text, summary_text
 from benchmarks.runs import Entry, Run
 from neurobento.errors import ConfigError
 
 MakeRun = Callable[..., Run]
 
-README = RESULTS.parents[1] / "README.md"
+DOCUMENT = RESULTS.parents[1] / "docs/benchmarks.md"
 BEGIN, END = MARKERS
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -77,17 +77,17 @@ def test_machine_date_and_versions_are_said(folder: Path) -> None:
     assert "tensorrt None" not in text
 
 
-def test_readme_gets_its_table_between_the_markers(folder: Path, tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-    main(["-o", str(folder), "--readme", str(readme)])
-    text = readme.read_text()
+def test_the_document_gets_its_table_between_the_markers(folder: Path, tmp_path: Path) -> None:
+    document = tmp_path / "benchmarks.md"
+    document.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    main(["-o", str(folder), "--document", str(document)])
+    text = document.read_text()
     assert text.startswith(f"before\n{BEGIN}\n") and text.endswith(f"{END}\nafter\n")
     assert "old" not in text
     assert "0.550 ± 0.071" in text
     assert "Abacus 9, 2 cores, 2 threads, 2026-01-02" in text
-    main(["-o", str(folder), "--readme", str(readme)])
-    assert readme.read_text() == text
+    main(["-o", str(folder), "--readme", str(document)])
+    assert document.read_text() == text
 
 
 def test_results_of_other_commands_are_passed_over(folder: Path) -> None:
@@ -107,12 +107,10 @@ def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:
         main(["-o", str(tmp_path)])
 
 
-def test_the_readme_holds_the_generated_table() -> None:
-    text = README.read_text()
-    if BEGIN not in text:
-        pytest.skip("README has no markers for the benchmark's table")
-    table = readme_text(group_by_machine(read_runs(RESULTS)))
-    assert replace_between(MARKERS, text, table, "README") == text
+def test_the_document_holds_the_generated_table() -> None:
+    text = DOCUMENT.read_text()
+    table = summary_text(group_by_machine(read_runs(RESULTS)))
+    assert replace_between(MARKERS, text, table, "docs/benchmarks.md") == text
 
 
 def test_the_report_is_the_one_of_its_runs() -> None:

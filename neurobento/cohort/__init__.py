@@ -1,7 +1,7 @@
-"""Many scans at once: parcellated through Dask, resumable, with tables over all of them.
+"""Parcellate many scans through Dask, skip those already done, and write tables over all of them.
 
-`scans.py` says which scans and where each one's files go, `work.py` does one of
-them, `run.py` all, and `tables.py` makes the two tables.
+`scans.py` finds the scans, `run.py` distributes them over workers (`cluster.py`), `worker.py`
+parcellates one, `resume.py` recognises finished ones, `tables.py` writes the two tables.
 """
 
 from neurobento.cohort.run import run_cohort

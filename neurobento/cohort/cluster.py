@@ -1,12 +1,10 @@
-"""Work on many items through Dask, which the death of a worker process does not lose.
+"""Map a function over many items with Dask; a dead worker costs only its current item.
 
-An item whose worker died is begun again by another. Dask counts a worker's
-death against every item that stood in line at that worker; here each item
-leaves a mark when it truly begins, and only what it began counts against it.
-So an item that kills its workers is given up after `ATTEMPTS`, whatever the
-scheduler's own `allowed-failures` is, and its neighbours are not. What an item
-gave is kept in a file until the run ends: a worker's death costs only what it
-was working on.
+Dask counts the death of a worker against every item that was assigned to it. Here each item
+records its attempts in a file, and only an attempt that began counts against it. So an item that
+kills its workers is given up after `ATTEMPTS`, whatever the scheduler's `allowed-failures` says,
+and its neighbours are not. A finished value is kept in a file until the run ends, so that it
+outlives the worker that computed it.
 """
 
 from __future__ import annotations
@@ -37,45 +35,35 @@ ATTEMPTS = 3
 """How often an item may be begun."""
 
 Item = TypeVar("Item")
-Result = TypeVar("Result")
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
-class ItemResult(Generic[Result]):
-    """An item that is through.
-
-    Attributes
-    ----------
-    index
-        Its place among the items.
-    result
-        What the work gave, or the error of ours that it raised.
-    attempts
-        How often it was begun; above 1 where a worker died with it.
-    """
+class ItemResult(Generic[Value]):
+    """The value of an item, or the error of ours that the function raised."""
 
     index: int
-    result: Result | NeuroBentoError
+    value: Value | NeuroBentoError
     attempts: int
+    """Above 1 if a worker died with the item."""
 
 
 def require_dask() -> None:
-    """Raise `ConfigError` unless the extra `cohort` is installed."""
-    require_extra("cohort", "cluster", "dask.distributed", "tqdm")
+    """Raise ConfigError unless the extra `cohort` is installed."""
+    require_extra("cohort", "Dask", "dask.distributed", "tqdm")
 
 
 @contextmanager
 def open_cluster(workers: int, scheduler: str | None = None) -> Iterator[Any]:
-    """A client of Dask's: of an existing scheduler, or of processes here that end with it.
+    """Open a Dask client of new worker processes here, or of an existing scheduler.
 
     Parameters
     ----------
     workers
-        Processes on this machine, which share its memory evenly; ignored with a
-        scheduler.
+        Processes on this machine, which share its memory evenly; ignored with a scheduler.
     scheduler
-        Address of an existing one, such as "tcp://HOST:8786". Its workers need
-        this package, the same paths and one thread each (`--nthreads 1`).
+        An address such as "tcp://HOST:8786". Its workers need this package, the same paths and
+        one thread each (`--nthreads 1`).
     """
     from dask.distributed import Client, LocalCluster
 
@@ -95,13 +83,13 @@ def open_cluster(workers: int, scheduler: str | None = None) -> Iterator[Any]:
 
 @contextmanager
 def scratch_folder(folder: Path) -> Iterator[Path]:
-    """A hidden folder in a folder, for one run; those of runs that were killed go as well.
+    """Make a hidden folder inside a folder and delete it, and those of killed runs, at the end.
 
-    Two runs that write to one folder at the same time are not provided for.
+    Two runs must not write to one folder at the same time.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob(".run-*"):
-        shutil.rmtree(left, ignore_errors=True)
+    for abandoned in folder.glob(".run-*"):
+        shutil.rmtree(abandoned, ignore_errors=True)
     scratch = folder.resolve() / f".run-{uuid.uuid4().hex}"
     scratch.mkdir()
     try:
@@ -111,89 +99,85 @@ def scratch_folder(folder: Path) -> Iterator[Path]:
 
 
 def map_on_cluster(
-    client: Any, work: Callable[[Item], Result], items: Sequence[Item], marks: Path
-) -> Iterator[ItemResult[Result]]:
-    """Every item once, as it gets done.
+    client: Any, function: Callable[[Item], Value], items: Sequence[Item], folder: Path
+) -> Iterator[ItemResult[Value]]:
+    """Call a function on every item and yield each result as it arrives, in any order.
 
     Parameters
     ----------
-    client
-        Of `open_cluster`.
-    work
-        What to do with an item; it and what it gives can be pickled. An exception
-        that is not ours is a fault of the program, and raised here.
-    items
-        What to work on.
-    marks
-        A folder that this process and the workers see, for the marks.
+    function
+        It and its values can be pickled. An exception that is not a NeuroBentoError is a bug, and
+        raised here.
+    folder
+        An empty folder that this process and the workers see, for attempts and finished values.
     """
     from dask.distributed import as_completed
 
     def submit(index: int) -> Any:
-        mark = marks / str(index)
-        return client.submit(_begin, work, items[index], mark, pure=False, key=_key(index))
+        # a new key each time: Dask would return the failed call of the old one
+        key = f"item-{index}-{uuid.uuid4().hex}"
+        path = folder / str(index)
+        return client.submit(_call, function, items[index], path, pure=False, key=key)
 
     running = {submit(index): index for index in range(len(items))}
-    queue = as_completed(list(running))
-    for job in queue:
-        index = running.pop(job)
-        done = _outcome(job, index, marks)
-        # a result that is held lies in a worker's memory, and is made again if that one dies
-        job.release()
-        if done is None:
-            again = submit(index)
-            running[again] = index
-            queue.add(again)
+    completed = as_completed(list(running))
+    for future in completed:
+        index = running.pop(future)
+        result = _result(future, index, folder / str(index))
+        # a held value stays in a worker's memory, and is computed again if that worker dies
+        future.release()
+        if result is None:
+            retry = submit(index)
+            running[retry] = index
+            completed.add(retry)
         else:
-            yield done
+            yield result
 
 
-def _key(index: int) -> str:
-    """A new name for each submission, which says nothing of the item."""
-    return f"item-{index}-{uuid.uuid4().hex}"
+def _call(
+    function: Callable[[Item], Value], item: Item, path: Path
+) -> tuple[Value | NeuroBentoError, int]:
+    """Return the value and the number of attempts; runs on a worker.
 
-
-def _begin(
-    work: Callable[[Item], Result], item: Item, mark: Path
-) -> tuple[Result | NeuroBentoError, int]:
-    """What the work gave, and how often it was begun; runs on a worker."""
-    finished = mark.with_suffix(".finished")
+    `path` has one byte for each attempt; the finished value is in a file beside it.
+    """
+    finished = path.with_suffix(".finished")
     if finished.exists():
-        # its worker died between the end of the work and the result's way home
+        # the worker died after the call, before its value was sent
         return pickle.loads(finished.read_bytes())  # type: ignore[no-any-return]
-    if _attempts(mark) >= ATTEMPTS:
-        return _lost(), ATTEMPTS
-    with mark.open("ab") as file:
+    if _attempts(path) >= ATTEMPTS:
+        return _worker_lost(), ATTEMPTS
+    with path.open("ab") as file:
         file.write(b".")
     try:
-        result: Result | NeuroBentoError = work(item)
+        value: Value | NeuroBentoError = function(item)
     except NeuroBentoError as error:
-        # Dask would log what it raised together with the item
-        result = error
-    done = result, _attempts(mark)
-    write_atomically(finished, pickle.dumps(done))
-    return done
+        # raised, Dask would log it together with the item
+        value = error
+    value_and_attempts = value, _attempts(path)
+    write_atomically(finished, pickle.dumps(value_and_attempts))
+    return value_and_attempts
 
 
-def _outcome(job: Any, index: int, marks: Path) -> ItemResult[Any] | None:
-    """The item's end, or None where it has to be submitted again."""
+def _result(future: Any, index: int, path: Path) -> ItemResult[Any] | None:
+    """Return the item's result, or None if it has to be submitted again."""
     from dask.distributed import KilledWorker
 
     try:
-        result, attempts = job.result()
+        value, attempts = future.result()
     except KilledWorker:
-        attempts = _attempts(marks / str(index))
-        return ItemResult(index, _lost(), attempts) if attempts >= ATTEMPTS else None
-    return ItemResult(index, result, attempts)
+        attempts = _attempts(path)
+        return ItemResult(index, _worker_lost(), attempts) if attempts >= ATTEMPTS else None
+    return ItemResult(index, value, attempts)
 
 
-def _attempts(mark: Path) -> int:
-    return mark.stat().st_size if mark.exists() else 0
+def _attempts(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
-def _lost() -> WorkerLost:
+def _worker_lost() -> WorkerLost:
     return WorkerLost(
         expected="a worker process that lives until the work is done",
-        found=f"{ATTEMPTS} that died",
-        remedy="Look for a lack of memory: `neurobento parcellate` on this scan alone tells more.",
+        found=f"{ATTEMPTS} workers that died",
+        remedy="Memory may be short: `neurobento parcellate` on this scan alone says more.",
     )

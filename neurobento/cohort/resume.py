@@ -1,7 +1,7 @@
-"""What a finished piece of work leaves in its folder, by which a later run knows it again.
+"""Keep a record beside finished outputs, so that a later run can skip them.
 
-A record is a JSON file that holds what the work was made from and, under
-"outputs", the SHA-256 of every file it left beside the record.
+A record is a JSON file of what the outputs were made from and, under "outputs", the SHA-256 of
+every output in its folder.
 """
 
 from __future__ import annotations
@@ -22,65 +22,59 @@ __all__ = ["matching_record", "replace_folder"]
 
 
 def matching_record(path: Path, made_from: Mapping[str, Any]) -> dict[str, Any] | None:
-    """An earlier run's record that still holds, or None.
+    """Return an earlier run's record, or None if it does not match.
 
-    Parameters
-    ----------
-    path
-        Of the record.
-    made_from
-        What it has to say about what the work was made from; JSON values. The
-        outputs have to be as it says too.
+    It matches if it says the same as `made_from`, JSON values, and its outputs are unchanged.
     """
     try:
         record: dict[str, Any] = json.loads(path.read_text())
-        holds = all(record[key] == value for key, value in made_from.items()) and all(
+        matches = all(record[key] == value for key, value in made_from.items()) and all(
             file_sha256(path.parent / name) == sha256 for name, sha256 in record["outputs"].items()
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return record if holds else None
+    return record if matches else None
 
 
-def replace_folder(folder: Path, files: Mapping[str, bytes], prefix: str, parts: Path) -> None:
-    """Put files into a folder of their own, all or none; an earlier run's folder is replaced.
+def replace_folder(folder: Path, files: Mapping[str, bytes], prefix: str, staging: Path) -> None:
+    """Write a folder of files, all or none, in place of an earlier run's.
 
     Parameters
     ----------
-    folder
-        Where to; its parents are made.
     files
         Name -> content.
     prefix
-        What the names begin with. A folder that holds anything else is left alone.
-    parts
-        A folder on the same file system, for what is not whole yet.
+        All names begin with it. A folder that holds anything else is left alone.
+    staging
+        A folder on the same file system, for files that are not complete yet.
 
     Raises
     ------
     ConfigError
-        The folder holds something that is not of an earlier run.
+        The folder holds something else than an earlier run's files.
     """
-    staged = parts / uuid.uuid4().hex
-    staged.mkdir()
+    # write everything beside the target first
+    new = staging / uuid.uuid4().hex
+    new.mkdir()
     for name, content in files.items():
-        (staged / name).write_bytes(content)
-    _require_ours(folder, prefix)
+        (new / name).write_bytes(content)
+    _require_own_files(folder, prefix)
+    # then swap the folders by renaming
     folder.parent.mkdir(parents=True, exist_ok=True)
-    earlier = staged.with_suffix(".earlier")
+    old = new.with_suffix(".earlier")
     with contextlib.suppress(FileNotFoundError):
-        folder.rename(earlier)
+        folder.rename(old)
     try:
-        staged.rename(folder)
+        new.rename(folder)
     except OSError as error:
-        # a worker given up for dead lives after all, and has just put the same files there
+        # a worker that was given up for dead has just put the same files there
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
-        shutil.rmtree(staged, ignore_errors=True)
-    shutil.rmtree(earlier, ignore_errors=True)
+        shutil.rmtree(new, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
 
 
-def _require_ours(folder: Path, prefix: str) -> None:
+def _require_own_files(folder: Path, prefix: str) -> None:
     try:
         foreign = [p for p in folder.iterdir() if not p.name.startswith(prefix) or p.is_dir()]
     except FileNotFoundError:
@@ -88,7 +82,7 @@ def _require_ours(folder: Path, prefix: str) -> None:
     if foreign:
         raise ConfigError(
             subject=str(folder),
-            expected="a new folder, or an earlier run's",
-            found="one that holds other things",
+            expected="a new folder, or one that an earlier run wrote",
+            found=f"a folder with {len(foreign)} other file(s) or folder(s)",
             remedy="Choose another output folder.",
         )

@@ -1,11 +1,11 @@
-"""All scans of a cohort, and the two tables over them."""
+"""Parcellate all scans of a cohort and write the tables."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from neurobento.cohort.cluster import map_on_cluster, open_cluster, require_dask, scratch_folder
 from neurobento.cohort.scans import CohortScan
@@ -30,60 +30,58 @@ def run_cohort(
     workers: int,
     scheduler: str | None = None,
 ) -> list[Row]:
-    """What became of every scan, in their order; the tables are written in any case.
+    """Parcellate scans in parallel and return a row for each, in order; show a progress bar.
 
-    Parameters
-    ----------
-    scans
-        Of `find_scans`.
-    output
-        Where to; made if it is not there.
-    options
-        What is done with every scan.
-    workers
-        Processes on this machine; ignored with a scheduler.
-    scheduler
-        Address of an existing Dask scheduler, whose workers see the same paths.
+    The tables are written even if an error ends the run. `workers` and `scheduler` are those of
+    `open_cluster`.
 
     Raises
     ------
     ConfigError
         The extra `cohort` is missing.
     ModelError
-        The model cannot be run on a worker.
+        The model cannot run on a worker.
     """
     require_dask()
+    output = output.resolve()
+    rows: dict[int, Row] = {}
+    with scratch_folder(output) as scratch:
+        try:
+            with open_cluster(workers, scheduler) as client:
+                for index, row in _parcellate_all(client, scans, output, scratch, options):
+                    rows[index] = row
+        finally:
+            in_order = [rows[index] for index in sorted(rows)]
+            write_atomically(output / COHORT_FILE, cohort_tsv(in_order).encode())
+            write_atomically(output / VOLUMES_FILE, volumes_table_tsv(in_order).encode())
+    return in_order
+
+
+def _parcellate_all(
+    client: Any,
+    scans: Sequence[CohortScan],
+    output: Path,
+    scratch: Path,
+    options: CohortOptions,
+) -> Iterator[tuple[int, Row]]:
+    """Yield the index and the row of each scan as it ends, and move the progress bar."""
     from tqdm import tqdm
 
-    rows: dict[int, Row] = {}
-    output = output.resolve()
-    with scratch_folder(output) as scratch:
-        work = functools.partial(parcellate_scan, output=output, parts=scratch, options=options)
-        marks = scratch / "marks"
-        marks.mkdir()
-        try:
-            with (
-                open_cluster(workers, scheduler) as client,
-                tqdm(total=len(scans), unit="scan", smoothing=0) as bar,
-            ):
-                for done in map_on_cluster(client, work, scans, marks):
-                    rows[done.index] = row = _row(scans[done.index], done)
-                    bar.set_postfix_str(f"{row.scan.name} {row.outcome.status}", refresh=False)
-                    bar.update()
-        finally:
-            _write_tables(output, [rows[index] for index in sorted(rows)])
-    return [rows[index] for index in sorted(rows)]
+    attempts = scratch / "attempts"
+    attempts.mkdir()
+    parcellate = functools.partial(parcellate_scan, output=output, staging=scratch, options=options)
+    with tqdm(total=len(scans), unit="scan", smoothing=0) as bar:
+        for result in map_on_cluster(client, parcellate, scans, attempts):
+            row = _row(scans[result.index], result)
+            yield result.index, row
+            bar.set_postfix_str(f"{row.scan.name} {row.outcome.status}", refresh=False)
+            bar.update()
 
 
-def _row(scan: CohortScan, done: ItemResult[Outcome]) -> Row:
-    outcome = done.result
+def _row(scan: CohortScan, result: ItemResult[Outcome]) -> Row:
+    outcome = result.value
     if isinstance(outcome, WorkerLost):
         outcome = Outcome("failed", error_type="WorkerLost", error=outcome.message)
     if isinstance(outcome, NeuroBentoError):
         raise outcome
-    return Row(scan, outcome, done.attempts)
-
-
-def _write_tables(output: Path, rows: Sequence[Row]) -> None:
-    write_atomically(output / COHORT_FILE, cohort_tsv(rows).encode())
-    write_atomically(output / VOLUMES_FILE, volumes_table_tsv(rows).encode())
+    return Row(scan, outcome, result.attempts)

@@ -1,4 +1,4 @@
-"""Which scans a cohort is made of, and where the files of each one go."""
+"""Find the scans of a cohort, and choose the output folder of each."""
 
 from __future__ import annotations
 
@@ -16,61 +16,55 @@ DERIVED = ("derivatives", "sourcedata")
 """Folders of a BIDS dataset that hold no raw scans of its own (BIDS 1.10, Common principles)."""
 
 T1W = "_T1w"
-"""What BIDS ends the names of T1-weighted scans with."""
+"""BIDS ends the names of T1-weighted scans with it."""
 
 
 @dataclass(frozen=True)
 class CohortScan:
-    """A scan of a cohort.
-
-    Attributes
-    ----------
-    path
-        The file, absolute.
-    place
-        Its folder below the output folder; it ends in the scan's name.
-    """
+    """A scan of a cohort, and the folder for its outputs."""
 
     path: Path
-    place: PurePosixPath
+    """Absolute."""
+    subfolder: PurePosixPath
+    """Below the cohort's output folder; it ends in the scan's name."""
 
     @property
     def name(self) -> str:
-        """What its output files begin with."""
-        return self.place.name
+        """The beginning of its output files' names."""
+        return self.subfolder.name
 
     @property
     def participant(self) -> str | None:
-        """BIDS's `sub-LABEL`, of the file name or of a folder."""
+        """BIDS's `sub-LABEL`, of the file name or else of a folder."""
         return self._entity("sub")
 
     @property
     def session(self) -> str | None:
-        """BIDS's `ses-LABEL`."""
+        """BIDS's `ses-LABEL`, of the file name or else of a folder."""
         return self._entity("ses")
 
     def _entity(self, key: str) -> str | None:
         for part in reversed(self.path.parts):
-            found = re.match(rf"(?:.*_)?({key}-[A-Za-z0-9]+)(?:[_.]|$)", part)
-            if found:
-                return found[1]
+            match = re.match(rf"(?:.*_)?({key}-[A-Za-z0-9]+)(?:[_.]|$)", part)
+            if match:
+                return match[1]
         return None
 
 
 def find_scan_files(inputs: Sequence[Path]) -> list[Path]:
-    """The scans among files and in folders at any depth, each once, in order of path.
+    """Return the scans among files and in folders at any depth, each once, sorted by path.
 
     Raises
     ------
     ConfigError
-        There is none.
+        There is no scan.
     FileNotFoundError
-        One of the inputs is not there.
+        An input does not exist.
     """
-    found = {scan for path in inputs for scan in _files(path) if scan.name.endswith(SUFFIXES)}
-    if not found:
-        raise _none(inputs)
-    return sorted(found)
+    scans = {file for path in inputs for file in _files(path) if file.name.endswith(SUFFIXES)}
+    if not scans:
+        raise _no_scan(inputs)
+    return sorted(scans)
 
 
 def _files(path: Path) -> Iterator[Path]:
@@ -83,59 +77,51 @@ def _files(path: Path) -> Iterator[Path]:
 
 
 def find_scans(inputs: Sequence[Path], output: Path) -> list[CohortScan]:
-    """The scans of a cohort, in order of path.
+    """Return the scans of a cohort, sorted by path.
 
-    Of a folder with names that end in `_T1w` only those scans are taken, and nothing
-    of folders `derivatives` and `sourcedata`; nothing of the output folder either.
-    A single folder is mirrored below the output folder. Of several inputs each is
-    mirrored from its folder `sub-LABEL` on, or else below its own folder's name.
-
-    Parameters
-    ----------
-    inputs
-        Scan files, and folders of them at any depth.
-    output
-        Where the cohort's files go.
+    If a folder has scans whose names end in `_T1w`, its other scans are skipped. So are folders
+    named `derivatives` or `sourcedata`, and the output folder. A single input folder is mirrored
+    below the output folder. Of several inputs, each scan's path is mirrored from its folder
+    `sub-LABEL` on, else from the input folder's own name on.
 
     Raises
     ------
     ConfigError
-        There is none, or the files of two would get mixed.
+        There is no scan, or the outputs of two scans would mix.
     FileNotFoundError
-        One of the inputs is not there.
+        An input does not exist.
     """
-    alone = len(inputs) == 1 and inputs[0].is_dir()
+    mirror = len(inputs) == 1 and inputs[0].is_dir()
     scans: dict[Path, CohortScan] = {}
     for root in (_absolute(path) for path in inputs):
-        for path in _of_input(root, output.resolve()):
-            below = path.relative_to(root) if alone else _below(path, root)
-            scans[path] = CohortScan(path, PurePosixPath(below.parent, scan_name(path)))
+        for path in _scans_of_input(root, output.resolve()):
+            relative = path.relative_to(root) if mirror else _relative_path(path, root)
+            scans[path] = CohortScan(path, PurePosixPath(relative.parent, scan_name(path)))
     if not scans:
-        raise _none(inputs)
-    found = [scans[path] for path in sorted(scans)]
-    _require_apart(found)
-    return found
+        raise _no_scan(inputs)
+    in_order = [scans[path] for path in sorted(scans)]
+    _require_separate_folders(in_order)
+    return in_order
 
 
 def _absolute(path: Path) -> Path:
-    """The path from the root on; links to files stay: DataLad's lead to names that say nothing."""
+    """Return an absolute path. Links to files stay: DataLad's targets have meaningless names."""
     return path.resolve() if path.is_dir() else path.parent.resolve() / path.name
 
 
-def _of_input(root: Path, output: Path) -> list[Path]:
-    """The scans of one input."""
+def _scans_of_input(root: Path, output: Path) -> list[Path]:
     if not root.is_dir():
         return [path for path in _files(root) if path.name.endswith(SUFFIXES)]
-    found = [
+    scans = [
         path
         for path in find_scan_files([root])
         if not path.is_relative_to(output) and not {*path.relative_to(root).parts} & {*DERIVED}
     ]
-    return [path for path in found if scan_name(path).endswith(T1W)] or found
+    return [path for path in scans if scan_name(path).endswith(T1W)] or scans
 
 
-def _below(path: Path, root: Path) -> Path:
-    """Where a scan of one of several inputs goes."""
+def _relative_path(path: Path, root: Path) -> Path:
+    """Return the output path of a scan that belongs to one of several inputs."""
     for depth, part in enumerate(path.parts[:-1]):
         if part.startswith("sub-"):
             return Path(*path.parts[depth:])
@@ -143,32 +129,35 @@ def _below(path: Path, root: Path) -> Path:
     return Path(top.name, path.relative_to(top))
 
 
-def _require_apart(scans: Sequence[CohortScan]) -> None:
-    """Refuse, before hours of work, scans whose files would lie in one another's folders."""
-    at: dict[PurePosixPath, CohortScan] = {}
+def _require_separate_folders(scans: Sequence[CohortScan]) -> None:
+    """Refuse scans whose outputs would share a folder, or lie in one another's.
+
+    Found at once, this cannot end a run after hours of work.
+    """
+    by_subfolder: dict[PurePosixPath, CohortScan] = {}
     for scan in scans:
-        if scan.place in at:
-            raise _mixed(scan, at[scan.place])
-        at[scan.place] = scan
+        if scan.subfolder in by_subfolder:
+            raise _shared_folder(scan, by_subfolder[scan.subfolder])
+        by_subfolder[scan.subfolder] = scan
     for scan in scans:
-        for outer in scan.place.parents:
-            if outer in at:
-                raise _mixed(scan, at[outer])
+        for outer in scan.subfolder.parents:
+            if outer in by_subfolder:
+                raise _shared_folder(scan, by_subfolder[outer])
 
 
-def _mixed(scan: CohortScan, other: CohortScan) -> ConfigError:
+def _shared_folder(scan: CohortScan, other: CohortScan) -> ConfigError:
     return ConfigError(
         subject=str(scan.path),
-        expected="scans whose outputs lie apart",
-        found=f"that they would go where those of {other.path} go",
-        remedy="Name the one folder that holds both, or rename one of them.",
+        expected="scans with separate output folders",
+        found=f"the output folder of {other.path}",
+        remedy="Give the one folder that holds both scans, or rename one of them.",
     )
 
 
-def _none(inputs: Sequence[Path]) -> ConfigError:
+def _no_scan(inputs: Sequence[Path]) -> ConfigError:
     return ConfigError(
         subject=", ".join(str(path) for path in inputs),
         expected=f"scans ({', '.join(SUFFIXES)})",
-        found="none",
-        remedy="Name scan files or folders that hold them.",
+        found="no scan",
+        remedy="Give scan files, or folders that hold scans.",
     )

@@ -1,4 +1,4 @@
-"""The two tables over a cohort, tab-separated; what is not known is BIDS's "n/a"."""
+"""Write the two tables of a cohort as tab-separated text."""
 
 from __future__ import annotations
 
@@ -12,36 +12,31 @@ from neurobento.labels import aal116
 __all__ = ["Row", "cohort_tsv", "volumes_table_tsv"]
 
 UNKNOWN = "n/a"
+"""BIDS writes missing values so."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A scan and what became of it.
-
-    Attributes
-    ----------
-    scan, outcome
-        Which, and what.
-    attempts
-        How often it was begun; above 1 where a worker died with it.
-    """
+    """A scan and its outcome."""
 
     scan: CohortScan
     outcome: Outcome
     attempts: int
+    """Above 1 if a worker died with the scan."""
 
 
 def cohort_tsv(rows: Sequence[Row]) -> str:
-    """One line a scan: how it went and where its volumes are, below the cohort's folder."""
-    head = ["participant_id", "session_id", "scan", "status", "seconds", "cpu_seconds"]
-    return _table([*head, "attempts", "volumes", "error_type", "error"], map(_line, rows))
+    """Return the table of outcomes, one line a scan; paths are relative to the cohort's folder."""
+    header = ["participant_id", "session_id", "scan", "status", "seconds", "cpu_seconds"]
+    header += ["attempts", "volumes", "error_type", "error"]
+    return _tsv(header, map(_outcome_cells, rows))
 
 
-def _line(row: Row) -> list[str]:
+def _outcome_cells(row: Row) -> list[str]:
     outcome, scan = row.outcome, row.scan
-    volumes = f"{scan.place}/{scan.name}_volumes.tsv" if outcome.volumes_mm3 else UNKNOWN
+    volumes = f"{scan.subfolder}/{scan.name}_volumes.tsv" if outcome.volumes_mm3 else UNKNOWN
     return [
-        *_whose(row),
+        *_scan_cells(scan),
         outcome.status,
         f"{outcome.seconds:.2f}",
         f"{outcome.cpu_seconds:.2f}",
@@ -53,18 +48,17 @@ def _line(row: Row) -> list[str]:
 
 
 def volumes_table_tsv(rows: Sequence[Row]) -> str:
-    """Scans by regions, in mm3; scans that failed have no line."""
-    head = ["participant_id", "session_id", "scan", *(region.name for region in aal116())]
+    """Return the table of scans by regions in mm3, without the scans that failed."""
+    header = ["participant_id", "session_id", "scan", *(region.name for region in aal116())]
     measured = (row for row in rows if row.outcome.volumes_mm3)
-    return _table(head, ([*_whose(row), *row.outcome.volumes_mm3] for row in measured))
+    return _tsv(header, ([*_scan_cells(row.scan), *row.outcome.volumes_mm3] for row in measured))
 
 
-def _whose(row: Row) -> list[str]:
-    scan = row.scan
-    return [scan.participant or UNKNOWN, scan.session or UNKNOWN, str(scan.place)]
+def _scan_cells(scan: CohortScan) -> list[str]:
+    return [scan.participant or UNKNOWN, scan.session or UNKNOWN, str(scan.subfolder)]
 
 
-def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    # file names and messages may hold tabs and line ends
-    clean = ("\t".join(" ".join(cell.split()) for cell in cells) for cells in [head, *lines])
+def _tsv(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    # file names and messages may hold tabs and line breaks
+    clean = ("\t".join(" ".join(cell.split()) for cell in cells) for cells in [header, *lines])
     return "\n".join(clean) + "\n"

@@ -1,4 +1,4 @@
-"""One scan of a cohort, as a worker process does it."""
+"""Parcellate one scan of a cohort inside a worker process."""
 
 from __future__ import annotations
 
@@ -32,39 +32,25 @@ RECORD_FORMAT = 1
 
 @dataclass(frozen=True)
 class CohortOptions:
-    """What is done with every scan.
-
-    Attributes
-    ----------
-    level
-        Preprocessing level of the scans.
-    model
-        Name of the model.
-    model_sha256
-        Of the graph that has to run, by `model_sha256`: a worker that holds another refuses.
-    models
-        Folder of models, or None for the repository's.
-    backend, device, precision
-        As `neurobento.backends.open_backend` takes them.
-    threads
-        Of each worker; they change no result beyond rounding, so a scan is not done
-        again for them.
-    """
+    """Options that hold for every scan of a cohort."""
 
     preprocessing: Preprocessing
     model: str
     model_sha256: str
+    """Of the graph that has to run; a worker that finds another refuses."""
     models: str | None = None
+    """Folder of models; None for the installed ones."""
     backend: str = "auto"
     device: str = "auto"
     precision: str = "auto"
     threads: int = 1
+    """Of each worker. They change results by rounding alone, so they do not count as changed."""
 
     @property
-    def deciding(self) -> dict[str, Any]:
-        """What of them decides the result, as JSON values."""
+    def recorded(self) -> dict[str, Any]:
+        """The options that decide the result, as JSON values for the record."""
         return {
-            # called "level" since the first version, whose records still hold
+            # called "level" since the first version, whose records still match
             "level": self.preprocessing,
             "model": self.model,
             "model_sha256": self.model_sha256,
@@ -77,73 +63,57 @@ class CohortOptions:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a scan.
-
-    Attributes
-    ----------
-    status
-        "done" now, "kept" from an earlier run, or "failed".
-    seconds, cpu_seconds
-        What it took, wall clock and of all cores, when it was done; of a failed one, until then.
-    volumes_mm3
-        Region -> mm3, as text; empty of a failed one.
-    error_type, error
-        Class and message of a failure, else empty.
-    """
+    """The outcome of one scan."""
 
     status: Literal["done", "kept", "failed"]
+    """"kept" means that an earlier run's files are still right."""
     seconds: float = 0.0
     cpu_seconds: float = 0.0
+    """Of all cores. Both times are those of the run that made the files, or until the failure."""
     volumes_mm3: tuple[str, ...] = ()
+    """Of each region, as text; empty after a failure."""
     error_type: str = ""
     error: str = ""
 
 
 def model_sha256(model: Model, precision: str) -> str:
-    """SHA-256 of the graph that a precision is computed from."""
+    """Return the SHA-256 of the graph that computes in a precision."""
     return model.spec.int8_sha256 if precision == "int8" else model.spec.onnx_sha256
 
 
 _ONE_AT_A_TIME = threading.Lock()
-"""A worker of several threads would run one model from all of them."""
+"""A worker with several threads must not run the one model from all of them."""
 
 
-def parcellate_scan(scan: CohortScan, output: Path, parts: Path, options: CohortOptions) -> Outcome:
-    """A scan's five files and their record in its folder: made now, or an earlier run's.
+def parcellate_scan(
+    scan: CohortScan, output: Path, staging: Path, options: CohortOptions
+) -> Outcome:
+    """Write the files of a scan and their record, or keep those of an earlier run.
 
-    An error of the scan ends up in the outcome; it is not raised.
+    An error of the scan becomes the outcome. A ModelError is raised: it would end every scan.
 
     Parameters
     ----------
-    scan
-        What to parcellate.
     output
         The cohort's folder.
-    parts
-        A folder beside it for what is not whole yet.
-    options
-        What is done with every scan.
-
-    Raises
-    ------
-    ModelError
-        The model cannot be run here: no scan's fault, and every scan's fate.
+    staging
+        A folder inside it for files that are not complete yet.
     """
     with _ONE_AT_A_TIME:
-        clock = _Clock()
+        stopwatch = _Stopwatch()
         try:
-            return _parcellate(scan, output / scan.place, parts, options, clock)
+            return _parcellate(scan, output / scan.subfolder, staging, options, stopwatch)
         except ModelError:
             raise
-        # one scan must not stop a cohort, whatever a library raises over it
+        # one scan must not end a cohort, whatever a library raises about it
         except Exception as error:
             text = error.message if isinstance(error, NeuroBentoError) else repr(error)
             kind = type(error).__name__
-            return Outcome("failed", *clock.read(), error_type=kind, error=text)
+            return Outcome("failed", *stopwatch.read(), error_type=kind, error=text)
 
 
-class _Clock:
-    """Seconds since it was made: wall clock, and CPU of this process and what it started."""
+class _Stopwatch:
+    """Seconds since its creation: wall clock, and CPU of this process and its children."""
 
     def __init__(self) -> None:
         self._wall, self._cpu = time.perf_counter(), sum(os.times()[:4])
@@ -154,18 +124,21 @@ class _Clock:
 
 
 def _parcellate(
-    scan: CohortScan, folder: Path, parts: Path, options: CohortOptions, clock: _Clock
+    scan: CohortScan, folder: Path, staging: Path, options: CohortOptions, stopwatch: _Stopwatch
 ) -> Outcome:
     made_from = {
         "format": RECORD_FORMAT,
-        "options": options.deciding,
+        "options": options.recorded,
         "scan_sha256": file_sha256(scan.path),
     }
+    # keep an earlier run's files if nothing changed
     earlier = matching_record(folder / f"{scan.name}_cohort.json", made_from)
     if earlier is not None:
-        return Outcome("kept", earlier["seconds"], earlier["cpu_seconds"], _volumes(folder, scan))
-    files = _files(scan, options)
-    seconds, cpu_seconds = clock.read()
+        volumes = _read_volumes(folder, scan)
+        return Outcome("kept", earlier["seconds"], earlier["cpu_seconds"], volumes)
+    # else make all of them, and a record
+    files = _output_files(scan, options)
+    seconds, cpu_seconds = stopwatch.read()
     record = {
         **made_from,
         "outputs": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
@@ -173,31 +146,31 @@ def _parcellate(
         "cpu_seconds": cpu_seconds,
     }
     files[f"{scan.name}_cohort.json"] = json_bytes(record)
-    replace_folder(folder, files, f"{scan.name}_", parts)
-    return Outcome("done", seconds, cpu_seconds, _volumes(folder, scan))
+    replace_folder(folder, files, f"{scan.name}_", staging)
+    return Outcome("done", seconds, cpu_seconds, _read_volumes(folder, scan))
 
 
-def _files(scan: CohortScan, options: CohortOptions) -> dict[str, bytes]:
-    """The five files of `neurobento parcellate`."""
-    # read by libraries as they start, so before the first of them does
+def _output_files(scan: CohortScan, options: CohortOptions) -> dict[str, bytes]:
+    """Return the five files of `neurobento parcellate`."""
+    # libraries read it as they start, so it has to be set before they are imported
     limit_threads(options.threads)
     from neurobento.facts import backend_facts
     from neurobento.imaging.scan import read_scan
 
     image = read_scan(scan.path)
-    parcellator = _open(options)
+    parcellator = _open_parcellator(options)
     parcellation = parcellator.parcellate(image, options.preprocessing)
     return output_files(scan.name, image, parcellation, backend_facts(parcellator.backend))
 
 
 @functools.lru_cache(maxsize=1)
-def _open(options: CohortOptions) -> Parcellator:
-    """The model, opened once in a worker's life."""
+def _open_parcellator(options: CohortOptions) -> Parcellator:
+    """Open the model; a worker does it once."""
     from neurobento.backends import open_backend
     from neurobento.registry import find_model
 
     model = find_model(options.model, Path(options.models) if options.models else None)
-    _require_same(model, options)
+    _require_same_model(model, options)
     try:
         return Parcellator(
             open_backend(
@@ -212,18 +185,18 @@ def _open(options: CohortOptions) -> Parcellator:
         raise ModelError(**error.parts) from error
 
 
-def _require_same(model: Model, options: CohortOptions) -> None:
-    found = model_sha256(model, options.precision)
-    if found != options.model_sha256:
+def _require_same_model(model: Model, options: CohortOptions) -> None:
+    sha256 = model_sha256(model, options.precision)
+    if sha256 != options.model_sha256:
         raise SpecMismatch(
             subject=options.model,
             expected=f"the model with SHA-256 {options.model_sha256}",
-            found=f"{found} on a worker",
-            remedy="Let all workers see one folder of models, with --models.",
+            found=f"{sha256} on a worker",
+            remedy="Give --models a folder that all workers see.",
         )
 
 
-def _volumes(folder: Path, scan: CohortScan) -> tuple[str, ...]:
-    """The column of mm3, region by region."""
+def _read_volumes(folder: Path, scan: CohortScan) -> tuple[str, ...]:
+    """Return the column of mm3, in order of region."""
     text = (folder / f"{scan.name}_volumes.tsv").read_text()
     return tuple(row["volume_mm3"] for row in csv.DictReader(text.splitlines(), delimiter="\t"))

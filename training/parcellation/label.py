@@ -215,7 +215,7 @@ def label_all(
                 tqdm(total=len(scans), unit="scan") as bar,
             ):
                 for done in map_on_cluster(client, work, [scan.resolve() for scan in scans], marks):
-                    record = _record(scans[done.index], done.result)
+                    record = _record(scans[done.index], done.value)
                     records[done.index] = record
                     bar.set_postfix_str(f"{record['name']} {record['status']}")
                     bar.update()

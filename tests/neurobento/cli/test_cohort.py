@@ -15,7 +15,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-import neurobento.cohort.worker as work
+import neurobento.cohort.worker as worker
 from neurobento.cli.main import main
 from neurobento.labels import aal116
 
@@ -33,7 +33,7 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def fresh_model() -> None:
     """No model of an earlier test is open."""
-    work._open.cache_clear()
+    worker._open_parcellator.cache_clear()
 
 
 @pytest.fixture
@@ -157,7 +157,7 @@ def test_a_second_run_does_only_what_is_missing_or_changed(
     assert cohort(dataset) == 0
     before = content(tmp_path / "out")
     with monkeypatch.context() as patched:
-        patched.setattr(work, "_files", lambda *_: pytest.fail("done again"))
+        patched.setattr(worker, "_output_files", lambda *_: pytest.fail("done again"))
         assert cohort(dataset) == 0
     assert "0 done, 2 kept, 0 failed" in capsys.readouterr().err.splitlines()
     after = content(tmp_path / "out")
@@ -236,13 +236,13 @@ def test_a_worker_with_another_model_refuses(
     import neurobento.cohort.worker
 
     monkeypatch.setattr(neurobento.cohort.worker, "model_sha256", lambda *_: "0" * 64)
-    real = neurobento.cohort.worker._require_same
+    real = neurobento.cohort.worker._require_same_model
 
     def changed(model: Any, options: Any) -> None:
         monkeypatch.setattr(neurobento.cohort.worker, "model_sha256", lambda *_: "1" * 64)
         real(model, options)
 
-    monkeypatch.setattr(neurobento.cohort.worker, "_require_same", changed)
+    monkeypatch.setattr(neurobento.cohort.worker, "_require_same_model", changed)
     assert cohort(dataset / "sub-02/T1.nii.gz") == 1
     assert "on a worker" in capsys.readouterr().err
 

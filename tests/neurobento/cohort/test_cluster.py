@@ -75,10 +75,10 @@ def finish(client: Any, tmp_path: Path) -> Callable[..., dict[int, ItemResult[in
     """What became of twelve items, by item."""
 
     def run(work: Callable[[int, Path], int], items: int = 12) -> dict[int, ItemResult[int]]:
-        marks = tmp_path / "marks"
-        marks.mkdir()
+        attempts = tmp_path / "attempts"
+        attempts.mkdir()
         done = list(
-            map_on_cluster(client, functools.partial(work, folder=tmp_path), range(items), marks)
+            map_on_cluster(client, functools.partial(work, folder=tmp_path), range(items), attempts)
         )
         assert sorted(each.index for each in done) == list(range(items))
         return {each.index: each for each in done}
@@ -94,7 +94,7 @@ def test_every_item_is_done_once(
     finish: Callable[..., dict[int, ItemResult[int]]], tmp_path: Path
 ) -> None:
     done = finish(square)
-    assert {item: each.result for item, each in done.items()} == {n: n * n for n in range(12)}
+    assert {item: each.value for item, each in done.items()} == {n: n * n for n in range(12)}
     assert {each.attempts for each in done.values()} == {1}
     assert {times(tmp_path, item) for item in done} == {1}
 
@@ -104,7 +104,7 @@ def test_a_worker_that_dies_costs_its_running_item_alone(
 ) -> None:
     """What the worker had done before is not done again."""
     done = finish(kill_once)
-    assert {item: each.result for item, each in done.items()} == {n: n * n for n in range(12)}
+    assert {item: each.value for item, each in done.items()} == {n: n * n for n in range(12)}
     assert {n: each.attempts for n, each in done.items() if each.attempts > 1} == {LETHAL: 2}
     assert {times(tmp_path, item) for item in done} == {1}
 
@@ -114,17 +114,17 @@ def test_an_item_that_kills_its_workers_is_given_up_and_its_neighbours_are_not(
 ) -> None:
     done = finish(kill_always)
     lost = done.pop(LETHAL)
-    assert isinstance(lost.result, WorkerLost)
-    assert f"found {ATTEMPTS} that died" in str(lost.result)
+    assert isinstance(lost.value, WorkerLost)
+    assert f"found {ATTEMPTS} workers that died" in str(lost.value)
     assert lost.attempts == ATTEMPTS
-    assert all(each.result == item * item for item, each in done.items())
+    assert all(each.value == item * item for item, each in done.items())
     assert {times(tmp_path, item) for item in done} == {1}
 
 
 def test_an_error_of_ours_comes_back_as_it_was_raised(
     finish: Callable[..., dict[int, ItemResult[int]]],
 ) -> None:
-    refused = finish(refuse)[LETHAL].result
+    refused = finish(refuse)[LETHAL].value
     assert isinstance(refused, EmptyScan)
     assert refused.parts["subject"] == "a"
 

@@ -28,7 +28,7 @@ def make(tmp_path: Path) -> Make:
 
 
 def places(inputs: list[Path], output: Path) -> list[str]:
-    return [str(scan.place) for scan in find_scans(inputs, output)]
+    return [str(scan.subfolder) for scan in find_scans(inputs, output)]
 
 
 def test_a_folder_is_mirrored(make: Make, tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_a_bids_dataset_keeps_its_entities(make: Make, tmp_path: Path) -> None:
         "sub-02/anat/._sub-02_run-1_T1w.nii.gz",
     )
     found = find_scans([data], tmp_path / "out")
-    assert [(str(s.place), s.participant, s.session) for s in found] == [
+    assert [(str(s.subfolder), s.participant, s.session) for s in found] == [
         ("sub-01/ses-a/anat/sub-01_ses-a_T1w", "sub-01", "ses-a"),
         ("sub-02/anat/sub-02_run-1_T1w", "sub-02", None),
     ]
@@ -95,7 +95,7 @@ def test_what_an_earlier_run_left_is_no_scan(make: Make) -> None:
 def test_scans_whose_outputs_would_mix_are_refused(
     make: Make, tmp_path: Path, names: tuple[str, str]
 ) -> None:
-    with pytest.raises(ConfigError, match="outputs lie apart"):
+    with pytest.raises(ConfigError, match="separate output folders"):
         find_scans([make(*names)], tmp_path / "out")
 
 
@@ -104,7 +104,7 @@ def test_no_scan_is_refused(make: Make, tmp_path: Path) -> None:
         lambda: find_scans([make("a.txt")], tmp_path),
         lambda: find_scan_files([make("b.md")]),
     ):
-        with pytest.raises(ConfigError, match="found none"):
+        with pytest.raises(ConfigError, match="found no scan"):
             look()
 
 

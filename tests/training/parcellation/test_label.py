@@ -424,7 +424,7 @@ def test_folders_are_their_scans_in_order_of_name(tmp_path: Path) -> None:
 
 
 def test_no_scan_is_a_config_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="found none"):
+    with pytest.raises(ConfigError, match="found no scan"):
         scan_paths([tmp_path])
 
 

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from neurobento.client.jobs import KEY
+from neurobento.contract.jobs import IDEMPOTENCY_KEY
 from neurobento.errors import ConfigError, JobConflict, NeuroBentoError
 from neurobento.serving.error_answers import error_body, error_headers, error_status
 from neurobento.serving.http.downloads import FILE_STEM, GZIP, ZIP, download
@@ -39,7 +39,7 @@ def idempotency_key(headers: Any) -> str | None:
         It is no key.
     """
     given: str | None = headers.get("idempotency-key")
-    if given is not None and not KEY.fullmatch(given):
+    if given is not None and not IDEMPOTENCY_KEY.fullmatch(given):
         raise ConfigError(
             subject="Idempotency-Key",
             expected="1 to 255 visible ASCII characters",

@@ -16,11 +16,12 @@ from typing import Any
 
 import grpc
 from anyio import to_thread
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf import descriptor_pool
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
-from tritonclient.grpc import service_pb2 as pb  # type: ignore[import-untyped]
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+from neurobento.contract import inference_protocol as pb
 from neurobento.errors import ConfigError, DeadlineExceeded, NeuroBentoError
 from neurobento.serving.admission import Admission, Call
 from neurobento.serving.error_answers import GRPC_CODES, error_headers, error_status
@@ -39,7 +40,6 @@ from neurobento.serving.token import Token
 
 __all__ = ["GrpcServer"]
 
-SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 CONTENTS = {
     "BYTES": "bytes_contents",
     "UINT8": "uint_contents",
@@ -91,8 +91,8 @@ class GrpcServer:
         servicer = _Servicer(inference, admission, limits, token, ready)
         self._server.add_generic_rpc_handlers((_handlers(servicer),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server)
+        names = (pb.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server, _reflection_pool())
         self._admission, self._ready = admission, ready
         self._watch: asyncio.Task[None] | None = None
 
@@ -129,7 +129,7 @@ class GrpcServer:
 
     async def _say_health(self, well: bool) -> None:
         status = health_pb2.HealthCheckResponse
-        for name in ("", SERVICE):
+        for name in ("", pb.SERVICE):
             await self._health.set(name, status.SERVING if well else status.NOT_SERVING)
 
     async def stop(self) -> None:
@@ -139,22 +139,29 @@ class GrpcServer:
         await self._server.stop(grace=5.0)
 
 
+def _reflection_pool() -> descriptor_pool.DescriptorPool:
+    """Return the files that describe the services which reflection lists."""
+    pool = descriptor_pool.DescriptorPool()
+    own = pb.POOL.FindFileContainingSymbol(pb.SERVICE)
+    for file in (own, health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR):
+        pool.AddSerializedFile(file.serialized_pb)
+    return pool
+
+
 def _handlers(servicer: _Servicer) -> grpc.GenericRpcHandler:
-    """What answers the protocol's calls; those that the servicer has not are UNIMPLEMENTED."""
+    """Return the handlers of the protocol's calls; gRPC answers UNIMPLEMENTED to all others."""
     found = {}
-    for method in pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods:
-        streams = method.name == "ModelInfer"
+    for name, (request, response) in pb.METHODS.items():
+        streams = name == "ModelInfer"
         made = (
             grpc.stream_unary_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler
         )
-        answer = getattr(servicer, method.name, None)
-        if answer is not None:
-            found[method.name] = made(
-                answer,
-                request_deserializer=getattr(pb, method.input_type.name).FromString,
-                response_serializer=getattr(pb, method.output_type.name).SerializeToString,
-            )
-    return grpc.method_handlers_generic_handler(SERVICE, found)
+        found[name] = made(
+            getattr(servicer, name),
+            request_deserializer=request.FromString,
+            response_serializer=response.SerializeToString,
+        )
+    return grpc.method_handlers_generic_handler(pb.SERVICE, found)
 
 
 class _Servicer:

@@ -589,8 +589,11 @@ def test_the_health_service_says_what_is_true(serve: Any) -> None:
 
 
 def test_reflection_names_the_services(served: Served) -> None:
-    found = set(ProtoReflectionDescriptorDatabase(served.channel).get_services())
-    assert {SERVICE, "grpc.health.v1.Health"} <= found
+    database = ProtoReflectionDescriptorDatabase(served.channel)
+    assert {SERVICE, "grpc.health.v1.Health"} <= set(database.get_services())
+    for name in database.get_services():
+        file = database.FindFileContainingSymbol(name)
+        assert [f"{file.package}.{service.name}" for service in file.service] == [name]
 
 
 def test_a_message_beyond_the_limit_is_refused_and_one_below_is_not(serve: Any) -> None:

@@ -1,0 +1,1 @@
+"""The agreement between a client and the service; nothing here needs NumPy."""

@@ -2,7 +2,7 @@
 #   docker build -f deploy/cohort.Dockerfile -t REGISTRY/neurobento-cohort:0.1.0 .
 FROM python:3.11-slim-bookworm
 WORKDIR /opt/neurobento
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY pyproject.toml setup.py constraints.txt README.md LICENSE ./
 COPY requirements requirements
 COPY neurobento neurobento
 COPY models models

@@ -1,4 +1,4 @@
-# The service's image and, on top, what its networks need on an NVIDIA GPU. From the repository's root:
+# The service's image plus what its networks need on an NVIDIA GPU. Run in the repository's root:
 #   docker build -f deploy/gpu.Dockerfile --build-arg IMAGE=neurobento:latest -t neurobento:latest-gpu .
 ARG IMAGE=neurobento:latest
 FROM ${IMAGE}

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Send a scan to the service and keep its parcellation.
-#   scripts/predict.sh -i scan.nii.gz -o parcellation.nii.gz [--preprocess [LEVEL]] [-model compact]
-# --preprocess alone means full: a head with skull. LEVEL stripped takes a brain without skull;
-# without the option the image has to be on the network grid.
+# Send a scan to the service and save its parcellation.
+#   scripts/predict.sh -i scan.nii.gz -o parcellation.nii.gz [--preprocess [full|stripped|none]] [-model compact]
+# --preprocess alone means full: a head with skull. stripped is for a brain without skull. Without the
+# option the image must be on the network grid.
 # NEUROBENTO_URL names the service (default http://127.0.0.1:3000).
 set -euo pipefail
 
@@ -30,7 +30,7 @@ done
 echo "parcellating; with skull this takes minutes ..." >&2
 part=$(mktemp "$output.XXXXXX")
 trap 'rm -f "$part"' EXIT
-# the name goes unsaid: the service has no use for it
+# Do not send the file's name: the service does not need it.
 status=$(curl --silent --show-error --request POST \
   --header 'accept: application/gzip' \
   --form 'file=@-;filename=scan' \

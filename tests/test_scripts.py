@@ -1,4 +1,4 @@
-"""The scripts: they parse, they run, and they refuse what they cannot use."""
+"""The scripts parse, run, and refuse options that they do not know."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def run(folder: Path, *command: str, **env: str) -> subprocess.CompletedProcess[
     )
 
 
-def test_the_scripts_the_design_names_are_there() -> None:
+def test_every_documented_script_exists() -> None:
     names = {path.name for path in SCRIPTS}
     assert {"serve", "test", "check", "predict.sh", "gpu_benchmark", "run"} <= names
     assert {"deploy-check", "containerize-check"} <= names
@@ -47,9 +47,7 @@ def test_a_script_stops_at_the_first_error(script: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [[], ["--dry-run"]], ids=" ".join)
-def test_the_gpu_benchmark_needs_a_place_for_its_results(
-    options: list[str], tmp_path: Path
-) -> None:
+def test_the_gpu_benchmark_needs_an_output_folder(options: list[str], tmp_path: Path) -> None:
     done = run(tmp_path, str(ROOT / "scripts/gpu_benchmark"), *options, PYTHON="false")
     assert done.returncode != 0
     assert "usage: scripts/gpu_benchmark" in done.stderr
@@ -113,9 +111,9 @@ def test_the_container_check_refuses_unknown_options_before_it_installs_anything
 @pytest.mark.timeout(3600)
 @pytest.mark.skipif(
     os.environ.get("NEUROBENTO_TEST_CONTAINER") != "1",
-    reason="builds an image, minutes, as root: NEUROBENTO_TEST_CONTAINER=1 asks for it",
+    reason="builds an image as root, which takes minutes: set NEUROBENTO_TEST_CONTAINER=1",
 )
-def test_the_image_is_locked_up_and_answers_as_the_cli_does(tmp_path: Path) -> None:
+def test_the_image_has_no_privileges_and_answers_like_the_cli(tmp_path: Path) -> None:
     command = [str(ROOT / "scripts/containerize-check"), "-o", str(tmp_path / "container.json")]
     subprocess.run(command, check=True, timeout=3500)
     assert json.loads((tmp_path / "container.json").read_text())["wrong"] == []

@@ -1,4 +1,4 @@
-"""How every command of this repository ends when something is wrong: a message, not a traceback."""
+"""Run a command so that an expected error ends it with a message, not a traceback."""
 
 from __future__ import annotations
 
@@ -13,17 +13,15 @@ __all__ = ["run"]
 
 
 def run(command: Callable[[], int], name: str) -> int:
-    """The command's exit status; 1 and a message on stderr where it raised an error of ours.
+    """Return the command's exit status, or print its `NeuroBentoError` or OSError and return 1.
 
     Parameters
     ----------
-    command
-        What to run.
     name
-        What the user typed, to begin the message with.
+        The command as the user typed it, which begins the message.
     """
     if threading.current_thread() is threading.main_thread():
-        # as an exception, so that temporary folders go and child processes end
+        # Raise an exception, so that temporary folders are removed and child processes end.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         return command()

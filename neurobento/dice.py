@@ -1,4 +1,4 @@
-"""Dice as report A defines it, and its summary over scans."""
+"""Compute Dice scores as report A defines them, and summarise scores over scans."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ __all__ = ["Summary", "class_dice", "mean_dice", "summarise"]
 def class_dice(
     predicted: NDArray[np.uint8], reference: NDArray[np.uint8], classes: int = CLASS_COUNT
 ) -> NDArray[np.float64]:
-    """Dice of every class, (C,) float64; NaN where neither map has the class.
+    """Return the Dice of every class, (C,) float64; NaN if neither map has the class.
 
-    2 |A and B| / (|A| + |B|), report A's equation 4.1.
+    The score is 2 |A and B| / (|A| + |B|), report A's equation 4.1.
 
     >>> class_dice(np.array([0, 1, 1], np.uint8), np.array([0, 0, 1], np.uint8), 3).round(3)
     array([0.667, 0.667,   nan])
@@ -32,33 +32,26 @@ def class_dice(
 
 
 def mean_dice(predicted: NDArray[np.uint8], reference: NDArray[np.uint8]) -> float:
-    """Mean Dice of a scan over the labels present in either map, background included."""
+    """Return the mean Dice over the classes present in either map, background included."""
     return float(np.nanmean(class_dice(predicted, reference)))
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Scores of several scans.
-
-    Attributes
-    ----------
-    mean, sd
-        Over scans; the standard deviation is the sample's (n - 1).
-    low, high
-        95 % confidence interval of the mean, Student's t.
-    count
-        Scans.
-    """
+    """The mean and spread of scores over several scans."""
 
     mean: float
+    # The sample's standard deviation (n - 1).
     sd: float
+    # The 95 % confidence interval of the mean, from Student's t.
     low: float
     high: float
+    # Number of scans.
     count: int
 
 
 def summarise(scores: Sequence[float]) -> Summary:
-    """Mean, SD and confidence interval of scores; the interval needs two of them."""
+    """Return the summary of scores; the deviation and interval need at least two."""
     from scipy.stats import t
 
     values = np.asarray(scores, dtype=np.float64)

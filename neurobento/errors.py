@@ -1,4 +1,4 @@
-"""Every error neurobento raises on purpose, and the four parts of its message.
+"""The errors that neurobento raises, each with a message of four parts.
 
 NeuroBentoError
 ├── ScanError                      the caller's scan cannot be used (HTTP 4xx)
@@ -7,15 +7,15 @@ NeuroBentoError
 │   │   ├── TruncatedScan          shorter than its header says
 │   │   ├── OverlongScan           longer than its header says
 │   │   └── CorruptCompression     the gzip stream is broken
-│   ├── OversizedScan              too large to be worth opening (HTTP 413)
+│   ├── OversizedScan              too large to open (HTTP 413)
 │   │   ├── FileTooLarge           bytes on disk
-│   │   ├── SuspiciousCompression  a gzip stream that inflates beyond reason
+│   │   ├── SuspiciousCompression  the gzip stream inflates too much
 │   │   └── TooManyVoxels          the grid is larger than the limit
-│   ├── UnsupportedScan            a whole scan, of a kind that is not handled
+│   ├── UnsupportedScan            a whole scan of a kind that is not supported
 │   │   ├── UnsupportedDimensions  not one 3D image, or an axis out of range
 │   │   ├── UnsupportedDatatype    colour, complex, or an unknown code
-│   │   ├── UnsupportedPlane       a slice along the middle of the head, not across it
-│   │   └── NotOnNetworkGrid       level "none" was asked for another grid
+│   │   ├── UnsupportedPlane       a sagittal slice
+│   │   └── NotOnNetworkGrid       preprocessing "none" on another grid
 │   ├── DegenerateGeometry         the voxel grid has no usable place in the world
 │   │   ├── BadVoxelSize           not finite, not positive, or out of range
 │   │   ├── BadFieldOfView         larger than any head
@@ -28,26 +28,26 @@ NeuroBentoError
 ├── PreprocessingError             a step failed on a scan that could be read
 │   ├── SkullStrippingUnavailable  ROBEX does not run on this platform
 │   ├── SkullStrippingFailed       ROBEX ended with an error or an empty brain
-│   ├── NotABrain                  level "stripped" was asked for something else
-│   ├── PreprocessingFailed        a library gave up on the scan
-│   └── PreprocessingTimeout       a step outlived its time limit
+│   ├── NotABrain                  preprocessing "stripped" on something else
+│   ├── PreprocessingFailed        a library failed on the scan
+│   └── PreprocessingTimeout       a step exceeded its time limit
 ├── ModelError                     a model cannot be used
 │   ├── ModelNotFound              no model of that name
 │   ├── SpecMismatch               the files do not match spec.json
 │   ├── EngineMismatch             an engine was built for something else
 │   ├── ParityFailure              an export disagrees with the network it came from
-│   └── BackendUnavailable         the backend asked for is not installed here
+│   └── BackendUnavailable         the chosen backend cannot run here
 ├── ConfigError                    an option or configuration file is wrong
-├── WorkerLost                     the process that worked on it died, as often as it may
+├── WorkerLost                     the worker process died too often
 └── ServiceError                   a service did not answer a request
-    ├── ServiceBusy                too much to do; try later (HTTP 429, gRPC RESOURCE_EXHAUSTED)
+    ├── ServiceBusy                overloaded; try later (HTTP 429, gRPC RESOURCE_EXHAUSTED)
     ├── ServiceUnavailable         a part is missing, restarting or draining (503, UNAVAILABLE)
     ├── DeadlineExceeded           the caller's time limit passed (504, DEADLINE_EXCEEDED)
     ├── ClientGone                 the caller left before the answer (499, CANCELLED)
     ├── NotAuthorised              the token is missing or wrong (401, UNAUTHENTICATED)
-    ├── JobNotFound                no job of that id, or no more (404)
-    ├── JobConflict                the job, or its key, stands for something else (409)
-    └── RequestRefused             any other 4xx that a service gave; raised by clients only
+    ├── JobNotFound                no such job, or no longer (404)
+    ├── JobConflict                the request does not fit the state or key of the job (409)
+    └── RequestRefused             any other 4xx; raised by clients only
 """
 
 from __future__ import annotations
@@ -112,11 +112,9 @@ class NeuroBentoError(Exception):
     Parameters
     ----------
     expected, found, remedy
-        Three of the four parts of the message. None of them may repeat voxel
-        values, header text or file names: these parts reach logs and clients.
+        Sent to clients and logs, so without voxel values, header text or file names.
     subject
-        The fourth part: the file or option concerned, for a person at the
-        terminal. It is left out of `public_message`.
+        The file or option, for the person at the terminal; not in `public_message`.
     """
 
     def __init__(
@@ -130,17 +128,17 @@ class NeuroBentoError(Exception):
 
     @property
     def message(self) -> str:
-        """The whole message, subject first."""
+        """The whole message, with the subject first."""
         return f"{self.subject}: {self.public_message}" if self.subject else self.public_message
 
     @property
     def public_message(self) -> str:
-        """The message without the subject, fit for logs and for a client."""
+        """The message without the subject, for logs and clients."""
         return f"expected {self.expected}; found {self.found}. {self.remedy}"
 
     @property
     def parts(self) -> dict[str, Any]:
-        """The four parts and what a class adds, by name: enough to build the same error again."""
+        """The keyword arguments that build the same error again."""
         return {
             "expected": self.expected,
             "found": self.found,
@@ -149,7 +147,7 @@ class NeuroBentoError(Exception):
         }
 
     def about(self, subject: str) -> NeuroBentoError:
-        """The same error with its subject named."""
+        """Return the same error with a subject."""
         return type(self)(**{**self.parts, "subject": subject})
 
     def __str__(self) -> str:
@@ -188,7 +186,7 @@ class CorruptCompression(UnreadableScan):
 
 
 class OversizedScan(ScanError):
-    """The scan is too large to be worth opening."""
+    """The scan is too large to open."""
 
 
 class FileTooLarge(OversizedScan):
@@ -196,7 +194,7 @@ class FileTooLarge(OversizedScan):
 
 
 class SuspiciousCompression(OversizedScan):
-    """The gzip stream inflates beyond what a scan does."""
+    """The gzip stream inflates more than a scan would."""
 
 
 class TooManyVoxels(OversizedScan):
@@ -204,7 +202,7 @@ class TooManyVoxels(OversizedScan):
 
 
 class UnsupportedScan(ScanError):
-    """A whole scan, of a kind that is not handled."""
+    """The scan is whole, but of a kind that is not supported."""
 
 
 class UnsupportedDimensions(UnsupportedScan):
@@ -216,11 +214,11 @@ class UnsupportedDatatype(UnsupportedScan):
 
 
 class UnsupportedPlane(UnsupportedScan):
-    """A sagittal slice: it is no mirror image of itself."""
+    """The slice is sagittal, so it is no mirror image of itself."""
 
 
 class NotOnNetworkGrid(UnsupportedScan):
-    """Level "none" was asked for a scan that is not on the network grid."""
+    """Preprocessing "none" needs a scan on the network grid, and this one is not."""
 
 
 class DegenerateGeometry(ScanError):
@@ -272,15 +270,15 @@ class SkullStrippingFailed(PreprocessingError):
 
 
 class NotABrain(PreprocessingError):
-    """Level "stripped" was asked for a scan that is not a brain on a background of zero."""
+    """Preprocessing "stripped" needs a brain on a background of zero, and this is none."""
 
 
 class PreprocessingFailed(PreprocessingError):
-    """A library gave up on the scan."""
+    """A library failed on the scan."""
 
 
 class PreprocessingTimeout(PreprocessingError):
-    """A preprocessing step outlived its time limit."""
+    """A preprocessing step exceeded its time limit."""
 
 
 class ModelError(NeuroBentoError):
@@ -304,7 +302,7 @@ class ParityFailure(ModelError):
 
 
 class BackendUnavailable(ModelError):
-    """The backend asked for is not installed here."""
+    """The chosen backend is not installed or cannot run here."""
 
 
 class ConfigError(NeuroBentoError):
@@ -312,7 +310,7 @@ class ConfigError(NeuroBentoError):
 
 
 class WorkerLost(NeuroBentoError):
-    """The process that worked on it died, as often as it may."""
+    """The worker process died as often as the retries allow."""
 
 
 class ServiceError(NeuroBentoError):
@@ -320,11 +318,8 @@ class ServiceError(NeuroBentoError):
 
     Parameters
     ----------
-    expected, found, remedy, subject
-        As for every error.
     retry_after_s
-        After how many seconds to ask again, where the service says so; it does
-        with `ServiceBusy` and `ServiceUnavailable`.
+        Seconds to wait before a retry, if the service states them.
     """
 
     def __init__(
@@ -341,14 +336,14 @@ class ServiceError(NeuroBentoError):
 
     @property
     def parts(self) -> dict[str, Any]:
-        """The four parts by name, and `retry_after_s` where there is one."""
+        """The keyword arguments that build the same error again."""
         if self.retry_after_s is None:
             return super().parts
         return {**super().parts, "retry_after_s": self.retry_after_s}
 
 
 class ServiceBusy(ServiceError):
-    """The service has too much to do; try again later."""
+    """The service is overloaded; try again later."""
 
 
 class ServiceUnavailable(ServiceError):
@@ -356,7 +351,7 @@ class ServiceUnavailable(ServiceError):
 
 
 class DeadlineExceeded(ServiceError):
-    """The caller's time limit passed before the answer was there."""
+    """The caller's time limit passed before the answer was ready."""
 
 
 class ClientGone(ServiceError):
@@ -368,12 +363,12 @@ class NotAuthorised(ServiceError):
 
 
 class JobNotFound(ServiceError):
-    """There is no job of that id, or no more."""
+    """The service has no such job, or no longer."""
 
 
 class JobConflict(ServiceError):
-    """What was asked of a job does not go with what it is."""
+    """The request does not fit the state or the key of the job."""
 
 
 class RequestRefused(ServiceError):
-    """The service refused the request for a reason that is no other class here."""
+    """The service refused the request for a reason without a class of its own."""

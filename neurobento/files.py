@@ -9,7 +9,7 @@ __all__ = ["file_sha256", "write_atomically"]
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all."""
+    """Write a file whole or not at all, through a temporary file beside it."""
     part = path.with_name(f".{path.name}.part")
     try:
         part.write_bytes(content)

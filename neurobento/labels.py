@@ -1,4 +1,4 @@
-"""The regions of the AAL atlas: what each class index stands for.
+"""The regions of the AAL atlas and their class indices.
 
 Tzourio-Mazoyer et al., "Automated anatomical labeling of activations in SPM",
 NeuroImage 2002. Class indices, codes and names are those of `aal.nii.txt` in
@@ -25,49 +25,34 @@ Side = Literal["left", "right", "midline"]
 
 @dataclass(frozen=True)
 class Region:
-    """One named AAL region.
+    """One named AAL region."""
 
-    Attributes
-    ----------
-    class_index
-        1..116, the value of its voxels.
-    aal_code
-        The atlas's own number, such as 2001.
-    name
-        The atlas's own name, such as "Precentral_L".
-    side, lobe
-        Where it lies; the vermis is on the midline.
-    colour
-        "#rrggbb", for pictures and look-up tables.
-    """
-
+    # 1..116, the value of its voxels in a parcellation.
     class_index: int
+    # The atlas's own number, such as 2001.
     aal_code: int
+    # The atlas's own name, such as "Precentral_L".
     name: str
+    # The vermis is on the midline.
     side: Side
     lobe: str
+    # "#rrggbb", for pictures and look-up tables.
     colour: str
 
     @property
     def rgb(self) -> tuple[int, int, int]:
-        """Red, green, blue, 0..255."""
+        """Red, green and blue, 0..255."""
         value = int(self.colour[1:], 16)
         return value >> 16, value >> 8 & 255, value & 255
 
 
 @dataclass(frozen=True)
 class RegionTable:
-    """All regions in order of class index.
+    """All regions in order of class index."""
 
-    Attributes
-    ----------
-    regions
-        Class index 1 first.
-    sha256
-        Of the table's file; a model's spec names it.
-    """
-
+    # Class index 1 comes first.
     regions: tuple[Region, ...]
+    # The hash of the table's file, which a model's spec names.
     sha256: str
 
     def __iter__(self) -> Iterator[Region]:
@@ -82,14 +67,14 @@ class RegionTable:
         return self.regions[class_index - 1]
 
     def opposite(self, region: Region) -> Region | None:
-        """The same region on the other side, or None on the midline."""
+        """Return the same region on the other side, or None on the midline."""
         if region.side == "midline":
             return None
         other = "_R" if region.side == "left" else "_L"
         return next(r for r in self.regions if r.name == region.name[:-2] + other)
 
     def lookup_tsv(self) -> str:
-        """BIDS look-up table: index, name, color, then the AAL code, side and lobe."""
+        """Return a BIDS look-up table with the AAL code, side and lobe as further columns."""
         lines = ["index\tname\tcolor\taal_code\tside\tlobe"]
         lines.append("0\tBackground\t#000000\t0\tn/a\tn/a")
         lines += [
@@ -100,7 +85,7 @@ class RegionTable:
 
 @functools.cache
 def aal116() -> RegionTable:
-    """The table in `data/aal116.tsv`."""
+    """Return the table in `data/aal116.tsv`."""
     data = resources.files("neurobento").joinpath("data/aal116.tsv").read_bytes()
     rows = csv.DictReader(data.decode().splitlines(), delimiter="\t")
     regions = tuple(

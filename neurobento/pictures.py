@@ -1,4 +1,4 @@
-"""Draw what pictures of scans and of slices have in common."""
+"""Draw the parts that pictures of scans and of slices share."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ __all__ = ["png_bytes", "write_letters"]
 
 
 def png_bytes(figure: Figure) -> bytes:
-    """A figure as a PNG file of 100 pixels per inch; equal figures give equal bytes."""
+    """Return the figure as a PNG of 100 pixels per inch; equal figures give equal bytes."""
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=100, metadata={"Software": None})
     return png.getvalue()
 
 
 def write_letters(axes: Axes, letters: tuple[str, str, str, str]) -> None:
-    """Write what lies at the left, the right, the top and the bottom of a picture."""
-    places = ((0.02, 0.5), (0.98, 0.5), (0.5, 0.97), (0.5, 0.03))
-    for letter, (x, y) in zip(letters, places, strict=True):
+    """Write the orientation letters at the left, right, top and bottom of a picture."""
+    positions = ((0.02, 0.5), (0.98, 0.5), (0.5, 0.97), (0.5, 0.03))
+    for letter, (x, y) in zip(letters, positions, strict=True):
         axes.text(
-            *(x, y, letter),
+            x,
+            y,
+            letter,
             transform=axes.transAxes,
             color="white",
             ha="center",

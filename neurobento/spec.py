@@ -1,8 +1,7 @@
-"""ModelSpec: what training, export and serving agree on about one model.
+"""The contract of a model between training, export and serving: spec.json beside its files.
 
-It is the file spec.json beside every model: begun by the export from a
-checkpoint, completed by verification, read by everything that runs a model. A
-mismatch is an error, never a warning.
+The export creates it from a checkpoint, verification completes it, and whatever runs a model
+reads it. A mismatch is an error, never a warning.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ PREPROCESSING = {
     ],
     "version": 1,
 }
-"""What the image went through; `version` grows when a step changes its result."""
+"""The steps that make a network image; raise `version` when a step changes its result."""
 
 SLICE_PREPROCESSING = {
     "steps": [
@@ -62,7 +61,7 @@ SLICE_PREPROCESSING = {
 
 @dataclass(frozen=True)
 class Tensor:
-    """What an exported graph takes or gives: its shape without the batch axis, and its type."""
+    """The shape without the batch axis, and the type, of a graph's input or output."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -70,56 +69,47 @@ class Tensor:
 
 @dataclass(frozen=True)
 class ModelTask:
-    """What a model is for, which says what its graph takes and gives.
+    """A task that models are trained for, and the interface of their graphs."""
 
-    Attributes
-    ----------
-    image
-        Its input of that name.
-    outputs
-        By name, in the graph's order.
-    preprocessing
-        What images go through.
-    classes, region_table_sha256
-        Of the labels, if it gives any.
-    """
-
+    # The graph's input, which is called "image".
     image: Tensor
+    # By name, in the graph's order.
     outputs: Mapping[str, Tensor]
     preprocessing: Mapping[str, Any]
+    # The labels, if the graph gives any.
     classes: int = 0
     region_table_sha256: str = ""
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """The shape of the last output, which is the map over the image."""
+        return [*self.outputs.values()][-1].shape
 
 
 MODEL_TASKS: Mapping[str, ModelTask] = MappingProxyType(
     {
         "parcellation": ModelTask(
-            Tensor((1, *NETWORK_SHAPE), "float32"),
-            {"labels": Tensor(NETWORK_SHAPE, "uint8")},
-            PREPROCESSING,
-            CLASS_COUNT,
-            aal116().sha256,
+            image=Tensor((1, *NETWORK_SHAPE), "float32"),
+            outputs={"labels": Tensor(NETWORK_SHAPE, "uint8")},
+            preprocessing=PREPROCESSING,
+            classes=CLASS_COUNT,
+            region_table_sha256=aal116().sha256,
         ),
         "anomaly": ModelTask(
-            Tensor((1, *SLICE_SHAPE), "float32"),
-            {"score": Tensor((), "float32"), "error_map": Tensor(SLICE_SHAPE, "float32")},
-            SLICE_PREPROCESSING,
+            image=Tensor((1, *SLICE_SHAPE), "float32"),
+            outputs={"score": Tensor((), "float32"), "error_map": Tensor(SLICE_SHAPE, "float32")},
+            preprocessing=SLICE_PREPROCESSING,
         ),
     }
 )
 
 
 TASK_COMMANDS = {"parcellation": "parcellate", "anomaly": "anomaly"}
+"""The `neurobento` command that runs a model of a task."""
 
 
 def require_sha256(path: Path, expected: str) -> None:
-    """Check that a file of a model is the one its spec names.
-
-    Raises
-    ------
-    SpecMismatch
-        Its hash differs.
-    """
+    """Raise SpecMismatch unless a model's file has the hash that its spec names."""
     found = file_sha256(path)
     if found != expected:
         raise SpecMismatch(
@@ -132,97 +122,71 @@ def require_sha256(path: Path, expected: str) -> None:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """The contract of one model.
+    """The contract of one model."""
 
-    Attributes
-    ----------
-    name, version
-        "compact", "1.0.0".
-    network
-        Preset of `neurobento.networks`.
-    onnx_sha256, checkpoint_sha256, weights_sha256
-        Of model.onnx, of the checkpoint it was exported from, and of
-        weights.pt, the weights of that checkpoint for PyTorch.
-    int8_sha256
-        Of model_int8.onnx, if the model is offered in int8.
-    opset
-        ONNX operator set of the graph.
-    task
-        A key of `MODEL_TASKS`.
-    input_shape, output_shape
-        Without the batch axis, which is free: of a parcellation image (1, X, Y, Z)
-        float32 in [0, 1], RAS, and labels (X, Y, Z) uint8; of an anomaly image
-        (1, 128, 128) float32 in [0, 1], and error map (128, 128) float32.
-    classes
-        Labels are 0..classes-1.
-    region_table_sha256
-        Of neurobento/data/aal116.tsv.
-    preprocessing
-        Steps and version the model was trained with.
-    training, metrics, verification
-        How it was made, how good it is, and how well the export agrees with
-        PyTorch.
-    detection
-        Of an anomaly model: "threshold" of a slice's score, and the share of healthy slices
-        above it, "false_positive_rate"; "scan_threshold" of a scan's, with the same share, if
-        it was measured.
-    licence
-        Notes on the data behind the weights.
-    """
-
+    # Such as "compact" and "1.0.0".
     name: str
     version: str
+    # A preset of `neurobento.networks`.
     network: str
+    # Hashes of model.onnx and of the checkpoint that it was exported from.
     onnx_sha256: str
     checkpoint_sha256: str
+    # ONNX operator set of the graph.
     opset: int
+    # Hash of weights.pt, the checkpoint's weights for PyTorch.
     weights_sha256: str = ""
+    # Hash of model_int8.onnx, if the model is offered in int8.
     int8_sha256: str = ""
+    # A key of `MODEL_TASKS`.
     task: str = "parcellation"
+    # Shapes without the batch axis, which is free: of the image, float32 in [0, 1], and of the
+    # labels (uint8, RAS) or the error map (float32).
     input_shape: tuple[int, ...] = (1, *NETWORK_SHAPE)
     output_shape: tuple[int, ...] = NETWORK_SHAPE
+    # Labels are 0..classes-1.
     classes: int = CLASS_COUNT
+    # Hash of neurobento/data/aal116.tsv.
     region_table_sha256: str = field(default_factory=lambda: aal116().sha256)
+    # Steps and version that the model was trained with.
     preprocessing: dict[str, Any] = field(default_factory=lambda: dict(PREPROCESSING))
+    # How the model was made, how good it is, and how well its exports agree with PyTorch.
     training: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     verification: dict[str, Any] = field(default_factory=dict)
+    # For anomalies: the "threshold" of a slice's score, the share of healthy slices above it,
+    # "false_positive_rate", and "scan_threshold", a scan's with the same share, if measured.
     detection: dict[str, float] = field(default_factory=dict)
+    # Notes on the data behind the weights.
     licence: str = ""
 
     @classmethod
     def of_task(cls, task: str, **values: Any) -> ModelSpec:
-        """The spec of a model for a task, what the task says filled in."""
-        known = MODEL_TASKS[task]
+        """Return the spec of a model with the fields that its task decides."""
+        contract = MODEL_TASKS[task]
         return cls(
             task=task,
-            input_shape=known.image.shape,
-            output_shape=[*known.outputs.values()][-1].shape,
-            classes=known.classes,
-            region_table_sha256=known.region_table_sha256,
-            preprocessing=dict(known.preprocessing),
+            input_shape=contract.image.shape,
+            output_shape=contract.output_shape,
+            classes=contract.classes,
+            region_table_sha256=contract.region_table_sha256,
+            preprocessing=dict(contract.preprocessing),
             **values,
         )
 
     @property
     def outputs(self) -> Mapping[str, Tensor]:
-        """What the graph gives, by name and in its order."""
+        """The graph's outputs by name, in its order."""
         return MODEL_TASKS[self.task].outputs
 
     def write(self, path: Path) -> None:
-        """Write spec.json, whole or not at all."""
+        """Write spec.json whole or not at all."""
         values = {"format": SPEC_FORMAT, **dataclasses.asdict(self)}
         write_atomically(path, (json.dumps(values, indent=2) + "\n").encode())
 
     @classmethod
     def read(cls, path: Path) -> ModelSpec:
-        """The spec in a file.
-
-        Raises
-        ------
-        SpecMismatch
-            It is not a spec of this format.
-        """
+        """Return the spec in a file, or raise SpecMismatch if it has another format."""
         try:
             values = json.loads(path.read_text())
             if values.pop("format") != SPEC_FORMAT:
@@ -239,13 +203,9 @@ class ModelSpec:
             ) from None
 
     def require_match(self, onnx: Path) -> None:
-        """Check that a model file is the one this spec describes, for this program.
+        """Raise SpecMismatch unless this spec describes the model file and fits this program.
 
-        Raises
-        ------
-        SpecMismatch
-            Its hash differs, or it was made for other regions, another grid
-            or another preprocessing.
+        The hash, the regions, the grids and the version of the preprocessing have to agree.
         """
         task = MODEL_TASKS.get(self.task, MODEL_TASKS["parcellation"])
         checks = {
@@ -255,7 +215,7 @@ class ModelSpec:
                 self.task,
                 self.task if self.task in MODEL_TASKS else " or ".join(MODEL_TASKS),
             ),
-            "network grid": (self.output_shape, [*task.outputs.values()][-1].shape),
+            "network grid": (self.output_shape, task.output_shape),
             "input grid": (self.input_shape, task.image.shape),
             "number of classes": (self.classes, task.classes),
             "preprocessing version": (
@@ -274,13 +234,7 @@ class ModelSpec:
 
 
 def require_task(spec: ModelSpec, task: str) -> None:
-    """Check that a model is for a task, a key of `neurobento.spec.MODEL_TASKS`.
-
-    Raises
-    ------
-    ConfigError
-        It is for another.
-    """
+    """Raise ConfigError unless the model is for the task, a key of `MODEL_TASKS`."""
     if spec.task != task:
         command = TASK_COMMANDS.get(spec.task)
         hint = f"; `neurobento {command}` runs this one" if command else ""

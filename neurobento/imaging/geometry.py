@@ -1,7 +1,7 @@
-"""The way between a scan's own voxel grid and the grid the networks see.
+"""Map labels between a scan's own voxel grid and the network grid.
 
-Every step of preprocessing is an affine map of the voxel grid, so the way back
-is one affine map too. This is the only file that moves labels between grids.
+Every step of preprocessing is an affine map of the voxel grid, so its inverse is one too. No
+other file moves labels between grids.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ NETWORK_SHAPE: tuple[int, int, int] = (91, 122, 123)
 """Voxels of the network grid, RAS order (report A, section 3.4)."""
 
 SLICE_SHAPE: tuple[int, int] = (128, 128)
-"""Rows and columns of the grid on which networks see a 2D slice."""
+"""Rows and columns of the network grid of a 2D slice."""
 
-Labels = NDArray[np.uint8]
+LabelMap = NDArray[np.uint8]
 Affine = NDArray[np.float64]
 
 
 def voxel_sizes_mm(voxel_to_ras: Affine) -> tuple[float, float, float]:
-    """Edge lengths of a voxel in mm: the norms of the affine's columns.
+    """Return the edge lengths of a voxel in mm: the norms of the affine's columns.
 
     >>> voxel_sizes_mm(np.diag([-2.0, 1.0, 0.5, 1.0]))
     (2.0, 1.0, 0.5)
@@ -34,7 +34,7 @@ def voxel_sizes_mm(voxel_to_ras: Affine) -> tuple[float, float, float]:
 
 
 def axis_codes(voxel_to_ras: Affine) -> str:
-    """The anatomical direction in which each voxel axis grows, such as "RAS" or "LPS".
+    """Return the direction in which each voxel axis grows, such as "RAS" or "LPS".
 
     >>> axis_codes(np.diag([-1.0, 1.0, 1.0, 1.0]))
     'LAS'
@@ -46,19 +46,10 @@ def axis_codes(voxel_to_ras: Affine) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """A native voxel grid and the network grid laid over the same brain.
+    """A scan's native voxel grid and the network grid over the same brain.
 
-    Attributes
-    ----------
-    native_shape
-        Voxels of the scan's own grid, (X, Y, Z).
-    native_voxel_to_ras
-        (4, 4) float64, native voxel index -> world RAS in mm.
-    network_voxel_to_ras
-        (4, 4) float64, network voxel index -> the same world. The network
-        itself is told an origin of zero (step 8); this affine keeps the truth.
-    network_shape
-        Voxels of the network grid.
+    Both affines are (4, 4) float64, voxel index -> world RAS in mm. Step 8 of the preprocessing
+    sets the image's origin to zero; `network_voxel_to_ras` keeps the true one.
     """
 
     native_shape: tuple[int, int, int]
@@ -68,48 +59,31 @@ class Grid:
 
     @property
     def network_from_native(self) -> Affine:
-        """(4, 4) float64, native voxel index -> network voxel index."""
+        """The affine, (4, 4) float64, native voxel index -> network voxel index."""
         return np.linalg.inv(self.network_voxel_to_ras) @ self.native_voxel_to_ras
 
     @property
     def native_from_network(self) -> Affine:
-        """(4, 4) float64, network voxel index -> native voxel index."""
+        """The affine, (4, 4) float64, network voxel index -> native voxel index."""
         return np.linalg.inv(self.native_voxel_to_ras) @ self.network_voxel_to_ras
 
-    def restore(self, network_labels: Labels) -> Labels:
-        """Labels on the native grid, uint8 (X, Y, Z): nearest neighbour, background outside.
-
-        Parameters
-        ----------
-        network_labels
-            uint8, shape `network_shape`.
-
-        Raises
-        ------
-        ValueError
-            The labels are not on the network grid.
-        """
+    def restore(self, network_labels: LabelMap) -> LabelMap:
+        """Return the labels on the native grid: nearest neighbour, background outside."""
         _require_shape(network_labels, self.network_shape)
         return _nearest(network_labels, self.network_from_native, self.native_shape)
 
-    def apply(self, native_labels: Labels) -> Labels:
-        """Labels on the network grid, uint8: the inverse of `restore`, nearest neighbour.
-
-        Raises
-        ------
-        ValueError
-            The labels are not on the native grid.
-        """
+    def apply(self, native_labels: LabelMap) -> LabelMap:
+        """Return the labels on the network grid: nearest neighbour, the inverse of `restore`."""
         _require_shape(native_labels, self.native_shape)
         return _nearest(native_labels, self.native_from_network, self.network_shape)
 
 
-def _require_shape(labels: Labels, shape: tuple[int, int, int]) -> None:
+def _require_shape(labels: LabelMap, shape: tuple[int, int, int]) -> None:
     if labels.shape != shape:
         raise ValueError(f"expected labels of shape {shape}, found {labels.shape}")
 
 
-def _nearest(source: Labels, source_from_target: Affine, shape: tuple[int, int, int]) -> Labels:
+def _nearest(source: LabelMap, source_from_target: Affine, shape: tuple[int, int, int]) -> LabelMap:
     """Sample `source` at the voxel nearest to every voxel of a target grid, zero outside."""
     source_axis = _matching_axes(source_from_target)
     if source_axis is not None:
@@ -130,24 +104,24 @@ def _nearest(source: Labels, source_from_target: Affine, shape: tuple[int, int, 
 
 
 def _matching_axes(source_from_target: Affine) -> tuple[int, int, int] | None:
-    """The source axis that each target axis runs along, or None where the grids are oblique."""
+    """Return the source axis along each target axis, or None if the grids are oblique."""
     linear = np.abs(source_from_target[:3, :3])
     source_axis = linear.argmax(axis=0)
     rest = linear.copy()
     rest[source_axis, np.arange(3)] = 0
-    # below a thousandth of a voxel over the longest axis the gate lets through
+    # Allow a thousandth of a voxel over the longest axis that a scan may have.
     if len(set(source_axis)) < 3 or rest.max() * 512 >= 1e-3:
         return None
     return int(source_axis[0]), int(source_axis[1]), int(source_axis[2])
 
 
 def _nearest_along_axes(
-    source: Labels,
+    source: LabelMap,
     source_from_target: Affine,
     shape: tuple[int, int, int],
     source_axis: tuple[int, int, int],
-) -> Labels:
-    """The same sampling as three lists of indices, for grids that differ by flips and scales."""
+) -> LabelMap:
+    """Sample by three lists of indices, for grids that differ by flips and scales only."""
     aligned = source.transpose(source_axis)
     target = np.zeros(shape, dtype=np.uint8)
     source_index, target_index = [], []

@@ -1,4 +1,4 @@
-"""The bytes of a gzip file as they come, counted against a bound on how much they may inflate."""
+"""Decompress a gzip file piece by piece, with a limit on how far it may inflate."""
 
 from __future__ import annotations
 
@@ -14,15 +14,12 @@ GZIP_MAGIC = b"\x1f\x8b"
 PIECE_BYTES = 1 << 16
 
 FREE_MEMBERS, MEMBER_BYTES = 1024, 1 << 14
-"""Members allowed, and bytes that each further one must hold on average. The least that
-writers put into one are the 64 KiB of BGZF; millions of empty members only cost time."""
+"""Members allowed, and the bytes that each further one must hold on average. The smallest that
+writers produce are BGZF's 64 KiB; millions of empty members only cost time."""
 
 
 class GzipStream:
-    """Decompressed bytes of a gzip file, counted as they come.
-
-    Several gzip members in a row are one stream (RFC 1952, section 2.2).
-    """
+    """A gzip file opened for reading; its members are one stream (RFC 1952, section 2.2)."""
 
     def __init__(self, file: BinaryIO, limits: ScanLimits) -> None:
         self._file = file
@@ -34,7 +31,7 @@ class GzipStream:
         self._members = 1
 
     def read(self, size: int) -> bytes:
-        """Up to `size` decompressed bytes; fewer only at the end of the stream."""
+        """Return `size` decompressed bytes, or fewer at the end of the stream."""
         pieces: list[bytes] = []
         while size > 0 and not self._ended():
             self._refill()
@@ -42,24 +39,24 @@ class GzipStream:
             try:
                 piece = self._inflate.decompress(self._pending, size)
             except zlib.error:
-                raise _corrupt("a broken one") from None
+                raise _corrupt("invalid compressed data") from None
             self._pending = self._inflate.unconsumed_tail or self._inflate.unused_data
             if exhausted and not piece and not self._inflate.eof:
-                raise _corrupt("one that ends early")
+                raise _corrupt("a stream that ends early")
             pieces.append(piece)
             size -= len(piece)
             self._count(len(piece))
         return b"".join(pieces)
 
     def _refill(self, least: int = 1) -> None:
-        """Have that many compressed bytes at hand, unless the file has no more."""
+        """Read on until that many compressed bytes are pending, or the file ends."""
         if len(self._pending) < least:
             piece = self._file.read(PIECE_BYTES)
             self._pending += piece
             self._in_bytes += len(piece)
 
     def _ended(self) -> bool:
-        """Whether the last member is read; starts the next one where there is one."""
+        """Return True after the last member; otherwise start the next one if it is due."""
         if not self._inflate.eof:
             return False
         self._refill(len(GZIP_MAGIC))
@@ -68,15 +65,15 @@ class GzipStream:
             return True
         self._members += 1
         if self._members > FREE_MEMBERS + self._out_bytes // MEMBER_BYTES:
-            raise _suspicious("members with content", "thousands of empty ones")
+            raise _suspicious("members with content", "thousands of empty members")
         self._inflate = zlib.decompressobj(wbits=31)
         return False
 
     def _check_padding(self) -> None:
-        """Refuse what is neither a member nor the zeros that tapes and disks pad with."""
+        """Refuse trailing bytes other than the zeros that tapes and disks pad with."""
         while self._pending:
             if self._pending.strip(b"\0"):
-                raise _corrupt("other bytes behind it")
+                raise _corrupt("other bytes after the stream")
             self._pending = b""
             self._refill()
 
@@ -85,7 +82,7 @@ class GzipStream:
         allowed = self._limits.free_inflation_bytes + self._limits.max_gzip_ratio * self._in_bytes
         if self._out_bytes > allowed:
             limit = f"at most {self._limits.max_gzip_ratio} times its size"
-            raise _suspicious(limit, "more")
+            raise _suspicious(limit, f"{self._out_bytes} bytes from {self._in_bytes}")
 
 
 def _suspicious(expected: str, found: str) -> SuspiciousCompression:

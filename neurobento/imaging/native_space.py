@@ -1,4 +1,4 @@
-"""The grid a scan stands on, kept for the labels that are written back onto it."""
+"""The voxel grid of a scan, with a header for images that are written onto it."""
 
 from __future__ import annotations
 
@@ -15,46 +15,35 @@ from neurobento.imaging.geometry import voxel_sizes_mm
 __all__ = ["NativeSpace", "native_space", "space_of"]
 
 QFORM_FIELDS = (
-    *("qform_code", "quatern_b", "quatern_c", "quatern_d"),
-    *("qoffset_x", "qoffset_y", "qoffset_z"),
+    "qform_code",
+    "quatern_b",
+    "quatern_c",
+    "quatern_d",
+    "qoffset_x",
+    "qoffset_y",
+    "qoffset_z",
 )
 SFORM_FIELDS = ("sform_code", "srow_x", "srow_y", "srow_z")
 
 
 @dataclass(frozen=True, eq=False)
 class NativeSpace:
-    """The voxel grid of a scan as its file states it, enough to write an image beside it.
+    """The voxel grid of a scan as its file states it."""
 
-    Attributes
-    ----------
-    shape
-        Voxels, (X, Y, Z).
-    voxel_to_ras
-        (4, 4) float64, voxel index -> world RAS in mm.
-    header
-        NIfTI header that carries the geometry fields and nothing else: no
-        name, date or description of the input survives in it.
-    """
-
+    # Voxels, (X, Y, Z).
     shape: tuple[int, int, int]
+    # (4, 4), voxel index -> world RAS in mm.
     voxel_to_ras: NDArray[np.float64]
+    # Holds the geometry fields only: no name, date or description of the input.
     header: nib.Nifti1Header
 
 
 def native_space(
     header: Any, shape: tuple[int, int, int], voxel_to_ras: NDArray[np.float64]
 ) -> NativeSpace:
-    """The grid with a fresh header that takes over the geometry and nothing else.
+    """Return the grid with a new header that keeps only the geometry of the file's header.
 
-    Parameters
-    ----------
-    header
-        The file's own, whose affine is `voxel_to_ras`. Voxel sizes or a qform
-        that cannot be are not passed on: an sform placed such a scan.
-    shape
-        Voxels, (X, Y, Z).
-    voxel_to_ras
-        (4, 4) float64, voxel index -> world RAS in mm.
+    Impossible voxel sizes or qforms are dropped; such a scan was placed by its sform.
     """
     if not isinstance(header, nib.Nifti1Header):
         return space_of(shape, voxel_to_ras)
@@ -80,7 +69,7 @@ def _has_usable_qform(header: Any) -> bool:
 
 
 def space_of(shape: tuple[int, int, int], voxel_to_ras: NDArray[np.float64]) -> NativeSpace:
-    """The grid of an affine that no NIfTI header states; NIfTI keeps it as float32."""
+    """Return the grid of an affine without a NIfTI header; NIfTI stores it as float32."""
     header = nib.Nifti1Header()
     header.set_data_shape(shape)
     header.set_qform(voxel_to_ras, code=1)

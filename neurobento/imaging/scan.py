@@ -1,8 +1,8 @@
-"""A T1-weighted scan in memory, and the gate that every file passes before it is opened.
+"""Read T1-weighted scans, checked before they are opened, and write images on their grid.
 
-The gate reads at most one header before it decides; nothing is decompressed or
-allocated on a file's word alone. Formats: NIfTI-1 and NIfTI-2 (single file,
-plain or gzip) and FreeSurfer MGH/MGZ, told apart by content, not by name.
+The checks need at most one header; nothing is decompressed or allocated because a file claims
+it. The formats are NIfTI-1 and NIfTI-2 (single file, plain or gzip) and FreeSurfer MGH/MGZ,
+recognised by content, not by name.
 """
 
 from __future__ import annotations
@@ -36,37 +36,31 @@ __all__ = [
 ]
 
 SUFFIXES = (".nii.gz", ".nii", ".mgz", ".mgh")
-"""What the names of scans end in; what they are is told by content."""
+"""Endings of scans' file names; the content decides the format."""
 
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """Voxels and their place in the world.
+    """An image with its affine."""
 
-    Attributes
-    ----------
-    array
-        (X, Y, Z) float32, read-only, finite, in the scanner's own units.
-    space
-        The grid the voxels stand on.
-    """
-
+    # (X, Y, Z), read-only, finite, in the scanner's own units.
     array: NDArray[np.float32]
+    # The grid of the voxels.
     space: NativeSpace
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Voxels, (X, Y, Z)."""
+        """Voxels along each axis, (X, Y, Z)."""
         return self.space.shape
 
     @property
     def voxel_to_ras(self) -> NDArray[np.float64]:
-        """(4, 4) float64, voxel index -> world RAS in mm."""
+        """The affine, (4, 4) float64, voxel index -> world RAS in mm."""
         return self.space.voxel_to_ras
 
     @property
     def voxel_sizes_mm(self) -> tuple[float, float, float]:
-        """Edge lengths of a voxel in mm."""
+        """The edge lengths of a voxel in mm."""
         return voxel_sizes_mm(self.voxel_to_ras)
 
     @property
@@ -76,9 +70,9 @@ class Scan:
 
 
 def scan_name(path: Path) -> str:
-    """The file name without a scan's suffix, or without its last one.
+    """Return the file name without a scan's suffix, or without its last one.
 
-    What ends in digits is no suffix: DICOM files are called after numbers.
+    An ending of digits is no suffix: DICOM files are named after numbers.
 
     >>> scan_name(Path("sub-01_T1w.nii.gz"))
     'sub-01_T1w'
@@ -92,19 +86,12 @@ def scan_name(path: Path) -> str:
 
 
 def read_scan(path: Path, limits: ScanLimits | None = None) -> Scan:
-    """The scan in a NIfTI or MGH file, after every check of the gate.
-
-    Parameters
-    ----------
-    path
-        `.nii`, `.nii.gz`, `.mgh` or `.mgz`; a 4D file with one volume is that volume.
-    limits
-        Bounds on what is accepted; the defaults are those of `ScanLimits`.
+    """Return the scan in a NIfTI or MGH file; a 4D file with one volume counts as that volume.
 
     Raises
     ------
     ScanError
-        One of its leaves for each refusal, with `path` as its subject.
+        One of its leaves, with `path` as its subject.
     FileNotFoundError
         There is no such file.
     """
@@ -123,7 +110,7 @@ def _read(path: Path, limits: ScanLimits) -> Scan:
             remedy="Send one T1 volume, not a series, and compress it with gzip.",
         )
     with path.open("rb") as file:
-        compressed = file.read(2) == GZIP_MAGIC
+        compressed = file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
         file.seek(0)
         stream = GzipStream(file, limits) if compressed else file
         head = stream.read(HEADER_BYTES)
@@ -140,16 +127,10 @@ def write_labels(
     *,
     extension: bytes | None = None,
 ) -> None:
-    """Write a label map beside its scan: `.nii.gz`, uint8, the scan's geometry to the bit.
+    """Write a label map as `.nii.gz`, uint8, with the scan's geometry to the bit.
 
     Parameters
     ----------
-    path
-        Where to; written whole or not at all.
-    labels
-        uint8, shape of `space`.
-    space
-        The scan's own grid.
     extension
         Text for a NIfTI comment extension (code 6), such as the region table.
     """
@@ -159,13 +140,7 @@ def write_labels(
 def label_bytes(
     labels: NDArray[np.uint8], space: NativeSpace, *, extension: bytes | None = None
 ) -> bytes:
-    """The gzip NIfTI file that `write_labels` writes; equal input gives equal bytes.
-
-    Raises
-    ------
-    ValueError
-        The labels are not uint8 of the space's shape.
-    """
+    """Return the bytes that `write_labels` writes; equal input gives equal bytes."""
     _require_on_grid(labels, space, np.uint8)
     header = space.header.copy()
     header["intent_code"] = 1002  # NIFTI_INTENT_LABEL
@@ -175,13 +150,7 @@ def label_bytes(
 
 
 def map_bytes(values: NDArray[np.float32], space: NativeSpace) -> bytes:
-    """A gzip NIfTI file of values on a scan's own grid, its geometry to the bit.
-
-    Raises
-    ------
-    ValueError
-        The values are not float32 of the space's shape.
-    """
+    """Return a gzip NIfTI file of values on a scan's own grid, with its geometry to the bit."""
     _require_on_grid(values, space, np.float32)
     return _nifti_bytes(values, space.header.copy())
 
@@ -199,5 +168,5 @@ def _nifti_bytes(array: NDArray[Any], header: Any) -> bytes:
     header.set_data_dtype(array.dtype)
     kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
     image = kind(array, None, header)
-    # mtime 0 keeps the bytes a function of the array alone
+    # With mtime 0 the bytes depend on the array alone.
     return gzip.compress(image.to_bytes(), compresslevel=6, mtime=0)

@@ -1,4 +1,4 @@
-"""Voxels as they come from a file: made finite float32 piece by piece, never twice in memory."""
+"""Read voxels from a stream as finite float32, piece by piece and only once in memory."""
 
 from __future__ import annotations
 
@@ -23,23 +23,17 @@ __all__ = ["check_length", "read_voxels"]
 
 CHUNK_BYTES = 1 << 20
 TRAILING_BYTES = 1 << 20
-"""Bytes allowed behind the voxels: MGH keeps scan parameters and tags there."""
+"""Most bytes after the voxels: MGH keeps scan parameters and tags there."""
 
 
 def check_length(found_bytes: int, header: ScanHeader) -> None:
-    """Refuse a file whose uncompressed length is not what its header implies.
-
-    Raises
-    ------
-    TruncatedScan, OverlongScan
-        It is shorter, or longer by more than `TRAILING_BYTES`.
-    """
+    """Refuse a file whose uncompressed length does not fit its header."""
     if found_bytes < header.end_bytes:
         raise _truncated(header.end_bytes, found_bytes)
     if found_bytes > header.end_bytes + TRAILING_BYTES:
         raise OverlongScan(
             expected=f"about {header.end_bytes} bytes, as the header implies",
-            found="a longer file",
+            found=f"at least {found_bytes} bytes",
             remedy="The header does not describe this file; write it again with the tool it "
             "came from.",
         )
@@ -48,18 +42,16 @@ def check_length(found_bytes: int, header: ScanHeader) -> None:
 def read_voxels(
     stream: BinaryIO | GzipStream, head: bytes, header: ScanHeader
 ) -> NDArray[np.float32]:
-    """The scaled voxels, (X, Y, Z) and finite; what is not finite in the file is zero.
+    """Return the scaled voxels, (X, Y, Z), with zero for every value that is not finite.
 
-    Memory grows with the bytes that truly come, by 4 for each voxel.
+    Memory grows with the bytes that arrive, by 4 for each voxel, not with the header's claim.
 
     Parameters
     ----------
     stream
-        The uncompressed file, read as far as `head`.
+        The uncompressed file, read up to the end of `head`.
     head
-        Its first bytes.
-    header
-        What they say.
+        The first bytes of the file, from which `header` was parsed.
 
     Raises
     ------
@@ -68,7 +60,7 @@ def read_voxels(
     DegenerateIntensities
         The voxels hold no image.
     """
-    voxels = _Voxels(header)
+    voxels = _VoxelBuffer(header)
     voxels.add(head[header.start_bytes : header.end_bytes])
     position = len(head)
     while position < header.end_bytes:
@@ -91,13 +83,13 @@ def _truncated(expected_bytes: int, found_bytes: int) -> TruncatedScan:
     )
 
 
-class _Voxels:
-    """The voxels so far, and their range."""
+class _VoxelBuffer:
+    """Collects the voxels and their range as the bytes arrive."""
 
     def __init__(self, header: ScanHeader) -> None:
         self._header = header
         size = math.prod(header.space.shape)
-        # from the system itself: a page takes memory when it is written, and goes back at the end
+        # Unlike malloc, a page takes memory only when it is written, and returns it at the end.
         memory = mmap.mmap(-1, 4 * size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._values: NDArray[np.float32] = np.frombuffer(memory, np.float32)
         self._count = 0
@@ -106,7 +98,7 @@ class _Voxels:
         self._low, self._high = np.inf, -np.inf
 
     def add(self, piece: bytes) -> None:
-        """Take over the next bytes; a voxel may lie across two pieces."""
+        """Add the next bytes; a voxel may be split between two pieces."""
         piece = self._rest + piece if self._rest else piece
         count = len(piece) // self._header.datatype.itemsize
         self._rest = piece[count * self._header.datatype.itemsize :]
@@ -122,25 +114,25 @@ class _Voxels:
         finite = np.isfinite(values)
         self._finite |= bool(finite.any())
         if not finite.all():
-            # background is zero, and so is what was lost
+            # The background is zero, so missing values become background.
             values[~finite] = 0
         self._low = min(self._low, float(values.min()))
         self._high = max(self._high, float(values.max()))
 
     def check_contrast(self) -> None:
         """Refuse voxels that hold no image."""
-        lost = "Export the scan again; its voxels were lost."
+        remedy = "Export the scan again; its voxels were lost."
         if not self._finite:
             raise NotFiniteScan(
-                expected="finite voxels", found="NaN or infinity in every voxel", remedy=lost
+                expected="finite voxels", found="NaN or infinity in every voxel", remedy=remedy
             )
         if self._low == self._high == 0:
-            raise EmptyScan(expected="a head", found="zero in every voxel", remedy=lost)
+            raise EmptyScan(expected="a head", found="zero in every voxel", remedy=remedy)
         if self._low == self._high:
-            raise ConstantScan(expected="a head", found="one value in every voxel", remedy=lost)
+            raise ConstantScan(expected="a head", found="one value in every voxel", remedy=remedy)
 
     def array(self) -> NDArray[np.float32]:
-        """The voxels without a copy, read-only."""
+        """Return the voxels, (X, Y, Z), read-only and without a copy."""
         array = self._values.reshape(self._header.space.shape, order="F")
         array.setflags(write=False)
         return array

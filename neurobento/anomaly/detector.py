@@ -14,7 +14,7 @@ from neurobento.anomaly.thresholds import scan_threshold, slice_threshold
 from neurobento.backends.base import Backend
 from neurobento.errors import EmptyScan
 from neurobento.imaging.scan import Scan
-from neurobento.preprocessing.mode import Progress, say_nothing
+from neurobento.preprocessing.mode import Progress, ignore_progress
 
 __all__ = ["AnomalyDetector", "ScanAnomaly", "SliceAnomaly", "slice_anomaly"]
 
@@ -159,7 +159,7 @@ class AnomalyDetector:
         progress
             Told each stage as it begins: fit, infer, restore.
         """
-        say = progress or say_nothing
+        say = progress or ignore_progress
         say("fit")
         fitted = fit_slice(pixels)
         say("infer")
@@ -182,7 +182,7 @@ class AnomalyDetector:
         EmptyScan
             There is no head in it.
         """
-        say = progress or say_nothing
+        say = progress or ignore_progress
         say("fit")
         slices = axial_slices(scan.shape, scan.voxel_to_ras)
         planes = slices.view(scan.array)

@@ -12,7 +12,7 @@ from neurobento.backends.base import Backend
 from neurobento.imaging.geometry import Grid
 from neurobento.imaging.scan import NativeSpace, Scan
 from neurobento.parcellation.volumetry import RegionVolume, brain_warnings, measure
-from neurobento.preprocessing.mode import Preprocessing, Progress, say_nothing
+from neurobento.preprocessing.mode import Preprocessing, Progress, ignore_progress
 
 __all__ = ["Parcellation", "Parcellator", "PreparedScan", "prepare", "restore_and_measure"]
 
@@ -83,7 +83,11 @@ class Parcellator:
         self.backend = backend
 
     def parcellate(
-        self, scan: Scan, preprocessing: Preprocessing = "full", *, progress: Progress = say_nothing
+        self,
+        scan: Scan,
+        preprocessing: Preprocessing = "full",
+        *,
+        progress: Progress = ignore_progress,
     ) -> Parcellation:
         """The parcellation of a scan in the scan's own space.
 
@@ -110,7 +114,7 @@ class Parcellator:
 
 
 def prepare(
-    scan: Scan, preprocessing: Preprocessing, *, progress: Progress = say_nothing
+    scan: Scan, preprocessing: Preprocessing, *, progress: Progress = ignore_progress
 ) -> PreparedScan:
     """The scan on the network grid; see `neurobento.preprocessing.preprocess`."""
     from neurobento.preprocessing import preprocess
@@ -124,7 +128,7 @@ def restore_and_measure(
     network_labels: NDArray[np.uint8],
     seconds: dict[str, float],
     *,
-    progress: Progress = say_nothing,
+    progress: Progress = ignore_progress,
 ) -> Parcellation:
     """The network's labels on the native grid, and their volumes.
 

@@ -1,4 +1,4 @@
-"""Arrays with a RAS affine as ANTs images and back; ANTs counts world axes as LPS."""
+"""Turn arrays with a RAS affine into ANTs images, whose world axes are LPS."""
 
 from __future__ import annotations
 
@@ -12,19 +12,13 @@ from neurobento.imaging.geometry import voxel_sizes_mm
 __all__ = ["RAS_TO_LPS", "to_ants"]
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
-"""World axes as ANTs counts them; its own inverse."""
+"""From RAS to LPS world axes; its own inverse."""
 
 
 def to_ants(array: NDArray[Any], voxel_to_ras: NDArray[np.float64]) -> Any:
-    """The ANTs image (float32) of an array.
+    """Return the ANTs image (float32) of an array (X, Y, Z) of any real type.
 
-    Parameters
-    ----------
-    array
-        (X, Y, Z), any real type.
-    voxel_to_ras
-        (4, 4), voxel index -> world RAS in mm. Shear is dropped: an ANTs
-        direction is a rotation.
+    Shear in the affine is dropped, because an ANTs direction is a rotation.
     """
     import ants
 

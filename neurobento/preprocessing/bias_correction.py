@@ -1,11 +1,10 @@
 """Step 2: N4 bias field correction, inside the brain.
 
-The field is that of ANTs with its defaults and a mask, to rounding: the same
-samples, the same control points, the same iterations as ITK's filters
-N4BiasFieldCorrection, BSplineScatteredDataPointSetToImage and ShrinkImage
-(Tustison et al., "N4ITK", IEEE Trans Med Imaging 2010). Samples stand on a grid,
-so a B-spline is a product of three functions of one axis each: it is fitted and
-evaluated one axis after the other, and in the brain's bounding box alone.
+Up to rounding, the field is that of ANTs with its defaults and a mask: the same samples, control
+points and iterations as ITK's filters N4BiasFieldCorrection, BSplineScatteredDataPointSetToImage
+and ShrinkImage (Tustison et al., "N4ITK", IEEE Trans Med Imaging 2010). The samples lie on a grid,
+so a B-spline is a product of three functions of one axis each. It is fitted and evaluated one axis
+at a time, and only in the brain's bounding box.
 """
 
 from __future__ import annotations
@@ -24,24 +23,24 @@ SHRINK_FACTOR = 4
 """The field is estimated on every fourth voxel (ANTs' default)."""
 
 LEAST_SAMPLES = 4
-"""Samples kept along a thin axis, one for each of the first control points; ANTs keeps fewer."""
+"""Fewest samples along a thin axis, one per control point of the first level; ANTs keeps fewer."""
 
-LEVELS = 4
-ITERATIONS = 50
+FITTING_LEVELS = 4
+MAX_ITERATIONS = 50
 TOLERANCE = 1e-7
-"""Fitting levels, most iterations of each, coefficient of variation that ends one (ANTs)."""
+"""ANTs' defaults; a level ends when the coefficient of variation falls below the tolerance."""
 
 CONTROL_POINTS = 4
-"""Along each axis at the first level: one cubic span. Each further level halves the spans."""
+"""Per axis at the first level: one cubic span. Each further level halves the spans."""
 
 SMALLEST_WEIGHT = 0.1 * float(np.finfo(np.float32).eps)
-"""A control point with less weight of samples stays zero (itk::Math::AlmostEquals)."""
+"""A control point with less weight stays zero (itk::Math::AlmostEquals)."""
 
 HISTOGRAM_BINS = 200
 PADDED_BINS = 512
 FIELD_FWHM = 0.15
 WIENER_NOISE = 0.01
-"""N3's sharpening of the histogram of logarithms, with N4's defaults."""
+"""N4's defaults for sharpening the histogram of logarithms as N3 does."""
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -52,19 +51,10 @@ Real = TypeVar("Real", np.float32, np.float64)
 def correct_bias(
     array: NDArray[np.float32], brain: Mask, voxel_to_ras: NDArray[np.float64]
 ) -> NDArray[np.float32]:
-    """The scan divided by its bias field, zero outside the brain.
+    """Return the scan divided by its bias field, zero outside the brain.
 
-    The field is estimated inside the mask only: air and skull would pull it
-    away. A brain without contrast stays as it is.
-
-    Parameters
-    ----------
-    array
-        (X, Y, Z) float32; what is not finite becomes zero.
-    brain
-        Mask of the same shape.
-    voxel_to_ras
-        (4, 4), voxel index -> world RAS in mm.
+    The field is estimated inside the mask only, because air and skull would distort it. A brain
+    without contrast stays unchanged; values that are not finite become zero.
     """
     inside = brain & np.isfinite(array)
     corrected = np.zeros(array.shape, dtype=np.float32)
@@ -82,10 +72,10 @@ def _bounding_box(mask: Mask) -> Box:
 
 
 def _samples(shape: tuple[int, ...], voxel_to_ras: NDArray[np.float64]) -> Box:
-    """The voxels that itk::ShrinkImageFilter takes: every fourth, the same margin on both sides.
+    """Return the voxels that itk::ShrinkImageFilter takes: every fourth, with equal margins.
 
-    Where the margins cannot be equal, ITK rounds a distance in world space, and
-    the last bits of the geometry decide; so its arithmetic is followed.
+    If the margins cannot be equal, ITK rounds a distance in world space, where the last bits of
+    the geometry decide; so this follows ITK's arithmetic.
     """
     factors = np.array([max(1, min(SHRINK_FACTOR, n // LEAST_SAMPLES)) for n in shape])
     counts = np.array(shape) // factors
@@ -95,7 +85,7 @@ def _samples(shape: tuple[int, ...], voxel_to_ras: NDArray[np.float64]) -> Box:
     centre = _times(index_to_point, (np.array(shape) - 1) / 2) + origin
     shrunk_centre = _times(geometry.direction * (spacing * factors), (counts - 1) / 2) + origin
     shrunk_origin = origin + (centre - shrunk_centre)
-    # pinv, not inv: ITK inverts by singular values too
+    # Use pinv, not inv: ITK inverts by singular values too.
     index = _times(np.linalg.pinv(index_to_point), shrunk_origin - origin)
     first = np.maximum(np.floor(index + 0.5).astype(int), 0)
     ends = first + (counts - 1) * factors + 1
@@ -103,44 +93,33 @@ def _samples(shape: tuple[int, ...], voxel_to_ras: NDArray[np.float64]) -> Box:
 
 
 def _times(matrix: Array, vector: Array) -> Array:
-    """Their product, summed in ITK's order."""
+    """Return the product, summed in ITK's order."""
     return np.asarray((matrix * vector).sum(axis=1))
 
 
 def _log_field(image: NDArray[np.float32], mask: Mask) -> Array:
-    """Control points of the logarithm of the field, (11, 11, 11) over the whole grid.
-
-    Parameters
-    ----------
-    image
-        The samples, (x, y, z) float32.
-    mask
-        Which of them count.
-    """
+    """Return the control points of the field's logarithm, (11, 11, 11) over the whole grid."""
     lattice = np.zeros((CONTROL_POINTS,) * 3)
     observed = image[mask].astype(np.float64)
-    # ITK leaves what has no logarithm as it is
+    # ITK leaves values without a logarithm unchanged.
     np.log(observed, out=observed, where=observed > 0)
-    for level in range(LEVELS):
+    for level in range(FITTING_LEVELS):
         if level > 0:
             lattice = _along([_refinement(len(lattice))] * 3, lattice)
         if observed.size:
-            lattice = _fitted(lattice, observed, _Splines(mask, len(lattice)))
+            lattice = _fit_level(lattice, observed, _Splines(mask, len(lattice)))
     return lattice
 
 
-def _fitted(lattice: Array, observed: Array, splines: _Splines) -> Array:
-    """The control points after one level of N4.
+def _fit_level(lattice: Array, observed: Array, splines: _Splines) -> Array:
+    """Return the control points after one level of N4.
 
-    Parameters
-    ----------
-    observed
-        (n,) logarithms of the samples inside the mask, where `splines` stand.
+    `observed` holds the logarithms of the samples inside the mask, (n,).
     """
     field = splines.field(lattice)
-    for _ in range(ITERATIONS):
+    for _ in range(MAX_ITERATIONS):
         corrected = observed - field
-        lattice = lattice + splines.fit(corrected - _sharpened(corrected))
+        lattice = lattice + splines.fit(corrected - _sharpen(corrected))
         previous, field = field, splines.field(lattice)
         change = np.exp(previous - field)
         if change.std() <= TOLERANCE * change.mean():
@@ -148,12 +127,11 @@ def _fitted(lattice: Array, observed: Array, splines: _Splines) -> Array:
     return lattice
 
 
-def _sharpened(values: Array) -> Array:
-    """Each value's expectation once the field's blur is taken out of their histogram, (n,).
+def _sharpen(values: Array) -> Array:
+    """Return each value's expectation after deblurring the histogram, (n,).
 
-    Sled et al., "A nonparametric method for automatic correction of intensity
-    nonuniformity in MRI data", IEEE Trans Med Imaging 1998: Wiener
-    deconvolution with a Gaussian, then E(true | seen).
+    Wiener deconvolution with a Gaussian, then E(true | seen): Sled et al., "A nonparametric method
+    for automatic correction of intensity nonuniformity in MRI data", IEEE Trans Med Imaging 1998.
     """
     low = float(values.min())
     width = (float(values.max()) - low) / (HISTOGRAM_BINS - 1)
@@ -170,7 +148,7 @@ def _sharpened(values: Array) -> Array:
 
 
 def _expectation(counts: Array, low: float, width: float) -> Array:
-    """E(true | seen) at every bin, (bins,); `low` and `width` are the first bin and their step."""
+    """Return E(true | seen) at every bin, (bins,), for bins from `low` in steps of `width`."""
     margin = (PADDED_BINS - HISTOGRAM_BINS) // 2
     bins = np.arange(PADDED_BINS)
     fwhm = FIELD_FWHM / width
@@ -189,9 +167,8 @@ def _expectation(counts: Array, low: float, width: float) -> Array:
 class _Splines:
     """The cubic B-splines of one level at the samples inside a mask.
 
-    The fit is the approximation of Lee et al., "Scattered data interpolation
-    with multilevel B-splines", IEEE Trans Vis Comput Graph 1997: each sample
-    proposes its control points, which take the mean weighted by squares.
+    Each sample proposes its control points, which take the mean weighted by squares: Lee et al.,
+    "Scattered data interpolation with multilevel B-splines", IEEE Trans Vis Comput Graph 1997.
     """
 
     def __init__(self, mask: Mask, points: int) -> None:
@@ -202,11 +179,11 @@ class _Splines:
         self._weight = _along([(b**2).T for b in self._bases], self._mask.astype(np.float64))
 
     def field(self, lattice: Array) -> Array:
-        """The lattice's values at the samples, (n,)."""
+        """Return the lattice's values at the samples, (n,)."""
         return np.asarray(_along(self._bases, lattice)[self._mask])
 
     def fit(self, values: Array) -> Array:
-        """The lattice that approximates the samples' values, (n,)."""
+        """Return the lattice that approximates the samples' values, (n,)."""
         grid = np.zeros(self._mask.shape)
         grid[self._mask] = values
         proposed = _along(self._cubes, grid)
@@ -216,15 +193,14 @@ class _Splines:
 
 
 def _bases(shape: tuple[int, ...], box: Box, points: int) -> list[Array]:
-    """The basis of every axis of a grid, in the box alone: (box's samples, points) each."""
+    """Return each axis's basis inside the box, (samples in the box, points)."""
     return [_basis(n, points)[part] for n, part in zip(shape, box, strict=True)]
 
 
 def _basis(samples: int, points: int) -> Array:
-    """Weight of every control point at every sample of an axis, (samples, points).
+    """Return the weight of every control point at every sample of an axis, (samples, points).
 
-    The spans reach from the first sample to the last, as ITK lays them, on
-    whatever grid: so the full grid's ends stand for the shrunk grid's.
+    As in ITK, the spans reach from the first sample to the last on the full and the shrunk grid.
     """
     position = np.arange(samples) * ((points - 3) / max(samples - 1, 1))
     distance = np.abs(position[:, None] - np.arange(points) + 1)
@@ -233,7 +209,7 @@ def _basis(samples: int, points: int) -> Array:
 
 
 def _refinement(points: int) -> Array:
-    """The same splines on spans of half the length, (2 points - 3, points)."""
+    """Return the matrix that halves the spans of the splines, (2 points - 3, points)."""
     matrix = np.zeros((2 * points - 3, points))
     for fine in range(len(matrix)):
         weights = [1 / 8, 3 / 4, 1 / 8] if fine % 2 else [1 / 2, 1 / 2]
@@ -242,8 +218,8 @@ def _refinement(points: int) -> Array:
 
 
 def _along(matrices: Sequence[NDArray[Real]], array: NDArray[Real]) -> NDArray[Real]:
-    """The array (3D) multiplied by one matrix (out, in) along each axis."""
+    """Multiply a 3D array by one matrix (out, in) along each axis."""
     for matrix in matrices:
-        # the first axis goes in, the new one comes last: after three they stand in order
+        # Each product moves its axis to the end, so three products restore the order.
         array = np.asarray(np.tensordot(array, matrix, axes=(0, 1)), dtype=array.dtype)
     return array

@@ -1,15 +1,15 @@
-"""How much preprocessing a scan needs, and how its progress is told."""
+"""The kinds of preprocessing, and callbacks for its progress."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Literal, get_args
 
-__all__ = ["PREPROCESSINGS", "Preprocessing", "Progress", "say_nothing"]
+__all__ = ["PREPROCESSINGS", "Preprocessing", "Progress", "ignore_progress"]
 
 Preprocessing = Literal["full", "stripped", "none"]
-"""`full`: all nine steps. `stripped`: the skull is gone already, steps 2 to 9.
-`none`: the image is on the network grid already and is passed on as it is."""
+"""`full`: all nine steps. `stripped`: steps 2 to 9, for a scan without skull.
+`none`: no steps, for an image that is on the network grid already."""
 
 PREPROCESSINGS: tuple[Preprocessing, ...] = get_args(Preprocessing)
 
@@ -17,5 +17,5 @@ Progress = Callable[[str], None]
 """Called with a stage's name when the stage begins."""
 
 
-def say_nothing(_: str) -> None:
-    """The progress of somebody who does not listen."""
+def ignore_progress(_: str) -> None:
+    """Ignore the progress."""

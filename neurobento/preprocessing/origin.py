@@ -1,4 +1,4 @@
-"""Step 8: the origin of the world moved to the first voxel, as report A does it."""
+"""Step 8: move the world's origin to the first voxel, as report A does."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ __all__ = ["SetOriginToZeroWithANTs"]
 
 
 class SetOriginToZeroWithANTs(Transform):  # type: ignore[misc]
-    """A MONAI transform that gives an image the origin (0, 0, 0) through ANTsPy.
+    """MONAI transform that sets an image's origin to (0, 0, 0) through ANTsPy.
 
-    The voxels stay as they are; only the affine's translation goes. A world
-    origin of zero is the same point in ANTs' LPS and in MONAI's RAS.
+    Zero is the same point in ANTs' LPS axes and in MONAI's RAS axes.
     """
 
     def __call__(self, image: MetaTensor) -> MetaTensor:
-        """The image with its affine's translation set to zero; channels first."""
+        """Return the image, channels first, with its affine's translation set to zero."""
         affine = image.affine.numpy().astype(np.float64)
         ants_image = to_ants(image[0].numpy(), affine)
         ants_image.set_origin((0.0, 0.0, 0.0))

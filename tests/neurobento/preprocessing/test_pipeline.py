@@ -17,7 +17,7 @@ from neurobento.errors import NotABrain, NotOnNetworkGrid
 from neurobento.imaging.geometry import NETWORK_SHAPE
 from neurobento.imaging.scan import NativeSpace, Scan, read_scan
 from neurobento.preprocessing import PREPROCESSINGS, pipeline, preprocess
-from neurobento.preprocessing.pipeline import Preprocessed
+from neurobento.preprocessing.pipeline import PreparedScan
 
 GRIDS = {
     "RAS": {"codes": "RAS"},
@@ -46,7 +46,7 @@ def case(request: pytest.FixtureRequest, phantom_on: Callable[..., Any]) -> tupl
 
 
 @pytest.fixture(scope="module")
-def las(phantom: Any) -> Preprocessed:
+def las(phantom: Any) -> PreparedScan:
     return preprocess(phantom.scan(), "stripped")
 
 
@@ -56,7 +56,7 @@ def brightest_index(image: Any, count: int) -> Any:
     return np.argwhere(image >= threshold).mean(axis=0)
 
 
-def landmark_voxels(prepared: Preprocessed) -> int:
+def landmark_voxels(prepared: PreparedScan) -> int:
     """How many voxels of the network grid a sphere of 16 mm fills."""
     voxel_mm3 = abs(np.linalg.det(prepared.grid.network_voxel_to_ras[:3, :3]))
     return int(4 / 3 * np.pi * 16.0**3 / voxel_mm3)
@@ -114,7 +114,7 @@ def test_the_field_of_view_is_the_brains(case: Any) -> None:
         assert (sizes * NETWORK_SHAPE < 190).all()
 
 
-def test_the_scan_is_cropped_on_a_grid_of_1_mm(phantom: Any, las: Preprocessed) -> None:
+def test_the_scan_is_cropped_on_a_grid_of_1_mm(phantom: Any, las: PreparedScan) -> None:
     """Linear interpolation reaches less than a native voxel of 4 mm beyond the brain's n voxels.
 
     So (n + 1) * 4 - 1 samples of 1 mm are above zero; of 2 mm it would be one length less.
@@ -164,13 +164,13 @@ def test_steps_run_in_report_as_order_and_are_timed(phantom: Any) -> None:
     assert all(seconds >= 0 for seconds in prepared.seconds.values())
 
 
-def test_the_same_scan_gives_the_same_image(phantom: Any, las: Preprocessed) -> None:
+def test_the_same_scan_gives_the_same_image(phantom: Any, las: PreparedScan) -> None:
     again = preprocess(phantom.scan(), "stripped")
     assert np.array_equal(again.image, las.image)
     assert np.array_equal(again.grid.network_voxel_to_ras, las.grid.network_voxel_to_ras)
 
 
-def test_the_grid_a_scan_is_stored_on_does_not_matter(las: Preprocessed, phantom: Any) -> None:
+def test_the_grid_a_scan_is_stored_on_does_not_matter(las: PreparedScan, phantom: Any) -> None:
     """The same voxels in another axis order are the same head (nibabel reorders them)."""
     image = nib.Nifti1Image(phantom.image, phantom.affine)
     turned = image.as_reoriented(
@@ -187,14 +187,14 @@ def test_the_grid_a_scan_is_stored_on_does_not_matter(las: Preprocessed, phantom
     )
 
 
-def test_the_intensity_scale_does_not_matter(las: Preprocessed, phantom: Any) -> None:
+def test_the_intensity_scale_does_not_matter(las: PreparedScan, phantom: Any) -> None:
     scaled = preprocess(on_grid(phantom.image * np.float32(64), phantom.affine), "stripped")
     assert np.abs(scaled.image - las.image).mean() < 0.02
 
 
 @pytest.mark.parametrize("shift_mm", [(0, 0, 0), (40, -30, 900)])
 def test_the_scans_origin_moves_the_grid_and_not_the_image(
-    shift_mm: tuple[float, ...], las: Preprocessed, phantom: Any
+    shift_mm: tuple[float, ...], las: PreparedScan, phantom: Any
 ) -> None:
     affine = phantom.affine.copy()
     affine[:3, 3] += shift_mm
@@ -207,7 +207,7 @@ def test_the_scans_origin_moves_the_grid_and_not_the_image(
 
 @pytest.mark.parametrize("preprocessing", ["stripped", "none"])
 def test_the_callers_arrays_are_not_modified(
-    preprocessing: Any, phantom: Any, las: Preprocessed
+    preprocessing: Any, phantom: Any, las: PreparedScan
 ) -> None:
     if preprocessing == "none":
         array, affine = las.image.copy(), las.grid.network_voxel_to_ras.copy()
@@ -219,7 +219,7 @@ def test_the_callers_arrays_are_not_modified(
     assert np.array_equal(affine, affine_before)
 
 
-def test_negative_voxels_are_background(phantom: Any, las: Preprocessed) -> None:
+def test_negative_voxels_are_background(phantom: Any, las: PreparedScan) -> None:
     """Stripped scans that were interpolated have small negative values outside the brain."""
     array = np.where(phantom.image > 0, phantom.image, -3).astype(np.float32)
     prepared = preprocess(on_grid(array, phantom.affine), "stripped")
@@ -245,7 +245,7 @@ def test_a_head_is_refused_as_stripped(phantom: Any) -> None:
 
 
 def test_level_full_is_skull_stripping_and_then_level_stripped(
-    phantom: Any, las: Preprocessed, monkeypatch: pytest.MonkeyPatch
+    phantom: Any, las: PreparedScan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     brain = phantom.image > 0
     limits: list[float] = []
@@ -282,13 +282,13 @@ def test_level_none_takes_what_preprocessing_gave(case: Any) -> None:
 
 
 def test_level_none_takes_it_back_from_a_file(
-    las: Preprocessed, write_nifti: Callable[..., Path]
+    las: PreparedScan, write_nifti: Callable[..., Path]
 ) -> None:
     scan = read_scan(write_nifti(las.image, las.grid.network_voxel_to_ras))
     assert np.array_equal(preprocess(scan, "none").image, las.image)
 
 
-def test_level_none_gives_an_image_within_0_and_1(las: Preprocessed) -> None:
+def test_level_none_gives_an_image_within_0_and_1(las: PreparedScan) -> None:
     """A file stored as integers with a slope may come back a rounding error above 1."""
     image = las.image * np.float32(1.0005) / las.image.max()
     prepared = preprocess(on_grid(image, las.grid.network_voxel_to_ras), "none")
@@ -300,7 +300,7 @@ def test_level_none_gives_an_image_within_0_and_1(las: Preprocessed) -> None:
     ["native grid", "LAS", "transposed", "negative", "above one", "8 bit"],
 )
 def test_level_none_refuses_what_is_not_on_the_network_grid(
-    change: str, las: Preprocessed, phantom: Any
+    change: str, las: PreparedScan, phantom: Any
 ) -> None:
     image, affine = las.image, las.grid.network_voxel_to_ras
     mirrored = affine @ np.diag([-1.0, 1, 1, 1])
@@ -316,7 +316,7 @@ def test_level_none_refuses_what_is_not_on_the_network_grid(
         preprocess(scans[change], "none")
 
 
-def test_a_level_is_not_kept_between_calls(phantom: Any, las: Preprocessed) -> None:
+def test_a_level_is_not_kept_between_calls(phantom: Any, las: PreparedScan) -> None:
     """Frozen results: nothing of one scan can end up in another's."""
     with pytest.raises(AttributeError):
         las.image = phantom.image  # type: ignore[misc]

@@ -20,7 +20,7 @@ import torch
 import training.parcellation.label
 from neurobento.errors import ConfigError
 from neurobento.imaging.geometry import Grid
-from neurobento.preprocessing import Preprocessed
+from neurobento.preprocessing import PreparedScan
 from training.parcellation.label import Options, label_all, label_one, main, scan_name, scan_paths
 from training.parcellation.registration import Registered
 
@@ -59,11 +59,11 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[Calls]:
     """Fakes in place of preprocessing and registration; the environment is restored."""
     seen = Calls()
 
-    def fake_preprocess(scan: Any, preprocessing: str) -> Preprocessed:
+    def fake_preprocess(scan: Any, preprocessing: str) -> PreparedScan:
         seen.levels.append(preprocessing)
         image = (scan.array / scan.array.max()).astype(np.float32)
         grid = Grid(scan.shape, scan.voxel_to_ras, NETWORK_AFFINE, SHAPE)
-        return Preprocessed(image, grid, {"bias_correction": 1.25, "resize": 0.5})
+        return PreparedScan(image, grid, {"bias_correction": 1.25, "resize": 0.5})
 
     def fake_find_atlas(folder: Path | None = None) -> str:
         seen.atlases.append(folder)

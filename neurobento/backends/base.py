@@ -1,4 +1,4 @@
-"""The one seam between a network and everything that uses it."""
+"""The interface of a backend, which runs one model."""
 
 from __future__ import annotations
 
@@ -12,35 +12,27 @@ from neurobento.spec import ModelSpec
 __all__ = ["Backend", "ImageBatch", "LabelBatch", "OutputBatch", "check_images", "empty_outputs"]
 
 ImageBatch = NDArray[np.float32]
-"""(N, 1, 91, 122, 123) in [0, 1], RAS; of an anomaly model (N, 1, 128, 128)."""
+"""(N, 1, 91, 122, 123) in [0, 1], RAS; for an anomaly model (N, 1, 128, 128)."""
 
 LabelBatch = NDArray[np.uint8]
 """(N, 91, 122, 123), class indices."""
 
 OutputBatch = dict[str, NDArray[np.generic]]
-"""What the graph gives by name, the batch along the first axis; see `neurobento.spec.MODEL_TASKS`."""
+"""The graph's outputs by name, batch axis first; see `neurobento.spec.MODEL_TASKS`."""
 
 
 class Backend(ABC):
-    """Runs one model.
+    """Runs one model."""
 
-    Attributes
-    ----------
-    name
-        Such as "openvino".
-    spec
-        The model's contract.
-    details
-        Device, precision, threads and library version, for run.json.
-    """
-
+    # Such as "openvino".
     name: str
     spec: ModelSpec
+    # Device, precision, threads and library version, for run.json.
     details: dict[str, str]
 
     @abstractmethod
     def run(self, images: ImageBatch) -> OutputBatch:
-        """What the graph gives of a batch of images; a batch of N gives what N singles give.
+        """Return the graph's outputs for a batch of images, equal to those of the single images.
 
         Raises
         ------
@@ -49,17 +41,17 @@ class Backend(ABC):
         """
 
     def infer(self, images: ImageBatch) -> LabelBatch:
-        """Labels of a batch of images, of a parcellation model; raises as `run` does."""
+        """Return a parcellation model's labels for a batch of images; raises as `run` does."""
         labels: LabelBatch = self.run(images)["labels"]  # type: ignore[assignment]
         return labels
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of the model; `run` must not be called after."""
+        """Release the model; `run` must not be called afterwards."""
 
 
 def check_images(images: ImageBatch, spec: ModelSpec) -> ImageBatch:
-    """The images, contiguous, after a check of their shape and type."""
+    """Check the shape and type of the images and return them contiguous."""
     if images.shape[1:] != spec.input_shape or images.dtype != np.float32:
         raise ValueError(
             f"expected float32 images of shape (N, {', '.join(map(str, spec.input_shape))}), "
@@ -69,7 +61,7 @@ def check_images(images: ImageBatch, spec: ModelSpec) -> ImageBatch:
 
 
 def empty_outputs(spec: ModelSpec, count: int) -> OutputBatch:
-    """Room for what the graph gives of so many images."""
+    """Return empty arrays for the graph's outputs on `count` images."""
     return {
         name: np.empty((count, *tensor.shape), dtype=tensor.dtype)
         for name, tensor in spec.outputs.items()

@@ -1,7 +1,6 @@
-"""As much of CUDA as a runner needs: which GPU there is, memory on it, a stream, a graph.
+"""The parts of CUDA that a backend needs: the GPU, its memory, a stream and a graph.
 
-Calls go through NVIDIA's own thin binding (cuda-bindings), so that a runner
-holds no torch.
+Calls go through NVIDIA's thin binding (cuda-bindings), so that a runner needs no torch.
 """
 
 from __future__ import annotations
@@ -20,66 +19,54 @@ from neurobento.errors import BackendUnavailable
 __all__ = ["Buffer", "Gpu", "Graph", "Stream", "find_gpu", "require_gpu"]
 
 NO_DEVICE = 100
-"""CUDA's status where there is a driver and no GPU: cudaErrorNoDevice."""
+"""The status of CUDA with a driver but without a GPU: cudaErrorNoDevice."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """An NVIDIA GPU.
+    """An NVIDIA GPU."""
 
-    Attributes
-    ----------
-    name
-        Such as "NVIDIA H100".
-    capability
-        Compute capability, such as "9.0".
-    """
-
+    # Such as "NVIDIA H100".
     name: str
+    # Compute capability, such as "9.0".
     capability: str
 
     @property
     def memory_bytes(self) -> int:
-        """All of its memory, used or not."""
+        """The whole memory of the GPU, used or not."""
         return int(_call("cudaGetDeviceProperties", 0).totalGlobalMem)
 
 
 def find_gpu() -> Gpu | None:
-    """The first GPU that is visible, or nothing where there is none or no binding."""
+    """Return the first visible GPU, or None if there is no GPU or no binding."""
     count, error = _count_gpus()
     if error:
-        logger.debug("no GPU is found: %s", error)
+        logger.debug("no GPU found: %s", error)
     if not count:
         return None
-    found = _call("cudaGetDeviceProperties", 0)
-    name = found.name.decode() if isinstance(found.name, bytes) else str(found.name)
-    return Gpu(name.rstrip("\0"), f"{found.major}.{found.minor}")
+    gpu = _call("cudaGetDeviceProperties", 0)
+    name = gpu.name.decode() if isinstance(gpu.name, bytes) else str(gpu.name)
+    return Gpu(name.rstrip("\0"), f"{gpu.major}.{gpu.minor}")
 
 
 def require_gpu() -> Gpu:
-    """The first GPU that is visible.
-
-    Raises
-    ------
-    BackendUnavailable
-        There is none, or the binding is missing.
-    """
+    """Return the first visible GPU; raise BackendUnavailable without a GPU or binding."""
     gpu = find_gpu()
     if gpu is None:
         raise BackendUnavailable(
             subject="device",
             expected="an NVIDIA GPU with its driver, and the package cuda-bindings",
-            found=_count_gpus()[1] or "none of them visible",
+            found=_count_gpus()[1] or "no visible GPU",
             remedy="Choose --device cpu, or run on a machine with a GPU (`nvidia-smi` shows it).",
         )
     return gpu
 
 
 def _count_gpus() -> tuple[int, str]:
-    """How many GPUs are visible, and why CUDA cannot say, if so (a driver that is too old)."""
-    # "cuda" first: the search for a part of a package that is not there raises
+    """Return the number of visible GPUs, and CUDA's error if it cannot tell (an old driver)."""
+    # Check "cuda" first: find_spec raises for a submodule of a missing package.
     if not all(importlib.util.find_spec(name) for name in ("cuda", "cuda.bindings")):
         return 0, ""
     status, count = _runtime().cudaGetDeviceCount()
@@ -100,13 +87,7 @@ def _runtime() -> Any:
 
 
 def _call(name: str, *args: Any) -> Any:
-    """What a function of the CUDA runtime gives beside its status.
-
-    Raises
-    ------
-    RuntimeError
-        Its status is not success.
-    """
+    """Call a function of the CUDA runtime; raise RuntimeError unless its status is success."""
     status, *values = getattr(_runtime(), name)(*args)
     if int(status):
         raise RuntimeError(f"{name}: {_error_text(status)}")
@@ -114,36 +95,24 @@ def _call(name: str, *args: Any) -> Any:
 
 
 class Buffer:
-    """Bytes on the GPU, let go of with the object.
+    """Memory on the GPU, freed with the object."""
 
-    Parameters
-    ----------
-    size
-        Bytes.
-    """
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.address = int(_call("cudaMalloc", size))
+    def __init__(self, size_bytes: int) -> None:
+        self.size_bytes = size_bytes
+        self.address = int(_call("cudaMalloc", size_bytes))
         weakref.finalize(self, _runtime().cudaFree, self.address)
 
 
 class Graph:
-    """Recorded work, let go of with the object.
+    """Executable recorded work, destroyed with the object."""
 
-    Parameters
-    ----------
-    recorded
-        What the end of a recording gave.
-    """
-
-    def __init__(self, recorded: Any) -> None:
-        self.handle = _call("cudaGraphInstantiate", recorded, 0)
+    def __init__(self, recording: Any) -> None:
+        self.handle = _call("cudaGraphInstantiate", recording, 0)
         weakref.finalize(self, _runtime().cudaGraphExecDestroy, self.handle)
 
 
 class Stream:
-    """A queue of work on the GPU, let go of with the object."""
+    """A queue of work on the GPU, destroyed with the object."""
 
     def __init__(self) -> None:
         self._handle = _call("cudaStreamCreate")
@@ -153,39 +122,35 @@ class Stream:
     def upload(self, array: NDArray[Any], buffer: Buffer) -> None:
         """Copy a contiguous array to the beginning of a buffer."""
         kind = _runtime().cudaMemcpyKind.cudaMemcpyHostToDevice
-        _call(
-            *("cudaMemcpyAsync", buffer.address, array.ctypes.data, array.nbytes),
-            *(kind, self._handle),
-        )
+        source, size = array.ctypes.data, array.nbytes
+        _call("cudaMemcpyAsync", buffer.address, source, size, kind, self._handle)
 
     def download(self, buffer: Buffer, array: NDArray[Any]) -> None:
         """Copy the beginning of a buffer into a contiguous array."""
         kind = _runtime().cudaMemcpyKind.cudaMemcpyDeviceToHost
-        _call(
-            *("cudaMemcpyAsync", array.ctypes.data, buffer.address, array.nbytes),
-            *(kind, self._handle),
-        )
+        target, size = array.ctypes.data, array.nbytes
+        _call("cudaMemcpyAsync", target, buffer.address, size, kind, self._handle)
 
     def wait(self) -> None:
-        """Return when all work is done."""
+        """Wait until all work is done."""
         _call("cudaStreamSynchronize", self._handle)
 
     def record(self, work: Callable[[], None]) -> Graph:
-        """What a function would have this stream do, for `launch`; none of it is done."""
+        """Record the work that a function queues here, without doing it, for `launch`."""
         mode = _runtime().cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         _call("cudaStreamBeginCapture", self._handle, mode)
         try:
             work()
         except BaseException:
-            # a stream that goes on recording takes no other work
+            # A stream that still records accepts no other work.
             _runtime().cudaStreamEndCapture(self._handle)
             raise
-        recorded = _call("cudaStreamEndCapture", self._handle)
+        recording = _call("cudaStreamEndCapture", self._handle)
         try:
-            return Graph(recorded)
+            return Graph(recording)
         finally:
-            _call("cudaGraphDestroy", recorded)
+            _call("cudaGraphDestroy", recording)
 
     def launch(self, graph: Graph) -> None:
-        """Do what was recorded."""
+        """Queue recorded work."""
         _call("cudaGraphLaunch", graph.handle, self._handle)

@@ -1,7 +1,7 @@
-"""TensorRT engines on disk: what each was built for, where it lies, and whether it may be loaded.
+"""Store TensorRT engines on disk, find the right one and load it safely.
 
-An engine is code that the GPU runs, so it is loaded only from a folder that nobody else may
-write to, and only if it is byte for byte the one that its sidecar describes.
+An engine is code that the GPU runs. It is loaded only from a folder that no other user can write
+to, and only if its hash is the one in its sidecar.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ __all__ = [
 ]
 
 FLAVOURS = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-"""Flavour -> its module: the one for all NVIDIA GPUs, and the one for GeForce and RTX."""
+"""Flavour -> module: one for all NVIDIA GPUs, one for GeForce and RTX."""
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 
 PROFILE = (1, 1, 8)
-"""Least, best and largest batch; all other axes of the graph are fixed."""
+"""Smallest, optimal and largest batch; all other axes of the graph are fixed."""
 
 RECIPE = 1
-"""What `export.to_tensorrt` does to the graph and its flags; raised whenever it changes."""
+"""Version of the steps and flags in `export.to_tensorrt`; raise it when they change."""
 
 SIDECAR_FORMAT = 1
 ENGINE_FILE, SIDECAR_FILE = "engine.plan", "engine.json"
@@ -56,49 +56,39 @@ REBUILD = "Remove the folder and build the engine again with `python -m export.t
 
 @dataclass(frozen=True)
 class EngineFacts:
-    """What an engine was built from, by what and for which GPUs: its sidecar.
+    """The sidecar of an engine: its model, builder, options and GPUs."""
 
-    Attributes
-    ----------
-    flavour, library
-        A key of `FLAVOURS` and that library's version.
-    targets
-        `gpu_target` of every GPU it runs on.
-    precision
-        One of `PRECISIONS`.
-    profile
-        Least, best and largest batch.
-    onnx_sha256, engine_sha256
-        Of the model it was built from and of the engine itself.
-    recipe
-        `RECIPE` as it was when it was built.
-    """
-
+    # A key of `FLAVOURS`, and that library's version.
     flavour: str
     library: str
+    # `gpu_target` of every GPU that the engine runs on.
     targets: tuple[str, ...]
     precision: str
+    # The batch sizes, as in `PROFILE`.
     profile: tuple[int, ...]
+    # Hash of the model that the engine was built from.
     onnx_sha256: str
+    # `RECIPE` at the time of the build.
     recipe: int
     engine_sha256: str = ""
 
     @property
     def key(self) -> str:
-        """16 hexadecimal digits that stand for all facts but the engine itself."""
+        """A hash, 16 hexadecimal digits, of all facts except the engine's own hash."""
         values = dataclasses.asdict(dataclasses.replace(self, engine_sha256=""))
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
     def differences(self, wanted: EngineFacts) -> list[str]:
-        """In what this engine is not what is wanted; nothing if it will do."""
-        found = []
+        """Return how this engine differs from the wanted one; empty if it fits."""
+        differences = []
         for name in ("flavour", "library", "precision", "profile", "onnx_sha256", "recipe"):
-            is_, should = getattr(self, name), getattr(wanted, name)
-            if is_ != should:
-                found.append(f"{name} {_short(is_)} instead of {_short(should)}")
+            actual, expected = getattr(self, name), getattr(wanted, name)
+            if actual != expected:
+                differences.append(f"{name} {_short(actual)} instead of {_short(expected)}")
         if not set(wanted.targets) <= set(self.targets):
-            found.append(f"for {', '.join(self.targets)} instead of {', '.join(wanted.targets)}")
-        return found
+            actual, expected = ", ".join(self.targets), ", ".join(wanted.targets)
+            differences.append(f"for {actual} instead of {expected}")
+        return differences
 
 
 def _short(value: object) -> str:
@@ -106,32 +96,20 @@ def _short(value: object) -> str:
 
 
 def gpu_target(flavour: str, gpu: Gpu) -> str:
-    """What an engine of a flavour is built for: a compute capability, or one kind of GPU."""
+    """Return the target of an engine: a compute capability for RTX, else one GPU model."""
     sm = f"sm_{gpu.capability.replace('.', '')}"
     return sm if flavour == "tensorrt-rtx" else f"{gpu.name} {sm}"
 
 
 def private_folder(path: Path) -> Path:
-    """A folder that nobody else may write to, made if it is not there.
-
-    Raises
-    ------
-    EngineMismatch
-        Others may write to it.
-    """
+    """Return the folder, created if needed; raise EngineMismatch if others can write to it."""
     path.mkdir(parents=True, exist_ok=True, mode=0o700)
     _require_private(path)
     return path
 
 
 def engine_folder(model: Model, facts: EngineFacts, root: Path | None = None) -> Path:
-    """Where an engine of these facts lies or would lie.
-
-    Raises
-    ------
-    EngineMismatch
-        Others may write there.
-    """
+    """Return the folder for an engine; raise EngineMismatch if others can write to it."""
     folder = (root or engines_folder()) / model.spec.name / facts.key
     if folder.exists():
         _require_private(folder)
@@ -139,37 +117,31 @@ def engine_folder(model: Model, facts: EngineFacts, root: Path | None = None) ->
 
 
 def write_engine(model: Model, facts: EngineFacts, engine: bytes, root: Path | None = None) -> Path:
-    """Keep an engine and its sidecar; returns their folder, which its facts name.
+    """Write an engine and its sidecar, and return their folder.
 
     Raises
     ------
     EngineMismatch
-        Others may write where it would lie.
+        Other users can write to the folder.
     """
     folder = private_folder(engine_folder(model, facts, root))
     facts = dataclasses.replace(facts, engine_sha256=hashlib.sha256(engine).hexdigest())
     write_private(folder / ENGINE_FILE, engine)
     values = {"format": SIDECAR_FORMAT, "model": model.spec.name, **dataclasses.asdict(facts)}
-    # last, so that an engine without a sidecar is one whose writing was cut off
+    # The sidecar comes last: an engine without one was not written to the end.
     write_private(folder / SIDECAR_FILE, (json.dumps(values, indent=2) + "\n").encode())
     return folder
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Write a file that is its owner's alone, whole or not at all."""
+    """Write a file for its owner alone, whole or not at all."""
     write_atomically(path, content)
-    # whatever the umask lets others do
+    # The umask may grant others more.
     path.chmod(0o600)
 
 
 def read_facts(folder: Path) -> EngineFacts:
-    """The sidecar in an engine's folder.
-
-    Raises
-    ------
-    EngineMismatch
-        It is not a sidecar of this format.
-    """
+    """Return the sidecar in an engine's folder; raise EngineMismatch if it has another format."""
     try:
         values = json.loads((folder / SIDECAR_FILE).read_text())
         if values.pop("format") != SIDECAR_FORMAT:
@@ -188,16 +160,15 @@ def read_facts(folder: Path) -> EngineFacts:
 
 
 def find_engine(model: Model, wanted: EngineFacts, root: Path | None = None) -> Path:
-    """The folder of an engine of a model that does what is wanted.
+    """Return the folder of the model's engine with the wanted facts.
 
     Raises
     ------
     EngineMismatch
-        There is none; the message says in what the nearest one differs and
-        how to build it.
+        There is none; the message names the nearest one's differences and the build command.
     """
-    built = _built(model, root or engines_folder())
-    differences = {folder: facts.differences(wanted) for folder, facts in built.items()}
+    engines = _read_sidecars(model, root or engines_folder())
+    differences = {folder: facts.differences(wanted) for folder, facts in engines.items()}
     nearest = min(differences, key=lambda folder: len(differences[folder]), default=None)
     if nearest is not None and not differences[nearest]:
         return nearest
@@ -205,28 +176,28 @@ def find_engine(model: Model, wanted: EngineFacts, root: Path | None = None) -> 
         subject=f"{model.spec.name} on {wanted.flavour}",
         expected=f"an engine in {wanted.precision} for {', '.join(wanted.targets)}, "
         f"built by {wanted.flavour} {wanted.library} from this model",
-        found="one that differs: " + "; ".join(differences[nearest]) if nearest else "none",
+        found="another engine: " + "; ".join(differences[nearest]) if nearest else "no engine",
         remedy=f"Build it: `python -m export.to_tensorrt models/{model.spec.name} "
         f"--flavour {wanted.flavour} --precision {wanted.precision}`.",
     )
 
 
-def _built(model: Model, root: Path) -> dict[Path, EngineFacts]:
-    """Folders of a model's engines with what each was built for; broken sidecars left out."""
-    built = {}
+def _read_sidecars(model: Model, root: Path) -> dict[Path, EngineFacts]:
+    """Return folder -> sidecar of a model's engines, without the broken sidecars."""
+    engines = {}
     for sidecar in sorted((root / model.spec.name).glob(f"*/{SIDECAR_FILE}")):
         with contextlib.suppress(EngineMismatch):
-            built[sidecar.parent] = read_facts(sidecar.parent)
-    return built
+            engines[sidecar.parent] = read_facts(sidecar.parent)
+    return engines
 
 
 def read_engine(folder: Path) -> bytes:
-    """An engine whose bytes are those its sidecar names.
+    """Return an engine's bytes.
 
     Raises
     ------
     EngineMismatch
-        Others may write to it, or it is not the engine of its sidecar.
+        Other users can write to the engine, or its hash is not the sidecar's.
     """
     for path in (folder, folder / ENGINE_FILE, folder / SIDECAR_FILE):
         _require_private(path)
@@ -237,14 +208,14 @@ def read_engine(folder: Path) -> bytes:
         raise EngineMismatch(
             subject=str(folder / ENGINE_FILE),
             expected=f"SHA-256 {_short(expected)} as its sidecar says",
-            found=_short(found),
+            found=f"SHA-256 {_short(found)}",
             remedy=REBUILD,
         )
     return engine
 
 
 def _require_private(path: Path) -> None:
-    """Refuse what another user owns or may write to."""
+    """Raise EngineMismatch if another user owns the path or can write to it."""
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -257,7 +228,7 @@ def _require_private(path: Path) -> None:
     if status.st_uid not in (0, os.getuid()) or status.st_mode & WRITABLE_BY_OTHERS:
         raise EngineMismatch(
             subject=str(path),
-            expected="a place that only its owner may write to",
+            expected="a file or folder that only this user can write to",
             found=f"mode {stat.S_IMODE(status.st_mode):o}, owner {status.st_uid}",
             remedy="Engines run as code: `chmod -R go-w` the folder, or choose another "
             "with NEUROBENTO_ENGINES.",

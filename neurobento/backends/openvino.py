@@ -1,4 +1,4 @@
-"""OpenVINO on CPUs: the fastest way to run these networks there."""
+"""Run models with OpenVINO, the fastest backend on CPUs."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ __all__ = ["OpenVINOBackend", "import_openvino"]
 Precision = Literal["auto", "fp32", "bf16", "int8"]
 
 HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
-"""What OpenVINO calls them; int8 is in the graph, and what is not int8 there is fp32."""
+"""OpenVINO's names. An int8 graph states its int8 layers itself; the others compute in fp32."""
 
 PAIR = 2
-"""Scans that are computed beside each other, each with half of the threads."""
+"""Scans computed at the same time, each with half of the threads."""
 
 logger = logging.getLogger(__name__)
 
 
 def import_openvino() -> Any:
-    """OpenVINO, which tells nobody that it is used here.
+    """Import OpenVINO without its telemetry.
 
-    Left to itself, each import sends an event to Google Analytics unless the user's home says no;
-    without the package that sends it OpenVINO takes a stub.
+    By default each import sends an event to Google Analytics unless the user has opted out. If the
+    telemetry package cannot be imported, OpenVINO uses a stub.
     """
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
@@ -39,16 +39,13 @@ def import_openvino() -> Any:
 
 
 class OpenVINOBackend(Backend):
-    """One ONNX model compiled by OpenVINO.
+    """An ONNX model compiled by OpenVINO.
 
     Parameters
     ----------
-    model
-        What to run.
     precision
-        "auto" computes in bf16 where the CPU has AMX (plain AVX-512 bf16 is
-        left to a request by name) and the model was verified in it, else in fp32.
-        "int8" runs the model's int8 form, if there is one.
+        "auto" is bf16 if the CPU has AMX and the model was verified in bf16, else fp32. AVX-512
+        without AMX computes in bf16 only on request. "int8" needs the model's int8 form.
     threads
         CPU threads; 0 lets OpenVINO choose.
     """
@@ -67,80 +64,80 @@ class OpenVINOBackend(Backend):
         }
         self.spec = model.spec
         self._core, self._graph = core, core.read_model(model.graph(precision))
-        # layouts that need no copies are found only for a batch that is known
+        # OpenVINO finds layouts that need no copies only for a fixed batch size.
         self._graph.reshape([1, *self.spec.input_shape])
-        # bf16 would round the sums
-        in_one_order = precision != "bf16" and _sum_in_one_order(self._graph)
+        # In bf16 the sums would be rounded, so its norms stay OpenVINO's own.
+        order_is_fixed = precision != "bf16" and _fix_summation_order(self._graph)
         self._compiled = self._compile(PERFORMANCE_HINT="LATENCY")
         self._request = self._compiled.create_infer_request()
         self._pair: list[Any] = []
-        found = int(self._compiled.get_property("INFERENCE_NUM_THREADS"))
-        self._pairs = in_one_order and found >= PAIR
+        used_threads = int(self._compiled.get_property("INFERENCE_NUM_THREADS"))
+        # Without a fixed order a scan's labels would depend on the other scan of its pair.
+        self._may_pair = order_is_fixed and used_threads >= PAIR
         _require_precision(self._compiled, precision)
         self.details = {
             "library": f"openvino {openvino.__version__}",
             "device": "CPU",
             "precision": precision,
-            "threads": str(found),
+            "threads": str(used_threads),
         }
 
     def run(self, images: ImageBatch) -> OutputBatch:
         """See `Backend.run`."""
         images = check_images(images, self.spec)
-        found = empty_outputs(self.spec, len(images))
-        paired = len(images) - len(images) % PAIR if self._can_pair(len(images)) else 0
-        for first in range(0, paired, PAIR):
+        outputs = empty_outputs(self.spec, len(images))
+        in_pairs = len(images) - len(images) % PAIR if self._can_pair(len(images)) else 0
+        for first in range(0, in_pairs, PAIR):
             pair = slice(first, first + PAIR)
-            self._infer_pair(images[pair], {name: each[pair] for name, each in found.items()})
-        for i in range(paired, len(images)):
-            answer = self._request.infer({"image": images[i : i + 1]})
-            for name, each in found.items():
-                each[i] = answer[name][0]
-        return found
+            self._infer_pair(images[pair], {name: each[pair] for name, each in outputs.items()})
+        for i in range(in_pairs, len(images)):
+            tensors = self._request.infer({"image": images[i : i + 1]})
+            for name, each in outputs.items():
+                each[i] = tensors[name][0]
+        return outputs
 
     def _can_pair(self, count: int) -> bool:
-        """Whether there is something to compute pairs of so many scans with."""
-        if count >= PAIR and self._pairs and not self._pair:
-            # not before it is needed: it takes the memory of two more scans
+        """Return True if pairs can be computed; compile for them on the first need."""
+        if count >= PAIR and self._may_pair and not self._pair:
+            # Compile late, because it takes the memory of two more scans.
             try:
                 compiled = self._compile(NUM_STREAMS=str(PAIR), ENABLE_CPU_PINNING="NO")
                 self._pair = [compiled.create_infer_request() for _ in range(PAIR)]
             except RuntimeError as error:
-                logger.warning("no pairs of scans, %s: one after the other", type(error).__name__)
-                self._pairs = False
+                logger.warning(
+                    "cannot compute pairs of scans (%s); computing one at a time",
+                    type(error).__name__,
+                )
+                self._may_pair = False
         return bool(self._pair)
 
-    def _infer_pair(self, images: ImageBatch, found: OutputBatch) -> None:
-        """Two scans on half of the threads each, which wait for each other less than with one."""
+    def _infer_pair(self, images: ImageBatch, outputs: OutputBatch) -> None:
+        """Compute two scans on half of the threads each, which wait less for each other."""
         try:
             for request, image in zip(self._pair, images, strict=True):
                 request.start_async({"image": image[None]})
             for i, request in enumerate(self._pair):
                 request.wait()
-                for name, each in found.items():
+                for name, each in outputs.items():
                     each[i] = request.get_tensor(name).data[0]
         except BaseException:
-            # one that is still under way would take no other image
+            # A request that is still running accepts no other image, so drop both.
             self._pair = []
             raise
 
-    def _compile(self, **how: str) -> Any:
-        return self._core.compile_model(self._graph, "CPU", {**self._config, **how})
+    def _compile(self, **options: str) -> Any:
+        return self._core.compile_model(self._graph, "CPU", {**self._config, **options})
 
     def close(self) -> None:
-        """Let go of the compiled model."""
+        """Release the compiled model."""
         del self._pair, self._request, self._compiled, self._graph, self._core
 
 
-def _sum_in_one_order(graph: Any) -> bool:
-    """Have instance norms sum in an order that does not hang on the number of threads.
+def _fix_summation_order(graph: Any) -> bool:
+    """Make instance norms independent of the thread count, and return True if all could be.
 
-    OpenVINO's own norm sums by thread, so that a scan's labels would hang on what else
-    is computed; a pooling gives each of its sums to one thread.
-
-    Returns
-    -------
-    Whether all of the graph's norms could be written so.
+    OpenVINO's norm sums by thread, so labels would depend on what else is computed. A pooling
+    computes each of its sums in one thread.
     """
     for norm in graph.get_ordered_ops():
         if norm.get_type_name() != "MVN":
@@ -168,19 +165,21 @@ def _instance_norm(image: Any, epsilon: float) -> Any:
 
 
 def _spatial_mean(image: Any) -> Any:
-    """In two steps, first of each plane: a sum of millions in a row would lose digits."""
+    """Average over space, planes first: one sum over millions of values would lose digits."""
     from openvino import opset13 as ops
 
     depth, *plane = (axis.get_length() for axis in image.get_partial_shape()[2:])
     for kernel in ([1, *plane], [depth, *(1 for _ in plane)]):
-        none = [0] * len(kernel)
-        pooled = ops.avg_pool(image, kernel, none, none, kernel, True, "floor", "explicit")
+        no_padding = [0] * len(kernel)
+        pooled = ops.avg_pool(
+            image, kernel, no_padding, no_padding, kernel, True, "floor", "explicit"
+        )
         image = pooled.output(0)
     return image
 
 
 def _require_precision(compiled: Any, precision: str) -> None:
-    """OpenVINO takes another precision without a word where the CPU lacks one."""
+    """Raise BackendUnavailable if OpenVINO has silently chosen another precision."""
     found = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
     if found != HINTS[precision]:
         raise BackendUnavailable(

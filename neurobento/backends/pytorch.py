@@ -1,4 +1,4 @@
-"""PyTorch: the reference that all other backends are compared with."""
+"""Run models with PyTorch, the reference for all other backends."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ class PyTorchBackend(Backend):
     Parameters
     ----------
     model
-        What to run; its weights.pt must lie beside the ONNX file.
+        Needs weights.pt beside its ONNX file.
     device
         "cpu" or "cuda".
     precision
         "auto" is fp32; "fp16" and "bf16" are autocast, as in training.
     threads
-        CPU threads, of the whole process; 0 leaves them.
+        CPU threads of the whole process; 0 leaves them unchanged.
     compiled
-        Through `torch.compile` instead of eager.
+        Use `torch.compile`.
 
     Raises
     ------
     BackendUnavailable
-        There are no weights, no GPU, or no compiler.
+        The weights, the GPU or a compiler is missing.
     SpecMismatch
-        The weights are not those the spec names.
+        The weights are not those of the spec.
     """
 
     def __init__(
@@ -63,8 +63,8 @@ class PyTorchBackend(Backend):
         self._device = device
         self._precision = "fp32" if precision == "auto" else precision
         network: Any = load_network(weights).to(device)
-        work = network.labels if model.spec.task == "parcellation" else network.detect
-        self._work = _compiled(torch, work) if compiled else work
+        infer = network.labels if model.spec.task == "parcellation" else network.detect
+        self._infer = _compile(torch, infer) if compiled else infer
         self.details = {
             "library": f"torch {torch.__version__}",
             "device": torch.cuda.get_device_name() if device == "cuda" else "CPU",
@@ -76,18 +76,17 @@ class PyTorchBackend(Backend):
         """See `Backend.run`."""
         import torch
 
-        types = {"fp16": torch.float16, "bf16": torch.bfloat16}
-        half = types.get(self._precision)
-        # a copy: torch will not take an array that is read-only
+        half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(self._precision)
+        # Copy, because torch refuses a read-only array.
         batch = torch.from_numpy(np.array(check_images(images, self.spec)))
         with (
             torch.inference_mode(),
             torch.autocast(self._device, dtype=half, enabled=half is not None),
         ):
             parts = [batch] if self._device == "cuda" else torch.split(batch, 1)
-            found = [self._work(part.to(self._device)) for part in parts]
-        # a network gives one tensor, or one for each output
-        tuples = [each if isinstance(each, tuple) else (each,) for each in found]
+            results = [self._infer(part.to(self._device)) for part in parts]
+        # A network returns one tensor, or one for each output.
+        tuples = [each if isinstance(each, tuple) else (each,) for each in results]
         tensors = zip(*tuples, strict=True)
         return {
             name: np.concatenate([part.cpu().numpy() for part in each])
@@ -95,19 +94,19 @@ class PyTorchBackend(Backend):
         }
 
     def close(self) -> None:
-        """Let go of the network."""
-        del self._work
+        """Release the network."""
+        del self._infer
 
 
 def open_weights(model: Model) -> Path:
-    """The weights beside a model's ONNX file, their hash checked.
+    """Return the path of a model's weights after a check of their hash.
 
     Raises
     ------
     BackendUnavailable
-        There are none.
+        There are no weights.
     SpecMismatch
-        They are not those the spec names.
+        The weights are not those of the spec.
     """
     path = model.folder / WEIGHTS_FILE
     if not path.is_file():
@@ -115,7 +114,7 @@ def open_weights(model: Model) -> Path:
             subject="backend",
             expected=f"{WEIGHTS_FILE} beside the ONNX file of {model.spec.name}",
             found="no such file",
-            remedy="Choose another backend; this one is the reference of a clone.",
+            remedy="Choose another backend; the weights come with a clone of the repository.",
         )
     require_sha256(path, model.spec.weights_sha256)
     return path
@@ -126,14 +125,14 @@ def _require_cuda(torch: Any) -> None:
         raise BackendUnavailable(
             subject="device",
             expected="a GPU and a PyTorch built with CUDA",
-            found=f"torch {torch.__version__} that sees none",
+            found=f"torch {torch.__version__} without a GPU",
             remedy="Choose --device cpu.",
         )
-    # fp32 is that, not TF32
+    # Compute fp32 in fp32, not in TF32.
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
 
-def _compiled(torch: Any, work: Any) -> Any:
+def _compile(torch: Any, infer: Any) -> Any:
     if shutil.which("g++") is None and shutil.which("c++") is None:
         raise BackendUnavailable(
             subject="backend",
@@ -141,4 +140,4 @@ def _compiled(torch: Any, work: Any) -> Any:
             found="neither g++ nor c++",
             remedy="Install one (`apt install g++`), or choose the backend pytorch.",
         )
-    return torch.compile(work, dynamic=False)
+    return torch.compile(infer, dynamic=False)

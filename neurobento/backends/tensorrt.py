@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT-RTX: engines built for one kind of GPU."""
+"""Run models with TensorRT and TensorRT-RTX, whose engines are built for one kind of GPU."""
 
 from __future__ import annotations
 
@@ -27,13 +27,7 @@ __all__ = ["TensorRTBackend", "load_flavour", "wanted_engine"]
 
 
 def load_flavour(flavour: str) -> Any:
-    """The flavour's module; both have the same interface.
-
-    Raises
-    ------
-    BackendUnavailable
-        It is not there.
-    """
+    """Import the flavour's module; both have the same interface."""
     try:
         return importlib.import_module(FLAVOURS[flavour])
     except (ImportError, OSError):
@@ -41,19 +35,13 @@ def load_flavour(flavour: str) -> Any:
         raise BackendUnavailable(
             subject=flavour,
             expected=f"the package {flavour}",
-            found="it is not installed, or its libraries cannot be loaded",
+            found="no such package, or libraries that cannot be loaded",
             remedy=f"Install it: `pip install 'neurobento[{extra}]'`.",
         ) from None
 
 
 def wanted_engine(model: Model, flavour: str, precision: str) -> EngineFacts:
-    """What an engine must be to run a model on this machine's GPU.
-
-    Raises
-    ------
-    BackendUnavailable
-        There is no such library or no GPU.
-    """
+    """Return the facts of an engine that runs the model on this machine's GPU."""
     return EngineFacts(
         flavour=flavour,
         library=load_flavour(flavour).__version__,
@@ -66,36 +54,34 @@ def wanted_engine(model: Model, flavour: str, precision: str) -> EngineFacts:
 
 
 @dataclass
-class _Prepared:
-    """What runs batches of one size: a context and, once it was used, its recording."""
+class _BatchContext:
+    """The context for batches of one size and, after its first use, its recording."""
 
     context: Any
     graph: Graph | None = None
 
 
 class TensorRTBackend(Backend):
-    """One engine with its buffers on the GPU; only images go up and outputs come down.
+    """An engine with its buffers on the GPU.
 
-    Each size of batch has a context and a recording of its own, so that sizes may
-    alternate. Work is serial on one stream: all contexts share one block of memory
-    where the library can be given one.
+    Each batch size has its own context and recording, so sizes may alternate. The work is serial
+    on one stream, so all contexts share one block of memory if the library allows it.
 
     Parameters
     ----------
     model
-        What to run; `export.to_tensorrt` builds its engine.
+        `export.to_tensorrt` builds its engine.
     flavour
         A key of `FLAVOURS`.
     precision
-        "auto" takes the quickest that the model was verified in, else fp32.
+        "auto" is the fastest that the model was verified in, else fp32.
     cuda_graph
-        Whether work is recorded when a size of batch comes a second time, and replayed
-        from then on.
+        Record the work of a batch size at its second use, and replay it from then on.
 
     Raises
     ------
     BackendUnavailable
-        There is no such library or no GPU.
+        The library or the GPU is missing.
     EngineMismatch
         No engine was built for this model, library and GPU.
     RuntimeError
@@ -110,6 +96,7 @@ class TensorRTBackend(Backend):
         *,
         cuda_graph: bool = True,
     ) -> None:
+        # Find and load the engine.
         if precision == "auto":
             precision = _verified_precision(model, flavour)
         wanted = wanted_engine(model, flavour, precision)
@@ -123,9 +110,10 @@ class TensorRTBackend(Backend):
             raise EngineMismatch(
                 subject=f"{model.spec.name} on {flavour}",
                 expected=f"an engine that {flavour} {module.__version__} can load",
-                found="one that it refuses",
+                found="an engine that it refuses",
                 remedy="Remove it and build it again with `python -m export.to_tensorrt`.",
             )
+        # Allocate its memory on the GPU.
         self._stream = Stream()
         sizes = {"image": 4 * math.prod(model.spec.input_shape)} | {
             name: math.prod(tensor.shape) * np.dtype(tensor.dtype).itemsize
@@ -135,10 +123,10 @@ class TensorRTBackend(Backend):
         self._config = _runtime_config(module, flavour, self._engine)
         self._scratch = None
         if self._config is not None:
-            # an engine may need none, and no block has no bytes
+            # An engine may need no memory, but a buffer cannot be empty.
             self._scratch = Buffer(max(self._engine.device_memory_size_v2, 1))
         self._cuda_graph = cuda_graph
-        self._prepared: dict[int, _Prepared] = {}
+        self._contexts: dict[int, _BatchContext] = {}
         self.details = {
             "library": f"{flavour} {module.__version__}",
             "device": require_gpu().name,
@@ -149,23 +137,23 @@ class TensorRTBackend(Backend):
     def run(self, images: ImageBatch) -> OutputBatch:
         """See `Backend.run`."""
         images = check_images(images, self.spec)
-        found = empty_outputs(self.spec, len(images))
+        outputs = empty_outputs(self.spec, len(images))
         for start in range(0, len(images), PROFILE[2]):
             part = slice(start, start + PROFILE[2])
             self._stream.upload(images[part], self._buffers["image"])
             self._execute(len(images[part]))
-            for name, each in found.items():
+            for name, each in outputs.items():
                 self._stream.download(self._buffers[name], each[part])
         self._stream.wait()
-        return found
+        return outputs
 
     def _execute(self, batch: int) -> None:
-        known = self._prepared.get(batch)
+        known = self._contexts.get(batch)
         if known is None:
             context = self._context(batch)
-            # the first call of a context prepares what a recording must not hold
+            # The first call allocates, which must not be recorded.
             self._enqueue(context)
-            self._prepared[batch] = _Prepared(context)
+            self._contexts[batch] = _BatchContext(context)
             return
         if self._cuda_graph and known.graph is None:
             known.graph = self._stream.record(lambda: self._enqueue(known.context))
@@ -175,13 +163,13 @@ class TensorRTBackend(Backend):
             self._stream.launch(known.graph)
 
     def _context(self, batch: int) -> Any:
-        """A context for batches of one size, with its memory."""
-        given = [] if self._config is None else [self._config]
-        context = self._engine.create_execution_context(*given)
+        """Return a context for one batch size, with its memory."""
+        options = [] if self._config is None else [self._config]
+        context = self._engine.create_execution_context(*options)
         if context is None:
             raise RuntimeError(f"{self.name}: too little GPU memory for a batch of {batch}")
         if self._scratch is not None:
-            context.set_device_memory(self._scratch.address, self._scratch.size)
+            context.set_device_memory(self._scratch.address, self._scratch.size_bytes)
         for name, buffer in self._buffers.items():
             context.set_tensor_address(name, buffer.address)
         context.set_input_shape("image", (batch, *self.spec.input_shape))
@@ -192,20 +180,20 @@ class TensorRTBackend(Backend):
             raise RuntimeError("TensorRT refused the work; its log says why")
 
     def close(self) -> None:
-        """Let go of the engine and its memory."""
-        del self._prepared, self._config, self._engine, self._runtime
+        """Release the engine and its memory."""
+        del self._contexts, self._config, self._engine, self._runtime
         del self._buffers, self._scratch, self._stream
 
 
 def _runtime_config(module: Any, flavour: str, engine: Any) -> Any:
-    """Has contexts take the memory they are given; none where the library cannot be told so."""
+    """Return options that make contexts share memory, or None if the library has none."""
     if not hasattr(engine, "create_runtime_config"):
         return None
     config = engine.create_runtime_config()
     strategy = module.ExecutionContextAllocationStrategy.USER_MANAGED
     config.set_execution_context_allocation_strategy(strategy)
     if flavour == "tensorrt-rtx":
-        # kernels for a size are made when it first comes, not while it is replayed
+        # Compile the kernels of a batch size at its first use, not during a replay.
         eager = module.DynamicShapesKernelSpecializationStrategy.EAGER
         config.dynamic_shapes_kernel_specialization_strategy = eager
     return config

@@ -60,7 +60,7 @@ def test_where_no_gpu_can_be_used_none_is_found(
         assert find_gpu() is None
     assert caplog.records == []
     with pytest.raises(
-        BackendUnavailable, match=r"an NVIDIA GPU with its driver.*found none of them visible"
+        BackendUnavailable, match=r"an NVIDIA GPU with its driver.*found no visible GPU"
     ):
         require_gpu()
 

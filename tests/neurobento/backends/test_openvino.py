@@ -147,7 +147,7 @@ def test_norms_are_those_of_the_graph(compact: tuple[Any, Any]) -> None:
 def test_a_norm_that_cannot_be_written_so_is_left_and_makes_no_pairs(
     known_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(openvino_backend, "_sum_in_one_order", lambda graph: False)
+    monkeypatch.setattr(openvino_backend, "_fix_summation_order", lambda graph: False)
     backend = open_paired(known_model)
     sizes = counted(monkeypatch, backend)
     backend.infer(np.zeros((2, 1, *NETWORK), np.float32))

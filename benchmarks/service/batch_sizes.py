@@ -1,4 +1,4 @@
-"""How large the batches were that a service made of the requests it got, from its /metrics."""
+"""Read from /metrics how large the batches were that a service made of its requests."""
 
 from __future__ import annotations
 
@@ -14,23 +14,18 @@ Histograms = dict[str, dict[str, float]]
 
 
 def parse(metrics: str) -> Histograms:
-    """The batches each runner has made since it began; none where the service says nothing.
-
-    Parameters
-    ----------
-    metrics
-        Text of /metrics, in Prometheus's format.
-    """
+    """Return each runner's batches since it started, from /metrics in Prometheus's format."""
     from prometheus_client.parser import text_string_to_metric_families
 
     cumulative: dict[str, dict[float, float]] = {}
-    found: Histograms = {}
+    histograms: Histograms = {}
     for family in text_string_to_metric_families(metrics):
         if family.name != BATCH_METRIC:
             continue
+        # The workers of one runner are added up.
         for sample in family.samples:
             runner = sample.labels.get("runner_name", "")
-            counts = found.setdefault(runner, {"batches": 0.0, "scans": 0.0})
+            counts = histograms.setdefault(runner, {"batches": 0.0, "scans": 0.0})
             if sample.name.endswith("_bucket"):
                 buckets = cumulative.setdefault(runner, {})
                 edge = float(sample.labels["le"])
@@ -40,12 +35,12 @@ def parse(metrics: str) -> Histograms:
             elif sample.name.endswith("_sum"):
                 counts["scans"] += sample.value
     for runner, buckets in cumulative.items():
-        found[runner] = {**_apart(buckets), **found[runner]}
-    return found
+        histograms[runner] = {**_bin_counts(buckets), **histograms[runner]}
+    return histograms
 
 
 def between(before: Mapping[str, Mapping[str, float]], after: Histograms) -> Histograms:
-    """The batches made between two readings; runners that made none are left out."""
+    """Return the batches made between two readings, without runners that made none."""
     made = {
         runner: {key: value - before.get(runner, {}).get(key, 0.0) for key, value in counts.items()}
         for runner, counts in after.items()
@@ -53,11 +48,11 @@ def between(before: Mapping[str, Mapping[str, float]], after: Histograms) -> His
     return {runner: counts for runner, counts in made.items() if counts["batches"]}
 
 
-def _apart(cumulative: Mapping[float, float]) -> dict[str, float]:
-    """Prometheus counts everything up to an edge; here each batch is counted once."""
-    apart, below = {}, 0.0
+def _bin_counts(cumulative: Mapping[float, float]) -> dict[str, float]:
+    # Prometheus counts everything up to an edge; here each batch is counted once.
+    bins, below = {}, 0.0
     for edge in sorted(cumulative):
         name = "above" if edge == float("inf") else f"up to {edge:g}"
-        apart[name] = cumulative[edge] - below
+        bins[name] = cumulative[edge] - below
         below = cumulative[edge]
-    return apart
+    return bins

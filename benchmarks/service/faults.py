@@ -1,18 +1,18 @@
-"""Processes of a loaded server are killed, one after the other: how soon is it whole again?
+"""Kill the processes of a loaded server, one by one, and measure how soon it recovers.
 
-    python -m benchmarks.service.faults SCANS... --url http://127.0.0.1:3000 --grpc-url 127.0.0.1:3001 \\
-           --server-pid PID --times 10 -o faults.json
+    python -m benchmarks.service.faults SCANS... --url http://127.0.0.1:3000 \\
+           --grpc-url 127.0.0.1:3001 --server-pid PID --times 10 -o faults.json
 
-Clients ask without a pause, as in `benchmarks.service.soak`. Every kind of process but the
-first is killed with SIGKILL `--times` times; then the time is taken until a request
-that comes after the kill is answered well and no kind of process is missing. Where
-there are several of a kind, they are killed in turn, in the order of their numbers,
-at work or not. That is the order they were started in, and the pool starts anew in
-every round, as its service is killed too: each place in it comes up equally often.
+Clients send without a pause, as in `benchmarks.service.soak`. Every kind of process but the
+first is killed with SIGKILL `--times` times; the time is taken until a later request is
+answered well and no kind of process is missing. Processes of one kind are killed in the
+order of their pids, whether busy or not. That is the order they were started in, and the
+pool starts anew in every round because its service is killed too: so each is killed
+equally often.
 
-What callers may see is an answer, a refusal, or 503 or UNAVAILABLE; and a connection
-that was cut, if the request was under way as the front service was killed, or began
-within a second after.
+Callers may see an answer, a refusal, or 503 or UNAVAILABLE. They may see a cut connection
+only if the request was in flight when the HTTP service was killed, or began within a
+second after.
 """
 
 from __future__ import annotations
@@ -31,166 +31,154 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.runs import Entry, begin_run
-from benchmarks.service.clients import Ask, open_askers
-from benchmarks.service.soak import (
-    Answer,
-    ask_alone,
-    ask_until,
-    entry_of,
-    models_of,
-    process_names,
-    require_server,
+from benchmarks.service.closed_loop import (
+    ClosedLoopRequest,
+    outcomes_entry,
+    reference_labels,
+    run_clients,
 )
+from benchmarks.service.pages import served_models
+from benchmarks.service.protocols import open_senders
+from benchmarks.service.server_processes import MASTER, process_names, require_server
 from neurobento.command import run
 from neurobento.files import file_sha256
 from neurobento.preprocessing.mode import PREPROCESSINGS
 from neurobento.registry import DEFAULT_MODEL
 
-__all__ = ["answers_entry", "is_allowed", "kinds", "main", "victim"]
+__all__ = ["fault_entry", "is_allowed", "main", "pid_to_kill", "pids_by_kind"]
 
-MASTER = "master"
-FRONT = "neurobento"
-WHOLE_AGAIN_S = 15.0
-AWAY = {"503", "UNAVAILABLE"}
-"""What a server says whose parts are missing; gRPC's clients say it of a cut connection too."""
+HTTP_SERVICE = "neurobento"
+RECOVERED_WITHIN_S = 15.0
+UNAVAILABLE = {"503", "UNAVAILABLE"}
+"""Statuses of a server with a process missing; gRPC clients report a cut connection so too."""
 
 CUT = {"ReadError", "WriteError", "RemoteProtocolError"}
-"""What HTTP's client says of one. None refuses to connect: the first process holds the port."""
+"""Errors of the HTTP client after a cut. None refuses to connect: the master holds the port."""
 
 AROUND_S = 1.0
-"""After the kill, a kept connection may not yet be known to be cut."""
+"""For this long after the kill, a kept connection may not yet be known to be cut."""
 
 POLL_S = 0.1
 
 
-def kinds(pid: int) -> dict[str, list[int]]:
-    """The processes of a server by kind; those of the pool are one kind."""
-    found: dict[str, list[int]] = collections.defaultdict(list)
+def pids_by_kind(pid: int) -> dict[str, list[int]]:
+    """Return a server's processes by kind; those of the pool are one kind."""
+    pids: dict[str, list[int]] = collections.defaultdict(list)
     for each, name in process_names(pid).items():
-        found[name.rsplit(" ", 1)[0] if name.startswith("scan process") else name].append(each)
-    return found
+        pids[name.rsplit(" ", 1)[0] if name.startswith("scan process") else name].append(each)
+    return pids
 
 
-def victim(pids: Sequence[int], turn: int) -> int:
-    """Which process of a kind is killed at a turn.
+def pid_to_kill(pids: Sequence[int], round_number: int) -> int:
+    """Return which process of a kind to kill in a round.
 
-    >>> [victim([30, 10, 20], turn) for turn in range(4)]
+    >>> [pid_to_kill([30, 10, 20], number) for number in range(4)]
     [10, 20, 30, 10]
     """
-    return sorted(pids)[turn % len(pids)]
+    return sorted(pids)[round_number % len(pids)]
 
 
-def is_allowed(answer: Answer, front_killed_s: Iterable[float]) -> bool:
-    """Whether a caller may see this.
+def is_allowed(request: ClosedLoopRequest, killed_s: Iterable[float]) -> bool:
+    """Return whether a caller may see this; never a timeout or wrong labels.
 
-    Parameters
-    ----------
-    answer
-        What was seen; a hang and other labels than the single call's never may be.
-    front_killed_s
-        When the front service was killed, on the clock of `answer.began_s`.
+    `killed_s` are the times at which the HTTP service was killed, on the clock of
+    `request.began_s`.
     """
-    if answer.outcome != "failed":
-        return answer.outcome in ("ok", "refused")
-    ended_s = answer.began_s + answer.seconds
-    under_way = any(answer.began_s - AROUND_S <= at <= ended_s for at in front_killed_s)
-    return answer.status in AWAY or (answer.status in CUT and under_way)
+    if request.outcome != "failed":
+        return request.outcome in ("ok", "refused")
+    ended_s = request.began_s + request.seconds
+    in_flight = any(request.began_s - AROUND_S <= at <= ended_s for at in killed_s)
+    return request.status in UNAVAILABLE or (request.status in CUT and in_flight)
 
 
-def answers_entry(answers: Sequence[Answer], front_killed_s: Sequence[float]) -> Entry:
-    """As `benchmarks.service.soak.entry_of`, with how often callers saw what they may not."""
-    entry = entry_of(answers)
-    wrong = [a.status for a in answers if not is_allowed(a, front_killed_s)]
+def fault_entry(requests: Sequence[ClosedLoopRequest], killed_s: Sequence[float]) -> Entry:
+    """Return the outcomes, and how often callers saw something that is not allowed."""
+    entry = outcomes_entry(requests)
+    wrong = [request.status for request in requests if not is_allowed(request, killed_s)]
     facts = {**entry.facts, "not_allowed": dict(collections.Counter(wrong))}
     return dataclasses.replace(entry, facts=facts)
 
 
-async def torment(args: argparse.Namespace) -> dict[str, Entry]:
-    """Seconds until the server was whole again, by kind of process; and what callers saw."""
+async def kill_under_load(args: argparse.Namespace) -> dict[str, Entry]:
+    """Return seconds until the server recovered, by kind of process; and the outcomes."""
     scans = [path.read_bytes() for path in args.scans]
-    async with open_askers(args.url, args.grpc_url, args.model, args.preprocessing) as opened:
-        askers = list(opened.items())
-        expected = [await ask_alone(askers[0][1], scan) for scan in scans]
+    async with open_senders(args.url, args.grpc_url, args.model, args.preprocessing) as senders:
+        first_sender = next(iter(senders.values()))
+        expected = await reference_labels(first_sender, scans)
+
+        async def is_right() -> bool:
+            outcome, _, labels = await first_sender(scans[0])
+            return outcome == "ok" and labels == expected[0]
+
         over = asyncio.Event()
-        clients = [
-            asyncio.ensure_future(
-                ask_until(askers[i % len(askers)][1], scans, expected, over.is_set, args.timeout, i)
-            )
-            for i in range(args.clients)
-        ]
-        recovered, front_killed_s = await _kill_all(args, askers[0][1], scans[0], expected[0])
+        clients = asyncio.ensure_future(
+            run_clients(senders, args.clients, scans, expected, over.is_set, args.timeout)
+        )
+        recovered_s, killed_s = await _kill_all(args, is_right)
         over.set()
-        found = await asyncio.gather(*clients)
-    answers: dict[str, list[Answer]] = collections.defaultdict(list)
-    for i, each in enumerate(found):
-        answers[askers[i % len(askers)][0]] += each
+        requests = await clients
     return {
-        **{f"kill {kind}": Entry({}, {"whole_again_s": s}) for kind, s in recovered.items()},
-        **{protocol: answers_entry(each, front_killed_s) for protocol, each in answers.items()},
+        **{f"kill {kind}": Entry({}, {"whole_again_s": s}) for kind, s in recovered_s.items()},
+        **{protocol: fault_entry(own, killed_s) for protocol, own in requests.items()},
     }
 
 
 async def _kill_all(
-    args: argparse.Namespace, ask: Ask, scan: bytes, labels: bytes
+    args: argparse.Namespace, is_right: Callable[[], Awaitable[bool]]
 ) -> tuple[dict[str, list[float]], list[float]]:
-    """Seconds until the server was whole again, by kind; and when the front was killed."""
+    """Return seconds until recovery, by kind; and the times the HTTP service was killed."""
     chance = random.Random(0)
-    whole = kinds(args.server_pid)
-    recovered: dict[str, list[float]] = {kind: [] for kind in whole if kind != MASTER}
-    front_killed_s = []
-
-    async def right() -> bool:
-        outcome, _, found = await ask(scan)
-        return outcome == "ok" and found == labels
-
-    for turn in range(args.times):
-        for kind in recovered:
+    complete = pids_by_kind(args.server_pid)
+    recovered_s: dict[str, list[float]] = {kind: [] for kind in complete if kind != MASTER}
+    killed_s = []
+    for round_number in range(args.times):
+        for kind, seconds in recovered_s.items():
             await asyncio.sleep(args.pause * (0.5 + chance.random()))
-            pids = kinds(args.server_pid).get(kind)
+            pids = pids_by_kind(args.server_pid).get(kind)
             if not pids:
-                # it never came back: there is nothing to kill
-                recovered[kind].append(float("inf"))
+                # It never came back, so there is nothing to kill.
+                seconds.append(float("inf"))
                 continue
-            killed = victim(pids, turn)
+            killed = pid_to_kill(pids, round_number)
             start = time.monotonic()
             os.kill(killed, signal.SIGKILL)
-            if kind == FRONT:
-                front_killed_s.append(start)
-            recovered[kind].append(await _whole_again(args, right, whole, killed, start))
-            print(f"{kind}: whole again after {recovered[kind][-1]:.1f} s", flush=True)
-    return recovered, front_killed_s
+            if kind == HTTP_SERVICE:
+                killed_s.append(start)
+            seconds.append(await _recovery_s(args, is_right, complete, killed, start))
+            print(f"{kind}: recovered after {seconds[-1]:.1f} s", flush=True)
+    return recovered_s, killed_s
 
 
-async def _whole_again(
+async def _recovery_s(
     args: argparse.Namespace,
-    right: Callable[[], Awaitable[bool]],
-    whole: dict[str, list[int]],
+    is_right: Callable[[], Awaitable[bool]],
+    complete: dict[str, list[int]],
     killed: int,
     start: float,
 ) -> float:
     while time.monotonic() - start < args.timeout:
         await asyncio.sleep(POLL_S)
-        now = kinds(args.server_pid)
-        missing = [kind for kind, pids in whole.items() if len(now.get(kind, ())) < len(pids)]
+        now = pids_by_kind(args.server_pid)
+        missing = [kind for kind, pids in complete.items() if len(now.get(kind, ())) < len(pids)]
         if missing or any(killed in pids for pids in now.values()):
             continue
         with contextlib.suppress(TimeoutError):
-            if await asyncio.wait_for(right(), args.timeout):
+            if await asyncio.wait_for(is_right(), args.timeout):
                 return round(time.monotonic() - start, 2)
     return float("inf")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 1 if a caller saw what it may not or the server stayed broken."""
+    """Run the command; exit with 1 if the server stayed broken or a caller saw another error."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.service.faults")
     parser.add_argument("scans", type=Path, nargs="+")
     parser.add_argument("--url", required=True)
     parser.add_argument("--grpc-url", help="HOST:PORT")
     parser.add_argument("--server-pid", type=int, required=True, help="of the first process")
-    parser.add_argument("--times", type=int, default=10, help="that each kind is killed")
+    parser.add_argument("--times", type=int, default=10, help="how often each kind is killed")
     parser.add_argument("--pause", type=float, default=3, help="before a kill, on average, s")
     parser.add_argument("--clients", type=int, default=4)
-    parser.add_argument("--timeout", type=float, default=60, help="what a client waits, s")
+    parser.add_argument("--timeout", type=float, default=60, help="how long a client waits, s")
     parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--preprocessing", choices=PREPROCESSINGS, default="none")
     parser.add_argument("-o", "--output", type=Path, required=True)
@@ -199,18 +187,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     scenario: dict[str, Any] = {key: getattr(args, key) for key in stated}
     scenario["scans_sha256"] = [file_sha256(path) for path in args.scans]
     require_server(args.server_pid)
-    begun = begin_run("faults", scenario, models_of(args.url))
+    begun = begin_run("faults", scenario, served_models(args.url))
     begun.require_writable(args.output)
-    done = dataclasses.replace(begun, entries=asyncio.run(torment(args)))
+    done = dataclasses.replace(begun, entries=asyncio.run(kill_under_load(args)))
     done.write(args.output)
     for name, entry in done.entries.items():
         print(f"{name}: {dict(entry.facts)} {[max(s) for s in entry.samples.values()]}", flush=True)
-    return int(not all(_is_well(entry) for entry in done.entries.values()))
+    return int(not all(_passes(entry) for entry in done.entries.values()))
 
 
-def _is_well(entry: Entry) -> bool:
-    """Whole again in time; nobody waited in vain, got other labels or an error of another kind."""
-    slow = any(seconds > WHOLE_AGAIN_S for seconds in entry.samples.get("whole_again_s", ()))
+def _passes(entry: Entry) -> bool:
+    slow = any(s > RECOVERED_WITHIN_S for s in entry.samples.get("whole_again_s", ()))
     return not slow and not entry.facts.get("not_allowed")
 
 

@@ -1,17 +1,18 @@
-"""Durable jobs while the server is killed with -9 again and again: does each end, once, and right?
+"""Check that durable jobs survive a server that is killed again and again (SIGKILL).
 
-    python -m benchmarks.service.jobs SCANS... --jobs 200 --kills 10 -o jobs.json [--database redis://...]
+    python -m benchmarks.service.jobs SCANS... --jobs 200 --kills 10 -o jobs.json \\
+           [--database redis://...]
 
-The scans are on the network grid. The server is started by this command, as `scripts/serve` does,
-with a database that it is told or with SQLite in a new folder. A third of the kills fall while jobs
-are submitted, the others while they are worked on; after each the server is started again. Every
-request has an idempotency key, is sent again with it until it is accepted, and every tenth once
+The scans are on the network grid. The command starts the server itself, with the given
+database or with SQLite in a new folder. A third of the kills happen while jobs are
+submitted, the others while they are processed; after each the server is started again.
+Every request has an idempotency key and is sent until it is accepted, every tenth once
 more; at the end all keys are sent once more.
 
-Then each accepted job has to be done, its labels those of a single request, no key may stand
-for two jobs, and the log may tell of one end at most for each. At last the server is started with
-a short life for results: how late they are no longer found is measured, and what is left of the
-database's size.
+Then each accepted job must be done, with the labels of a single request; no key may have
+two jobs; and the log may report each job done at most once. At last the server is started
+with a short lifetime for results: how late they expire is measured, and what remains of
+the database's size.
 """
 
 from __future__ import annotations
@@ -19,135 +20,36 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import io
-import json
-import os
 import random
-import signal
-import socket
-import subprocess
 import tempfile
 import time
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.runs import Entry, begin_run
-from benchmarks.service.soak import models_of
+from benchmarks.service.job_server import JobServer, count_completions
+from benchmarks.service.pages import served_models
 from neurobento.command import run
-from neurobento.errors import ConfigError
 from neurobento.files import file_sha256
-from neurobento.registry import DEFAULT_MODEL
 
-__all__ = ["JobServer", "ends_in", "is_well", "main", "moments"]
+__all__ = ["kill_moments", "main", "passes"]
 
-ROOT = Path(__file__).resolve().parents[2]
-READY_S, DONE_S = 180.0, 3600.0
+DONE_S = 3600.0
 LATE_S = 30.0
-"""After its time a result may still be there for so long: servers look every ten seconds."""
+"""A result may outlive its time by this much: servers look every ten seconds."""
 
-LEFT_BYTES = 8 << 20
-"""SQLite's log, and what it has not yet taken out of its file."""
+REMAINING_BYTES = 8 << 20
+"""Allowed for SQLite's log, and for what it has not yet removed from its file."""
 
-LABELS = "scan_dseg.nii.gz"
-AGAIN = 10
-"""Every so many requests, one is sent twice."""
-
-
-class JobServer:
-    """A server that can be killed and started again on what it left.
-
-    Parameters
-    ----------
-    folder
-        For its BENTOML_HOME, its log, and SQLite's file.
-    database
-        URL of another database; None for SQLite.
-    """
-
-    def __init__(self, folder: Path, database: str | None) -> None:
-        self.file = folder / "jobs.sqlite"
-        self.database = database or f"sqlite:///{self.file}"
-        self.log = folder / "log"
-        self._home = folder / "home"
-        self._port = _free_port()
-        self.url = f"http://127.0.0.1:{self._port}"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self, keep_s: float) -> None:
-        """Start it, and wait until it is ready.
-
-        Raises
-        ------
-        ConfigError
-            It does not get ready.
-        """
-        environment = os.environ | {
-            "BENTOML_HOME": str(self._home),
-            "NEUROBENTO_JOBS": self.database,
-            "NEUROBENTO_JOBS_KEEP_S": str(keep_s),
-            "NEUROBENTO_GRPC_PORT": "0",
-        }
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [ROOT / "scripts/serve", "--port", str(self._port)],
-                env=environment,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        end = time.monotonic() + READY_S
-        while not self._is_ready():
-            if time.monotonic() > end or self._process.poll() is not None:
-                raise ConfigError(
-                    subject="the server",
-                    expected=f"readiness within {READY_S:g} s",
-                    found="none",
-                    remedy="See its log.",
-                )
-            time.sleep(0.25)
-
-    def kill(self) -> None:
-        """SIGKILL to the first process; the others end with it."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGKILL)
-        self._process.wait()
-
-    def stop(self) -> None:
-        """SIGTERM, and wait."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.terminate()
-            self._process.wait(READY_S)
-
-    def database_bytes(self) -> int:
-        """What the database takes: of SQLite its files, of Redis its memory."""
-        if self.database.startswith("sqlite"):
-            found = self.file.parent.glob(f"{self.file.name}*")
-            return sum(path.stat().st_size for path in found)
-        from redis import Redis
-
-        with contextlib.closing(Redis.from_url(self.database)) as redis:
-            return sum(int(redis.memory_usage(key) or 0) for key in redis.scan_iter())
-
-    def _is_ready(self) -> bool:
-        import httpx
-
-        with contextlib.suppress(httpx.TransportError):
-            return httpx.get(f"{self.url}/readyz", timeout=5).status_code == 200
-        return False
+SENT_TWICE = 10
+"""One of this many requests is sent twice."""
 
 
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+def kill_moments(jobs: int, kills: int) -> tuple[list[int], list[int]]:
+    """Return after how many submissions, and after how many finished jobs, to kill the server.
 
-
-def moments(jobs: int, kills: int) -> tuple[list[int], list[int]]:
-    """After how many submissions, and after how many ends, the server is killed.
-
-    >>> moments(200, 10)
+    >>> kill_moments(200, 10)
     ([50, 100, 150], [25, 50, 75, 100, 125, 150, 175])
     """
     early = kills // 3
@@ -159,53 +61,42 @@ def moments(jobs: int, kills: int) -> tuple[list[int], list[int]]:
 
 
 @dataclasses.dataclass
-class Torment:
-    """A run under way.
-
-    Attributes
-    ----------
-    server
-        Tormented.
-    scans
-        Contents of the scans' files; job i is of the one at i modulo their number.
-    keep_s
-        Life of results meanwhile.
-    ids
-        Job by job, every id that its key was answered with.
-    restarts_s
-        From each kill until the server was ready again.
-    """
+class Trial:
+    """Jobs on a server that is killed meanwhile."""
 
     server: JobServer
+    # contents of the scans' files; job i has scan i modulo their number
     scans: Sequence[bytes]
+    # lifetime of results
     keep_s: float
+    # job by job, every id that the server returned for its key
     ids: list[set[str]] = dataclasses.field(default_factory=list)
+    # from each kill until the server was ready again
     restarts_s: list[float] = dataclasses.field(default_factory=list)
     chance: random.Random = dataclasses.field(default_factory=lambda: random.Random(0))
 
-    def submit(self, number: int) -> None:
-        """Send a scan with its key until it is accepted."""
-        import httpx
+    @property
+    def all_ids(self) -> list[str]:
+        """The ids of all jobs."""
+        return [id for ids in self.ids for id in ids]
 
+    def submit(self, number: int) -> None:
+        """Send the job of this number with its key until it is accepted."""
         while len(self.ids) <= number:
             self.ids.append(set())
-        end = time.monotonic() + READY_S
-        while time.monotonic() < end:
-            with contextlib.suppress(httpx.TransportError):
-                answer = httpx.post(
-                    f"{self.server.url}/v1/jobs",
-                    files={"file": ("scan", self.scans[number % len(self.scans)])},
-                    data={"preprocessing": "none", "model": DEFAULT_MODEL},
-                    headers={"idempotency-key": f"benchmark-{number}"},
-                    timeout=60,
-                )
-                if answer.status_code == 202:
-                    self.ids[number].add(answer.json()["id"])
-                    return
-            time.sleep(0.2)
-        raise RuntimeError("a job was not accepted")
+        scan = self.scans[number % len(self.scans)]
+        self.ids[number].add(self.server.submit(scan, f"benchmark-{number}"))
 
-    def strike(self) -> None:
+    def submit_all(self, jobs: int, kills: Sequence[int]) -> None:
+        """Send all jobs, and kill the server after so many."""
+        for number in range(jobs):
+            if number in kills:
+                self.kill_and_restart()
+            self.submit(number)
+            if number % SENT_TWICE == 0:
+                self.submit(number)
+
+    def kill_and_restart(self) -> None:
         """Kill the server at some moment of the next second, and start it again."""
         time.sleep(self.chance.random())
         start = time.monotonic()
@@ -214,132 +105,98 @@ class Torment:
         self.restarts_s.append(round(time.monotonic() - start, 2))
         print(f"killed, and ready again after {self.restarts_s[-1]} s", flush=True)
 
-    def submit_all(self, jobs: int, kills: Sequence[int]) -> None:
-        """All jobs, with kills in between; a request may be under way at each."""
-        for number in range(jobs):
-            if number in kills:
-                self.strike()
-            self.submit(number)
-            if number % AGAIN == 0:
-                self.submit(number)
-
     def wait(self, kills: Sequence[int]) -> None:
-        """Until no job waits or runs, with kills after so many ends."""
-        left = list(kills)
+        """Wait until all jobs have ended, and kill the server after so many ends."""
+        remaining = list(kills)
         end = time.monotonic() + DONE_S
         while time.monotonic() < end:
-            states = [self.status(each)["state"] for ids in self.ids for each in ids]
+            states = [self.server.status(id)["state"] for id in self.all_ids]
             ended = sum(state in ("done", "failed") for state in states)
             if ended == len(states):
                 return
-            if left and ended >= left[0]:
-                left.pop(0)
-                self.strike()
+            if remaining and ended >= remaining[0]:
+                remaining.pop(0)
+                self.kill_and_restart()
             time.sleep(0.5)
         raise RuntimeError("jobs did not end")
 
-    def status(self, id: str) -> dict[str, Any]:
-        """What the server says of a job."""
-        import httpx
+    def facts(self, expected: Sequence[bytes]) -> dict[str, Any]:
+        """Return the state of all jobs, whose labels should be the expected ones by scan."""
+        states = [self.server.status(id) for id in self.all_ids]
+        right = sum(
+            self.server.job_labels(id) == expected[number % len(self.scans)]
+            for number, ids in enumerate(self.ids)
+            for id in ids
+        )
+        completions = count_completions(self.server.log).values()
+        return {
+            "kills": len(self.restarts_s),
+            "ids": len(self.all_ids),
+            "keys_with_two_ids": sum(len(ids) > 1 for ids in self.ids),
+            "done": sum(state["state"] == "done" for state in states),
+            "right_labels": right,
+            "ended_twice": sum(count > 1 for count in completions),
+            "begun_again": sum(state["turns"] > 1 for state in states),
+            "most_turns": max(state["turns"] for state in states),
+        }
 
-        return dict(httpx.get(f"{self.server.url}/v1/jobs/{id}", timeout=60).json())
+    def expire_all(self, keep_s: float) -> float:
+        """Run one more job with a short lifetime; return how late the last result expires, in s.
 
-    def labels(self, id: str) -> bytes:
-        """The labels that a job ended with; empty if it did not end well."""
-        import httpx
-
-        answer = httpx.get(f"{self.server.url}/v1/jobs/{id}/result", timeout=60)
-        if answer.status_code != 200:
-            return b""
-        with zipfile.ZipFile(io.BytesIO(answer.content)) as files:
-            return files.read(LABELS)
-
-
-def ends_in(log: Path) -> dict[str, int]:
-    """Job -> how often a server's log says that it ended well."""
-    found: dict[str, int] = {}
-    for line in log.read_text(errors="replace").splitlines():
-        with contextlib.suppress(ValueError):
-            values = json.loads(line) if line.startswith("{") else {}
-            if values.get("protocol") == "job" and values.get("status") == 200:
-                found[values["request_id"]] = found.get(values["request_id"], 0) + 1
-    return found
+        Infinite if a result is missing early or any job remains.
+        """
+        self.server.stop()
+        self.server.start(keep_s)
+        number = len(self.ids)
+        self.submit(number)
+        (id,) = self.ids[number]
+        while self.server.status(id).get("state") != "done":
+            time.sleep(0.1)
+        ended = time.monotonic()
+        early = self.server.job_labels(id)
+        while self.server.status(id).get("error", {}) is None:
+            time.sleep(0.1)
+        expired = time.monotonic()
+        if not early or any("state" in self.server.status(each) for each in self.all_ids):
+            return float("inf")
+        return round(expired - ended - keep_s, 2)
 
 
-def torment(args: argparse.Namespace, server: JobServer) -> dict[str, Entry]:
-    """Everything, in its order."""
+def run_trial(args: argparse.Namespace, server: JobServer) -> dict[str, Entry]:
+    """Submit, kill, wait and expire; return the entries of the jobs and of the database."""
     scans = [path.read_bytes() for path in args.scans]
-    run_ = Torment(server, scans, keep_s=10 * DONE_S)
-    server.start(run_.keep_s)
-    expected = [_labels_alone(server, scan) for scan in scans]
-    empty = server.database_bytes()
-    early, late = moments(args.jobs, args.kills)
-    run_.submit_all(args.jobs, early)
-    full = server.database_bytes()
-    run_.wait(late)
+    trial = Trial(server, scans, keep_s=10 * DONE_S)
+    server.start(trial.keep_s)
+    expected = [server.direct_labels(scan) for scan in scans]
+    sizes = {"empty": server.database_bytes()}
+    early, late = kill_moments(args.jobs, args.kills)
+    trial.submit_all(args.jobs, early)
+    sizes["all waiting"] = server.database_bytes()
+    trial.wait(late)
     for number in range(args.jobs):
-        run_.submit(number)
-    found = [run_.status(each) for ids in run_.ids for each in ids]
-    right = sum(
-        run_.labels(each) == expected[number % len(scans)]
-        for number, ids in enumerate(run_.ids)
-        for each in ids
-    )
-    ends = ends_in(server.log)
-    done = server.database_bytes()
-    facts = {
-        "jobs": args.jobs,
-        "kills": len(run_.restarts_s),
-        "ids": sum(len(ids) for ids in run_.ids),
-        "keys_with_two_ids": sum(len(ids) > 1 for ids in run_.ids),
-        "done": sum(each["state"] == "done" for each in found),
-        "right_labels": right,
-        "ended_twice": sum(count > 1 for count in ends.values()),
-        "begun_again": sum(each["turns"] > 1 for each in found),
-        "most_turns": max(each["turns"] for each in found),
-    }
-    late_s = _until_all_gone(run_, args.keep)
-    sizes = {"empty": empty, "all waiting": full, "all done": done}
+        trial.submit(number)
+    facts = {"jobs": args.jobs, **trial.facts(expected)}
+    sizes["all done"] = server.database_bytes()
+    late_s = trial.expire_all(args.keep)
     sizes["all gone"] = server.database_bytes()
-    samples = {"ready_again_s": run_.restarts_s, "gone_after_their_time_s": [late_s]}
+    samples = {"ready_again_s": trial.restarts_s, "gone_after_their_time_s": [late_s]}
     return {
         "jobs": Entry(facts, samples),
         "database": Entry({"kind": server.database.partition("://")[0], "bytes": sizes}),
     }
 
 
-def _labels_alone(server: JobServer, scan: bytes) -> bytes:
-    import httpx
-
-    answer = httpx.post(
-        f"{server.url}/v1/parcellation",
-        files={"file": ("scan", scan)},
-        data={"preprocessing": "none", "model": DEFAULT_MODEL},
-        headers={"accept": "application/gzip"},
-        timeout=600,
+def passes(entries: Mapping[str, Entry]) -> bool:
+    """Return whether every job was done once, right and expired, and the database shrank again."""
+    facts, samples = entries["jobs"].facts, entries["jobs"].samples
+    sizes = entries["database"].facts["bytes"]
+    return (
+        facts["done"] == facts["right_labels"] == facts["ids"] == facts["jobs"]
+        and not facts["keys_with_two_ids"]
+        and not facts["ended_twice"]
+        and max(samples["gone_after_their_time_s"]) < LATE_S
+        and sizes["all gone"] <= sizes["empty"] + REMAINING_BYTES
     )
-    answer.raise_for_status()
-    return answer.content
-
-
-def _until_all_gone(run_: Torment, keep_s: float) -> float:
-    """A last job with a short life: seconds from the end of its life until nothing is there."""
-    run_.server.stop()
-    run_.server.start(keep_s)
-    number = len(run_.ids)
-    run_.submit(number)
-    (id,) = run_.ids[number]
-    while run_.status(id).get("state") != "done":
-        time.sleep(0.1)
-    ended = time.monotonic()
-    early = run_.labels(id)
-    while run_.status(id).get("error", {}) is None:
-        time.sleep(0.1)
-    gone = time.monotonic()
-    others = [each for ids in run_.ids for each in ids]
-    if not early or any("state" in run_.status(each) for each in others):
-        return float("inf")
-    return round(gone - ended - keep_s, 2)
 
 
 @contextlib.contextmanager
@@ -353,12 +210,12 @@ def _server(database: str | None) -> Iterator[JobServer]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 1 if a job was lost, done twice, wrong, or kept for too long."""
+    """Run the command; exit with 1 if a job was lost, done twice, wrong, or kept for too long."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.service.jobs")
     parser.add_argument("scans", type=Path, nargs="+", help="on the network grid")
     parser.add_argument("--jobs", type=int, default=200)
     parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--keep", type=float, default=20, help="life of the last result, s")
+    parser.add_argument("--keep", type=float, default=20, help="lifetime of the last result, s")
     parser.add_argument("--database", help="URL of an empty database; default: SQLite")
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args(argv)
@@ -367,25 +224,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     with _server(args.database) as server:
         begun = begin_run("jobs", scenario, {})
         begun.require_writable(args.output)
-        entries = torment(args, server)
-        done = dataclasses.replace(begun, entries=entries, models=models_of(server.url))
+        entries = run_trial(args, server)
+        done = dataclasses.replace(begun, entries=entries, models=served_models(server.url))
     done.write(args.output)
     for name, entry in done.entries.items():
         print(f"{name}: {dict(entry.facts)} {dict(entry.samples)}", flush=True)
-    return int(not is_well(done.entries))
-
-
-def is_well(entries: Mapping[str, Entry]) -> bool:
-    """Every job done once, right, and gone in time; the database no larger than it was."""
-    facts, samples = entries["jobs"].facts, entries["jobs"].samples
-    sizes = entries["database"].facts["bytes"]
-    return (
-        facts["done"] == facts["right_labels"] == facts["ids"] == facts["jobs"]
-        and not facts["keys_with_two_ids"]
-        and not facts["ended_twice"]
-        and max(samples["gone_after_their_time_s"]) < LATE_S
-        and sizes["all gone"] <= sizes["empty"] + LEFT_BYTES
-    )
+    return int(not passes(done.entries))
 
 
 if __name__ == "__main__":

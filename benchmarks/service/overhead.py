@@ -1,13 +1,13 @@
-"""What a running service adds to calling the library in one's own process.
+"""Measure the time that a running service adds to calling the library in process.
 
     python -m benchmarks.service.overhead SCAN --url http://127.0.0.1:3000 -o overhead.json
 
-One after the other, in turns: the library reads the scan's file, parcellates it and
-packs the labels; a client asks the service for the same over HTTP, and over gRPC.
-Then as many scans as `--scans` says: in a loop, and by several clients at once.
+In turn, the library reads the scan's file, parcellates it and packs the labels; a client
+requests the same from the service over HTTP, and over gRPC. Then as many scans as
+`--scans` says: in a loop, and by several clients at once.
 
-Of the medians it is demanded that one client waits at most 1.15 times as long as the
-library takes, and that several clients together get no fewer scans than its loop.
+By the medians, one client must wait at most 1.15 times as long as the library takes, and
+several clients together must get no fewer scans than the library's loop.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.runs import Entry, begin_run, summary
-from benchmarks.service.clients import Ask, open_askers
 from benchmarks.service.load import Finding, print_findings
+from benchmarks.service.protocols import SendScan, open_senders
 from neurobento.backends import open_backend
 from neurobento.command import run
 from neurobento.errors import ConfigError
@@ -33,66 +33,78 @@ from neurobento.preprocessing.mode import PREPROCESSINGS, Preprocessing
 from neurobento.preprocessing.threads import limit_threads
 from neurobento.registry import DEFAULT_MODEL, find_model
 
-__all__ = ["IN_PROCESS", "judge", "main"]
+__all__ = ["IN_PROCESS", "judge", "main", "measure"]
 
 IN_PROCESS = "in process"
 
 MOST_ALONE = 1.15
 LEAST_MANY = 1.0
-"""Of each protocol, as multiples of the library's in process."""
+"""Limits for each protocol, as multiples of the library in process."""
 
-Once = Callable[[], Awaitable[bytes]]
+GetLabels = Callable[[], Awaitable[bytes]]
+
+STATED = (
+    *("rounds", "repeats", "warm_up", "clients", "scans"),
+    *("threads", "model", "preprocessing"),
+)
+"""Options that are recorded in the scenario."""
 
 
 async def measure(args: argparse.Namespace) -> dict[str, Entry]:
-    """Samples of each way, alone and many at once."""
+    """Return samples of the library and of each protocol, one client alone and many at once."""
     content: bytes = args.scan.read_bytes()
-    async with open_askers(args.url, args.grpc_url, args.model, args.preprocessing) as askers:
-        ways: dict[str, Once] = {IN_PROCESS: _library(args)}
-        ways |= {protocol: _service(ask, content) for protocol, ask in askers.items()}
-        expected = {name: await once() for name, once in ways.items()}
-        if len(set(expected.values())) > 1:
-            raise ConfigError(
-                subject="the service",
-                expected="the labels that the library gives",
-                found="others",
-                remedy="Give the library the --model, --threads and precision of the service.",
-            )
+    async with open_senders(args.url, args.grpc_url, args.model, args.preprocessing) as senders:
+        callers: dict[str, GetLabels] = {IN_PROCESS: _library(args)}
+        callers |= {protocol: _service(send, content) for protocol, send in senders.items()}
+        await _require_equal_labels(callers)
         for _ in range(args.warm_up):
-            for once in ways.values():
-                await once()
-        alone: dict[str, list[float]] = {name: [] for name in ways}
+            for get_labels in callers.values():
+                await get_labels()
+        alone: dict[str, list[float]] = {name: [] for name in callers}
         for _ in range(args.rounds):
-            for name, once in ways.items():
-                alone[name].append(await _seconds(once, 1, 1))
-        many: dict[str, list[float]] = {name: [] for name in ways}
+            for name, get_labels in callers.items():
+                alone[name].append(await _seconds(get_labels, 1, 1))
+        clients = {name: 1 if name == IN_PROCESS else args.clients for name in callers}
+        many: dict[str, list[float]] = {name: [] for name in callers}
         for _ in range(args.repeats):
-            for name, once in ways.items():
-                clients = 1 if name == IN_PROCESS else args.clients
-                many[name].append(args.scans / await _seconds(once, args.scans, clients))
+            for name, get_labels in callers.items():
+                seconds = await _seconds(get_labels, args.scans, clients[name])
+                many[name].append(args.scans / seconds)
     return {
         name: Entry(
-            {"clients_at_once": 1 if name == IN_PROCESS else args.clients},
+            {"clients_at_once": clients[name]},
             {"alone_s": alone[name], "scans_per_s": many[name]},
         )
-        for name in ways
+        for name in callers
     }
 
 
-def _library(args: argparse.Namespace) -> Once:
+async def _require_equal_labels(callers: Mapping[str, GetLabels]) -> None:
+    labels = {name: await get_labels() for name, get_labels in callers.items()}
+    differing = [name for name in labels if labels[name] != labels[IN_PROCESS]]
+    if differing:
+        raise ConfigError(
+            subject="the service",
+            expected="the labels that the library gives",
+            found=f"other labels over {' and '.join(differing)}",
+            remedy="Give the library the --model, --threads and precision of the service.",
+        )
+
+
+def _library(args: argparse.Namespace) -> GetLabels:
     limit_threads(args.threads)
     parcellator = Parcellator(open_backend(find_model(args.model), threads=args.threads))
     preprocessing: Preprocessing = args.preprocessing
 
-    async def once() -> bytes:
+    async def get_labels() -> bytes:
         return dseg_bytes(parcellator.parcellate(read_scan(args.scan), preprocessing))
 
-    return once
+    return get_labels
 
 
-def _service(ask: Ask, content: bytes) -> Once:
-    async def once() -> bytes:
-        outcome, status, labels = await ask(content)
+def _service(send_scan: SendScan, content: bytes) -> GetLabels:
+    async def get_labels() -> bytes:
+        outcome, status, labels = await send_scan(content)
         if outcome != "ok":
             raise ConfigError(
                 subject="the service",
@@ -102,15 +114,15 @@ def _service(ask: Ask, content: bytes) -> Once:
             )
         return labels
 
-    return once
+    return get_labels
 
 
-async def _seconds(once: Once, scans: int, clients: int) -> float:
-    left = iter(range(scans))
+async def _seconds(get_labels: GetLabels, scans: int, clients: int) -> float:
+    remaining = iter(range(scans))
 
     async def client() -> None:
-        for _ in left:
-            await once()
+        for _ in remaining:
+            await get_labels()
 
     start = time.perf_counter()
     await asyncio.gather(*(client() for _ in range(clients)))
@@ -118,33 +130,32 @@ async def _seconds(once: Once, scans: int, clients: int) -> float:
 
 
 def judge(medians: Mapping[str, Mapping[str, float]]) -> list[Finding]:
-    """What each protocol adds for one client, and what several get through it.
+    """Return two findings per protocol: on one client, and on several at once.
 
-    Parameters
-    ----------
-    medians
-        Way -> quantity -> median; one of the ways is `IN_PROCESS`.
+    `medians` are caller -> quantity -> median; one caller is `IN_PROCESS`.
     """
     own = medians[IN_PROCESS]
     findings = []
     for name, found in medians.items():
         if name != IN_PROCESS:
             alone, many = (found[key] / own[key] for key in ("alone_s", "scans_per_s"))
-            told = f"{name}, one client: {alone:.2f} x in process (at most {MOST_ALONE:g} x)"
-            findings.append(Finding(alone <= MOST_ALONE, told))
-            told = f"{name}, several: {many:.2f} x the loop's scans/s (at least {LEAST_MANY:g} x)"
-            findings.append(Finding(many >= LEAST_MANY, told))
+            text = f"{name}, one client: {alone:.2f} x in process (at most {MOST_ALONE:g} x)"
+            findings.append(Finding(alone <= MOST_ALONE, text))
+            text = f"{name}, several: {many:.2f} x the loop's scans/s (at least {LEAST_MANY:g} x)"
+            findings.append(Finding(many >= LEAST_MANY, text))
     return findings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 1 if a demand does not hold."""
+    """Run the command; exit with 1 if a requirement does not hold."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.service.overhead")
     parser.add_argument("scan", type=Path)
     parser.add_argument("--url", required=True)
     parser.add_argument("--grpc-url", help="HOST:PORT")
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--warm-up", type=int, default=4, help="scans of each way before the first")
+    parser.add_argument(
+        "--warm-up", type=int, default=4, help="scans of each caller before the first"
+    )
     parser.add_argument("--repeats", type=int, default=3, help="of the many at once")
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--scans", type=int, default=24)
@@ -153,17 +164,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--preprocessing", choices=PREPROCESSINGS, default="none")
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args(argv)
-    stated = (
-        "rounds",
-        "repeats",
-        "warm_up",
-        "clients",
-        "scans",
-        "threads",
-        "model",
-        "preprocessing",
-    )
-    scenario = {key: getattr(args, key) for key in stated}
+    scenario = {key: getattr(args, key) for key in STATED}
     scenario["scan_sha256"] = file_sha256(args.scan)
     spec = find_model(args.model).spec
     begun = begin_run("overhead", scenario, {spec.name: spec.onnx_sha256})
@@ -174,11 +175,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         name: {quantity: summary(values)["p50"] for quantity, values in entry.samples.items()}
         for name, entry in done.entries.items()
     }
-    own = medians[IN_PROCESS]
-    for name, found in medians.items():
-        told = [f"{found[q]:.3f} {q} ({found[q] / own[q]:.2f} x)" for q in found]
-        print(f"{name}: {', '.join(told)}", flush=True)
+    _print_medians(medians)
     return print_findings(judge(medians))
+
+
+def _print_medians(medians: Mapping[str, Mapping[str, float]]) -> None:
+    own = medians[IN_PROCESS]
+    for name, values in medians.items():
+        parts = [
+            f"{v:.3f} {quantity} ({v / own[quantity]:.2f} x)" for quantity, v in values.items()
+        ]
+        print(f"{name}: {', '.join(parts)}", flush=True)
 
 
 if __name__ == "__main__":

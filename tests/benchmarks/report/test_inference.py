@@ -17,17 +17,10 @@ from benchmarks.report.inference import (
     registration_table,
     stage_means,
 )
-from benchmarks.report.service import load_table
 from benchmarks.runs import Entry, Run
+from tests.benchmarks.report.cells import cells
 
 MakeRun = Callable[..., Run]
-
-
-def cells(table: str) -> list[list[str]]:
-    """Rows of a Markdown table without its head, all of one width."""
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
-    assert len({len(row) for row in rows}) == 1
-    return rows[2:]
 
 
 @pytest.fixture
@@ -116,24 +109,3 @@ def test_memory_is_a_peak_above_the_libraries(make_run: MakeRun) -> None:
     rows = cells(memory_table(group_by_machine([run])[0]))
     assert rows[0] == ["unet openvino fp32", "4", "1.00", "3.50", "2.50", ""]
     assert rows[1][-1] == "7.00"
-
-
-def test_load_says_what_became_of_every_request(make_run: MakeRun) -> None:
-    facts = {
-        "rate_per_s": 2.0,
-        "sent": 5,
-        "throughput_per_s": 1.5,
-        "statuses": {},
-        "outcomes": {"ok": 3, "refused": 2},
-        "batch_sizes": {"runner-compact": {"up to 1": 0, "up to 2": 2, "batches": 2, "scans": 3}},
-    }
-    samples = {"ok_s": [1.0, 2.0, 3.0], "refused_s": [0.01, 0.03]}
-    empty = {**facts, "outcomes": {"failed": 5}, "batch_sizes": {}}
-    scenario = {"service": "neurobento", "model": "compact", "protocol": "http"}
-    run = make_run("load", {"2/s": Entry(facts, samples), "4/s": Entry(empty)}, scenario)
-    rows = cells(load_table(group_by_machine([run])[0]))
-    assert rows[0] == [
-        *("neurobento, compact, http", "2", "5", "3", "2", "0", "0"),
-        *("2.000", "2.900", "2.980", "0.020", "1.500", "1.50", "up to 2: 2"),
-    ]
-    assert rows[1][6:11] == ["0", "", "", "", ""]

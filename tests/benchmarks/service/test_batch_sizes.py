@@ -14,7 +14,7 @@ EDGES = (1.0, 2.0, 4.0, 8.0)
 
 
 class Metrics:
-    """What a service counts; the labels and edges are those of BentoML 1.4."""
+    """Metrics with the labels and edges of BentoML 1.4."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -76,13 +76,12 @@ def test_only_what_was_made_between_two_readings_counts() -> None:
     }
 
 
-def test_other_metrics_are_none_of_it() -> None:
+def test_other_metrics_are_ignored() -> None:
     assert parse("# TYPE other counter\nother_total 3.0\n") == {}
 
 
 def test_the_name_is_bentomls_own() -> None:
-    """Where this fails, BentoML has changed what it counts."""
-
+    """If this fails, BentoML has renamed its metric."""
     package = importlib.util.find_spec("_bentoml_impl")
     assert package is not None and package.origin is not None
     source = (Path(package.origin).parent / "server" / "app.py").read_text()

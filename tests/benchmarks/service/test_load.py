@@ -13,9 +13,10 @@ import pytest
 
 from benchmarks.runs import Entry, Run
 from benchmarks.service import load as module
-from benchmarks.service.arrivals import Answer
+from benchmarks.service import pages
 from benchmarks.service.batch_sizes import BATCH_METRIC
-from benchmarks.service.load import entry_of, judge, main
+from benchmarks.service.load import judge, main, rate_entry
+from benchmarks.service.open_loop import ScheduledRequest
 from neurobento.errors import ConfigError
 
 URL = "http://service.test"
@@ -26,23 +27,24 @@ class Service:
 
     def __init__(self) -> None:
         self.sent = 0
-        self.asked: list[str] = []
+        self.pages: list[str] = []
 
     @contextlib.asynccontextmanager
-    async def open(self, protocol: str, url: str, request: Any) -> AsyncIterator[Any]:
-        assert (protocol, url, request.content) == ("http", URL, b"a scan")
+    async def open(self, protocol: str, url: str, model: str, _: str) -> AsyncIterator[Any]:
+        assert (protocol, url, model) == ("http", URL, "compact")
 
-        async def send() -> tuple[str, str]:
+        async def send_scan(scan: bytes) -> tuple[str, str, bytes]:
+            assert scan == b"a scan"
             self.sent += 1
             if self.sent % 3 == 0:
-                return "refused", "429"
+                return "refused", "429", b""
             await asyncio.sleep(0.05)
-            return "ok", "200"
+            return "ok", "200", b""
 
-        yield send
+        yield send_scan
 
-    async def get(self, url: str, path: str) -> Any:
-        self.asked.append(f"{url}{path}")
+    def read_page(self, url: str, path: str) -> Any:
+        self.pages.append(f"{url}{path}")
         if path == "/v1/models":
             return Page(json.dumps({"models": [{"name": "compact", "onnx_sha256": "ab"}]}))
         labels = 'runner_name="runner-compact"'
@@ -67,10 +69,11 @@ class Page:
 
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch) -> Service:
-    """The service in the place of the network."""
+    """Replace the network with the service."""
     known = Service()
-    monkeypatch.setattr(module, "open_client", known.open)
-    monkeypatch.setattr(module, "_get", known.get)
+    monkeypatch.setattr(module, "open_sender", known.open)
+    for user in (module, pages):
+        monkeypatch.setattr(user, "read_page", known.read_page)
     return known
 
 
@@ -102,11 +105,11 @@ def test_every_rate_is_an_entry(service: Service, arguments: list[str], tmp_path
     assert samples["refused_due_s"] == pytest.approx([1 / 60, 4 / 60], abs=1e-6)
 
 
-def test_only_the_url_given_is_talked_to_and_no_name_is_kept(
+def test_only_the_given_url_is_contacted_and_no_name_is_kept(
     service: Service, arguments: list[str], tmp_path: Path
 ) -> None:
     main(arguments)
-    assert {page.rsplit("/", 1)[0] for page in service.asked} <= {URL, f"{URL}/v1"}
+    assert {page.rsplit("/", 1)[0] for page in service.pages} <= {URL, f"{URL}/v1"}
     assert "patient" not in (tmp_path / "run.json").read_text()
 
 
@@ -117,20 +120,20 @@ def test_another_run_is_not_written_over(arguments: list[str]) -> None:
         main(arguments)
 
 
-def test_without_a_service_there_is_an_error_that_says_so(arguments: list[str]) -> None:
+def test_without_a_service_there_is_an_error(arguments: list[str]) -> None:
     arguments[2] = "http://127.0.0.1:9"
     with pytest.raises(ConfigError, match="a running service"):
         main(arguments)
 
 
 def test_throughput_counts_what_was_answered_until_the_end() -> None:
-    answers = [
-        Answer(0.0, 1.0, "ok", "200"),
-        Answer(1.0, 3.0, "ok", "200"),
-        Answer(2.0, 0.1, "refused", "429"),
-        Answer(3.0, 2.0, "timeout", "timeout"),
+    requests = [
+        ScheduledRequest(0.0, 1.0, "ok", "200"),
+        ScheduledRequest(1.0, 3.0, "ok", "200"),
+        ScheduledRequest(2.0, 0.1, "refused", "429"),
+        ScheduledRequest(3.0, 2.0, "timeout", "timeout"),
     ]
-    entry = entry_of(answers, 1.0, {})
+    entry = rate_entry(requests, 1.0, {})
     assert entry.facts["throughput_per_s"] == pytest.approx(2 / 5)
     assert entry.samples["ok_s"] == [1.0, 3.0]
     assert entry.samples["timeout_due_s"] == [3.0]
@@ -143,7 +146,7 @@ def entry(
     rate_per_s: float = 2.0,
     **others: int,
 ) -> Entry:
-    """What a rate came to, as far as it is judged."""
+    """Return the results of a rate, as far as they are judged."""
     samples = {"ok_s": ok_s, "refused_s": refused_s}
     named = {name: seconds for name, seconds in samples.items() if seconds}
     outcomes = {name.removesuffix("_s"): len(seconds) for name, seconds in named.items()} | others
@@ -169,7 +172,7 @@ CAPACITY = entry([1.0, 2.0], 1.0, [], 1.0)
         (entry([], 0.0, [0.01]), (False, False, True, True)),
     ],
 )
-def test_each_demand_is_judged_by_itself(overloaded: Entry, held: tuple[bool, ...]) -> None:
+def test_each_requirement_is_judged_by_itself(overloaded: Entry, held: tuple[bool, ...]) -> None:
     assert tuple(finding.holds for finding in judge(CAPACITY, overloaded)) == held
 
 
@@ -182,18 +185,18 @@ def test_requests_that_fail_at_the_capacity_count_too() -> None:
     failing = entry([1.0, 2.0], 1.0, [], 1.0, failed=3)
     outcomes = judge(failing, entry([2.0], 1.0, [0.01], 3.0, timeout=2))[2]
     assert not outcomes.holds
-    assert outcomes.told == "outcomes: 3 failed at 1/s, 2 timeout at 3/s (only ok and refused)"
+    assert outcomes.text == "outcomes: 3 failed at 1/s, 2 timeout at 3/s (only ok and refused)"
 
 
 def test_the_verdict_says_its_numbers() -> None:
     overloaded = entry([3.0], 0.8, [0.01, 0.02, 0.03, 0.171])
     latency, throughput, outcomes, refusals = judge(CAPACITY, overloaded)
-    assert outcomes.told == "outcomes: no others (only ok and refused)"
-    assert latency.told == "p99: 3.000 s, 1.51 x 1.990 s (at most 2 x)"
-    assert throughput.told == "answered: 0.800/s, 0.80 x 1.000/s (at least 0.9 x)"
-    assert refusals.told == "refusals: 75.0 % of 4 in less than 100 ms, the slowest 171 ms"
+    assert outcomes.text == "outcomes: no others (only ok and refused)"
+    assert latency.text == "p99: 3.000 s, 1.51 x 1.990 s (at most 2 x)"
+    assert throughput.text == "answered: 0.800/s, 0.80 x 1.000/s (at least 0.9 x)"
+    assert refusals.text == "refusals: 75.0 % of 4 in less than 100 ms, the slowest 171 ms"
     none = judge(CAPACITY, entry([3.0], 0.8, [], 3.0))[3]
-    assert none.told == "refusals: none at 3.00 x the capacity (some from 2.5 x)"
+    assert none.text == "refusals: none at 3.00 x the capacity (some from 2.5 x)"
 
 
 @pytest.mark.usefixtures("service")

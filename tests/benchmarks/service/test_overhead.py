@@ -1,4 +1,4 @@
-"""What a service adds comes out as it is, and is held against what is demanded."""
+"""The time a service adds is measured and judged."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LIBRARY = {"alone_s": 1.0, "scans_per_s": 1.0}
         (0.9, 2.0, (True, True)),
     ],
 )
-def test_each_demand_is_judged_by_itself(
+def test_each_requirement_is_judged_by_itself(
     alone_s: float, scans_per_s: float, held: tuple[bool, bool]
 ) -> None:
     found = judge({IN_PROCESS: LIBRARY, "http": {"alone_s": alone_s, "scans_per_s": scans_per_s}})
@@ -39,41 +39,41 @@ def test_every_protocol_is_judged_and_the_verdict_says_its_numbers() -> None:
     grpc = {"alone_s": 1.3, "scans_per_s": 0.5}
     found = judge({IN_PROCESS: LIBRARY, "http": LIBRARY, "grpc": grpc})
     assert [finding.holds for finding in found] == [True, True, False, False]
-    assert found[2].told == "grpc, one client: 1.30 x in process (at most 1.15 x)"
-    assert found[3].told == "grpc, several: 0.50 x the loop's scans/s (at least 1 x)"
+    assert found[2].text == "grpc, one client: 1.30 x in process (at most 1.15 x)"
+    assert found[3].text == "grpc, several: 0.50 x the loop's scans/s (at least 1 x)"
 
 
 class Known:
-    """The library and the service, each of which takes as long as it is told."""
+    """The library and the service, each with a time of its own."""
 
     def __init__(self) -> None:
         self.library_s = self.service_s = 0.02
         self.answer = ("ok", "200", b"labels")
 
     def library(self, args: Any) -> Any:
-        async def once() -> bytes:
+        async def get_labels() -> bytes:
             await asyncio.sleep(self.library_s)
             return b"labels"
 
-        return once
+        return get_labels
 
     @contextlib.asynccontextmanager
     async def open(self, *_: Any) -> AsyncIterator[dict[str, Any]]:
-        async def ask(content: bytes) -> tuple[str, str, bytes]:
+        async def send_scan(content: bytes) -> tuple[str, str, bytes]:
             assert content == b"a scan"
             await asyncio.sleep(self.service_s)
             return self.answer
 
-        yield {"http": ask}
+        yield {"http": send_scan}
 
 
 @pytest.fixture
 def known(monkeypatch: pytest.MonkeyPatch) -> Known:
-    """Both, in the place of the real ones."""
+    """Replace the real library and service."""
     both = Known()
     model = SimpleNamespace(spec=SimpleNamespace(name="compact", onnx_sha256="ab"))
     monkeypatch.setattr(module, "_library", both.library)
-    monkeypatch.setattr(module, "open_askers", both.open)
+    monkeypatch.setattr(module, "open_senders", both.open)
     monkeypatch.setattr(module, "find_model", lambda name: model)
     return both
 

@@ -1,4 +1,4 @@
-"""Requests arrive as the service's documentation has them, and answers are told apart."""
+"""Requests arrive as the service documents them, and outcomes are told apart."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ import grpc
 import pytest
 import uvicorn
 from starlette.applications import Starlette
-from starlette.requests import Request as HttpRequest
+from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from benchmarks.service.clients import Protocol, Request, open_client
+from benchmarks.service.protocols import Protocol, open_sender
 
 CONTENT = b"\x1f\x8b not a scan"
 LABELS = b"no labels either"
 
 
 @contextlib.asynccontextmanager
-async def http_server(answer: Callable[[HttpRequest], Awaitable[Any]]) -> AsyncIterator[str]:
+async def http_server(answer: Callable[[Request], Awaitable[Any]]) -> AsyncIterator[str]:
     """An HTTP server on a free port of this machine."""
     routes = [Route(path, answer, methods=["POST"]) for path in ("/v1/parcellation", "/predict/")]
     listening = socket.create_server(("127.0.0.1", 0))
@@ -40,15 +40,15 @@ async def http_server(answer: Callable[[HttpRequest], Awaitable[Any]]) -> AsyncI
 
 
 class Inference(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
-    """An Open Inference Protocol server that keeps what it was asked."""
+    """An Open Inference Protocol server that records its requests."""
 
     def __init__(self, code: grpc.StatusCode | None = None) -> None:
-        self.asked: list[Any] = []
+        self.requests: list[Any] = []
         self.code = code
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:
-        """Labels' file, or the error."""
-        self.asked.append(request)
+        """Return the labels' file, or the error."""
+        self.requests.append(request)
         if self.code is not None:
             await context.abort(self.code, "no")
         dseg = service_pb2.ModelInferResponse.InferOutputTensor(
@@ -72,16 +72,17 @@ async def grpc_server(servicer: Inference) -> AsyncIterator[str]:
     await server.stop(None)
 
 
-async def ask(protocol: Protocol, url: str, preprocessing: str = "stripped") -> tuple[str, str]:
-    async with open_client(protocol, url, Request(CONTENT, "compact", preprocessing)) as send:
-        return await send()
+async def send(protocol: Protocol, url: str, preprocessing: str = "stripped") -> tuple[str, str]:
+    async with open_sender(protocol, url, "compact", preprocessing) as send_scan:
+        outcome, status, _ = await send_scan(CONTENT)
+        return outcome, status
 
 
-def ask_http(protocol: Protocol, status: int, preprocessing: str = "stripped") -> tuple[Any, Any]:
-    """Outcome, and what the server saw: path, query, fields, the file's name and bytes."""
+def send_http(protocol: Protocol, status: int, preprocessing: str = "stripped") -> tuple[Any, Any]:
+    """Return the outcome, and the path, query, fields and file that the server saw."""
     seen: dict[str, Any] = {}
 
-    async def answer(request: HttpRequest) -> PlainTextResponse:
+    async def answer(request: Request) -> PlainTextResponse:
         async with request.form() as form:
             file: Any = form["file"]
             fields = {name: value for name, value in form.items() if name != "file"}
@@ -92,13 +93,13 @@ def ask_http(protocol: Protocol, status: int, preprocessing: str = "stripped") -
 
     async def both() -> tuple[str, str]:
         async with http_server(answer) as url:
-            return await ask(protocol, url, preprocessing)
+            return await send(protocol, url, preprocessing)
 
     return asyncio.run(both()), seen
 
 
-def test_http_asks_for_labels_as_the_readme_does() -> None:
-    outcome, seen = ask_http("http", 200)
+def test_http_requests_labels_as_documented() -> None:
+    outcome, seen = send_http("http", 200)
     assert outcome == ("ok", "200")
     assert seen == {
         "path": "/v1/parcellation",
@@ -110,45 +111,45 @@ def test_http_asks_for_labels_as_the_readme_does() -> None:
 
 
 @pytest.mark.parametrize(
-    ("preprocessing", "asked"), [("full", "true"), ("none", "false"), ("stripped", "stripped")]
+    ("preprocessing", "sent"), [("full", "true"), ("none", "false"), ("stripped", "stripped")]
 )
-def test_predict_asks_as_report_a_does(preprocessing: str, asked: str) -> None:
-    _, seen = ask_http("predict", 200, preprocessing)
+def test_predict_sends_what_report_a_does(preprocessing: str, sent: str) -> None:
+    _, seen = send_http("predict", 200, preprocessing)
     assert (seen["path"], seen["fields"]) == ("/predict/", {})
-    assert seen["query"] == {"model": "compact", "preprocessing": asked}
+    assert seen["query"] == {"model": "compact", "preprocessing": sent}
 
 
 @pytest.mark.parametrize(
     ("status", "outcome"), [(429, "refused"), (503, "failed"), (422, "failed"), (302, "failed")]
 )
 def test_only_shed_load_is_a_refusal(status: int, outcome: str) -> None:
-    assert ask_http("http", status)[0] == (outcome, str(status))
+    assert send_http("http", status)[0] == (outcome, str(status))
 
 
-def test_nobody_there_is_a_failure() -> None:
+def test_no_server_is_a_failure() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    assert asyncio.run(ask("http", f"http://127.0.0.1:{port}")) == ("failed", "ConnectError")
+    assert asyncio.run(send("http", f"http://127.0.0.1:{port}")) == ("failed", "ConnectError")
 
 
-def ask_grpc(servicer: Inference) -> tuple[str, str]:
+def send_grpc(servicer: Inference) -> tuple[str, str]:
     async def both() -> tuple[str, str]:
         async with grpc_server(servicer) as url:
-            return await ask("grpc", url)
+            return await send("grpc", url)
 
     return asyncio.run(both())
 
 
 def test_grpc_speaks_the_open_inference_protocol() -> None:
     servicer = Inference()
-    assert ask_grpc(servicer) == ("ok", "OK")
-    (asked,) = servicer.asked
-    assert asked.model_name == "compact"
-    assert asked.parameters["preprocessing"].string_param == "stripped"
-    (scan,) = asked.inputs
+    assert send_grpc(servicer) == ("ok", "OK")
+    (request,) = servicer.requests
+    assert request.model_name == "compact"
+    assert request.parameters["preprocessing"].string_param == "stripped"
+    (scan,) = request.inputs
     assert (scan.name, scan.datatype, list(scan.shape)) == ("scan", "BYTES", [1])
     # the protocol's raw form of BYTES: length, little-endian, then the bytes
-    (raw,) = asked.raw_input_contents
+    (raw,) = request.raw_input_contents
     assert raw == len(CONTENT).to_bytes(4, "little") + CONTENT
 
 
@@ -161,4 +162,4 @@ def test_grpc_speaks_the_open_inference_protocol() -> None:
     ],
 )
 def test_grpc_errors_are_told_apart(code: grpc.StatusCode, outcome: str) -> None:
-    assert ask_grpc(Inference(code)) == (outcome, code.name)
+    assert send_grpc(Inference(code)) == (outcome, code.name)

@@ -1,17 +1,16 @@
-"""What a cohort costs as it grows, and what a killed worker costs it.
+"""Measure the cost of a cohort as it grows, and of a killed worker.
 
     python -m benchmarks.cohort -o benchmarks/results/cohort.json
 
-Simulated: the scans are blocks of grey on the network grid (33 kB each, no two
-alike) and the network is a graph that multiplies and rounds, so that a thousand
-of them take minutes. The rest is what a real cohort goes through: the command
-`neurobento cohort` in a process of its own, level `none`, Dask's LocalCluster,
-five files, hashes and a record for every scan, both tables.
+Simulated: the scans are blocks of grey on the network grid (33 kB each, no two alike) and
+the network is a graph that multiplies and rounds, so that a thousand take minutes. All else
+is real: the command `neurobento cohort` in its own process, preprocessing `none`, Dask's
+LocalCluster, five files, hashes and a record for every scan, and both tables.
 
-First cohorts of growing size, each done once; then the largest once more, in
-which a worker gets SIGKILL when half of the scans are done; then the scheduler
-alone, with items that do nothing. CPU seconds hold up beside other work, wall
-clock does not; those of "all" are of the command and of every process below it.
+First come cohorts of growing size; then the largest again, in which a worker gets SIGKILL
+when half of the scans are done; then the scheduler alone, with items that do nothing. CPU
+seconds are robust against other work on the machine, wall clock is not; those of "all" are
+of the command and all its child processes.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ from __future__ import annotations
 import argparse
 import csv
 import functools
-import gzip
 import json
 import os
 import resource
@@ -32,73 +30,33 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 
+from benchmarks.cohort.simulation import write_model, write_scan
 from benchmarks.machine import environment, load_warnings
 from neurobento.cohort.cluster import map_on_cluster, open_cluster, scratch_folder
 from neurobento.cohort.resume import matching_record
 from neurobento.files import file_sha256, write_atomically
-from neurobento.imaging.geometry import NETWORK_SHAPE
-from neurobento.labels import CLASS_COUNT
-from neurobento.spec import ModelSpec
 
-__all__ = ["differing", "exponent", "main", "write_model", "write_scan"]
+__all__ = ["differing_files", "exponent", "main"]
 
 COHORT_RUN_FORMAT = 1
-"""Version of the result file."""
+"""Version of the file that `main` writes."""
 
 SIZES = (125, 250, 500, 1000)
 MODEL = "rounding"
 WITH_SECONDS = ("_run.json", "_cohort.json", "cohort.tsv")
-"""Files that say how long something took, so that no two runs write the same."""
+"""Files that hold durations, so they differ between runs."""
 
 STEP_S = 0.2
-"""Between two looks at how far a run is."""
+"""Between two looks at a run's progress."""
 
 LEAST_FOR_A_LINE, STRAIGHT = 100, 0.1
-"""Scans in the smallest cohort that tells of growth, and how far its exponent may be from 1."""
+"""Smallest cohort in which growth is judged, and how far its exponent may be from 1."""
 
 
-def write_scan(path: Path, seed: int) -> None:
-    """Write a tiny scan: blocks of 8 x 8 x 8 voxels, intensity k/116 for label k."""
-    blocks = np.random.default_rng(seed).integers(0, CLASS_COUNT, (12, 16, 16), dtype=np.uint8)
-    x, y, z = NETWORK_SHAPE
-    image = nib.Nifti1Image(
-        blocks.repeat(8, 0).repeat(8, 1).repeat(8, 2)[:x, :y, :z], np.diag([1.5, 1.5, 1.5, 1.0])
-    )
-    image.header.set_slope_inter(1 / (CLASS_COUNT - 1), 0)
-    path.write_bytes(gzip.compress(image.to_bytes(), compresslevel=1, mtime=0))
-
-
-def write_model(folder: Path) -> None:
-    """Write the model that gives label k for intensity k/116 into a folder of its name."""
-    import onnx
-    from onnx import TensorProto, helper
-
-    folder.mkdir(parents=True)
-    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 1, *NETWORK_SHAPE])
-    labels = helper.make_tensor_value_info("labels", TensorProto.UINT8, ["N", *NETWORK_SHAPE])
-    nodes = [
-        helper.make_node("Squeeze", ["image", "axis"], ["flat"]),
-        helper.make_node("Mul", ["flat", "classes"], ["scaled"]),
-        helper.make_node("Round", ["scaled"], ["whole"]),
-        helper.make_node("Cast", ["whole"], ["labels"], to=TensorProto.UINT8),
-    ]
-    constants = [
-        helper.make_tensor("axis", TensorProto.INT64, [1], [1]),
-        helper.make_tensor("classes", TensorProto.FLOAT, [], [float(CLASS_COUNT - 1)]),
-    ]
-    graph = helper.make_graph(nodes, folder.name, [image], [labels], constants)
-    opsets = [helper.make_opsetid("", 18)]
-    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), folder / "model.onnx")
-    sha256 = file_sha256(folder / "model.onnx")
-    spec = ModelSpec(folder.name, "0.0.1", folder.name, sha256, "0" * 64, 18)
-    spec.write(folder / "spec.json")
-
-
-class _Bench:
-    """A folder with a model and scans, in which cohorts are run."""
+class _CohortRunner:
+    """A folder with a model and scans, where cohorts run."""
 
     def __init__(self, folder: Path, workers: int) -> None:
         self.folder, self.workers = folder, workers
@@ -107,7 +65,7 @@ class _Bench:
     def cohort(
         self, size: int, name: str, kill: Callable[[int, Path], None] | None = None
     ) -> dict[str, Any]:
-        """What a cohort of a size cost; its outputs lie in the folder of that name."""
+        """Run a cohort of `size` scans into the folder `name`; return its cost."""
         output = self.folder / name
         command = [sys.executable, "-m", "neurobento", "cohort", str(self._scans(size))]
         command += ["-o", str(output), "--models", str(self.folder / "models"), "--model", MODEL]
@@ -126,7 +84,7 @@ class _Bench:
             "scans": size,
             "exit_status": process.returncode,
             "done": sum(row["status"] == "done" for row in rows),
-            "records_that_hold": _holding(output),
+            "records_that_hold": _matching_records(output),
             "begun": sum(int(row["attempts"]) for row in rows),
             "wall_s": round(wall_s, 2),
             "cpu_s": {
@@ -138,7 +96,7 @@ class _Bench:
         }
 
     def _scans(self, size: int) -> Path:
-        """A folder of the first scans."""
+        """Return a folder of the first `size` scans."""
         scans = self.folder / f"scans-{size}"
         scans.mkdir(exist_ok=True)
         for number in range(size):
@@ -153,13 +111,13 @@ def _rows(output: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file, delimiter="\t"))
 
 
-def _holding(output: Path) -> int:
-    """Scans whose record says what lies beside it."""
+def _matching_records(output: Path) -> int:
+    """Count the scans whose record matches the files beside it."""
     return sum(matching_record(path, {}) is not None for path in output.rglob("*_cohort.json"))
 
 
-class _Killer:
-    """Kills one worker with SIGKILL once some scans are done."""
+class _WorkerKiller:
+    """Callable that kills one worker with SIGKILL once some scans are done."""
 
     def __init__(self, after: int) -> None:
         self._after = after
@@ -179,8 +137,8 @@ class _Killer:
             time.sleep(STEP_S)
 
 
-def differing(one: Path, other: Path) -> list[str]:
-    """Files, but for `WITH_SECONDS`, that are not in both folders, or not byte by byte the same."""
+def differing_files(one: Path, other: Path) -> list[str]:
+    """Return the files, except `WITH_SECONDS`, that are not byte for byte in both folders."""
     hashes = [
         {
             str(path.relative_to(folder)): file_sha256(path)
@@ -193,7 +151,7 @@ def differing(one: Path, other: Path) -> list[str]:
 
 
 def exponent(sizes: Sequence[int], costs: Sequence[float]) -> float:
-    """The slope of log cost over log size, by least squares; 1 where cost is linear.
+    """Return the slope of log cost over log size, by least squares; 1 if cost is linear.
 
     >>> exponent([1, 2, 4], [3.0, 6.0, 12.0])
     1.0
@@ -202,7 +160,7 @@ def exponent(sizes: Sequence[int], costs: Sequence[float]) -> float:
 
 
 def _growth(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """How cost grows over the sizes: exponents, and the line through the command's CPU seconds."""
+    """Return the exponents of cost over size, and a line fitted to the CPU seconds."""
     if len(runs) < 2:
         return {}
     sizes = [run["scans"] for run in runs]
@@ -218,15 +176,17 @@ def _growth(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _killed(bench: _Bench, size: int) -> dict[str, Any]:
-    """The largest cohort again, one worker killed; beside the run that was left alone."""
-    killer = _Killer(size // 2)
-    found = bench.cohort(size, "killed", killer)
+def _killed(runner: _CohortRunner, size: int) -> dict[str, Any]:
+    """Run the largest cohort again with a killed worker; compare with the undisturbed run."""
+    killer = _WorkerKiller(size // 2)
+    cost = runner.cohort(size, "killed", killer)
     return {
-        **found,
+        **cost,
         "killed_after_scans": killer.killed_at,
-        "begun_again": found["begun"] - size,
-        "files_that_differ": len(differing(bench.folder / f"done-{size}", bench.folder / "killed")),
+        "begun_again": cost["begun"] - size,
+        "files_that_differ": len(
+            differing_files(runner.folder / f"done-{size}", runner.folder / "killed")
+        ),
     }
 
 
@@ -235,7 +195,7 @@ def _nothing(item: int) -> int:
 
 
 def _no_ops(items: int, workers: int, folder: Path) -> dict[str, Any]:
-    """What the scheduler takes for items that do nothing, two files each included."""
+    """Return the scheduler's cost for items that do nothing, with two files each."""
     before, start = _cpu_s(), time.perf_counter()
     with scratch_folder(folder) as marks, open_cluster(workers) as client:
         opened = time.perf_counter()
@@ -260,7 +220,7 @@ def _cpu_s() -> float:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 1 where a scan was not finished or came out otherwise."""
+    """Run the command; exit with 1 if a scan is missing, differs, or cost too much."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cohort")
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="growing")
@@ -271,7 +231,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     result: dict[str, Any] = {
         "format": COHORT_RUN_FORMAT,
         "scenario": {
-            "simulated": "blocks of grey on the network grid, a graph that rounds, level none",
+            "simulated": "grey blocks on the network grid, a graph that rounds, preprocessing none",
             "cluster": f"LocalCluster, {args.workers} processes of one thread",
             "niceness": os.nice(0),
         },
@@ -279,29 +239,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         "warnings": load_warnings(machine),
     }
     with tempfile.TemporaryDirectory(prefix="neurobento-cohort-") as folder:
-        bench, runs = _Bench(Path(folder), args.workers), []
+        runner, runs = _CohortRunner(Path(folder), args.workers), []
 
-        def keep(name: str, found: Any) -> None:
-            # part by part: a run that is ended keeps what it has
-            result[name] = found
+        def keep(name: str, part: Any) -> None:
+            # Written after each part, so that an interrupted run keeps its results.
+            result[name] = part
             write_atomically(args.output, (json.dumps(result, indent=1) + "\n").encode())
-            print(f"{name}: {found}", flush=True)
+            print(f"{name}: {part}", flush=True)
 
         for size in args.sizes:
-            runs.append(bench.cohort(size, f"done-{size}"))
+            runs.append(runner.cohort(size, f"done-{size}"))
             keep("sizes", runs)
             keep("growth", _growth(runs))
-        keep("killed", _killed(bench, args.sizes[-1]))
+        keep("killed", _killed(runner, args.sizes[-1]))
         keep("no_ops", _no_ops(args.no_ops, args.workers, Path(folder, "nothing")))
-    return 0 if _is_whole(result) else 1
+    return 0 if _passes(result) else 1
 
 
-def _is_whole(result: dict[str, Any]) -> bool:
-    """Every scan done, the kill worth one scan at most, and the cost a line."""
+def _passes(result: dict[str, Any]) -> bool:
+    """Return whether all scans are done, a kill cost at most one scan, and cost is linear."""
     runs, killed = [*result["sizes"], result["killed"]], result["killed"]
     finished = all(r["done"] == r["records_that_hold"] == r["scans"] for r in runs)
     harmless = killed["files_that_differ"] == 0 and killed["begun_again"] <= 1
-    # of a few scans starting up is most of the cost
+    # With few scans, starting up dominates the cost.
     many = min(r["scans"] for r in result["sizes"]) >= LEAST_FOR_A_LINE
     exponent = result["growth"]["exponent_of_scans_cpu_s"]
     straight = not many or abs(exponent - 1) <= STRAIGHT

@@ -1,4 +1,4 @@
-"""A service's answers beside what the CLI of this clone says of the same files."""
+"""Compare a service's answers with the outputs of this clone's CLI for the same files."""
 
 from __future__ import annotations
 
@@ -17,20 +17,13 @@ from neurobento.client import AnomalyAnswer, Answer
 from neurobento.errors import ConfigError
 from neurobento.preprocessing.mode import Preprocessing
 
-__all__ = ["compared_scan", "compared_slice", "write_middle_slice"]
+__all__ = ["compare_scan", "compare_slice", "write_middle_slice"]
 
 
-def compared_scan(answer: Answer, scan: Path, preprocessing: Preprocessing) -> dict[str, Any]:
-    """What of a parcellation is not the CLI's, to the bit, under `different`; and what it was.
+def compare_scan(answer: Answer, scan: Path, preprocessing: Preprocessing) -> dict[str, Any]:
+    """Return facts about a parcellation, and under `different` what is not the CLI's to the bit.
 
-    Parameters
-    ----------
-    answer
-        The service's, over HTTP.
-    scan
-        The file that it was asked about.
-    level
-        How much there was to do.
+    `answer` is the service's for the file `scan`, over HTTP.
     """
     ours = _cli("parcellate", scan, "--preprocessing", preprocessing)
     theirs = nibabel.Nifti1Image.from_bytes(gzip.decompress(answer.dseg))
@@ -50,12 +43,12 @@ def compared_scan(answer: Answer, scan: Path, preprocessing: Preprocessing) -> d
         "labelled_voxels": int((labels > 0).sum()),
         "voxels_differing": int((labels != my_labels).sum()) if same_shape else None,
         "compared": sorted(equal),
-        "different": sorted(what for what, same in equal.items() if not same),
+        "different": sorted(name for name, same in equal.items() if not same),
     }
 
 
-def compared_slice(answer: AnomalyAnswer, image: Path) -> dict[str, Any]:
-    """What is said of a slice and is not what the CLI says, under `different`; and its score."""
+def compare_slice(answer: AnomalyAnswer, image: Path) -> dict[str, Any]:
+    """Return the score of a slice, and under `different` what is not the CLI's."""
     ours = _cli("anomaly", image)
     facts = json.loads(ours["anomaly.json"])
     equal = {
@@ -67,25 +60,25 @@ def compared_slice(answer: AnomalyAnswer, image: Path) -> dict[str, Any]:
         "score": answer.score,
         "threshold": answer.threshold,
         "compared": sorted(equal),
-        "different": sorted(what for what, same in equal.items() if not same),
+        "different": sorted(name for name, same in equal.items() if not same),
     }
 
 
 def _cli(command: str, file: Path, *options: str) -> Mapping[str, bytes]:
-    """The files that the CLI writes, by the endings of their names."""
+    """Return the files that the CLI writes, by the endings of their names."""
     with tempfile.TemporaryDirectory() as folder:
         if cli([command, str(file), "-o", folder, *options]):
             raise ConfigError(
                 subject=f"neurobento {command}",
-                expected="files like those of the service",
-                found="none",
-                remedy="See what it says above.",
+                expected="the same files as from the service",
+                found="an error",
+                remedy="See its message above.",
             )
         return {path.name.rsplit("_", 1)[1]: path.read_bytes() for path in Path(folder).iterdir()}
 
 
 def write_middle_slice(scan: Path, path: Path) -> None:
-    """Write the axial slice half-way up a scan as a grey picture, PNG."""
+    """Write the axial slice half-way up a scan as a grey PNG."""
     from PIL import Image
 
     head: Any = nibabel.as_closest_canonical(nibabel.load(scan))

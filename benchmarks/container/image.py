@@ -1,4 +1,4 @@
-"""What an image of buildah's store holds: its layers, and the packages inside."""
+"""Layers and packages of an image in buildah's store."""
 
 from __future__ import annotations
 
@@ -10,21 +10,15 @@ from typing import Any
 __all__ = ["folder_bytes", "largest_packages", "layers", "read_stored", "start_facts"]
 
 PACKAGES = "app/.venv/lib/python3.11/site-packages"
-"""Where BentoML installs them; below the image's root."""
+"""BentoML installs packages here, below the image's root."""
 
 SHELL = "/bin/sh -c "
 NOTHING = "#(nop) "
-"""How the history of an image writes a step that runs nothing."""
+"""Prefix of a step in the image's history that runs nothing."""
 
 
 def start_facts(inspected: Mapping[str, Any]) -> dict[str, Any]:
-    """How the image says that it is to be started.
-
-    Parameters
-    ----------
-    inspected
-        What `buildah inspect --type image` says.
-    """
+    """Return user, entry point, folder and environment from `buildah inspect --type image`."""
     config = inspected["OCIv1"]["config"]
     return {
         "user": config.get("User", ""),
@@ -37,14 +31,9 @@ def start_facts(inspected: Mapping[str, Any]) -> dict[str, Any]:
 def layers(
     inspected: Mapping[str, Any], stored: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Layers from the lowest up, each with its bytes unpacked and the step that made it.
+    """Return the layers from the lowest up, each with its unpacked bytes and its build step.
 
-    Parameters
-    ----------
-    inspected
-        What `buildah inspect --type image` says.
-    stored
-        overlay-layers/layers.json of the store.
+    `inspected` comes from `buildah inspect --type image`, `stored` from `read_stored`.
     """
     sizes = {each["diff-digest"]: each["diff-size"] for each in stored if "diff-digest" in each}
     image = inspected["OCIv1"]
@@ -59,20 +48,20 @@ def layers(
 def _made_by(step: Mapping[str, Any], *, first: bool) -> str:
     if first:
         return "the base image"
-    # arguments of the build stand before the command, and a parent's name after it
+    # Build arguments precede the command, and a parent's name follows it.
     command = step.get("created_by", "").split("FROM ")[0].split(SHELL)[-1]
     return " ".join(command.removeprefix(NOTHING).split())
 
 
 def largest_packages(root: Path, count: int = 20) -> dict[str, int]:
-    """The largest folders of installed packages, with their bytes; below an image's root."""
+    """Return the largest package folders below an image's root, with their bytes."""
     sizes = {path.name: folder_bytes(path) for path in (root / PACKAGES).iterdir() if path.is_dir()}
     order = sorted(sizes, key=lambda name: sizes[name], reverse=True)
     return {name: sizes[name] for name in order[:count]}
 
 
 def folder_bytes(folder: Path, pattern: str = "*") -> int:
-    """Bytes of the files below a folder whose names fit a pattern; links are not followed."""
+    """Return the bytes of matching files below a folder; links are not followed."""
     return sum(
         path.lstat().st_size
         for path in folder.rglob(pattern)
@@ -81,5 +70,5 @@ def folder_bytes(folder: Path, pattern: str = "*") -> int:
 
 
 def read_stored(store: Path) -> list[dict[str, Any]]:
-    """What buildah's store says of its layers."""
+    """Read overlay-layers/layers.json of buildah's store."""
     return list(json.loads((store / "overlay-layers/layers.json").read_text()))

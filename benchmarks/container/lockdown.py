@@ -1,4 +1,4 @@
-"""Whether a container is as locked up as it is said to be, by what the kernel says of it."""
+"""Check a container's isolation by what the kernel reports of its processes."""
 
 from __future__ import annotations
 
@@ -6,47 +6,45 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["PROBE", "processes_inside", "proofs", "violations"]
+__all__ = ["PROBE", "container_pids", "proofs", "violations"]
 
 PROC = Path("/proc")
 NO_CAPABILITIES = {f"Cap{kind}": 0 for kind in ("Inh", "Prm", "Eff", "Bnd", "Amb")}
 
 PROBE = "tmp/probe"
-"""Where the first process wrote, before it became the server, what it could not write."""
+"""Before it became the server, the first process recorded here which writes failed."""
 
 ALWAYS_WRITABLE = ("/proc", "/dev/shm")
-"""What every container runtime leaves so: the kernel's own files, and shared memory."""
+"""Every container runtime leaves these writable: kernel files, and shared memory."""
 
 READ_ONLY = "Read-only file system"
 
 
-def processes_inside(pid: int, proc: Path = PROC) -> list[int]:
-    """The processes that share the namespace of process numbers with one, itself among them."""
+def container_pids(pid: int, proc: Path = PROC) -> list[int]:
+    """Return the processes in the pid namespace of `pid`, itself included."""
     namespace = (proc / str(pid) / "ns/pid").readlink()
-    found = []
+    pids = []
     for folder in proc.glob("[0-9]*"):
         try:
             if (folder / "ns/pid").readlink() == namespace:
-                found.append(int(folder.name))
-        except OSError:  # it has just ended
+                pids.append(int(folder.name))
+        except OSError:
+            # The process has just ended.
             continue
-    return sorted(found)
+    return sorted(pids)
 
 
 def proofs(pid: int, proc: Path = PROC) -> dict[str, Any]:
-    """What the kernel says of a container and all its processes.
+    """Return what the kernel reports of a container and all its processes.
 
-    Parameters
-    ----------
-    pid
-        Of its first process, as seen from outside.
+    `pid` is its first process, as seen from outside.
     """
-    inside = processes_inside(pid, proc)
-    statuses = [_status(proc / str(each)) for each in inside]
+    pids = container_pids(pid, proc)
+    statuses = [_status(proc / str(each)) for each in pids]
     mounts = [line.split() for line in (proc / str(pid) / "mountinfo").read_text().splitlines()]
     probe = (proc / str(pid) / "root" / PROBE).read_text().splitlines()
     return {
-        "processes": len(inside),
+        "processes": len(pids),
         "uids": sorted({each for status in statuses for each in status["Uid"].split()}),
         "gids": sorted({each for status in statuses for each in status["Gid"].split()}),
         "groups": sorted({each for status in statuses for each in status["Groups"].split()}),
@@ -67,17 +65,15 @@ def _status(folder: Path) -> dict[str, str]:
 
 
 def violations(found: Mapping[str, Any], writable: Sequence[str], own: Sequence[str]) -> list[str]:
-    """What is not as it should be; empty if all is.
+    """Return every breach of isolation in what `proofs` returned.
 
     Parameters
     ----------
-    found
-        What `proofs` says.
     writable
-        The folders that may be written to.
+        Folders that may be written to.
     own
-        Folders of the server's own user, which nothing but a read-only file system keeps it from
-        writing to.
+        Folders that belong to the server's user, so that only a read-only file system
+        protects them.
     """
     wrong = []
     if "0" in {*found["uids"], *found["gids"], *found["groups"]}:
@@ -88,11 +84,11 @@ def violations(found: Mapping[str, Any], writable: Sequence[str], own: Sequence[
     if "/" not in found["read_only_mounts"] or "/" in found["writable_mounts"]:
         wrong.append("the root is not read-only")
     more = {*found["writable_mounts"]} - {*writable, *ALWAYS_WRITABLE}
-    wrong += [f"{place} is writable" for place in sorted(more)]
-    wrong += [f"{place} was written to" for place in found["writes"]]
+    wrong += [f"{folder} is writable" for folder in sorted(more)]
+    wrong += [f"{folder} was written to" for folder in found["writes"]]
     if not found["refused_writes"]:
-        wrong.append("no write was tried")
-    for place in own:
-        if found["refused_writes"].get(place) != READ_ONLY:
-            wrong.append(f"{place} is not kept by a read-only file system")
+        wrong.append("no write was attempted")
+    for folder in own:
+        if found["refused_writes"].get(folder) != READ_ONLY:
+            wrong.append(f"{folder} is not protected by a read-only file system")
     return wrong

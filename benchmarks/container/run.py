@@ -1,11 +1,11 @@
-"""A started container: is it as locked up as it says, and does it answer as the CLI does?
+"""Check that a started container is isolated and answers as the CLI does.
 
     nsenter --net=/proc/PID/ns/net python -m benchmarks.container --pid PID --started SECONDS \\
-        --image inspected.json --store STORE --root ROOT --scan head.nii.gz --preprocessing full -o FILE
+        --image inspected.json --store STORE --root ROOT --scan head.nii.gz -o FILE
 
-`scripts/containerize-check` builds the image, starts it, and runs this. Nothing here is for
-docker: the first process may have been started by anything that isolates. It is asked for a scan
-and a slice of it, ended by SIGTERM, and every answer is compared with the CLI's.
+`scripts/containerize-check` builds the image, starts it, and runs this. Nothing here needs
+docker: any isolating runtime may have started the first process. The container gets a scan,
+a slice of it and a job, then SIGTERM; every answer is compared with the CLI's.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.container.comparison import compared_scan, compared_slice, write_middle_slice
+from benchmarks.container.comparison import compare_scan, compare_slice, write_middle_slice
 from benchmarks.container.image import (
     folder_bytes,
     largest_packages,
@@ -40,6 +40,9 @@ from neurobento.preprocessing.mode import PREPROCESSINGS
 
 __all__ = ["main", "wait_until"]
 
+CONTAINER_FORMAT = 1
+"""Version of the file that `main` writes."""
+
 URL = "http://127.0.0.1:3000"
 READY_LIMIT_S = 300.0
 STOP_LIMIT_S = 60.0
@@ -50,20 +53,14 @@ POLL_S = 0.1
 def wait_until(
     condition: Callable[[], bool], limit_s: float, what: str, alive: Callable[[], bool]
 ) -> None:
-    """Return once a condition holds.
-
-    Raises
-    ------
-    ServiceError
-        It took longer than the limit, or the container ended before.
-    """
+    """Return once a condition holds; raise ServiceError after the limit or the container's end."""
     end = time.monotonic() + limit_s
     while not condition():
         if time.monotonic() > end or not alive():
             raise ServiceError(
                 subject="the container",
                 expected=f"{what} within {limit_s:.0f} s",
-                found="it goes on" if alive() else "it has ended",
+                found="it is still running" if alive() else "it has ended",
                 remedy="See its log.",
             )
         time.sleep(POLL_S)
@@ -84,34 +81,34 @@ def _ready() -> bool:
 
 
 def _answers(scan: Path, preprocessing: Any) -> dict[str, Any]:
-    """The container's answers beside the CLI's."""
+    """Return the container's answers compared with the CLI's."""
     with tempfile.TemporaryDirectory() as folder:
         image = Path(folder) / "slice.png"
         write_middle_slice(scan, image)
         with Client(URL, timeout_s=ANSWER_LIMIT_S) as client:
-            _say(f"a scan of {scan.stat().st_size} bytes, preprocessing {preprocessing} ...")
+            _log(f"a scan of {scan.stat().st_size} bytes, preprocessing {preprocessing} ...")
             start = time.perf_counter()
             parcellation = client.parcellate(scan, preprocessing=preprocessing)
             seconds = time.perf_counter() - start
-            _say(f"answered after {seconds:.0f} s; the same with the CLI ...")
-            found_scan = compared_scan(parcellation, scan, preprocessing)
-            found_slice = compared_slice(client.anomaly(image), image)
-            _say("and as a job ...")
+            _log(f"answered after {seconds:.0f} s; the same with the CLI ...")
+            scan_facts = compare_scan(parcellation, scan, preprocessing)
+            slice_facts = compare_slice(client.anomaly(image), image)
+            _log("and as a job ...")
             job = client.job_answer(client.submit(scan, preprocessing=preprocessing))
     return {
         "scan": {
             "sha256": file_sha256(scan),
             "preprocessing": preprocessing,
             "seconds": seconds,
-            **found_scan,
+            **scan_facts,
         },
-        "slice": found_slice,
+        "slice": slice_facts,
         "job": {"different": [] if job.dseg == parcellation.dseg else ["labels"]},
     }
 
 
 def _stop(pid: int) -> float:
-    """Seconds from SIGTERM until the container has ended."""
+    """Return the seconds from SIGTERM until the container has ended."""
     start = time.perf_counter()
     os.kill(pid, signal.SIGTERM)
     wait_until(lambda: not _lives(pid), STOP_LIMIT_S, "an end after SIGTERM", lambda: True)
@@ -120,10 +117,10 @@ def _stop(pid: int) -> float:
 
 def _image(inspected: Path, store: Path, root: Path) -> dict[str, Any]:
     content = json.loads(inspected.read_text())
-    found = layers(content, read_stored(store))
+    image_layers = layers(content, read_stored(store))
     return {
-        "bytes": sum(layer["bytes"] for layer in found),
-        "layers": found,
+        "bytes": sum(layer["bytes"] for layer in image_layers),
+        "layers": image_layers,
         "largest_packages_bytes": largest_packages(root),
         "bytecode_bytes": folder_bytes(root / "app", "*.pyc"),
         **start_facts(content),
@@ -131,36 +128,36 @@ def _image(inspected: Path, store: Path, root: Path) -> dict[str, Any]:
 
 
 def _commit() -> str:
-    """What was built: the commit, and whether the tree differed from it."""
-    told = subprocess.run(
+    """Return the commit that was built, marked if the tree differed from it."""
+    done = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=40"],
         cwd=Path(__file__).resolve().parents[1],
         capture_output=True,
         text=True,
         check=False,
     )
-    return told.stdout.strip() or "unknown"
+    return done.stdout.strip() or "unknown"
 
 
-def _say(text: str) -> None:
+def _log(text: str) -> None:
     print(f"container: {text}", file=sys.stderr, flush=True)
 
 
 def _check(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
-    """All that was seen, and what of it is wrong."""
+    """Return the result, and what is wrong with it."""
     machine = environment()
     wait_until(_ready, READY_LIMIT_S, "ready", lambda: _lives(args.pid))
     start_s = time.time() - args.started
-    _say(f"ready after {start_s:.1f} s")
+    _log(f"ready after {start_s:.1f} s")
     answers = _answers(args.scan, args.preprocessing)
-    # after the answers: all processes that there will be are there
+    # Only after the answers have all processes been started.
     locked = proofs(args.pid)
     wrong = violations(locked, args.writable, args.own)
     wrong += [f"{kind}: {each} differs" for kind in answers for each in answers[kind]["different"]]
     stop_s = _stop(args.pid)
-    _say(f"ended {stop_s:.1f} s after SIGTERM")
+    _log(f"ended {stop_s:.1f} s after SIGTERM")
     result = {
-        "format": 1,
+        "format": CONTAINER_FORMAT,
         "kind": "container",
         "base": args.base,
         "commit": _commit(),
@@ -181,10 +178,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.container")
     parser.add_argument("--pid", type=int, required=True, help="first process of the container")
     parser.add_argument("--started", type=float, required=True, help="when, in s since 1970")
-    parser.add_argument("--image", type=Path, required=True, help="what buildah inspect says of it")
-    parser.add_argument("--store", type=Path, required=True, help="buildah's")
-    parser.add_argument("--root", type=Path, required=True, help="where the image is mounted")
-    parser.add_argument("--base", default="", help="what the image stands on, in words")
+    parser.add_argument("--image", type=Path, required=True, help="output of buildah inspect")
+    parser.add_argument("--store", type=Path, required=True, help="of buildah")
+    parser.add_argument("--root", type=Path, required=True, help="mount point of the image")
+    parser.add_argument("--base", default="", help="base of the image, in words")
     parser.add_argument("--writable", nargs="*", default=[], help="folders that may be written to")
     parser.add_argument("--own", nargs="*", default=[], help="folders of the server's own user")
     parser.add_argument("--scan", type=Path, required=True)
@@ -200,7 +197,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if wrong:
         raise ConfigError(
             subject="the container",
-            expected="that it is locked up and answers as the CLI does",
+            expected="isolation, and the answers of the CLI",
             found="; ".join(wrong),
             remedy="See docs/serving.md on containers.",
         )

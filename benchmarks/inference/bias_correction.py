@@ -1,12 +1,11 @@
-"""What step 2 costs, ANTs' N4 beside ours, and how alike their brains are.
+"""Compare our bias correction (step 2) with ANTs' N4: seconds, and agreement of the results.
 
-    python -m benchmarks.inference.bias_correction SCANS... -o benchmarks/results/bias_correction.json
+    python -m benchmarks.inference.bias_correction SCANS... -o bias_correction.json
 
-Three ways, one after the other in every round, so that a noisy neighbour
-strikes all alike: `ants_defaults` as ANTsPy has it without a mask, `ants_mask`
-with the brain's mask, and `ours`. Each number of threads has a process of its
-own, since ITK reads it once. A scan whose positive voxels are no brain goes
-through skull stripping first, which is not timed.
+Three methods run one after the other in every round, so that other load on the machine affects
+all alike: `ants_defaults` is ANTsPy without a mask, `ants_mask` with the brain's mask, and
+`ours`. Each number of threads gets its own process, because ITK reads it once. A scan
+with skull is stripped first, which is not timed.
 """
 
 from __future__ import annotations
@@ -33,18 +32,18 @@ from neurobento.preprocessing.pipeline import SKULL_STRIPPING_LIMIT_S, STRIPPED_
 from neurobento.preprocessing.skull_stripping import extract_brain
 from neurobento.preprocessing.threads import limit_threads
 
-__all__ = ["WAYS", "agreement", "ants_defaults", "ants_mask", "main", "measure"]
+__all__ = ["METHODS", "agreement", "ants_defaults", "ants_mask", "main", "measure"]
 
 BIAS_CORRECTION_FORMAT = 1
-"""Version of the result file."""
+"""Version of the file that `main` writes."""
 
 Image = NDArray[np.float32]
 Mask = NDArray[np.bool_]
-Way = Callable[[Image, Mask, NDArray[np.float64]], Image]
+Method = Callable[[Image, Mask, NDArray[np.float64]], Image]
 
 
 def ants_defaults(array: Image, brain: Mask, voxel_to_ras: NDArray[np.float64]) -> Image:
-    """ANTsPy's N4 as it is called with an image alone: the background counts too."""
+    """Run ANTsPy's N4 on the image alone, so the background counts too."""
     import ants
 
     corrected = ants.n4_bias_field_correction(to_ants(array, voxel_to_ras)).numpy()
@@ -52,7 +51,7 @@ def ants_defaults(array: Image, brain: Mask, voxel_to_ras: NDArray[np.float64]) 
 
 
 def ants_mask(array: Image, brain: Mask, voxel_to_ras: NDArray[np.float64]) -> Image:
-    """ANTsPy's N4 with the brain as its mask: the reference of `correct_bias`."""
+    """Run ANTsPy's N4 with the brain as its mask, the reference of `correct_bias`."""
     import ants
 
     corrected = ants.n4_bias_field_correction(
@@ -63,7 +62,7 @@ def ants_mask(array: Image, brain: Mask, voxel_to_ras: NDArray[np.float64]) -> I
     return np.where(brain & np.isfinite(corrected), corrected, 0).astype(np.float32)
 
 
-WAYS: dict[str, Way] = {
+METHODS: dict[str, Method] = {
     "ants_defaults": ants_defaults,
     "ants_mask": ants_mask,
     "ours": correct_bias,
@@ -71,10 +70,10 @@ WAYS: dict[str, Way] = {
 
 
 def agreement(ours: Image, reference: Image, brain: Mask) -> dict[str, float]:
-    """Correlation and relative differences of two corrected brains, inside the mask.
+    """Return the correlation and relative differences of two corrected brains in the mask.
 
-    The differences without a common factor are those that the later steps see:
-    they scale every image by its own intensities.
+    Later steps scale every image by its own intensities, so they see only the
+    differences without a common factor.
     """
     known = brain & (reference > 0)
     a, b = ours[known].astype(np.float64), reference[known].astype(np.float64)
@@ -90,17 +89,17 @@ def agreement(ours: Image, reference: Image, brain: Mask) -> dict[str, float]:
 
 
 def measure(path: Path, brain: Mask, rounds: int) -> dict[str, Any]:
-    """Seconds of every way and round, and how our brain agrees with `ants_mask`'s."""
-    import ants  # noqa: F401  # its import is nobody's time
+    """Return the seconds of every method and round, and our agreement with `ants_mask`."""
+    import ants  # noqa: F401  # its import is not timed
 
     scan = read_scan(path)
     array = np.where(brain, scan.array, 0)
-    seconds: dict[str, list[float]] = {name: [] for name in WAYS}
+    seconds: dict[str, list[float]] = {name: [] for name in METHODS}
     brains: dict[str, Image] = {}
     for _ in range(rounds):
-        for name, way in WAYS.items():
+        for name, correct in METHODS.items():
             start = time.perf_counter()
-            brains[name] = way(array, brain, scan.voxel_to_ras)
+            brains[name] = correct(array, brain, scan.voxel_to_ras)
             seconds[name].append(round(time.perf_counter() - start, 4))
     ours = float(np.median(seconds["ours"]))
     return {
@@ -115,7 +114,6 @@ def measure(path: Path, brain: Mask, rounds: int) -> dict[str, Any]:
 
 
 def _brain(scan: Scan) -> Mask:
-    """The mask as the pipeline would have it."""
     positive = scan.array > 0
     volume_ml = float(positive.sum()) * float(np.prod(scan.voxel_sizes_mm)) / 1000
     low, high = STRIPPED_RANGE_ML
@@ -125,24 +123,24 @@ def _brain(scan: Scan) -> Mask:
 
 
 def _measure_in_child(path: Path, brain: Mask, rounds: int, threads: int) -> dict[str, Any]:
-    # the child inherits the environment, so numpy and ITK read it as they start
+    # The child inherits the environment; numpy and ITK read it when they start.
     limit_threads(threads)
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(measure, path, brain, rounds).result()
 
 
-def _all(path: Path, rounds: int, threads: Sequence[int]) -> dict[str, Any]:
+def _measure_scan(path: Path, rounds: int, threads: Sequence[int]) -> dict[str, Any]:
     scan = read_scan(path)
     brain = _brain(scan)
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "shape": scan.shape,
         "voxel_sizes_mm": [round(size, 3) for size in scan.voxel_sizes_mm],
         "brain_voxels": int(brain.sum()),
     }
     for count in threads:
-        found[f"threads_{count}"] = _measure_in_child(path, brain, rounds, count)
-        print(f"{scan_name(path)}, {count} threads: {found[f'threads_{count}']}", flush=True)
-    return found
+        result[f"threads_{count}"] = _measure_in_child(path, brain, rounds, count)
+        print(f"{scan_name(path)}, {count} threads: {result[f'threads_{count}']}", flush=True)
+    return result
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -152,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument(
-        "--threads", type=int, nargs="+", default=[1, 2], help="default: one, and the service's 2"
+        "--threads", type=int, nargs="+", default=[1, 2], help="default: 1, and the service's 2"
     )
     args = parser.parse_args(argv)
     args.output.parent.mkdir(parents=True, exist_ok=True)
@@ -164,8 +162,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "scans": scans,
     }
     for path in args.scans:
-        scans[scan_name(path)] = _all(path, args.rounds, args.threads)
-        # scan by scan: a run takes long, and one that is ended keeps what it has
+        scans[scan_name(path)] = _measure_scan(path, args.rounds, args.threads)
+        # Written after each scan, so that an interrupted run keeps its results.
         write_atomically(args.output, (json.dumps(result, indent=1) + "\n").encode())
     return 0
 

@@ -1,4 +1,4 @@
-"""From a scan's file to its regions: every stage timed, in the rounds of `benchmarks.inference.latency`."""
+"""Time every stage from a scan's file to its regions."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ from neurobento.preprocessing import Preprocessing
 __all__ = ["REGISTRATION", "measure_end_to_end", "stages"]
 
 REGISTRATION = "atlas registration"
-"""The candidate that registers the atlas in the network's place."""
+"""The candidate that registers the atlas instead of running a network."""
 
 WARM_UP = "inferences on zeros; the libraries of preprocessing imported"
 
 
 def stages(path: Path, parcellate: Callable[[Scan], Parcellation]) -> Mapping[str, float]:
-    """Seconds of every stage of one scan, `read_s` first and their `total_s` last.
+    """Return the seconds of every stage of one scan, `read_s` first and `total_s` last.
 
-    What the total holds beyond the stages is Python's own work between them.
+    The total also holds Python's own work between the stages.
     """
     start = time.perf_counter()
     scan = read_scan(path)
     read_s = time.perf_counter() - start
-    found = parcellate(scan)
+    parcellation = parcellate(scan)
     total_s = time.perf_counter() - start
-    named = {f"{stage}_s": seconds for stage, seconds in found.seconds.items()}
+    named = {f"{stage}_s": seconds for stage, seconds in parcellation.seconds.items()}
     return {"read_s": read_s, **named, "total_s": total_s}
 
 
 def measure_end_to_end(args: argparse.Namespace) -> Run:
-    """A raw scan through preprocessing, network and back; options of `benchmarks.inference.latency`."""
+    """Measure a raw scan from file to regions; options as `benchmarks.inference.latency`."""
     candidates = choose(args)
     atlas = find_atlas(args.atlas) if args.registration else None
     fresh = begin_run(
@@ -88,7 +88,10 @@ def _call(path: Path, parcellator: Parcellator, preprocessing: Preprocessing) ->
 def _warmed(
     backends: list[tuple[Candidate, Backend]], times: int
 ) -> tuple[dict[str, Call], dict[str, str]]:
-    """Those that can run, and why each other one cannot; no candidate pays for what all use."""
+    """Return the candidates that can run, and the reasons of the others.
+
+    Libraries that all candidates use are imported first, so none is charged for them.
+    """
     import ants  # noqa: F401
     import monai.transforms  # noqa: F401
 

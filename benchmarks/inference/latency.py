@@ -1,17 +1,17 @@
-"""How long a scan takes: in the network alone, or from its file to its regions.
+"""Measure the time per scan, in the network alone or from its file to its regions.
 
     python -m benchmarks.inference.latency IMAGE -o network.json --batches 1 2 4 8
     python -m benchmarks.inference.latency --slice IMAGE -o slice.json --batches 1 8 32
     python -m benchmarks.inference.latency --end-to-end SCAN -o end_to_end.json
 
-Scenarios by MLPerf's names. SingleStream: one image at a time, the next when the
-last is done. Offline: batches, of which a scan's share is the batch's time over
-its size. All candidates take part in the same rounds, report A's U-Net in
-PyTorch fp32 eager and each model's own network in it as the yardsticks; all of
-them are held open, so choose fewer `--models` where memory is short.
+Scenarios have MLPerf's names. SingleStream: one image at a time, the next when the
+last is done. Offline: batches; the time per scan is the batch's time divided by its size.
+All candidates take part in the same rounds, with report A's U-Net and each model's own
+network in PyTorch fp32 eager as yardsticks. All are kept loaded, so choose fewer
+`--models` if memory is short.
 
-A backend takes host images and returns host arrays: a GPU has done all
-its work when it returns, and the copies both ways are in the time.
+A backend takes host images and returns host arrays: a GPU's work is done when it
+returns, and the copies both ways are included in the time.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ __all__ = ["entry_name", "main", "measure_network"]
 
 
 def entry_name(candidate: Candidate, batch: int) -> str:
-    """What a candidate is called in a run: with its batch size where that is not 1."""
+    """Return the candidate's name in a run, with the batch size unless it is 1."""
     return candidate.name + (f" batch {batch}" if batch > 1 else "")
 
 
 def measure_network(args: argparse.Namespace) -> Run:
-    """SingleStream and Offline, network alone; see `main` for the options."""
+    """Measure SingleStream and Offline, network alone; `main` has the options."""
     image = _image(args)
     candidates = choose(args)
     fresh = begin_run(
@@ -79,11 +79,11 @@ def measure_network(args: argparse.Namespace) -> Run:
         left_out={**left_out, **failed},
     )
     begun = resumed(fresh, args.output) if args.resume else fresh
-    return measure(begun, ready, args.rounds, args.output, turn_s=args.turn, minutes=args.minutes)
+    return measure(begun, ready, args.rounds, args.output, least_s=args.turn, minutes=args.minutes)
 
 
 def _image(args: argparse.Namespace) -> NDArray[np.float32]:
-    """What the networks see: (1, 1, 91, 122, 123) of a scan, (1, 1, 128, 128) of a slice."""
+    """Return the networks' input: (1, 1, 91, 122, 123) for a scan, (1, 1, 128, 128) for a slice."""
     if args.slice:
         return fit_slice(read_slice(args.slice)).image[None, None]
     return np.array(preprocess(read_scan(args.image), args.preprocessing).image)[None, None]
@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "image", type=Path, nargs="?", help="NAME_image.nii.gz of training.parcellation.label"
     )
-    parser.add_argument("--slice", type=Path, metavar="IMAGE", help="a slice, of anomaly models")
+    parser.add_argument("--slice", type=Path, metavar="IMAGE", help="a slice, for anomaly models")
     parser.add_argument("--end-to-end", type=Path, metavar="SCAN", help="a raw scan instead")
     parser.add_argument(
         "--preprocessing",
@@ -103,11 +103,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         choices=PREPROCESSINGS,
         help="preprocessing: none of IMAGE, full of SCAN",
     )
-    parser.add_argument("--registration", action="store_true", help="with the atlas as a peer")
+    parser.add_argument(
+        "--registration", action="store_true", help="measure registration of the atlas too"
+    )
     parser.add_argument("--atlas", type=Path, help="its folder; default: Debian's mricron-data")
     parser.add_argument("--batches", type=int, nargs="+", default=[1])
     parser.add_argument(
-        "--turn", type=float, default=3.0, help="least seconds of a candidate in a round"
+        "--turn", type=float, default=3.0, help="least seconds per candidate in a round"
     )
     add_choices(parser)
     add_round_options(parser, rounds=7)
@@ -117,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ConfigError(
             subject="benchmarks.inference.latency",
             expected="an image on the network grid, --slice with one, or --end-to-end with a scan",
-            found=f"{len(given)} of them",
+            found=f"{len(given)} of these",
             remedy="Give one of them.",
         )
     args.task = "anomaly" if args.slice else "parcellation"

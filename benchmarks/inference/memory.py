@@ -1,11 +1,10 @@
-"""How much memory a candidate takes at its peak, on the host and on an NVIDIA GPU.
+"""Measure the peak memory of each candidate, on the host and on an NVIDIA GPU.
 
     python -m benchmarks.inference.memory -o benchmarks/results/memory.json --batches 1 8
 
-Each candidate runs in a process of its own; beside its peak stands what the
-process held with its libraries imported and no model loaded. The GPU's figure is
-the rise of the whole device's memory while the process lived, polled: nothing
-else may use the GPU meanwhile.
+Each candidate runs in its own process. Beside its peak stands the memory of that process
+with its libraries imported and no model loaded. The GPU's figure is the polled rise of
+the whole device's memory, so nothing else may use the GPU meanwhile.
 """
 
 from __future__ import annotations
@@ -25,39 +24,34 @@ from benchmarks.machine import gpu_memory_used_bytes
 from benchmarks.runs import Entry, Run, begin_run
 from neurobento.command import run
 
-__all__ = ["DeviceMemory", "main", "probe"]
+__all__ = ["GpuMemoryWatch", "main", "probe"]
 
 POLL_S = 0.2
-"""Allocators keep what they took, so that a peak does not pass between two looks."""
+"""Allocators keep their memory, so no peak passes between two polls."""
 
 LIMIT_S = 900.0
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-class DeviceMemory:
-    """Watches the first NVIDIA GPU's memory while it is entered.
-
-    Attributes
-    ----------
-    rise_bytes
-        The most there was above what was in use at the beginning; None without a GPU.
-    """
+class GpuMemoryWatch:
+    """Context manager that records the peak rise of the first NVIDIA GPU's memory."""
 
     def __init__(self) -> None:
+        # above what was in use at the beginning; None without a GPU
         self.rise_bytes: int | None = None
         self._before = gpu_memory_used_bytes()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
-    def __enter__(self) -> DeviceMemory:
-        """Begin to watch."""
+    def __enter__(self) -> GpuMemoryWatch:
+        """Start polling."""
         if self._before is not None:
             self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the watch."""
+        """Stop polling."""
         self._over.set()
         if self._thread.ident is not None:
             self._thread.join()
@@ -70,7 +64,7 @@ class DeviceMemory:
 
 
 def probe(candidate: Candidate, batch: int, args: argparse.Namespace) -> dict[str, float] | str:
-    """Figures of one candidate in bytes, or why there are none."""
+    """Return the figures of one candidate in bytes, or the reason why there are none."""
     command = [
         *(sys.executable, "-m", "benchmarks.inference.memory_probe"),
         *("--model", candidate.model.spec.name, "--backend", candidate.backend),
@@ -79,7 +73,7 @@ def probe(candidate: Candidate, batch: int, args: argparse.Namespace) -> dict[st
         *("--batch", str(batch), "--threads", str(args.threads)),
     ]
     try:
-        with DeviceMemory() as device:
+        with GpuMemoryWatch() as device:
             done = subprocess.run(
                 command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_S, check=False
             )
@@ -117,11 +111,11 @@ def _with_candidate(done: Run, candidate: Candidate, batch: int, args: argparse.
     name = entry_name(candidate, batch)
     samples: dict[str, list[float]] = {}
     for _ in range(args.rounds):
-        found = probe(candidate, batch, args)
-        if isinstance(found, str):
-            print(f"left out: {name}: {found}", flush=True)
-            return dataclasses.replace(done, left_out={**done.left_out, name: found})
-        for quantity, value in found.items():
+        figures = probe(candidate, batch, args)
+        if isinstance(figures, str):
+            print(f"left out: {name}: {figures}", flush=True)
+            return dataclasses.replace(done, left_out={**done.left_out, name: figures})
+        for quantity, value in figures.items():
             samples.setdefault(quantity, []).append(value)
     print(f"{name:40} peak {max(samples['host_peak_bytes']) / 1e9:.2f} GB on the host", flush=True)
     entry = Entry({**candidate.facts(), "batch": batch}, samples)

@@ -1,7 +1,7 @@
-"""One candidate in a process of its own, for `benchmarks.inference.memory`; prints one line of JSON.
+"""Run one candidate in this process and print its memory as one line of JSON.
 
-Host figures are VmRSS and VmHWM of /proc: `ru_maxrss` would begin at the peak of
-the process that started this one.
+`benchmarks.inference.memory` starts it. Host figures are VmRSS and VmHWM of /proc:
+`ru_maxrss` would start at the peak of the parent process.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from neurobento.registry import find_model
 __all__ = ["main", "memory_bytes"]
 
 CALLS = 2
-"""Inferences: the first one allocates, the second one shows whether memory is used again."""
+"""Inferences: the first allocates, the second shows whether memory is reused."""
 
 
 def memory_bytes(field: str) -> int:
-    """`VmRSS` (now) or `VmHWM` (peak) of this process."""
+    """Return `VmRSS` (now) or `VmHWM` (peak) of this process."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024

@@ -1,7 +1,7 @@
-"""Parcellation without a network: the atlas registered to the scan, report A's slow way.
+"""Parcellation without a network: register the atlas to the scan, as report A compares.
 
-The same preprocessing before and the same way back after; only the network's
-place is taken by ANTs' SyN registration, which is what labels are made with.
+Preprocessing and the restoring of labels are those of the networks. Instead of a network,
+ANTs' SyN registration labels the image, as for the training labels.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from neurobento.preprocessing.ants_image import to_ants
 __all__ = ["find_atlas", "parcellate_by_registration", "register"]
 
 DEBIAN_ATLAS = Path("/usr/share/mricron/templates")
-"""Where Debian's package mricron-data puts AAL on Colin27."""
+"""Folder of AAL on Colin27 in Debian's package mricron-data."""
 
 BRAIN_FILE, LABEL_FILE = "ch2bet.nii.gz", "aal.nii.gz"
 
@@ -34,13 +34,7 @@ Atlas = tuple[Scan, Scan]
 
 
 def find_atlas(folder: Path | None = None) -> Atlas:
-    """The atlas in `folder`, or where Debian's mricron-data puts it.
-
-    Raises
-    ------
-    ConfigError
-        A file is missing.
-    """
+    """Read the atlas from `folder`, by default that of Debian's mricron-data."""
     folder = folder or DEBIAN_ATLAS
     for name in (BRAIN_FILE, LABEL_FILE):
         if not (folder / name).is_file():
@@ -56,7 +50,7 @@ def find_atlas(folder: Path | None = None) -> Atlas:
 def parcellate_by_registration(
     scan: Scan, preprocessing: Preprocessing, atlas: Atlas
 ) -> Parcellation:
-    """The parcellation of a scan; its seconds have `register` in the place of `infer`."""
+    """Return the parcellation of a scan; its seconds have `register` instead of `infer`."""
     prepared = prepare(scan, preprocessing)
     start = time.perf_counter()
     labels = register(prepared.image, prepared.grid.network_voxel_to_ras, atlas)
@@ -67,16 +61,9 @@ def parcellate_by_registration(
 def register(
     image: NDArray[np.float32], voxel_to_ras: NDArray[np.float64], atlas: Atlas
 ) -> NDArray[np.uint8]:
-    """The atlas's labels on an image, uint8 of its shape.
+    """Return the atlas's labels on an image, uint8 of its shape.
 
-    Parameters
-    ----------
-    image
-        The network's image.
-    voxel_to_ras
-        (4, 4), its voxel index -> world RAS in mm.
-    atlas
-        What is moved.
+    `voxel_to_ras` is (4, 4), the image's voxel index -> world RAS in mm.
     """
     import ants
 

@@ -1,13 +1,12 @@
-"""Report A's way to serve: PyTorch eager behind FastAPI and uvicorn, without batching.
+"""Serve as report A does: PyTorch eager behind FastAPI and uvicorn, without batching.
 
     python -m benchmarks.peers.report_a --model unet --port 8000
 
-Its section 4.2: POST /predict/ with a file, `preprocessing` and `model`, answered
-with FileResponse. The scan is prepared, predicted and written within the request,
-one request after another, as an `async def` without `await` does. Labels are on
-the network grid, as report A's are. What is not the peer's own is shared with the
-service, so that the way of serving alone differs: preprocessing and weights.
-Bound to 127.0.0.1.
+Its section 4.2: POST /predict/ with a file, `preprocessing` and `model`, answered with
+FileResponse. The scan is prepared, predicted and written within the request, one request
+after another, as an `async def` without `await` does. Labels are on the network grid, as
+report A's are. Preprocessing and weights are those of our service, so that only the way
+of serving differs. Bound to 127.0.0.1.
 """
 
 from __future__ import annotations
@@ -35,13 +34,13 @@ from neurobento.registry import WEIGHTS_FILE, find_model
 __all__ = ["Predict", "application", "main", "pytorch"]
 
 Predict = Callable[[NDArray[np.float32]], NDArray[np.uint8]]
-"""Labels of one image on the network grid."""
+"""Return the labels of one image on the network grid."""
 
 ModelName = Annotated[str, Query(alias="model")]
 
 
 def pytorch(weights: Path, threads: int) -> Predict:
-    """A network in eager mode, single precision, on a GPU where there is one."""
+    """Return a network in eager mode and single precision, on a GPU if there is one."""
     import torch
 
     torch.set_num_threads(threads)
@@ -57,15 +56,7 @@ def pytorch(weights: Path, threads: int) -> Predict:
 
 
 def application(model: str, predict: Predict) -> FastAPI:
-    """The application that serves one model.
-
-    Parameters
-    ----------
-    model
-        The name that requests give.
-    predict
-        What answers them.
-    """
+    """Return the application that serves one model under the name that requests give."""
     app = FastAPI()
 
     @app.post("/predict/")
@@ -73,7 +64,7 @@ def application(model: str, predict: Predict) -> FastAPI:
         file: UploadFile, preprocessing: bool = False, model_name: ModelName = model
     ) -> FileResponse:
         if model_name != model:
-            raise HTTPException(404, f"expected the model {model}; found another.")
+            raise HTTPException(404, f"expected the model {model}; found another name.")
         folder = tempfile.TemporaryDirectory(prefix="report-a-")
         scan, output = Path(folder.name, "scan"), Path(folder.name, "labels.nii.gz")
         scan.write_bytes(await file.read())

@@ -1,4 +1,4 @@
-"""The comparison of step 2 with ANTs': what it counts and what it writes."""
+"""The comparison with ANTs' bias correction counts and writes what it should."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def test_a_common_factor_is_told_from_another_shape(phantom: Any) -> None:
     assert found["max_relative_difference_without_common_factor"] == pytest.approx(0, abs=1e-6)
 
 
-def test_every_way_is_timed_in_every_round(
+def test_every_method_is_timed_in_every_round(
     phantom: Any, write_nifti: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
 
-    def way(name: str) -> Any:
+    def method(name: str) -> Any:
         def correct(array: Any, brain: Any, affine: Any) -> Any:
             calls.append(name)
             time.sleep(0.001)
@@ -46,7 +46,7 @@ def test_every_way_is_timed_in_every_round(
 
         return correct
 
-    monkeypatch.setattr(bias_correction, "WAYS", {n: way(n) for n in bias_correction.WAYS})
+    monkeypatch.setattr(bias_correction, "METHODS", {n: method(n) for n in bias_correction.METHODS})
     path = write_nifti(phantom.image, phantom.affine)
     found = measure(path, phantom.image > 0, rounds=2)
     assert calls == ["ants_defaults", "ants_mask", "ours"] * 2

@@ -32,13 +32,13 @@ def options(folder: Path, *extra: str) -> argparse.Namespace:
     return parser.parse_args(["--models-folder", str(folder), *extra])
 
 
-def test_all_there_is_takes_part_once(two_models: Path) -> None:
+def test_every_model_and_backend_takes_part_once(two_models: Path) -> None:
     names = [candidate.name for candidate in choose(options(two_models))]
     ways = ("pytorch fp32", "openvino fp32", "openvino bf16", "tensorrt fp16")
     assert sorted(names) == sorted(f"{m} {way}" for m in ("compact", "unet") for way in ways)
 
 
-def test_yardsticks_take_part_unasked(two_models: Path) -> None:
+def test_yardsticks_always_take_part(two_models: Path) -> None:
     chosen = choose(
         options(
             two_models,
@@ -63,17 +63,17 @@ def test_on_a_device_only_what_it_serves_takes_part(two_models: Path) -> None:
 
 
 @pytest.mark.parametrize("option", ["--backends", "--precisions"])
-def test_what_there_is_not_is_refused(option: str, two_models: Path) -> None:
+def test_unknown_names_are_refused(option: str, two_models: Path) -> None:
     with pytest.raises(ConfigError, match="steam"):
         choose(options(two_models, option, "steam"))
 
 
-def test_a_model_that_there_is_not_is_refused(two_models: Path) -> None:
+def test_an_unknown_model_is_refused(two_models: Path) -> None:
     with pytest.raises(ModelNotFound):
         choose(options(two_models, "--models", "steam"))
 
 
-def test_what_cannot_run_here_is_left_out_with_its_reason(
+def test_candidates_that_cannot_run_are_left_out_with_the_reason(
     two_models: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     opened, left_out = open_all(choose(options(two_models, "--models", "compact")), threads=1)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks.inference import memory
-from benchmarks.inference.memory import DeviceMemory, main
+from benchmarks.inference.memory import GpuMemoryWatch, main
 from benchmarks.runs import Run
 
 GIB = 1 << 30
@@ -40,7 +40,7 @@ def test_a_candidates_peak_lies_above_its_libraries(known_model: Path, tmp_path:
 
 @pytest.fixture
 def replace_probe(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Runs a program of our own in the probe's place; other commands stay what they are."""
+    """Return a function that replaces the probe with a program; other commands are unchanged."""
     real = subprocess.run
 
     def replace(program: str) -> None:
@@ -70,7 +70,7 @@ def test_figures_of_the_gpu_stand_beside_the_hosts(
 
 def test_without_a_gpu_nothing_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "gpu_memory_used_bytes", lambda: None)
-    with DeviceMemory() as device:
+    with GpuMemoryWatch() as device:
         pass
     assert device.rise_bytes is None
 
@@ -83,7 +83,7 @@ def test_without_a_gpu_nothing_is_watched(monkeypatch: pytest.MonkeyPatch) -> No
         ("raise SystemExit(7)", "exit status 7"),
     ],
 )
-def test_what_does_not_answer_is_left_out(
+def test_a_candidate_that_does_not_answer_is_left_out(
     program: str,
     reason: str,
     known_model: Path,

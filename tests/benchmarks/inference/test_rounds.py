@@ -1,4 +1,4 @@
-"""Rounds give every candidate its turn, lose nothing, stop in time and go on where they stopped."""
+"""Rounds call every candidate, lose nothing, stop in time and continue where they stopped."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NAMES = ("a", "b", "c")
 
 
 def counting(calls: list[str]) -> dict[str, Callable[[], Mapping[str, float]]]:
-    """Candidates that note their turn and return its number."""
+    """Return candidates that record their calls and return the number of the call."""
 
     def call(name: str) -> Mapping[str, float]:
         calls.append(name)
@@ -31,7 +31,7 @@ def blank(make_run: MakeRun, **changes: Any) -> Run:
     return make_run(entries={name: Entry({}) for name in NAMES}, **changes)
 
 
-def test_every_round_calls_every_candidate_once_in_turn(tmp_path: Path, make_run: MakeRun) -> None:
+def test_every_round_calls_every_candidate_once_in_order(tmp_path: Path, make_run: MakeRun) -> None:
     calls: list[str] = []
     done = measure(blank(make_run), counting(calls), 2, tmp_path / "run.json")
     assert calls == [*NAMES, *NAMES]
@@ -43,10 +43,10 @@ def test_every_round_calls_every_candidate_once_in_turn(tmp_path: Path, make_run
     assert Run.read(tmp_path / "run.json") == done
 
 
-def test_a_turn_goes_on_until_its_time_is_over(
+def test_a_candidate_is_called_until_its_least_time_has_passed(
     tmp_path: Path, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`a` takes a second, `b` three, `c` ten; a turn lasts three."""
+    """`a` takes a second, `b` three, `c` ten; the least time is three."""
     now, calls = [0.0], []
     monkeypatch.setattr(rounds.time, "monotonic", lambda: now[0])
 
@@ -59,12 +59,12 @@ def test_a_turn_goes_on_until_its_time_is_over(
         return call
 
     candidates = {"a": taking("a", 1), "b": taking("b", 3), "c": taking("c", 10)}
-    done = measure(blank(make_run), candidates, 2, tmp_path / "run.json", turn_s=3)
+    done = measure(blank(make_run), candidates, 2, tmp_path / "run.json", least_s=3)
     assert calls == ["a", "a", "a", "b", "c"] * 2
     assert {name: entry.facts["rounds"] for name, entry in done.entries.items()} == dict.fromkeys(
         NAMES, 2
     )
-    again = measure(done, candidates, 3, tmp_path / "run.json", turn_s=3)
+    again = measure(done, candidates, 3, tmp_path / "run.json", least_s=3)
     assert len(again.entries["a"].samples["seconds"]) == 9
     assert len(again.entries["c"].samples["seconds"]) == 3
 
@@ -95,7 +95,7 @@ def test_no_round_begins_once_the_time_is_up(
     assert len(done.entries["a"].samples["seconds"]) == 2
 
 
-def test_a_resumed_run_makes_only_the_rounds_that_lack(tmp_path: Path, make_run: MakeRun) -> None:
+def test_a_resumed_run_makes_only_the_missing_rounds(tmp_path: Path, make_run: MakeRun) -> None:
     output, calls = tmp_path / "run.json", list[str]()
     measure(blank(make_run), counting(calls), 2, output)
     begun = resumed(blank(make_run, date="2026-01-09T00:00:00.000000+00:00"), output)
@@ -116,7 +116,7 @@ def test_a_resumed_run_makes_only_the_rounds_that_lack(tmp_path: Path, make_run:
         {"kind": "end_to_end"},
     ],
 )
-def test_a_run_goes_on_only_as_it_was_begun(
+def test_a_run_continues_only_under_the_same_conditions(
     change: dict[str, Any], tmp_path: Path, make_run: MakeRun
 ) -> None:
     measure(blank(make_run), counting([]), 1, tmp_path / "run.json")

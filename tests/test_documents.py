@@ -7,6 +7,7 @@ import functools
 import json
 import re
 import statistics
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,11 @@ DOCUMENTS = [
     for path in sorted(ROOT.glob(pattern))
 ]
 LINK = re.compile(r"\]\(([^)#\s]*)(#[^)\s]+)?\)")
+PATH = re.compile(
+    r"`((?:neurobento|training|export|benchmarks|tests|scripts|deploy|docs|models|requirements)/"
+    r"[a-z0-9_./-]*)`"
+)
+CODE = ("neurobento/", "training/", "export/", "benchmarks/")
 DICE_KEYS = {"mean", "sd", "low", "high", "dice", "reference_dice", "best_validation_dice"}
 
 
@@ -62,6 +68,37 @@ def test_links_lead_to_files_and_headings_of_this_repository(document: str) -> N
         assert linked.exists(), f"{document} links to {target}"
         if anchor:
             assert anchor[1:] in anchors(linked), f"{document} links to {target}{anchor}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_paths_in_prose_exist(document: str) -> None:
+    prose = re.sub(r"```.*?```", "", read_text(document), flags=re.DOTALL)
+    missing = [path for path in PATH.findall(prose) if not (ROOT / path).exists()]
+    assert not missing
+
+
+def tree_paths() -> set[str]:
+    """Return the paths in the first block of docs/architecture.md, whose indentation nests them."""
+    block = read_text("docs/architecture.md").split("```text\n")[1].split("```")[0]
+    parents: list[str] = []
+    paths = set()
+    for line in block.splitlines():
+        name = line.split()[0]
+        depth = (len(line) - len(line.lstrip())) // 2
+        parents[depth:] = [name]
+        paths.add("".join(parents))
+    return paths
+
+
+def test_the_tree_in_the_architecture_is_the_repository() -> None:
+    files = subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).splitlines()
+    folders = {f"{parent.as_posix()}/" for file in files for parent in Path(file).parents} - {"./"}
+    assert tree_paths() <= {*files} | folders
+    named = {path for path in folders if path.startswith(CODE) and path.count("/") <= 2}
+    named |= {path for path in folders if path.startswith("neurobento/serving/")}
+    named |= {path for path in files if re.fullmatch(r"neurobento/[a-z]\w*\.py", path)}
+    named -= {f"{parent}/data/" for parent in ("training", "benchmarks")}
+    assert named - tree_paths() == set()
 
 
 @pytest.mark.parametrize("document", ["README.md", "MODEL_CARD.md"])

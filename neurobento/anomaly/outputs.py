@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 import numpy as np
@@ -10,15 +9,14 @@ from numpy.typing import NDArray
 
 from neurobento.anomaly.detector import ScanAnomaly, SliceAnomaly
 from neurobento.anomaly.figures import NOTE, scan_figure, slice_figure
+from neurobento.anomaly.heat_map_file import GREY_LEVELS, heat_map_png, value_per_level
 from neurobento.facts import json_bytes, rounded, versions
 from neurobento.imaging.scan import Scan, map_bytes
 from neurobento.pictures import png_bytes
 
 __all__ = [
     "ANOMALY_FORMAT",
-    "GREY_LEVELS",
     "anomaly_facts",
-    "heat_map_png",
     "scan_output_files",
     "slice_facts",
     "slice_output_files",
@@ -33,9 +31,6 @@ SCAN_NOTE = (
 )
 
 LIBRARIES = ("neurobento", "numpy", "nibabel", "scipy", "pillow", "pydicom")
-
-GREY_LEVELS = 65_535
-"""The brightest of a grey value of 16 bits."""
 
 
 def slice_output_files(
@@ -142,28 +137,7 @@ def slice_facts(
         "native_shape": list(pixels.shape),
         "heat_map": {
             "largest": float(anomaly.heat_map.max()),
-            "value_per_level": _value_per_level(anomaly.heat_map),
+            "value_per_level": value_per_level(anomaly.heat_map),
             "levels": GREY_LEVELS,
         },
     }
-
-
-def heat_map_png(heat_map: NDArray[np.float32]) -> bytes:
-    """A heat map as a PNG of 16-bit grey.
-
-    Parameters
-    ----------
-    heat_map
-        (rows, columns) float32, 0 or more; its largest value is white. What a level of
-        grey is worth stands in the `slice_facts`.
-    """
-    from PIL import Image
-
-    levels = np.round(heat_map.astype(np.float64) / _value_per_level(heat_map)).clip(0, GREY_LEVELS)
-    png = io.BytesIO()
-    Image.fromarray(levels.astype(np.uint16)).save(png, "PNG")
-    return png.getvalue()
-
-
-def _value_per_level(heat_map: NDArray[np.float32]) -> float:
-    return float(heat_map.max()) / GREY_LEVELS or 1.0

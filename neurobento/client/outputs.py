@@ -1,4 +1,4 @@
-"""The files that the local command writes, out of a service's answer."""
+"""Complete a service's answer to the files that the local command writes; needs the core."""
 
 from __future__ import annotations
 
@@ -11,32 +11,23 @@ import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
 
-from neurobento.client.exchange import Answer
+from neurobento.client.answers import Answer
 from neurobento.errors import ServiceError
 from neurobento.imaging.scan import read_scan
 from neurobento.labels import aal116
 from neurobento.parcellation.figures import overlay_png
 from neurobento.parcellation.volumetry import measure, volumes_tsv
 
-__all__ = ["output_files_of"]
+__all__ = ["answer_output_files"]
 
-MADE_HERE = frozenset({"dseg.tsv", "volumes.tsv", "overlay.png"})
+DERIVED_FILES = frozenset({"dseg.tsv", "volumes.tsv", "overlay.png"})
 
 
-def output_files_of(answer: Answer, name: str, path: Path) -> dict[str, bytes]:
-    """File name -> content, as `neurobento.parcellation.outputs.output_files` names them.
+def answer_output_files(answer: Answer, name: str, path: Path) -> dict[str, bytes]:
+    """Return file name -> content, as `neurobento.parcellation.outputs.output_files` does.
 
-    Over gRPC a service gives labels and the facts of the run; tables and picture
-    are then made here from the labels, by the same code.
-
-    Parameters
-    ----------
-    answer
-        In native space.
-    name
-        What the files are called.
-    path
-        The scan.
+    Over gRPC a service gives labels, in native space, and the facts of the run; tables and picture
+    are then made here, from the labels and the scan at `path`, by the same code.
 
     Raises
     ------
@@ -46,20 +37,22 @@ def output_files_of(answer: Answer, name: str, path: Path) -> dict[str, bytes]:
         The scan cannot be read here.
     """
     files = dict(answer.files)
-    if not files.keys() >= MADE_HERE:
-        files.update(_made_here(answer, path))
+    if not files.keys() >= DERIVED_FILES:
+        files.update(_derived_files(answer, path))
     return {f"{name}_{ending}": content for ending, content in files.items()}
 
 
-def _made_here(answer: Answer, path: Path) -> dict[str, bytes]:
+def _derived_files(answer: Answer, path: Path) -> dict[str, bytes]:
     facts = answer.run
     model = facts.get("model")
     if not isinstance(model, dict) or model.get("region_table_sha256") != aal116().sha256:
         raise _mismatch(path, "labels of the region table that is installed here", "another table")
     scan = read_scan(path)
-    labels = _labels(answer.dseg)
-    if labels is None or labels.shape != scan.shape:
-        raise _mismatch(path, "uint8 labels on the scan's grid", "something else")
+    labels = _read_labels(answer.dseg)
+    if labels is None:
+        raise _mismatch(path, "uint8 labels as NIfTI", "another format")
+    if labels.shape != scan.shape:
+        raise _mismatch(path, f"labels on the scan's grid {scan.shape}", f"shape {labels.shape}")
     return {
         "dseg.tsv": aal116().lookup_tsv().encode(),
         "volumes.tsv": volumes_tsv(measure(labels, scan.voxel_to_ras)).encode(),
@@ -68,8 +61,8 @@ def _made_here(answer: Answer, path: Path) -> dict[str, bytes]:
     }
 
 
-def _labels(dseg: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]] | None:
-    """The labels in a gzip NIfTI file; None where there are none."""
+def _read_labels(dseg: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]] | None:
+    """Return the labels in a gzip NIfTI file; None if it is no such file or not of uint8."""
     try:
         data = gzip.decompress(dseg)
         wide = nib.Nifti2Header.may_contain_header(data)

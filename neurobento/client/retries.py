@@ -1,4 +1,4 @@
-"""How long to wait for a service that is busy or not there, and when to give up."""
+"""Decide how long to wait for a busy or missing service, and when to give up."""
 
 from __future__ import annotations
 
@@ -13,47 +13,41 @@ from neurobento.errors import ConfigError, DeadlineExceeded, ServiceBusy, Servic
 
 __all__ = ["Deadline", "Retries"]
 
-Result = TypeVar("Result")
+Value = TypeVar("Value")
 
 JITTER = 0.5
-"""The share of a wait that chance decides, so that clients refused together come back apart."""
+"""The random share of a wait, so that clients refused together come back apart."""
 
-LEAST_S = 0.001
-"""Less time than this is none: clocks and sockets are not finer."""
+CLOCK_STEP_S = 0.001
+"""Clocks and sockets are not finer: less time than this counts as none."""
 
 
 @dataclass(frozen=True)
 class Deadline:
-    """When a call has to be over.
-
-    Attributes
-    ----------
-    limit_s
-        The caller's limit on the whole call; None: there is none.
-    ends_at_s
-        On the monotonic clock; infinite where there is no limit.
-    """
+    """The end of a whole call."""
 
     limit_s: float | None
+    """The caller's limit; None: there is none."""
     ends_at_s: float
+    """On the monotonic clock; infinite without a limit."""
 
     @classmethod
     def after(cls, limit_s: float | None) -> Deadline:
-        """The deadline that is `limit_s` from now."""
+        """Return the deadline that is `limit_s` from now."""
         return cls(limit_s, math.inf if limit_s is None else time.monotonic() + limit_s)
 
     @property
-    def left_s(self) -> float | None:
-        """Seconds left, never below 0; None where there is no limit."""
+    def remaining_s(self) -> float | None:
+        """Seconds until the deadline, never below 0; None without a limit."""
         return None if self.limit_s is None else max(0.0, self.ends_at_s - time.monotonic())
 
     @property
     def is_over(self) -> bool:
-        """Whether no time is left, or too little to do anything with."""
-        return self.left_s is not None and self.left_s < LEAST_S
+        """True if too little time remains to do anything with."""
+        return self.remaining_s is not None and self.remaining_s < CLOCK_STEP_S
 
-    def exceeded(self) -> DeadlineExceeded:
-        """The error to raise when it is over."""
+    def error(self) -> DeadlineExceeded:
+        """Return the error to raise when the deadline is over."""
         return DeadlineExceeded(
             expected=f"an answer within {self.limit_s:g} s",
             found="none",
@@ -65,24 +59,13 @@ class Deadline:
 class Retries:
     """How often, and after how long, to ask a busy or missing service again.
 
-    Waits double from `first_wait_s`, less a part that chance decides. A wait that
-    the service asks for (Retry-After) is never cut short: it is made up to a tenth
-    longer, or, where it is beyond `longest_wait_s` or the deadline, not begun.
-
-    Attributes
-    ----------
-    times
-        Tries after the first; 0 for none.
-    first_wait_s, longest_wait_s
-        Bounds of one wait.
-
-    Raises
-    ------
-    ConfigError
-        A number is below 0.
+    Waits double from `first_wait_s`, less a random part. A wait that the service asks for
+    (Retry-After) is never cut short: it is made up to a tenth longer, or, where it is beyond
+    `longest_wait_s` or the deadline, the call fails at once.
     """
 
     times: int = 6
+    """Attempts after the first."""
     first_wait_s: float = 0.5
     longest_wait_s: float = 300.0
 
@@ -97,7 +80,7 @@ class Retries:
             )
 
     def wait_s(self, failures: int, retry_after_s: float | None) -> float:
-        """Seconds to wait after so many failures, at least what the service asked for."""
+        """Return the seconds to wait after so many failures, at least what the service asked."""
         chance = random.random()
         if retry_after_s is not None:
             return retry_after_s * (1 + 0.1 * chance)
@@ -106,42 +89,34 @@ class Retries:
         return min(full, self.longest_wait_s) * (1 - JITTER * chance)
 
     def run(
-        self, ask: Callable[[], Result], deadline: Deadline, say: Callable[[str, None], None]
-    ) -> Result:
-        """What `ask` returns, asked again for as long as it makes sense.
-
-        Parameters
-        ----------
-        ask
-            Asks once.
-        deadline
-            Of all tries and waits together.
-        say
-            Told of each wait.
+        self,
+        attempt: Callable[[], Value],
+        deadline: Deadline,
+        progress: Callable[[str, None], None],
+    ) -> Value:
+        """Return what `attempt` returns, repeated while the service is busy or unavailable.
 
         Raises
         ------
         ServiceBusy, ServiceUnavailable
-            As the last try raised it: there was no further one, or no time for it.
+            The last attempt's, when there is no further one or no time for it.
         DeadlineExceeded
-            The time was over before a try.
+            The deadline was over before an attempt.
         """
         failures = 0
         while True:
             if deadline.is_over:
-                raise deadline.exceeded()
+                raise deadline.error()
             try:
-                return ask()
+                return attempt()
             except (ServiceBusy, ServiceUnavailable) as error:
                 failures += 1
                 wait_s = self.wait_s(failures, error.retry_after_s)
                 too_long = (error.retry_after_s or 0) > self.longest_wait_s
-                if failures > self.times or too_long or wait_s >= _seconds(deadline.left_s):
+                remaining_s = deadline.remaining_s
+                no_time = remaining_s is not None and wait_s >= remaining_s
+                if failures > self.times or too_long or no_time:
                     raise
                 reason = "busy" if isinstance(error, ServiceBusy) else "unavailable"
-            say(f"waiting ({reason}, trying again in {math.ceil(wait_s)} s)", None)
+            progress(f"waiting ({reason}, trying again in {math.ceil(wait_s)} s)", None)
             time.sleep(wait_s)
-
-
-def _seconds(left_s: float | None) -> float:
-    return math.inf if left_s is None else left_s

@@ -20,9 +20,9 @@ from PIL import Image
 from neurobento.anomaly.detector import AnomalyDetector, ScanAnomaly, SliceAnomaly
 from neurobento.anomaly.figures import NOTE, scan_figure, slice_figure
 from neurobento.anomaly.fit import fit_slice
+from neurobento.anomaly.heat_map_file import heat_map_png
 from neurobento.anomaly.outputs import (
     ANOMALY_FORMAT,
-    heat_map_png,
     scan_output_files,
     slice_facts,
     slice_output_files,

@@ -20,7 +20,7 @@ import grpc
 import numpy as np
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from neurobento.anomaly.outputs import heat_map_png
+from neurobento.anomaly.heat_map_file import heat_map_png
 from neurobento.errors import NeuroBentoError
 
 LABELS = gzip.compress(b"labels", mtime=0)

@@ -12,7 +12,7 @@ import pytest
 
 from neurobento import errors as e
 from neurobento.client import Client, Retries
-from neurobento.client import jobs as module
+from neurobento.client import client as module
 from tests.neurobento.client.fake_services import (
     FILES,
     Files,
@@ -40,7 +40,7 @@ TAKEN = job("waiting", 202)
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(module, "JOB_POLL_S", 0.01)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A service's refusal turned back into the error it stands for."""
+"""Turn the text of a service's error back into the exception that it was there."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import re
 
 from neurobento import errors as e
 
-__all__ = ["error_of", "is_retry_after", "one_line"]
+__all__ = ["error_from_message", "is_retry_after", "one_line"]
 
 MESSAGE = re.compile(r"expected (?P<expected>.+?); found (?P<found>.+?)\. (?P<remedy>[A-Z`].*)")
-"""A message as `NeuroBentoError.public_message` composes it. Wherever the cuts fall, the parts
-that were cut compose to the same message again."""
+"""The message that `NeuroBentoError.public_message` composes. Wherever the cuts fall, the parts
+compose to the same message again."""
 
 REMEDIES: dict[type[e.NeuroBentoError], str] = {
     e.ServiceBusy: "Try again later.",
@@ -24,38 +24,31 @@ REMEDIES: dict[type[e.NeuroBentoError], str] = {
 MAX_CHARACTERS = 1000
 
 
-def error_of(
+def error_from_message(
     kind: type[e.NeuroBentoError],
-    words: str,
+    message: str,
     *,
-    answered: str,
+    status: str,
     type_name: str = "",
     retry_after_s: float | None = None,
 ) -> e.NeuroBentoError:
-    """The error that a service's words stand for, its message kept.
+    """Return the error that a service's message stands for.
 
     Parameters
     ----------
     kind
-        What the status says.
-    words
-        The service's message. One of ours is taken apart, so that the error
-        says exactly that; any other is quoted as what was found.
-    answered
-        The status, for a message that is quoted.
-    type_name
-        The class that the service names; one of ours is what is returned.
-    retry_after_s
-        When to ask again, where the service says so.
+        The class that the status stands for; `type_name`, if it is one of ours, overrides it.
+    message
+        One of ours is cut into its parts; any other is quoted, with `status`, as what was found.
     """
     if type_name in e.__all__ and type_name != "NeuroBentoError":
         kind = getattr(e, type_name)
-    words = one_line(words)
-    cut = MESSAGE.fullmatch(words)
+    message = one_line(message)
+    cut = MESSAGE.fullmatch(message)
     if cut:
         parts = cut.groupdict()
     else:
-        found = ": ".join(part for part in (answered, words.rstrip(".")) if part)
+        found = ": ".join(part for part in (status, message.rstrip(".")) if part)
         remedy = REMEDIES.get(kind, "The service's log says more.")
         parts = {"expected": "an answer", "found": found, "remedy": remedy}
     if issubclass(kind, e.ServiceError):
@@ -64,10 +57,10 @@ def error_of(
 
 
 def is_retry_after(value: str) -> bool:
-    """Whether a Retry-After is in seconds; a date, which HTTP also has, is not read."""
+    """Return True for a Retry-After in seconds; the form with a date is not supported."""
     return re.fullmatch(r"\d{1,9}(\.\d{1,9})?", value) is not None
 
 
-def one_line(words: str) -> str:
-    """Words from elsewhere, fit for a terminal: no control characters, and not too many."""
-    return "".join(c if c.isprintable() else " " for c in words[:MAX_CHARACTERS]).strip()
+def one_line(text: str) -> str:
+    """Make foreign text fit for a terminal: no control characters, at most 1,000 characters."""
+    return "".join(c if c.isprintable() else " " for c in text[:MAX_CHARACTERS]).strip()

@@ -610,18 +610,19 @@ def test_a_limit_is_more_than_nothing(timeout_s: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "package", "module"),
+    ("url", "package", "module", "extra"),
     [
-        ("http://127.0.0.1:9", "httpx", "over_http"),
-        ("grpc://127.0.0.1:9", "grpc", "over_grpc"),
+        ("http://127.0.0.1:9", "httpx", "http", "client"),
+        ("grpc://127.0.0.1:9", "grpc", "grpc", "client-grpc"),
+        ("grpc://127.0.0.1:9", "numpy", "grpc", "client-grpc"),
     ],
 )
 def test_missing_packages_are_named_with_the_extra(
-    monkeypatch: pytest.MonkeyPatch, url: str, package: str, module: str
+    monkeypatch: pytest.MonkeyPatch, url: str, package: str, module: str, extra: str
 ) -> None:
     monkeypatch.delitem(sys.modules, f"neurobento.client.{module}", raising=False)
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(e.ConfigError, match=rf"{package}.*neurobento\[client\]"):
+    with pytest.raises(e.ConfigError, match=rf"no package {package}.*neurobento\[{extra}\]"):
         Client(url)
 
 

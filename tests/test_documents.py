@@ -32,6 +32,7 @@ PATH = re.compile(
     r"`((?:neurobento|training|export|benchmarks|tests|scripts|deploy|docs|models|requirements)/"
     r"[a-z0-9_./-]*)`"
 )
+MODULE = re.compile(r"\b((?:neurobento|training|export|benchmarks)(?:\.[a-z]\w*)+)\b(?!/)")
 CODE = ("neurobento/", "training/", "export/", "benchmarks/")
 DICE_KEYS = {"mean", "sd", "low", "high", "dice", "reference_dice", "best_validation_dice"}
 
@@ -75,6 +76,23 @@ def test_paths_in_prose_exist(document: str) -> None:
     prose = re.sub(r"```.*?```", "", read_text(document), flags=re.DOTALL)
     missing = [path for path in PATH.findall(prose) if not (ROOT / path).exists()]
     assert not missing
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_commands_and_modules_in_documents_exist(document: str) -> None:
+    named = {name for name in MODULE.findall(read_text(document)) if not name.endswith(".md")}
+    missing = [name for name in named if not module_exists(name)]
+    assert not missing
+
+
+def module_exists(name: str) -> bool:
+    """Return whether a dotted name is a module of this repository, or something in one."""
+    path = ROOT.joinpath(*name.split("."))
+    if path.is_dir() or path.with_suffix(".py").is_file():
+        return True
+    source = path.parent.with_suffix(".py")
+    source = source if source.is_file() else path.parent / "__init__.py"
+    return source.is_file() and bool(re.search(rf"\b{path.name}\b", source.read_text()))
 
 
 def tree_paths() -> set[str]:

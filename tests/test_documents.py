@@ -71,6 +71,13 @@ def test_links_lead_to_files_and_headings_of_this_repository(document: str) -> N
             assert anchor[1:] in anchors(linked), f"{document} links to {target}{anchor}"
 
 
+def test_every_page_is_linked_from_its_index() -> None:
+    for index, pattern in (("README.md", "docs/*.md"), ("docs/decisions/README.md", "[0-9]*.md")):
+        folder = (ROOT / index).parent
+        linked = {target for target, _ in LINK.findall(read_text(index))}
+        assert {path.relative_to(folder).as_posix() for path in folder.glob(pattern)} <= linked
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_paths_in_prose_exist(document: str) -> None:
     prose = re.sub(r"```.*?```", "", read_text(document), flags=re.DOTALL)

@@ -43,6 +43,12 @@ def read_text(document: str) -> str:
 
 
 @functools.cache
+def unwrapped(document: str) -> str:
+    """Return a document as one line, so that a quotation may run over a line's end."""
+    return " ".join(read_text(document).split())
+
+
+@functools.cache
 def comparison() -> Any:
     """Return the comparison of the models as they ship: the one source of their Dice."""
     return json.loads(COMPARISON.read_text())
@@ -155,7 +161,7 @@ def test_the_default_model_is_quoted_with_its_interval() -> None:
 def test_the_other_figure_of_the_default_model_is_explained() -> None:
     """The checkpoint's Dice, which spec.json repeats, is quoted once and with its source."""
     mean = json.loads(EVALUATION.read_text())["summary"]["ds002748"]["mean"]
-    text = read_text("MODEL_CARD.md")
+    text = unwrapped("MODEL_CARD.md")
     assert text.count(f"{mean:.4f}") == 1
     assert f"show {mean:.4f} for `compact`: that is its checkpoint" in text
     assert f"{mean:.4f}" not in read_text("README.md")
@@ -185,7 +191,7 @@ def test_the_best_and_worst_regions_are_those_measured() -> None:
     regions = COMPARISON.with_name(f"{COMPARISON.stem}_regions.csv").read_text()
     rows = csv.DictReader(regions.splitlines())
     dice = sorted((float(row["compact_dice_mean"]), row["name"]) for row in rows)
-    text = " ".join(read_text("MODEL_CARD.md").split())
+    text = unwrapped("MODEL_CARD.md")
     for ordered, opening in ((dice[:5], "ten scans: "), (dice[::-1][:5], "Highest: ")):
         assert opening + ", ".join(f"{name} {mean:.2f}" for mean, name in ordered) + "." in text
 
@@ -195,7 +201,7 @@ def test_seconds_are_quoted_as_they_were_measured() -> None:
         for model, network in comparison()["networks"].items():
             seconds = f"| {statistics.mean(network['prediction_s']):.1f} |"
             assert seconds in read_text(document), f"{document}: {model}"
-    text = " ".join(read_text("README.md").split())
+    text = unwrapped("README.md")
     whole, skull = (mean_s("compact openvino fp32", s) for s in ("total", "skull_stripping"))
     assert f"takes {whole - skull:.1f} s without skull and {whole:.1f} s with it" in text
     assert f"of which {skull:.1f} s are skull stripping" in text
@@ -217,7 +223,7 @@ def test_the_independent_truth_is_quoted_as_it_was_measured() -> None:
     report = comparison()
     found = report["independent_truth"]["oasis_trt_20"]
     means = {maker: sum(d.values()) / len(d) for maker, d in found["dice"].items()}
-    text = read_text("MODEL_CARD.md")
+    text = unwrapped("MODEL_CARD.md")
     assert f"{means['compact']:.3f} against {means['registration']:.3f}" in text
     assert f"p = {found['against_registration']['compact']['p_text']} " in text
     oasis = report["networks"]["compact"]["groups"]["oasis_trt_20"]["summary"]
@@ -226,7 +232,7 @@ def test_the_independent_truth_is_quoted_as_it_was_measured() -> None:
 
 def test_every_network_is_quoted_as_it_was_measured() -> None:
     report = comparison()
-    text = read_text("MODEL_CARD.md")
+    text = unwrapped("MODEL_CARD.md")
     specs = [json.loads(p.read_text()) for p in (ROOT / "models").glob("*/spec.json")]
     names = {spec["name"] for spec in specs if spec["task"] == "parcellation"}
     assert set(report["networks"]) == names
@@ -246,8 +252,7 @@ def test_the_report_is_on_the_models_that_ship() -> None:
 
 def test_anomalies_are_quoted_as_they_were_measured() -> None:
     report = json.loads((ROOT / "results/anomaly/anomaly.json").read_text())
-    card, usage, readme = map(read_text, ("MODEL_CARD.md", "docs/usage.md", "README.md"))
-    usage, readme = (" ".join(text.split()) for text in (usage, readme))
+    card, usage, readme = map(unwrapped, ("MODEL_CARD.md", "docs/usage.md", "README.md"))
     figures = [method["by"]["chosen"] for method in report["methods"].values()]
     for found in (*figures, *report["facts"].values()):
         for key in ("auroc", "auprc", "tpr_at_10_fpr"):
@@ -280,7 +285,7 @@ def test_anomalies_are_quoted_as_they_were_measured() -> None:
 
 def test_scans_are_quoted_as_they_were_measured() -> None:
     report = json.loads((ROOT / "results/anomaly/scans.json").read_text())
-    card = read_text("MODEL_CARD.md")
+    card = unwrapped("MODEL_CARD.md")
     for name, found in report["sources"].items():
         others = found["above_the_others_threshold"]
         assert f"| {name} | {found['scans']} | {found['above']:.2f} | {others:.2f} |" in card
@@ -297,7 +302,7 @@ def test_scans_are_quoted_as_they_were_measured() -> None:
 
 
 def scaling() -> str:
-    return " ".join(read_text("docs/scaling.md").split())
+    return unwrapped("docs/scaling.md")
 
 
 def mean_s(entry: str, stage: str) -> float:
@@ -355,7 +360,7 @@ def test_scaling_counts_ten_thousand_scans_from_what_one_takes() -> None:
 
 def test_the_size_of_the_image_is_quoted_as_measured() -> None:
     image = json.loads((ROOT / "results/container.json").read_text())["image"]
-    text = read_text("docs/serving.md").split("## In a container")[1]
+    text = unwrapped("docs/serving.md").split("## In a container")[1]
     large = [layer["bytes"] for layer in image["layers"] if layer["bytes"] > 50e6]
     assert len(large) >= 3
     for size in large:

@@ -328,7 +328,7 @@ def test_nothing_is_built_where_others_may_write_timings(
     on_an_l4(library)
     (tmp_path / "tensorrt").mkdir()
     (tmp_path / "tensorrt").chmod(0o777)
-    with pytest.raises(EngineMismatch, match="only its owner may write"):
+    with pytest.raises(EngineMismatch, match="only this user can write"):
         build_engine(known, "tensorrt", root=tmp_path)
     library.Builder.return_value.build_serialized_network.assert_not_called()
 
@@ -339,7 +339,7 @@ def test_nothing_is_built_for_a_folder_where_others_may_write(
     on_an_l4(fake_tensorrt(b"engine", b"some"))
     build_engine(known, "tensorrt", root=tmp_path).chmod(0o777)
     no_build()
-    with pytest.raises(EngineMismatch, match="only its owner may write"):
+    with pytest.raises(EngineMismatch, match="only this user can write"):
         build_engine(known, "tensorrt", root=tmp_path)
 
 

@@ -127,7 +127,7 @@ def test_an_engine_serves_no_gpu_that_it_was_not_built_for(
 def test_an_engine_that_differs_in_one_fact_is_refused_and_the_fact_named(
     model: Model, root: Path, folder: Path, fact: str
 ) -> None:
-    with pytest.raises(EngineMismatch, match=f"one that differs: {fact} .* instead of ") as caught:
+    with pytest.raises(EngineMismatch, match=f"another engine: {fact} .* instead of ") as caught:
         find_engine(model, dataclasses.replace(FACTS, **{fact: OTHERS[fact]}), root)
     assert caught.value.found.count("instead of") == 1
 
@@ -139,13 +139,13 @@ def test_the_nearest_engine_is_named(model: Model, root: Path, folder: Path) -> 
         write_engine(model, dataclasses.replace(far, onnx_sha256=f"{i}"), ENGINE, root)
     with pytest.raises(EngineMismatch) as caught:
         find_engine(model, for_one(precision="fp32"), root)
-    assert caught.value.found == "one that differs: precision fp16 instead of fp32"
+    assert caught.value.found == "another engine: precision fp16 instead of fp32"
 
 
 def test_without_an_engine_the_error_says_how_to_build_it(model: Model, root: Path) -> None:
     with pytest.raises(EngineMismatch) as caught:
         find_engine(model, for_one(), root)
-    assert caught.value.found == "none"
+    assert caught.value.found == "no engine"
     assert "fp16 for sm_89" in caught.value.expected
     assert (
         "python -m export.to_tensorrt models/compact --flavour tensorrt-rtx --precision fp16"
@@ -163,7 +163,7 @@ def test_the_error_names_no_folder_of_the_machine(model: Model, root: Path) -> N
 
 def test_another_models_engine_is_not_looked_at(model: Model, root: Path, folder: Path) -> None:
     other = dataclasses.replace(model, spec=dataclasses.replace(model.spec, name="unet"))
-    with pytest.raises(EngineMismatch, match="found none"):
+    with pytest.raises(EngineMismatch, match="found no engine"):
         find_engine(other, FACTS, root)
 
 
@@ -171,7 +171,7 @@ def test_an_engine_whose_writing_was_cut_off_is_none(
     model: Model, root: Path, folder: Path
 ) -> None:
     (folder / "engine.json").unlink()
-    with pytest.raises(EngineMismatch, match="found none"):
+    with pytest.raises(EngineMismatch, match="found no engine"):
         find_engine(model, FACTS, root)
     with pytest.raises(EngineMismatch, match="no such file"):
         read_engine(folder)
@@ -187,7 +187,7 @@ def test_an_engine_without_its_file_is_refused(folder: Path) -> None:
 @pytest.mark.parametrize("mode", [0o720, 0o702, 0o777])
 def test_what_others_may_write_is_refused(folder: Path, place: str, mode: int) -> None:
     (folder / place).chmod(mode)
-    with pytest.raises(EngineMismatch, match=f"its owner may write to; found mode {mode:o}"):
+    with pytest.raises(EngineMismatch, match=f"can write to; found mode {mode:o}"):
         read_engine(folder)
 
 

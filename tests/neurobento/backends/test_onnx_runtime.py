@@ -114,7 +114,7 @@ def test_a_provider_that_does_not_start_is_no_reason_to_take_another(
     started: list[str],
 ) -> None:
     providers.started = started
-    with pytest.raises(BackendUnavailable, match="it does not start here") as caught:
+    with pytest.raises(BackendUnavailable, match="does not start here") as caught:
         OnnxRuntimeBackend(model, provider)
     assert "nvidia-smi" in caught.value.remedy
     assert "pip" not in caught.value.remedy
@@ -224,7 +224,7 @@ def test_engines_that_onnx_runtime_builds_are_kept_where_nobody_else_may_write(
     (_, options), *_ = providers.asked[0]
     assert {options["trt_engine_cache_path"], options["trt_timing_cache_path"]} == {str(engines)}
     engines.chmod(0o777)
-    with pytest.raises(EngineMismatch, match="only its owner may write"):
+    with pytest.raises(EngineMismatch, match="only this user can write"):
         OnnxRuntimeBackend(model, "tensorrt")
 
 

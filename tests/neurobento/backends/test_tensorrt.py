@@ -288,7 +288,7 @@ def test_what_was_verified_on_the_other_flavour_does_not_count(
 
 
 def test_without_an_engine_nothing_else_is_taken(tensorrt: Any, model: Model, flavour: str) -> None:
-    with pytest.raises(EngineMismatch, match=r"found none.*python -m export.to_tensorrt"):
+    with pytest.raises(EngineMismatch, match=r"found no engine.*python -m export.to_tensorrt"):
         open_backend(model, flavour)
 
 
@@ -318,7 +318,7 @@ def test_an_engine_that_the_library_refuses_is_to_be_built_again(
     engines: Any, model: Model, flavour: str, tensorrt: Any
 ) -> None:
     tensorrt.refused = b"fp32 engine"
-    with pytest.raises(EngineMismatch, match=r"one that it refuses.*build it again"):
+    with pytest.raises(EngineMismatch, match=r"an engine that it refuses.*build it again"):
         open_backend(model, flavour, precision="fp32")
 
 
@@ -326,7 +326,7 @@ def test_an_engine_that_others_may_write_to_is_not_loaded(
     engines: dict[str, Path], model: Model, flavour: str, tensorrt: Any
 ) -> None:
     engines["fp32"].chmod(0o777)
-    with pytest.raises(EngineMismatch, match="only its owner may write"):
+    with pytest.raises(EngineMismatch, match="only this user can write"):
         open_backend(model, flavour, precision="fp32")
     assert tensorrt.loaded == []
 

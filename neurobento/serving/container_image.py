@@ -1,8 +1,7 @@
-"""The image that `bentoml containerize` makes; bentofile.yaml says the rest of it.
+"""The image that `bentoml containerize` makes, as far as bentofile.yaml cannot describe it.
 
-Here is what bentofile.yaml cannot say: a distribution that BentoML does not know gets no
-compilers and no git, which it would install for every one that it does. All that the
-service needs comes as wheels.
+BentoML installs compilers and git for every distribution that it knows. The service needs only
+wheels, so the image names a distribution that BentoML does not know.
 """
 
 from __future__ import annotations

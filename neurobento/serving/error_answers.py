@@ -1,4 +1,4 @@
-"""Errors as answers: an HTTP status, a gRPC code and one JSON shape, and nothing of the scan."""
+"""Map errors to an HTTP status, a gRPC code and one JSON shape, without content of the scan."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = [
 ]
 
 CLIENT_GONE = 499
-"""Nginx's: nobody reads it, but logs and metrics do."""
+"""Nginx's status for a client that left: it shows in logs and metrics only."""
 
 STATUS: dict[type[e.NeuroBentoError], int] = {
     e.OversizedScan: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -35,7 +35,7 @@ STATUS: dict[type[e.NeuroBentoError], int] = {
     e.JobNotFound: HTTPStatus.NOT_FOUND,
     e.JobConflict: HTTPStatus.CONFLICT,
 }
-"""The first class that an error is an instance of decides; anything else is 500."""
+"""The first class that an error is an instance of counts; anything else is 500."""
 
 GRPC_CODES: dict[int, str] = {
     HTTPStatus.BAD_REQUEST: "INVALID_ARGUMENT",
@@ -55,7 +55,7 @@ GRPC_CODES: dict[int, str] = {
 
 
 def error_status(error: Exception) -> int:
-    """The HTTP status an error is answered with."""
+    """Return the HTTP status for an error."""
     for kind, status in STATUS.items():
         if isinstance(error, kind):
             return int(status)
@@ -63,7 +63,7 @@ def error_status(error: Exception) -> int:
 
 
 def error_headers(error: Exception) -> dict[str, str]:
-    """HTTP headers beside an error: when to try again, and how to say who one is."""
+    """Return an error's HTTP headers: when to try again, or how to authenticate."""
     if isinstance(error, e.NotAuthorised):
         return {"www-authenticate": "Bearer"}
     wait_s = getattr(error, "retry_after_s", None)
@@ -71,10 +71,10 @@ def error_headers(error: Exception) -> dict[str, str]:
 
 
 def protocol_error_body(kind: str, message: str, request_id: str) -> dict[str, Any]:
-    """The Open Inference Protocol's shape: `error` is a text, the rest stands beside it."""
+    """Return an error in the Open Inference Protocol's shape, where `error` is a text."""
     return {"error": message, "type": kind, "request_id": request_id}
 
 
 def error_body(kind: str, message: str, request_id: str) -> dict[str, Any]:
-    """The one shape of every error: `{"error": {"type", "message", "request_id"}}`."""
+    """Return `{"error": {"type", "message", "request_id"}}`, the shape of every other error."""
     return {"error": {"type": kind, "message": message, "request_id": request_id}}

@@ -1,4 +1,4 @@
-"""What the service listens to in its environment; each variable once."""
+"""Every environment variable of the service is read here, and nowhere else in `serving`."""
 
 from __future__ import annotations
 
@@ -8,40 +8,39 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from neurobento.errors import ConfigError
-from neurobento.serving.http.gate import Limits
+from neurobento.serving.request import RequestLimits
 
-__all__ = ["SETTINGS", "Settings"]
+__all__ = ["RUN_VARIABLE", "SETTINGS", "Settings", "read_token", "run_folder"]
 
 CORES = len(os.sched_getaffinity(0))
 
+RUN_VARIABLE = "NEUROBENTO_RUN"
+"""Set by the server's first process, to give its folder to the processes it starts."""
+
+SHORTEST_TOKEN = 16
+
 
 def _number(name: str, default: float, least: float = 0) -> float:
-    """A number from the environment.
-
-    Raises
-    ------
-    ConfigError
-        What is there is none, or too small.
-    """
+    """Read a number of at least `least`; raise ConfigError for anything else."""
     given = os.environ.get(f"NEUROBENTO_{name}", default)
     try:
         number = float(given)
     except ValueError:
         number = float("nan")
     if not least <= number < math.inf:
-        raise _bad(name, f"a number of at least {least:g}", given, default)
+        raise _bad_number(name, f"a number of at least {least:g}", given, default)
     return number
 
 
 def _whole(name: str, default: int, least: int = 0) -> int:
-    """A whole number from the environment; raises as `_number` does."""
+    """Read a whole number; raise as `_number` does."""
     number = _number(name, default, least)
     if number != int(number):
-        raise _bad(name, f"a whole number of at least {least}", number, default)
+        raise _bad_number(name, f"a whole number of at least {least}", number, default)
     return int(number)
 
 
-def _bad(name: str, expected: str, found: object, default: float) -> ConfigError:
+def _bad_number(name: str, expected: str, found: object, default: float) -> ConfigError:
     return ConfigError(
         subject=f"NEUROBENTO_{name}",
         expected=expected,
@@ -54,81 +53,90 @@ def _text(name: str, default: str) -> str:
     return os.environ.get(f"NEUROBENTO_{name}", default)
 
 
-def _jobs_here() -> str:
-    """Beside what else BentoML keeps; each server has a BENTOML_HOME of its own."""
-    home = Path(os.environ.get("BENTOML_HOME") or Path.home() / "bentoml")
-    return f"sqlite:///{home.absolute() / 'jobs.sqlite'}"
-
-
 def _folder(name: str) -> Path | None:
     given = os.environ.get(f"NEUROBENTO_{name}")
     return Path(given) if given else None
 
 
+def _slots() -> int:
+    # the old name is read for one more release
+    is_old = "NEUROBENTO_SLOTS" not in os.environ and "NEUROBENTO_PLACES" in os.environ
+    return _whole("PLACES" if is_old else "SLOTS", 16, 1)
+
+
+def _default_jobs() -> str:
+    # each server has its own BENTOML_HOME
+    home = Path(os.environ.get("BENTOML_HOME") or Path.home() / "bentoml")
+    return f"sqlite:///{home.absolute() / 'jobs.sqlite'}"
+
+
 @dataclass(frozen=True)
 class Settings:
-    """All of them, as the environment has them when the service is imported.
-
-    Attributes
-    ----------
-    models
-        NEUROBENTO_MODELS: folder of the models to serve; default models/.
-    backend, device, precision
-        NEUROBENTO_BACKEND, _DEVICE, _PRECISION; default auto.
-    threads
-        NEUROBENTO_THREADS, of a scan's preprocessing and of a runner; default all cores.
-    processes
-        NEUROBENTO_PREPROCESSING_PROCESSES: scans prepared at the same time; default cores /
-        threads.
-    places
-        NEUROBENTO_PLACES: requests inside at the same time, waiting or worked on; the next is
-        refused with 429. Default 16.
-    longest_wait_s
-        NEUROBENTO_LONGEST_WAIT_S: a request that would wait longer for its turn is refused with
-        429; default 600.
-    timeout_s
-        NEUROBENTO_TIMEOUT_S, of a request that does not ask for less; default 1800.
-    drain_s
-        NEUROBENTO_DRAIN_S: after SIGTERM, how long requests under way may take; default 300.
-    upload_s
-        NEUROBENTO_UPLOAD_S: within which a request's body has to be there; default 120.
-    body_bytes
-        NEUROBENTO_MAX_BODY_BYTES; default 512 MiB.
-    grpc_host, grpc_port
-        NEUROBENTO_GRPC_HOST, default 127.0.0.1; NEUROBENTO_GRPC_PORT, default 3001, 0 for no gRPC.
-    jobs
-        NEUROBENTO_JOBS: where jobs are kept, `sqlite:///PATH` (a fourth slash for an absolute
-        path) or `redis://HOST:PORT/NUMBER`; default jobs.sqlite in BENTOML_HOME.
-    jobs_at_once
-        NEUROBENTO_JOBS_AT_ONCE: jobs that this server works on at the same time; default as many
-        as scans are prepared at the same time; 0: it takes jobs in and works on none.
-    jobs_most
-        NEUROBENTO_JOBS_MOST: jobs that wait; the next is refused with 429. Default 1000.
-    jobs_keep_s
-        NEUROBENTO_JOBS_KEEP_S: ended jobs and their results live so long; default 86400, a day.
-    max_batch
-        NEUROBENTO_MAX_BATCH: scans in one inference; default by memory and device, at most 8.
-    """
+    """The service's settings, read from the environment when the object is made."""
 
     models: Path | None = field(default_factory=lambda: _folder("MODELS"))
+    """NEUROBENTO_MODELS: folder of the models to serve; default models/."""
+
     backend: str = field(default_factory=lambda: _text("BACKEND", "auto"))
+    """NEUROBENTO_BACKEND; default auto."""
+
     device: str = field(default_factory=lambda: _text("DEVICE", "auto"))
+    """NEUROBENTO_DEVICE; default auto."""
+
     precision: str = field(default_factory=lambda: _text("PRECISION", "auto"))
+    """NEUROBENTO_PRECISION; default auto."""
+
     threads: int = field(default_factory=lambda: _whole("THREADS", CORES, 1))
+    """NEUROBENTO_THREADS, of one scan's preprocessing and of one runner; default all cores."""
+
     processes: int = field(default=0)
-    places: int = field(default_factory=lambda: _whole("PLACES", 16, 1))
+    """NEUROBENTO_PREPROCESSING_PROCESSES: scans prepared in parallel; default cores / threads."""
+
+    slots: int = field(default_factory=_slots)
+    """NEUROBENTO_SLOTS (old name NEUROBENTO_PLACES, for one release): requests in progress at the
+    same time, waiting or worked on; the next is refused with 429. Default 16."""
+
     longest_wait_s: float = field(default_factory=lambda: _number("LONGEST_WAIT_S", 600))
+    """NEUROBENTO_LONGEST_WAIT_S: a request that would wait longer is refused with 429;
+    default 600."""
+
     timeout_s: float = field(default_factory=lambda: _number("TIMEOUT_S", 1800, 1))
+    """NEUROBENTO_TIMEOUT_S: time limit of a request that does not ask for less; default 1800."""
+
     drain_s: float = field(default_factory=lambda: _number("DRAIN_S", 300))
+    """NEUROBENTO_DRAIN_S: after SIGTERM, requests in progress may take this long; default 300."""
+
     upload_s: float = field(default_factory=lambda: _number("UPLOAD_S", 120, 1))
+    """NEUROBENTO_UPLOAD_S: time limit of a request's body; default 120."""
+
     body_bytes: int = field(default_factory=lambda: _whole("MAX_BODY_BYTES", 512 << 20, 1))
+    """NEUROBENTO_MAX_BODY_BYTES; default 512 MiB."""
+
     grpc_host: str = field(default_factory=lambda: _text("GRPC_HOST", "127.0.0.1"))
+    """NEUROBENTO_GRPC_HOST; default 127.0.0.1."""
+
     grpc_port: int = field(default_factory=lambda: _whole("GRPC_PORT", 3001))
-    jobs: str = field(default_factory=lambda: _text("JOBS", _jobs_here()))
+    """NEUROBENTO_GRPC_PORT; default 3001, 0 for no gRPC."""
+
+    jobs: str = field(default_factory=lambda: _text("JOBS", _default_jobs()))
+    """NEUROBENTO_JOBS: where jobs are kept, `sqlite:///PATH` (a fourth slash for an absolute path)
+    or `redis://HOST:PORT/NUMBER`; default jobs.sqlite in BENTOML_HOME."""
+
     jobs_at_once: int = field(default=0)
+    """NEUROBENTO_JOBS_AT_ONCE: jobs this server works on in parallel; default `processes`;
+    0 to accept jobs and work on none."""
+
     jobs_most: int = field(default_factory=lambda: _whole("JOBS_MOST", 1000, 1))
+    """NEUROBENTO_JOBS_MOST: jobs that may wait; the next is refused with 429. Default 1000."""
+
     jobs_keep_s: float = field(default_factory=lambda: _number("JOBS_KEEP_S", 86400, 1))
+    """NEUROBENTO_JOBS_KEEP_S: ended jobs and their results are kept this long; default 86400."""
+
     max_batch: int = field(default_factory=lambda: _whole("MAX_BATCH", 0))
+    """NEUROBENTO_MAX_BATCH: scans in one inference; default by memory and device, at most 8."""
+
+    otlp_endpoint: str = field(default_factory=lambda: _text("OTLP_ENDPOINT", ""))
+    """NEUROBENTO_OTLP_ENDPOINT: OpenTelemetry collector; default none, which means no traces."""
 
     def __post_init__(self) -> None:
         default = max(1, CORES // self.threads)
@@ -137,14 +145,51 @@ class Settings:
         object.__setattr__(self, "jobs_at_once", _whole("JOBS_AT_ONCE", processes))
 
     @property
-    def limits(self) -> Limits:
-        """What a request may be at most."""
-        return Limits(self.body_bytes, self.timeout_s, self.upload_s)
+    def limits(self) -> RequestLimits:
+        """Limits of one request."""
+        return RequestLimits(self.body_bytes, self.timeout_s, self.upload_s)
 
     @property
     def bento_timeout_s(self) -> int:
-        """BentoML's own, which stops nothing and answers in its own shape: never the first."""
+        """BentoML's timeout, longer than ours: it stops no work and answers in its own shape."""
         return int(self.timeout_s) + 60
 
 
 SETTINGS = Settings()
+
+
+def read_token() -> str | None:
+    """Read the bearer token from the file NEUROBENTO_TOKEN_FILE, else from NEUROBENTO_TOKEN.
+
+    None if neither is set. A token is no field of `Settings`, so that no repr shows it.
+
+    Raises
+    ------
+    ConfigError
+        The file cannot be read, or the token is short enough to guess.
+    """
+    path = os.environ.get("NEUROBENTO_TOKEN_FILE")
+    try:
+        # an empty variable is a mistake, not a wish for no token
+        given = os.environ.get("NEUROBENTO_TOKEN")
+        token = given if path is None else Path(path).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise _bad_token(f"a file that cannot be read ({type(error).__name__})") from None
+    if token is not None and len(token) < SHORTEST_TOKEN:
+        raise _bad_token(f"{len(token)} characters")
+    return token
+
+
+def _bad_token(found: str) -> ConfigError:
+    return ConfigError(
+        subject="NEUROBENTO_TOKEN",
+        expected=f"a token of at least {SHORTEST_TOKEN} characters",
+        found=found,
+        remedy="Make one with `openssl rand -hex 32`.",
+    )
+
+
+def run_folder() -> Path | None:
+    """Return the folder of the server this process belongs to, None outside of a server."""
+    given = os.environ.get(RUN_VARIABLE)
+    return Path(given) if given else None

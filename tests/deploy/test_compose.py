@@ -13,7 +13,7 @@ import pytest
 import yaml
 from compose_spec import PyCompose
 
-from neurobento.serving.http.gate import PROBES
+from neurobento.serving.http.paths import PROBES
 from tests.deploy.manifests import COMPOSE, COMPOSE_GPU, DEPLOY, ROOT, read, settings
 
 FILES = pytest.mark.parametrize("file", [COMPOSE, COMPOSE_GPU], ids=lambda file: file.name)

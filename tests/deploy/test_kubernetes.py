@@ -9,7 +9,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 
-from neurobento.serving.http.gate import PROBES
+from neurobento.serving.http.paths import PROBES
 from neurobento.serving.token import Token
 from tests.deploy.manifests import (
     ADAPTER,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from neurobento.serving.http.gate import is_known
+from neurobento.serving.http.paths import is_known_path
 from tests.deploy.manifests import (
     CLUSTER_PROMETHEUS,
     COMPOSE,
@@ -80,8 +80,8 @@ def test_metrics_are_asked_with_the_token_and_readiness_without(file: Path) -> N
     assert {*jobs} == {"neurobento", "neurobento-ready"}
     assert "credentials_file" in jobs["neurobento"]["authorization"]
     assert jobs["neurobento-ready"]["metrics_path"] == "/readyz"
-    assert is_known("/metrics")
-    assert is_known("/readyz")
+    assert is_known_path("/metrics")
+    assert is_known_path("/readyz")
 
 
 def test_the_service_is_scraped_where_it_listens() -> None:

@@ -1,4 +1,4 @@
-"""Answers that are files, and errors as answers, of BentoML's API methods."""
+"""Responses of BentoML's API methods: files, and errors."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from starlette.responses import JSONResponse, Response
 from neurobento.errors import NeuroBentoError
 from neurobento.serving.error_answers import error_body, error_headers, error_status
 
-__all__ = ["FILE_STEM", "GZIP", "JSON", "PNG", "ZIP", "answered", "download", "zipped"]
+__all__ = ["FILE_STEM", "GZIP", "JSON", "PNG", "ZIP", "answer_errors", "file_response", "zip_files"]
 
 GZIP, ZIP = "application/gzip", "application/zip"
 JSON, PNG = "application/json", "image/png"
 FILE_STEM = "scan"
-"""What files in an answer are called: the client's own name stays with the client."""
+"""Name of the files in an answer; the client's own file name stays with the client."""
 
 
-def zipped(files: Mapping[str, bytes]) -> bytes:
-    """A zip of files, by name."""
+def zip_files(files: Mapping[str, bytes]) -> bytes:
+    """Return a zip of files, given by name."""
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as target:
         for name, content in files.items():
@@ -30,14 +30,14 @@ def zipped(files: Mapping[str, bytes]) -> bytes:
     return archive.getvalue()
 
 
-def download(content: bytes, name: str, media_type: str) -> Response:
-    """An answer that is a file."""
+def file_response(content: bytes, name: str, media_type: str) -> Response:
+    """Return a response that is a file to download."""
     headers = {"content-disposition": f'attachment; filename="{FILE_STEM}_{name}"'}
     return Response(content, media_type=media_type, headers=headers)
 
 
-def answered(method: Callable[..., Any]) -> Callable[..., Any]:
-    """An API method whose errors become answers; `ctx` carries the request and the status."""
+def answer_errors(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate an API method: its errors become responses, with their status set in `ctx`."""
 
     @functools.wraps(method)
     async def answer(self: Any, *args: Any, ctx: Any, **options: Any) -> Any:

@@ -1,4 +1,4 @@
-"""`GET /v1/models`: which models answer, and how good they are."""
+"""`GET /v1/models`: the models served, with their metrics."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["describe_model", "models_app"]
 
 
 def describe_model(spec: ModelSpec) -> dict[str, Any]:
-    """What a client wants to know of a model."""
+    """Return what `/v1/models` says of one model."""
     return {
         "name": spec.name,
         "version": spec.version,
@@ -34,12 +34,12 @@ def describe_model(spec: ModelSpec) -> dict[str, Any]:
 
 
 def _described(tensor: Tensor) -> dict[str, Any]:
-    """Of one image, without the batch axis."""
+    """Return shape and dtype for one image, without the batch axis."""
     return {"shape": list(tensor.shape), "dtype": tensor.dtype}
 
 
 def models_app(specs: Sequence[ModelSpec], others: Sequence[Route] = ()) -> Starlette:
-    """The ASGI application to mount at /v1, with other routes beside it."""
+    """Make the ASGI application to mount at /v1, with further routes."""
     models = {"models": [describe_model(spec) for spec in specs]}
 
     async def answer(_: Request) -> JSONResponse:

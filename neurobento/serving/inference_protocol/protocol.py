@@ -16,9 +16,9 @@ from typing import Any
 from anyio import to_thread
 
 from neurobento.errors import ConfigError, ModelNotFound
-from neurobento.serving.admission import Call
 from neurobento.serving.inference_protocol.tensors import TaskTensors, Tensor, TensorSpecs
-from neurobento.serving.telemetry.metrics import stage
+from neurobento.serving.request import RequestContext
+from neurobento.serving.telemetry.metrics import time_stage
 from neurobento.serving.telemetry.tracing import span
 from neurobento.spec import ModelSpec
 
@@ -102,7 +102,7 @@ class OpenInference:
             "outputs": _described(task.outputs),
         }
 
-    async def infer(self, asked: InferRequest, call: Call) -> list[Tensor]:
+    async def infer(self, asked: InferRequest, call: RequestContext) -> list[Tensor]:
         """The tensors that are wanted.
 
         Raises
@@ -130,7 +130,7 @@ def server_version() -> str:
 
 
 async def _packed(makers: Sequence[Callable[[], Tensor]], model: str) -> list[Tensor]:
-    with stage("encode", model), span("encode"):
+    with time_stage("encode", model), span("encode"):
         return await to_thread.run_sync(lambda: [make() for make in makers])
 
 

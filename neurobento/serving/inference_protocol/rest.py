@@ -71,7 +71,7 @@ def rest_app(inference: Callable[[], OpenInference], ready: Callable[[], Awaitab
         outputs = [str(output.get("name")) for output in _list(head, "outputs")]
         wants_binary = _wants_binary(head)
         asked = InferRequest(name, version, inputs, outputs, _dict(head, "parameters"))
-        found = await inference().infer(asked, request.state.call)
+        found = await inference().infer(asked, request.state.context)
         answer = {"model_name": name, "model_version": model_version}
         answer["id"] = str(head.get("id", ""))
         return await to_thread.run_sync(_response, answer, found, wants_binary)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurobento.errors import ConfigError, NotOnNetworkGrid
-from neurobento.serving.admission import Call
+from neurobento.serving.request import RequestContext
 
 __all__ = [
     "DTYPES",
@@ -143,7 +143,7 @@ class TaskTensors(Protocol):
     gives: Mapping[str, tuple[str, ...]]
 
     async def infer(
-        self, model: str, tensor: Tensor, parameters: Mapping[str, Any], call: Call
+        self, model: str, tensor: Tensor, parameters: Mapping[str, Any], call: RequestContext
     ) -> OutputMakers:
         """What makes each output that an input gives."""
 

@@ -9,7 +9,7 @@ import threading
 import time
 from pathlib import Path
 
-from neurobento.serving.process.run_folder import start_of
+from neurobento.serving.process.run_folder import process_start_time
 
 __all__ = ["LOST_AFTER_S", "Liveness", "this_owner"]
 
@@ -19,7 +19,7 @@ LOST_AFTER_S = 60.0
 
 def this_owner() -> str:
     """This process, unlike any other there was or will be: `machine pid start`."""
-    return f"{_machine()} {os.getpid()} {start_of(os.getpid())}"
+    return f"{_machine()} {os.getpid()} {process_start_time(os.getpid())}"
 
 
 def _machine() -> str:
@@ -52,7 +52,7 @@ class Liveness:
         """Whether an owner lives, given its newest beat."""
         machine, pid, start = owner.rsplit(" ", 2)
         if machine == self._machine:
-            return start_of(int(pid)) == start
+            return process_start_time(int(pid)) == start
         now = time.monotonic()
         with self._lock:
             seen = self._seen.get(owner)

@@ -29,7 +29,7 @@ from neurobento.serving.jobs.job import (
 from neurobento.serving.jobs.owners import Liveness, this_owner
 from neurobento.serving.jobs.submissions import Submissions
 from neurobento.serving.jobs.sweep import JobLimits, Sweep
-from neurobento.serving.process.room import needs_room
+from neurobento.serving.process.exhaustion import map_exhaustion
 
 __all__ = ["Attempt", "JobLimits", "JobQueue"]
 
@@ -148,7 +148,7 @@ class JobQueue(Submissions):
         ServiceUnavailable
             Also when there is no room for the file.
         """
-        with needs_room(), file.open("wb") as target:
+        with map_exhaustion(), file.open("wb") as target:
             for chunk in self._blobs.chunks(scan_file_name(turn.job.key)):
                 target.write(chunk)
 

@@ -17,7 +17,7 @@ from starlette.routing import Route
 from neurobento.contract.jobs import IDEMPOTENCY_KEY
 from neurobento.errors import ConfigError, JobConflict, NeuroBentoError
 from neurobento.serving.error_answers import error_body, error_headers, error_status
-from neurobento.serving.http.downloads import FILE_STEM, GZIP, ZIP, download
+from neurobento.serving.http.downloads import FILE_STEM, GZIP, ZIP, file_response
 from neurobento.serving.jobs.job import End, Job
 from neurobento.serving.jobs.queue import JobQueue
 from neurobento.serving.tasks.parcellation.handler import Options
@@ -125,9 +125,9 @@ def _result(queue: JobQueue, request: Request, labels_alone: bool) -> Response:
         return JSONResponse(body, end.status)
     archive = b"".join(queue.result(job, end))
     if not labels_alone:
-        return download(archive, "parcellation.zip", ZIP)
+        return file_response(archive, "parcellation.zip", ZIP)
     with zipfile.ZipFile(io.BytesIO(archive)) as files:
-        return download(files.read(f"{FILE_STEM}_dseg.nii.gz"), "dseg.nii.gz", GZIP)
+        return file_response(files.read(f"{FILE_STEM}_dseg.nii.gz"), "dseg.nii.gz", GZIP)
 
 
 def _not_there(end: End | None) -> JobConflict:

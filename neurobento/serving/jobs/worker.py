@@ -19,9 +19,10 @@ from neurobento.errors import (
     ServiceBusy,
     ServiceUnavailable,
 )
-from neurobento.serving.admission import Admission, Call
+from neurobento.serving.admission import Admission
 from neurobento.serving.error_answers import error_status
 from neurobento.serving.jobs.queue import Attempt, JobQueue
+from neurobento.serving.request import RequestContext
 from neurobento.serving.tasks.parcellation.handler import Options
 from neurobento.serving.tasks.uploaded_file import upload_folder
 from neurobento.serving.telemetry.logs import log_request
@@ -50,7 +51,7 @@ logger = logging.getLogger("neurobento.serving")
 class Parcellating(Protocol):
     """The front as jobs need it."""
 
-    async def outputs(self, file: Path, options: Options, call: Call) -> bytes:
+    async def outputs(self, file: Path, options: Options, call: RequestContext) -> bytes:
         """All output files of a scan, as a zip."""
 
 
@@ -75,7 +76,7 @@ class _Work:
     """
 
     turn: Attempt
-    call: Call
+    call: RequestContext
     until: float
     missing: int = 0
 
@@ -156,7 +157,7 @@ class JobWorker:
         """Requests first, for some time."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE_S):
-                while not self._admission.has_nobody_waiting():
+                while not self._admission.can_start_now():
                     await asyncio.sleep(POLL_S)
 
     async def _do(self, turn: Attempt) -> bool:
@@ -216,7 +217,7 @@ class JobWorker:
 
     async def _tried(self, work: _Work) -> bytes:
         job = work.turn.job
-        with self._admission.place(), upload_folder() as folder:
+        with self._admission.slot(), upload_folder() as folder:
             scan = folder / "scan"
             await to_thread.run_sync(self._queue.read, work.turn, scan)
             options = Options(job.model, job.preprocessing, job.space)
@@ -233,21 +234,21 @@ class JobWorker:
             if self._admission.draining or time.monotonic() > work.until:
                 raise _NotHere
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(work.call.left(), POLL_S)
+                await asyncio.wait_for(work.call.wait_abandoned(), POLL_S)
                 raise ClientGone(
                     expected="a job that is wanted",
                     found="that it is not",
                     remedy="Nothing was kept.",
                 )
 
-    def _call(self, turn: Attempt) -> Call:
-        return Call(turn.job.id, "job", self._limit_s)
+    def _call(self, turn: Attempt) -> RequestContext:
+        return RequestContext(turn.job.id, "job", self._limit_s)
 
     async def _beat(self) -> None:
         await to_thread.run_sync(self._queue.beat)
         for work in list(self._works):
             if not await to_thread.run_sync(self._queue.is_wanted, work.turn):
-                work.call.leave()
+                work.call.abandon()
 
     async def _sweep(self) -> None:
         states = await to_thread.run_sync(self._queue.sweep)

@@ -41,14 +41,14 @@ from neurobento.imaging.slices.reader import read_slice
 from neurobento.parcellation.parcellator import prepare
 from neurobento.preprocessing.mode import Preprocessing
 from neurobento.preprocessing.threads import limit_threads
-from neurobento.serving.admission import Kind, Lane, lane_of
+from neurobento.serving.admission import Kind, QueueName, queue_for
 from neurobento.serving.pool.serialisation import pack_error, pack_scan, pack_slice
-from neurobento.serving.process.parent import end_with_parent
-from neurobento.serving.process.priority import work_behind_the_front
-from neurobento.serving.process.room import needs_room, no_room
-from neurobento.serving.process.run_folder import remove_left
+from neurobento.serving.process.exhaustion import exhaustion_error, map_exhaustion
+from neurobento.serving.process.parent import die_with_parent
+from neurobento.serving.process.priority import lower_priority
+from neurobento.serving.process.run_folder import remove_leftovers
 from neurobento.serving.telemetry import metrics
-from neurobento.serving.telemetry.logs import begin_logging
+from neurobento.serving.telemetry.logs import set_up_logging
 
 __all__ = ["PreprocessingPool"]
 
@@ -71,7 +71,7 @@ class PreprocessingPool:
     """
 
     def __init__(self, processes: int, threads: int) -> None:
-        self._lanes: dict[Lane, _Lane] = {
+        self._lanes: dict[QueueName, _Lane] = {
             "slow": _Lane([_Child(threads, _import_all) for _ in range(processes)]),
             "quick": _Lane([_Child(threads, _import_readers)]),
         }
@@ -83,7 +83,7 @@ class PreprocessingPool:
     async def start(self) -> None:
         """Start all processes; return once the quick one is warm, and the others go on."""
         # of a pool that was killed; its children are dead or dying
-        remove_left(FOLDER_PREFIX)
+        remove_leftovers(FOLDER_PREFIX)
         slow, quick = (asyncio.ensure_future(lane.start()) for lane in self._lanes.values())
         self._starting = slow
         await quick
@@ -112,7 +112,7 @@ class PreprocessingPool:
         """
         if ticket in self._ended:
             raise _gone()
-        task = asyncio.ensure_future(self._lanes[lane_of(kind)].prepare(path, kind, ticket))
+        task = asyncio.ensure_future(self._lanes[queue_for(kind)].prepare(path, kind, ticket))
         self._under_way[ticket] = task
         try:
             return await task
@@ -253,7 +253,7 @@ class _Lane:
 class _Child:
     """One process at a time, and the pipe to it."""
 
-    def __init__(self, threads: int, imports: Callable[[], None]) -> None:
+    def __init__(self, threads: int, imports: Callable[[int], None]) -> None:
         self._threads, self._imports = threads, imports
         self._process: Any = None
         self._watched: tuple[asyncio.AbstractEventLoop, int] | None = None
@@ -323,7 +323,7 @@ class _Child:
     async def prepare(self, path: Path, kind: Kind, ticket: str) -> dict[str, Any]:
         """What was made of a file or an error, packed."""
         assert self._pipe is not None
-        with needs_room():
+        with map_exhaustion():
             folder = tempfile.mkdtemp(prefix=FOLDER_PREFIX)
         try:
             self._pipe.send((path, kind, folder, ticket))
@@ -384,19 +384,19 @@ def _died() -> ServiceUnavailable:
     )
 
 
-def _live(pipe: Connection, threads: int, imports: Callable[[], None], parent: int) -> None:
+def _live(pipe: Connection, threads: int, imports: Callable[[int], None], parent: int) -> None:
     """A child's life: names of files come in through the pipe, answers go out."""
     # SIGTERM as an exception: ROBEX is ended on the way out
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    end_with_parent(signal.SIGTERM)
+    die_with_parent(signal.SIGTERM)
     if os.getppid() != parent:
         os._exit(1)
     # a Ctrl-C reaches the whole terminal; the parent ends its children itself
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    begin_logging()
-    work_behind_the_front()
+    set_up_logging()
+    lower_priority()
     limit_threads(threads)
-    imports()
+    imports(threads)
     pipe.send(READY)
     with contextlib.suppress(EOFError):
         while True:
@@ -406,15 +406,15 @@ def _live(pipe: Connection, threads: int, imports: Callable[[], None], parent: i
             pipe.send(_prepared(path, kind, path.with_name(f"{ticket}.image")))
 
 
-def _import_all() -> None:
+def _import_all(threads: int) -> None:
     import ants  # noqa: F401
     import monai.transforms  # noqa: F401
     import torch
 
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    torch.set_num_threads(threads)
 
 
-def _import_readers() -> None:
+def _import_readers(threads: int) -> None:
     """Level `none` and slices are read and checked, which needs none of the heavy libraries."""
     import PIL.Image
     import pydicom.pixels  # noqa: F401
@@ -432,7 +432,7 @@ def _prepared(path: Path, kind: Kind, image: Path) -> dict[str, Any]:
         return pack_error(error)
     # whatever a library raises over a scan: its words may hold a path, its kind does not
     except Exception as error:
-        if (lacking := no_room(error)) is not None:
+        if (lacking := exhaustion_error(error)) is not None:
             return pack_error(lacking)
         another = "" if kind == "slice" else "try another preprocessing, or "
         return pack_error(

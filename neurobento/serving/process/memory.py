@@ -1,11 +1,11 @@
-"""Memory that a long-lived process gives back."""
+"""Settings of memory that keep a long-lived process small and responsive."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
 
-__all__ = ["give_back_arrays", "leave_imports_alone"]
+__all__ = ["freeze_gc", "return_memory_to_os"]
 
 M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8
 """Of glibc's malloc.h."""
@@ -14,26 +14,26 @@ ARRAY_BYTES = 128 << 10
 ARENAS = 2
 
 
-def give_back_arrays() -> None:
-    """Let large arrays go back to the system when they are freed, not stay for the next ones.
+def return_memory_to_os() -> None:
+    """Return large arrays to the system when they are freed, instead of keeping them for reuse.
 
-    glibc begins to keep them once some were freed, each thread its own: a service
-    that handled some hundred scans in many threads held several times what it used.
+    glibc begins to keep them once some were freed, in each thread: a service that handled some
+    hundred scans in many threads held several times what it used.
     """
     try:
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(M_MMAP_THRESHOLD, ARRAY_BYTES)
         libc.mallopt(M_ARENA_MAX, ARENAS)
     except (OSError, AttributeError):
-        # another C library, which keeps what it likes
+        # another C library, with rules of its own
         return
 
 
-def leave_imports_alone() -> None:
-    """Keep what was imported out of garbage collections; to be called once all of it is.
+def freeze_gc() -> None:
+    """Exclude loaded modules from garbage collection. Call after the last import.
 
-    A full one of the front was seen to look at 110,000 objects for 80 ms, in which it
-    answers nobody.
+    A full collection in the front looked at 110,000 objects for 80 ms, during which it answered
+    nobody.
     """
     gc.collect()
     gc.freeze()

@@ -1,18 +1,17 @@
-"""Which processes give way to which when all cores are busy."""
+"""Which processes give way when all cores are busy."""
 
 from __future__ import annotations
 
 import os
 
-__all__ = ["work_behind_the_front"]
+__all__ = ["lower_priority"]
 
 NICENESS = 5
 
 
-def work_behind_the_front() -> None:
-    """Let this process's long work give way: who is refused hears so at once, however busy it is.
+def lower_priority() -> None:
+    """Let the front run before this process, so that it refuses requests at once however busy.
 
-    Call it before there are other threads: each has a niceness of its own, its
-    starter's at first.
+    Call it before other threads exist: a thread starts with the niceness of its creator.
     """
     os.nice(max(0, NICENESS - os.nice(0)))

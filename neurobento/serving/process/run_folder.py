@@ -1,7 +1,6 @@
-"""A folder of one running server: its temporary files, and what its processes tell each other.
+"""The folder of one running server: its temporary files, and two facts its processes share.
 
-It goes with the server. One that a killed server left behind goes when the
-next one starts.
+The folder goes with the server. The next server to start removes the folder of one that was killed.
 """
 
 from __future__ import annotations
@@ -11,117 +10,109 @@ import shutil
 import tempfile
 from pathlib import Path
 
-__all__ = ["RUN_VARIABLE", "RunFolder", "remove_left", "start_of"]
+from neurobento.serving.settings import RUN_VARIABLE, run_folder
 
-RUN_VARIABLE = "NEUROBENTO_RUN"
+__all__ = ["RunFolder", "process_start_time", "remove_leftovers"]
+
 PREFIX = "neurobento-run-"
 
 
 class RunFolder:
-    """The folder, as the process that made it and those started by it see it.
-
-    Parameters
-    ----------
-    path
-        Of the folder.
-    """
+    """The folder, as seen by the process that made it and by those that it started."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._drain, self._inside = path / "drain", path / "inside"
+        self._drain, self._active = path / "drain", path / "inside"
 
     @classmethod
     def make(cls) -> RunFolder:
-        """A new folder, owned by this process; those of dead owners are removed first."""
+        """Make a folder that this process owns, and remove those of dead owners."""
         root = Path(tempfile.gettempdir())
-        for left in root.glob(f"{PREFIX}*"):
-            if not _owner_lives(left):
-                shutil.rmtree(left, ignore_errors=True)
-        # 0700, as what BentoML puts inside
+        for folder in root.glob(f"{PREFIX}*"):
+            if not _owner_is_alive(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+        # mode 0700, as has what BentoML puts into it
         run = cls(Path(tempfile.mkdtemp(prefix=PREFIX)))
         run.temporary.mkdir(mode=0o700)
-        # whole or not there: another server that starts now may be reading it
+        # renamed when whole: another server that starts now may be reading it
         new = run.path / "owner.new"
-        new.write_text(f"{os.getpid()} {start_of(os.getpid())}")
+        new.write_text(f"{os.getpid()} {process_start_time(os.getpid())}")
         new.rename(run.path / "owner")
         return run
 
     @classmethod
     def current(cls) -> RunFolder:
-        """The folder of the server that this process belongs to; a new one if there is none."""
-        path = os.environ.get(RUN_VARIABLE)
-        return cls(Path(path)) if path else cls.make()
+        """Return the folder of the server this process belongs to; make one if there is none."""
+        path = run_folder()
+        return cls.make() if path is None else cls(path)
 
-    def be_current(self) -> None:
-        """Have this process, and all that it starts, keep temporary files in the folder."""
+    def make_current(self) -> None:
+        """Use the folder in this process and all that it starts, also for temporary files."""
         os.environ[RUN_VARIABLE] = str(self.path)
         os.environ["TMPDIR"] = tempfile.tempdir = str(self.temporary)
 
     @property
     def temporary(self) -> Path:
-        """Where temporary files go."""
+        """The folder for temporary files."""
         return self.path / "tmp"
 
     @property
     def draining(self) -> bool:
-        """Whether the server is to take no more requests."""
+        """Whether the server refuses new requests."""
         return self._drain.exists()
 
     def drain(self) -> None:
-        """Say that the server is to take no more requests."""
+        """Make the server refuse new requests."""
         self._drain.touch()
 
-    def say_inside(self, count: int) -> None:
-        """Say how many requests are under way."""
-        # written over, never cut to nothing first: a reader sees the one number or the other
-        file = os.open(self._inside, os.O_WRONLY | os.O_CREAT, 0o600)
+    def write_active_requests(self, count: int) -> None:
+        """Record how many requests are in progress."""
+        # overwritten in place and never truncated, so that a reader sees one number or the other
+        file = os.open(self._active, os.O_WRONLY | os.O_CREAT, 0o600)
         try:
             os.write(file, f"{count:9d}".encode())
         finally:
             os.close(file)
 
     @property
-    def inside(self) -> int:
-        """How many requests are under way, as was said last."""
+    def active_requests(self) -> int:
+        """How many requests are in progress, as recorded last."""
         try:
-            return int(self._inside.read_text())
+            return int(self._active.read_text())
         except (OSError, ValueError):
             return 0
 
     def remove(self) -> None:
-        """End of the folder."""
+        """Remove the folder and all in it."""
         shutil.rmtree(self.path, ignore_errors=True)
 
 
-def remove_left(*prefixes: str) -> None:
-    """Remove temporary files and folders that a killed process of this kind left behind.
+def remove_leftovers(*prefixes: str) -> None:
+    """Remove temporary files and folders with these prefixes, left by a killed process.
 
-    Parameters
-    ----------
-    prefixes
-        Of their names; nothing else that runs may be using such.
+    No running process may be using such names.
     """
     for prefix in prefixes:
-        for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
-            if left.is_dir():
-                shutil.rmtree(left, ignore_errors=True)
+        for path in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
             else:
-                left.unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
 
 
-def _owner_lives(folder: Path) -> bool:
+def _owner_is_alive(folder: Path) -> bool:
     try:
         pid, start = (folder / "owner").read_text().split()
-        return start_of(int(pid)) == start
+        return process_start_time(int(pid)) == start
     # a folder without an owner is just being made, or is not ours
     except (OSError, ValueError):
         return not (folder / "owner").exists()
 
 
-def start_of(pid: int) -> str:
-    """When a process began, in ticks since boot: a process id alone may be used again.
+def process_start_time(pid: int) -> str:
+    """Return when a process started, in ticks since boot; "none" for a dead or zombie process.
 
-    "none" for one that is over, also if its parent has not asked for its end yet.
+    A process id alone may be used again.
     """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()

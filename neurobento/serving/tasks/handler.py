@@ -14,8 +14,9 @@ from typing import Any, Generic, Protocol, TypeVar
 from bentoml.exceptions import BentoMLException
 
 from neurobento.errors import ModelNotFound, ServiceUnavailable
-from neurobento.serving.admission import Admission, Call, Kind, lane_of
-from neurobento.serving.process.room import needs_room
+from neurobento.serving.admission import Admission, Kind, queue_for
+from neurobento.serving.process.exhaustion import map_exhaustion
+from neurobento.serving.request import RequestContext
 
 __all__ = ["PreprocessingService", "Runner", "TaskHandler", "call_service"]
 
@@ -101,7 +102,7 @@ class TaskHandler(Generic[OwnRunner]):
 
     async def _answered(
         self,
-        call: Call,
+        call: RequestContext,
         model: str,
         kind: Kind,
         work: Callable[[], Coroutine[Any, Any, Result]],
@@ -111,10 +112,13 @@ class TaskHandler(Generic[OwnRunner]):
         self._runner(model)
         # the metrics' labels: only what there is
         call.model, call.preprocessing = model, kind
-        with self._admission.turn(call, (model, kind, *size), lane_of(kind)), needs_room():
+        with (
+            self._admission.join_queue(call, (model, kind, *size), queue_for(kind)),
+            map_exhaustion(),
+        ):
             return await call.run(work())
 
-    async def _prepared(self, file: Path, kind: Kind, call: Call) -> dict[str, Any]:
+    async def _prepared(self, file: Path, kind: Kind, call: RequestContext) -> dict[str, Any]:
         """What preprocessing makes of a file, or an error, packed; see `neurobento.serving.pool.serialisation`."""
         try:
             return await call_service(self._preprocessing.prepare(str(file), kind, call.ticket))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from anyio import to_thread
 
-from neurobento.serving.process.room import needs_room
+from neurobento.serving.process.exhaustion import map_exhaustion
 
 __all__ = ["UPLOAD_PREFIX", "upload_folder", "uploaded_file"]
 
@@ -26,7 +26,7 @@ def upload_folder() -> Iterator[Path]:
         There is no room for one.
     """
     with contextlib.ExitStack() as stack:
-        with needs_room():
+        with map_exhaustion():
             made = stack.enter_context(tempfile.TemporaryDirectory(prefix=UPLOAD_PREFIX))
         yield Path(made)
 
@@ -42,6 +42,6 @@ async def uploaded_file(content: bytes) -> AsyncIterator[Path]:
     """
     with upload_folder() as folder:
         file = folder / "scan"
-        with needs_room():
+        with map_exhaustion():
             await to_thread.run_sync(file.write_bytes, content)
         yield file

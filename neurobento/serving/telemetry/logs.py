@@ -1,9 +1,9 @@
-"""The service's own log: one JSON object a line, and never a file name, header text or voxel.
+"""The service's log: one JSON object a line, never a file name, header text or voxel.
 
-A line has a time, a level and a message; lines of a request have its id, and the
-last of them its model, preprocessing, status and how many milliseconds it took.
-Others in the process, BentoML above all, write their own lines: of what was raised,
-these have the kind and the place, and not its words, which may be a client's.
+A line has a time, a level and a message; lines of a request have its id, and the last of them its
+model, preprocessing, status and milliseconds. Libraries in the process, BentoML above all, write
+their own lines: these name an exception's class and code line, not its text, which may quote a
+client.
 """
 
 from __future__ import annotations
@@ -15,22 +15,29 @@ import time
 from http import HTTPStatus
 from typing import Any
 
-from neurobento.serving.admission import Call
-from neurobento.serving.telemetry.metrics import ANSWERED
-from neurobento.serving.telemetry.tracing import trace_id
+from neurobento.serving.request import RequestContext
+from neurobento.serving.telemetry.metrics import REQUEST_SECONDS
+from neurobento.serving.telemetry.tracing import current_trace_id
 
-__all__ = ["begin_logging", "log_request"]
+__all__ = ["log_request", "set_up_logging"]
 
 FIELDS = (
-    *("request_id", "protocol", "model", "preprocessing", "status", "error", "ms"),
-    *("stage", "trace_id"),
+    "request_id",
+    "protocol",
+    "model",
+    "preprocessing",
+    "status",
+    "error",
+    "ms",
+    "stage",
+    "trace_id",
 )
-"""What a line may say besides: nothing else that is put into a record is written."""
+"""The only extra fields of a record that are written."""
 
 logger = logging.getLogger("neurobento.serving")
 
 
-class _Lines(logging.Formatter):
+class _JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         when = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
         line: dict[str, Any] = {
@@ -39,13 +46,13 @@ class _Lines(logging.Formatter):
             "message": record.getMessage(),
         }
         line |= {name: getattr(record, name) for name in FIELDS if hasattr(record, name)}
-        if (raised := _kind_and_place(record)) is not None:
+        if (raised := _class_and_line(record)) is not None:
             line["exception"], line["place"] = raised
         return json.dumps(line)
 
 
-class _Record(logging.LogRecord):
-    """A line of any logger; unless it is ours, no exception goes with it, but kind and place."""
+class _SafeRecord(logging.LogRecord):
+    """A record of any logger; outside ours, an exception is reduced to its class and code line."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -55,15 +62,15 @@ class _Record(logging.LogRecord):
         if isinstance(self.msg, BaseException):
             message = "an exception"
         elif not self.args:
-            # asyncio repeats the exception below its first line
+            # asyncio repeats the exception below the first line
             message = message.strip().partition("\n")[0]
-        raised = None if _is_refusal(self.exc_info[1]) else _kind_and_place(self)
+        raised = None if _is_refusal(self.exc_info[1]) else _class_and_line(self)
         self.msg = message if raised is None else f"{message} ({' in '.join(raised)})"
         self.exc_info = None
 
 
-def _kind_and_place(record: logging.LogRecord) -> tuple[str, str] | None:
-    """Of which kind an exception was, and where: its words may hold a path or a name."""
+def _class_and_line(record: logging.LogRecord) -> tuple[str, str] | None:
+    """Return an exception's class and code line; its text may hold a path or a name."""
     kind, _, where = record.exc_info or (None, None, None)
     if where is None:
         return None
@@ -74,51 +81,44 @@ def _kind_and_place(record: logging.LogRecord) -> tuple[str, str] | None:
 
 
 def _is_refusal(error: BaseException | None) -> bool:
-    """Whether BentoML answers 4xx for it: our line of the request tells what there is to know."""
-    # by name: pydantic and BentoML are not for every process that logs
+    """Return whether BentoML answers 4xx for an error, which our line of the request reports."""
+    # by name, so that processes that only log need not import pydantic and BentoML
     refused = type(error).__name__ == "ValidationError"
     code = getattr(error, "error_code", HTTPStatus.BAD_REQUEST if refused else None)
     return isinstance(code, int) and code < HTTPStatus.INTERNAL_SERVER_ERROR
 
 
-def begin_logging() -> None:
-    """Send the lines of `neurobento.*` to stderr, and keep what clients sent out of all others.
+def set_up_logging() -> None:
+    """Log `neurobento.*` to stderr as JSON, and keep what clients sent out of all other lines.
 
-    BentoML sets up its own loggers only, before or after this: what they are given
-    is changed, whichever handler it goes to.
+    BentoML sets up its own loggers before or after this, so the records are changed, not handlers.
     """
-    logging.setLogRecordFactory(_Record)
+    logging.setLogRecordFactory(_SafeRecord)
     ours = logging.getLogger("neurobento")
     if not ours.handlers:
         handler = logging.StreamHandler()
-        handler.setFormatter(_Lines())
+        handler.setFormatter(_JsonFormatter())
         ours.addHandler(handler)
     ours.setLevel(logging.INFO)
     ours.propagate = False
 
 
-def log_request(call: Call, status: int | str) -> None:
-    """The end of a request, in the log and in the metrics.
-
-    Parameters
-    ----------
-    call
-        The request.
-    status
-        HTTP status, or the name of a gRPC code.
-    """
-    seconds = time.monotonic() - call.begun
-    ANSWERED.labels(call.protocol, call.model, call.preprocessing, str(status)).observe(seconds)
+def log_request(request: RequestContext, status: int | str) -> None:
+    """Record the end of a request, with its HTTP status or gRPC code, in log and metrics."""
+    seconds = time.monotonic() - request.started
+    REQUEST_SECONDS.labels(
+        request.protocol, request.model, request.preprocessing, str(status)
+    ).observe(seconds)
     logger.info(
         "request %s ended",
-        call.id,
+        request.id,
         extra={
-            "request_id": call.id,
-            "protocol": call.protocol,
-            "model": call.model,
-            "preprocessing": call.preprocessing,
+            "request_id": request.id,
+            "protocol": request.protocol,
+            "model": request.model,
+            "preprocessing": request.preprocessing,
             "status": status,
-            "trace_id": trace_id(),
+            "trace_id": current_trace_id(),
             "ms": round(1000 * seconds),
         },
     )

@@ -1,25 +1,21 @@
-"""OpenTelemetry traces: through the front, preprocessing and the runner, if a collector is named.
+"""OpenTelemetry traces through the front, preprocessing and the runners, if a collector is set.
 
-Spans carry the names of stages and models; nothing of the scan.
+Spans carry the names of stages and models, and nothing of the scan.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["root_span", "span", "stage_spans", "trace_id", "tracing_options"]
-
-ENDPOINT_VARIABLE = "NEUROBENTO_OTLP_ENDPOINT"
+__all__ = ["current_trace_id", "record_stage_spans", "root_span", "span", "tracing_options"]
 
 
-def tracing_options() -> dict[str, Any]:
-    """BentoML's `tracing` option of every service; empty where no collector is named."""
-    endpoint = os.environ.get(ENDPOINT_VARIABLE)
+def tracing_options(endpoint: str) -> dict[str, Any]:
+    """Return BentoML's `tracing` option for every service; empty without a collector."""
     if not endpoint:
         return {}
     otlp = {"protocol": "http", "endpoint": f"{endpoint.rstrip('/')}/v1/traces"}
@@ -28,22 +24,22 @@ def tracing_options() -> dict[str, Any]:
 
 @functools.cache
 def _tracer() -> Any:
-    from bentoml._internal.configuration.containers import BentoMLContainer
     from opentelemetry import trace
 
-    # BentoML's own provider, so that our spans lie within those of its requests
-    return trace.get_tracer("neurobento", tracer_provider=BentoMLContainer.tracer_provider.get())
+    from neurobento.serving.bentoml_patches import tracer_provider
+
+    return trace.get_tracer("neurobento", tracer_provider=tracer_provider())
 
 
 @contextlib.contextmanager
 def span(name: str, **attributes: str) -> Iterator[None]:
-    """What happens in the context, as one span."""
+    """Trace the context as one span."""
     with _tracer().start_as_current_span(name, attributes=attributes):
         yield
 
 
-def stage_spans(seconds: Mapping[str, float]) -> None:
-    """Stages that another process has just been through, one after the other, as spans."""
+def record_stage_spans(seconds: Mapping[str, float]) -> None:
+    """Record stages that another process has just been through, one after the other, as spans."""
     start = time.time_ns() - round(1e9 * sum(seconds.values()))
     for stage, value in seconds.items():
         end = start + round(1e9 * value)
@@ -53,7 +49,7 @@ def stage_spans(seconds: Mapping[str, float]) -> None:
 
 @contextlib.contextmanager
 def root_span(name: str, metadata: Mapping[str, str]) -> Iterator[None]:
-    """The first span of a call that did not come through BentoML; the caller's trace goes on."""
+    """Trace a request that did not come through BentoML; it joins the caller's trace."""
     from opentelemetry import propagate
 
     context = propagate.extract(metadata)
@@ -61,9 +57,9 @@ def root_span(name: str, metadata: Mapping[str, str]) -> Iterator[None]:
         yield
 
 
-def trace_id() -> str | None:
-    """Of the trace that is going on, 32 hexadecimal digits."""
+def current_trace_id() -> str | None:
+    """Return the current trace's id, 32 hexadecimal digits, or None outside of a trace."""
     from opentelemetry import trace
 
-    found = trace.get_current_span().get_span_context()
-    return f"{found.trace_id:032x}" if found.is_valid else None
+    context = trace.get_current_span().get_span_context()
+    return f"{context.trace_id:032x}" if context.is_valid else None

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from neurobento.imaging.geometry import NETWORK_SHAPE, Grid
 from neurobento.imaging.native_space import space_of
 from neurobento.parcellation.parcellator import Parcellation, PreparedScan, restore_and_measure
-from neurobento.serving.admission import Call
 from neurobento.serving.inference_protocol.protocol import OpenInference
+from neurobento.serving.request import RequestContext
 from neurobento.serving.tasks.parcellation.handler import Options
 from neurobento.serving.tasks.parcellation.tensors import ParcellationTensors
 from neurobento.spec import ModelSpec
@@ -60,27 +60,27 @@ class FakeFront:
         self.error, self.endless = error, endless
         self.asked: list[Options] = []
         self.contents: list[bytes] = []
-        self.calls: list[Call] = []
+        self.calls: list[RequestContext] = []
         self.ended = 0
 
     async def facts(self, model: str) -> dict[str, Any]:
         """Model and backend."""
         return FACTS
 
-    async def parcellate(self, file: Path, options: Options, call: Call) -> Parcellation:
+    async def parcellate(self, file: Path, options: Options, call: RequestContext) -> Parcellation:
         """The parcellation, of any file."""
         self.contents.append(file.read_bytes())
         await self._work(options, call)
         return self.parcellation
 
     async def segment(
-        self, images: NDArray[np.float32], options: Options, call: Call
+        self, images: NDArray[np.float32], options: Options, call: RequestContext
     ) -> NDArray[np.uint8]:
         """Labels of images."""
         await self._work(options, call)
         return labels_of(images)
 
-    async def _work(self, options: Options, call: Call) -> None:
+    async def _work(self, options: Options, call: RequestContext) -> None:
         self.asked.append(options)
         self.calls.append(call)
         if self.error is not None:

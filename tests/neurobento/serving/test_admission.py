@@ -14,8 +14,10 @@ import pytest
 from prometheus_client import REGISTRY
 
 from neurobento.errors import ClientGone, DeadlineExceeded, ServiceBusy, ServiceUnavailable
-from neurobento.serving.admission import Admission, Call
-from neurobento.serving.process.run_folder import RUN_VARIABLE, RunFolder
+from neurobento.serving.admission import Admission
+from neurobento.serving.process.run_folder import RunFolder
+from neurobento.serving.request import RequestContext
+from neurobento.serving.settings import RUN_VARIABLE
 
 LONG_S = 30.0
 """No test takes so long: what is not ended fails by its time limit."""
@@ -56,11 +58,12 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr("neurobento.serving.admission.time", clock)
+    monkeypatch.setattr("neurobento.serving.request.time", clock)
     return clock
 
 
-def a_call(limit_s: float = LONG_S) -> Call:
-    return Call("r-1", "http", limit_s)
+def a_call(limit_s: float = LONG_S) -> RequestContext:
+    return RequestContext("r-1", "http", limit_s)
 
 
 def refused(reason: str) -> float:
@@ -102,7 +105,7 @@ def test_a_client_that_leaves_ends_the_work() -> None:
         call, work = a_call(), Work()
         waiting = asyncio.ensure_future(call.run(work.go()))
         await work.begun.wait()
-        call.leave()
+        call.abandon()
         with pytest.raises(ClientGone):
             await waiting
         return work.tidied
@@ -113,7 +116,7 @@ def test_a_client_that_leaves_ends_the_work() -> None:
 def test_a_client_that_has_left_before_the_work_began_ends_it_too() -> None:
     async def scenario() -> None:
         call = a_call()
-        call.leave()
+        call.abandon()
         with pytest.raises(ClientGone):
             await call.run(Work().go())
         assert len(asyncio.all_tasks()) == 1
@@ -135,7 +138,7 @@ def test_the_work_ends_with_the_task_that_waits_for_it() -> None:
 
 
 def test_work_that_does_not_end_holds_nobody_up_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("neurobento.serving.admission.TIDY_LIMIT_S", 0.05)
+    monkeypatch.setattr("neurobento.serving.request.CLEANUP_LIMIT_S", 0.05)
     ended = []
 
     async def stubborn() -> None:
@@ -199,16 +202,16 @@ def test_calls_of_one_request_id_have_tickets_of_their_own() -> None:
 def test_as_many_are_inside_as_there_are_places(run: RunFolder) -> None:
     admission = Admission(2, 1, LONG_S)
     before = refused("no place")
-    with admission.place(), admission.place():
+    with admission.slot(), admission.slot():
         for _ in range(3):
-            with pytest.raises(ServiceBusy) as caught, admission.place():
+            with pytest.raises(ServiceBusy) as caught, admission.slot():
                 pytest.fail("a third was let in")
             assert caught.value.retry_after_s is not None
             assert caught.value.retry_after_s >= 1
-        assert run.inside == 2
+        assert run.active_requests == 2
     assert refused("no place") == before + 3
-    with admission.place(), admission.place():
-        assert run.inside == 2
+    with admission.slot(), admission.slot():
+        assert run.active_requests == 2
 
 
 @pytest.mark.parametrize("end", [None, ZeroDivisionError, ServiceBusy, asyncio.CancelledError])
@@ -217,14 +220,14 @@ def test_a_place_is_free_again_however_a_call_ends(
 ) -> None:
     admission = Admission(1, 1, LONG_S)
     for _ in range(3):
-        with contextlib.suppress(BaseException), admission.place():
-            assert run.inside == 1
+        with contextlib.suppress(BaseException), admission.slot():
+            assert run.active_requests == 1
             if end is ServiceBusy:
                 raise ServiceBusy(expected="a", found="b", remedy="C.")
             if end is not None:
                 raise end
-        assert run.inside == 0
-    with admission.place():
+        assert run.active_requests == 0
+    with admission.slot():
         pass
 
 
@@ -232,18 +235,18 @@ def test_a_place_is_free_again_when_its_task_is_cancelled(run: RunFolder) -> Non
     admission = Admission(1, 1, LONG_S)
 
     async def inside() -> None:
-        with admission.place():
+        with admission.slot():
             await asyncio.sleep(LONG_S)
 
     async def scenario() -> None:
         task = asyncio.ensure_future(inside())
         await asyncio.sleep(0)
-        assert run.inside == 1
+        assert run.active_requests == 1
         task.cancel()
         await asyncio.wait({task})
 
     asyncio.run(scenario())
-    assert run.inside == 0
+    assert run.active_requests == 0
 
 
 def test_a_place_is_not_lost_when_the_count_cannot_be_told(
@@ -255,22 +258,22 @@ def test_a_place_is_not_lost_when_the_count_cannot_be_told(
         raise OSError("no space left")
 
     with monkeypatch.context() as broken:
-        broken.setattr(RunFolder, "say_inside", full)
-        with pytest.raises(OSError), admission.place():
+        broken.setattr(RunFolder, "write_active_requests", full)
+        with pytest.raises(OSError), admission.slot():
             pytest.fail("let in")
-    with admission.place():
-        assert run.inside == 1
+    with admission.slot():
+        assert run.active_requests == 1
 
 
 def test_a_service_begins_with_nobody_inside(run: RunFolder) -> None:
-    run.say_inside(7)
+    run.write_active_requests(7)
     Admission(1, 1, LONG_S).open()
-    assert run.inside == 0
+    assert run.active_requests == 0
 
 
 def test_metrics_know_how_many_are_inside(run: RunFolder) -> None:
     admission = Admission(3, 1, LONG_S)
-    with admission.place(), admission.place():
+    with admission.slot(), admission.slot():
         assert REGISTRY.get_sample_value("neurobento_requests_inside") == 2
     assert REGISTRY.get_sample_value("neurobento_requests_inside") == 0
 
@@ -278,14 +281,14 @@ def test_metrics_know_how_many_are_inside(run: RunFolder) -> None:
 def test_a_draining_service_lets_nobody_in_and_leaves_those_inside_alone(run: RunFolder) -> None:
     admission = Admission(5, 1, LONG_S)
     before = refused("draining")
-    with admission.place():
+    with admission.slot():
         assert not admission.draining
         run.drain()
         assert admission.draining
-        with pytest.raises(ServiceUnavailable) as caught, admission.place():
+        with pytest.raises(ServiceUnavailable) as caught, admission.slot():
             pytest.fail("let in")
-        with admission.turn(a_call(), "kind"):
-            assert run.inside == 1
+        with admission.join_queue(a_call(), "kind"):
+            assert run.active_requests == 1
     assert caught.value.retry_after_s
     assert refused("draining") == before + 1
 
@@ -298,7 +301,7 @@ def teach(run: RunFolder, clock: Clock) -> Teach:
     """Has an admission see work of a kind that takes so many seconds by itself."""
 
     def once(admission: Admission, kind: str, seconds: float) -> None:
-        with admission.turn(a_call(1e6), kind):
+        with admission.join_queue(a_call(1e6), kind):
             clock.now += seconds
 
     return once
@@ -309,7 +312,7 @@ def ahead(admission: Admission, *kinds: str) -> Iterator[None]:
     """Calls of these kinds have their turns already."""
     with contextlib.suppress(InterruptedError), contextlib.ExitStack() as turns:
         for kind in kinds:
-            turns.enter_context(admission.turn(a_call(1e6), kind))
+            turns.enter_context(admission.join_queue(a_call(1e6), kind))
         yield
         # nothing is learnt from turns that end so
         raise InterruptedError
@@ -318,7 +321,7 @@ def ahead(admission: Admission, *kinds: str) -> Iterator[None]:
 def is_let_in(admission: Admission, limit_s: float) -> bool:
     """Whether a call with that limit gets a turn."""
     try:
-        with admission.turn(a_call(limit_s), "asked"):
+        with admission.join_queue(a_call(limit_s), "asked"):
             raise InterruptedError
     except InterruptedError:
         return True
@@ -399,7 +402,7 @@ def test_nothing_is_learnt_from_work_that_failed(teach: Teach, clock: Clock) -> 
     admission = Admission(9, 1, 1e6)
     teach(admission, "full", 10.0)
     for _ in range(5):
-        with pytest.raises(ZeroDivisionError), admission.turn(a_call(), "full"):
+        with pytest.raises(ZeroDivisionError), admission.join_queue(a_call(), "full"):
             raise ZeroDivisionError
     with ahead(admission, "full"):
         assert_wait(admission, 10.0)
@@ -411,7 +414,7 @@ def test_the_time_that_calls_waited_for_each_other_is_not_learnt(
 ) -> None:
     """Eight come at once, each is worked on for ten seconds, by one process or two in turns."""
     admission = Admission(9, side_by_side, 1e6)
-    turns = [admission.turn(a_call(1e6), "full") for _ in range(8)]
+    turns = [admission.join_queue(a_call(1e6), "full") for _ in range(8)]
     for turn in turns:
         turn.__enter__()
     for i, turn in enumerate(turns):
@@ -425,10 +428,10 @@ def test_the_time_that_calls_waited_for_each_other_is_not_learnt(
 def test_lanes_do_not_wait_for_each_other(teach: Teach) -> None:
     admission = Admission(9, 1, 0.0)
     teach(admission, "full", 10.0)
-    with admission.turn(a_call(1e6), "full", "slow"):
-        with admission.turn(a_call(0.5), "none", "quick"):
+    with admission.join_queue(a_call(1e6), "full", "slow"):
+        with admission.join_queue(a_call(0.5), "none", "quick"):
             pass
-        with pytest.raises(ServiceBusy), admission.turn(a_call(1e6), "full", "slow"):
+        with pytest.raises(ServiceBusy), admission.join_queue(a_call(1e6), "full", "slow"):
             pytest.fail("let in")
 
 
@@ -437,7 +440,7 @@ def test_a_turn_ends_with_its_work(teach: Teach, end: type[BaseException] | None
     admission = Admission(9, 1, 0.0)
     teach(admission, "full", 10.0)
     before = refused("too late")
-    with contextlib.suppress(BaseException), admission.turn(a_call(1e6), "full"):
+    with contextlib.suppress(BaseException), admission.join_queue(a_call(1e6), "full"):
         assert not is_let_in(admission, 1e6)
         if end is not None:
             raise end
@@ -450,9 +453,9 @@ def test_who_is_refused_learns_when_a_place_will_be_free(teach: Teach) -> None:
     teach(admission, "full", 10.0)
     # a wait of 0 s lets the second in, as the first is of a kind that was never seen
     with ahead(admission, "new", "full"):
-        with pytest.raises(ServiceBusy) as too_late, admission.turn(a_call(), "full"):
+        with pytest.raises(ServiceBusy) as too_late, admission.join_queue(a_call(), "full"):
             pytest.fail("let in")
-        with pytest.raises(ServiceBusy) as no_place, admission.place():
+        with pytest.raises(ServiceBusy) as no_place, admission.slot():
             pytest.fail("let in")
     assert too_late.value.retry_after_s == no_place.value.retry_after_s == 5.0
     assert "in 5 s" in str(too_late.value)

@@ -1,19 +1,15 @@
-"""How many scans go through a network at once, and that nobody waits for company."""
+"""How many images go through a network at once."""
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 import os
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from bentoml._internal.marshal.dispatcher import CorkDispatcher, Optimizer
 
-from neurobento.serving.batching import GIB, LOOK_EVERY_S, batch_limit, batch_what_waits
+from neurobento.serving.batching import GIB, batch_limit
 from neurobento.serving.settings import Settings
 from neurobento.spec import ModelSpec
 
@@ -113,62 +109,5 @@ def test_slices_go_in_large_batches_whatever_the_memory(
 ) -> None:
     """More than may be inside by default, so that all who wait go at once."""
     found = batch_of("anomaly_unet", memory_gib, gpu_gib, task="anomaly")
-    assert found == 32 > Settings().places
+    assert found == 32 > Settings().slots
     assert batch_of("anomaly_unet", memory_gib, gpu_gib, task="anomaly", MAX_BATCH="5") == 5
-
-
-@pytest.fixture
-def untouched(monkeypatch: pytest.MonkeyPatch) -> None:
-    """BentoML's own parts come back after a test."""
-    kinds = {
-        CorkDispatcher: ("TICKET_INTERVAL", "train_optimizer"),
-        Optimizer: ("trigger_refresh",),
-    }
-    for kind, names in kinds.items():
-        for name in names:
-            monkeypatch.setattr(kind, name, getattr(kind, name))
-
-
-BATCH_S, BURST = 0.03, 120
-
-
-async def seconds_alone_after_a_burst() -> float:
-    """Of one call to an idle network, after many at once and with BentoML's own batching."""
-    taken: list[int] = []
-
-    async def network(batch: Any) -> Any:
-        await asyncio.sleep(BATCH_S)
-        taken.append(len(batch))
-        return batch
-
-    batching = CorkDispatcher(
-        max_latency_in_ms=10_000_000, max_batch_size=4, fallback=lambda: None, get_batch_size=len
-    )
-    ask = batching(network)
-    try:
-        await asyncio.gather(*(ask([i]) for i in range(BURST)))
-        assert sum(taken) == BURST
-        assert max(taken) == 4, "calls that wait go together"
-        # it does every five seconds
-        batching.optimizer.trigger_refresh()
-        start = time.perf_counter()
-        await ask([0])
-        return time.perf_counter() - start
-    finally:
-        batching.shutdown()
-
-
-@pytest.mark.alone
-def test_nobody_waits_for_company_after_a_burst(untouched: None) -> None:
-    held_back_s = asyncio.run(seconds_alone_after_a_burst())
-    batch_what_waits()
-    alone_s = asyncio.run(seconds_alone_after_a_burst())
-    assert alone_s < 3 * BATCH_S
-    assert held_back_s > 2 * alone_s, "BentoML no longer needs this"
-
-
-def test_bentoml_still_looks_as_often_as_it_is_told(untouched: None) -> None:
-    batch_what_waits()
-    assert CorkDispatcher.TICKET_INTERVAL == LOOK_EVERY_S
-    waits = "asyncio.sleep(self.TICKET_INTERVAL)"
-    assert waits in inspect.getsource(CorkDispatcher.controller)

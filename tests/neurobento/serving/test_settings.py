@@ -13,7 +13,7 @@ from neurobento.serving.settings import CORES, Settings
 WHOLE = {
     "THREADS": "threads",
     "PREPROCESSING_PROCESSES": "processes",
-    "PLACES": "places",
+    "SLOTS": "slots",
     "MAX_BODY_BYTES": "body_bytes",
     "GRPC_PORT": "grpc_port",
     "MAX_BATCH": "max_batch",
@@ -33,10 +33,17 @@ TEXT = {
     "PRECISION": "precision",
     "GRPC_HOST": "grpc_host",
     "JOBS": "jobs",
+    "OTLP_ENDPOINT": "otlp_endpoint",
 }
 AT_LEAST_ONE = (
-    *("THREADS", "PREPROCESSING_PROCESSES", "PLACES", "MAX_BODY_BYTES"),
-    *("TIMEOUT_S", "UPLOAD_S", "JOBS_MOST", "JOBS_KEEP_S"),
+    "THREADS",
+    "PREPROCESSING_PROCESSES",
+    "SLOTS",
+    "MAX_BODY_BYTES",
+    "TIMEOUT_S",
+    "UPLOAD_S",
+    "JOBS_MOST",
+    "JOBS_KEEP_S",
 )
 MAY_BE_NOTHING = ("GRPC_PORT", "MAX_BATCH", "LONGEST_WAIT_S", "DRAIN_S", "JOBS_AT_ONCE")
 
@@ -51,7 +58,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_with_nothing_set_a_request_has_half_an_hour_and_half_a_gibibyte() -> None:
     found = Settings()
-    assert (found.timeout_s, found.body_bytes, found.places) == (1800, 512 << 20, 16)
+    assert (found.timeout_s, found.body_bytes, found.slots) == (1800, 512 << 20, 16)
     assert (found.backend, found.models, found.grpc_host) == ("auto", None, "127.0.0.1")
 
 
@@ -77,6 +84,17 @@ def test_texts_are_taken(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_folder_of_models_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NEUROBENTO_MODELS", "/srv/models")
     assert Settings().models == Path("/srv/models")
+
+
+def test_the_old_name_of_slots_is_read_where_the_new_one_is_not_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("NEUROBENTO_PLACES", "3")
+    assert Settings().slots == 3
+    monkeypatch.setenv("NEUROBENTO_SLOTS", "5")
+    assert Settings().slots == 5
+    monkeypatch.delenv("NEUROBENTO_SLOTS")
+    assert "NEUROBENTO_PLACES" in str(refusal("PLACES", "none", monkeypatch))
 
 
 def test_every_field_has_its_variable() -> None:

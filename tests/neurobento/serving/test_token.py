@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from neurobento.errors import ConfigError, NotAuthorised
+from neurobento.serving.settings import read_token
 from neurobento.serving.token import Token
 
 SECRET = "0123456789abcdef-token"
@@ -85,7 +86,7 @@ def test_tokens_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_token_comes_from_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NEUROBENTO_TOKEN", SECRET)
-    token = Token.of_environment()
+    token = Token(read_token())
     assert lets_through(token, f"Bearer {SECRET}".encode())
     assert not lets_through(token, b"")
 
@@ -95,7 +96,7 @@ def test_a_token_comes_from_its_file_without_the_lines_end(
     write: Callable[[bytes], Path], end: str
 ) -> None:
     write(f"{SECRET}{end}".encode())
-    token = Token.of_environment()
+    token = Token(read_token())
     assert lets_through(token, f"Bearer {SECRET}".encode())
     assert not lets_through(token, b"")
 
@@ -105,11 +106,11 @@ def test_the_file_goes_before_the_variable(
 ) -> None:
     monkeypatch.setenv("NEUROBENTO_TOKEN", "another-one-that-is-long-enough")
     write(SECRET.encode())
-    assert lets_through(Token.of_environment(), f"Bearer {SECRET}".encode())
+    assert lets_through(Token(read_token()), f"Bearer {SECRET}".encode())
 
 
 def test_with_neither_there_is_no_token() -> None:
-    assert lets_through(Token.of_environment(), b"")
+    assert lets_through(Token(read_token()), b"")
 
 
 @pytest.mark.parametrize("token", ["", "hunter2", "x" * 15])
@@ -118,7 +119,7 @@ def test_a_variable_that_could_be_guessed_is_refused(
 ) -> None:
     monkeypatch.setenv("NEUROBENTO_TOKEN", token)
     with pytest.raises(ConfigError, match="at least 16 characters"):
-        Token.of_environment()
+        Token(read_token())
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"hunter2", b"x" * 15 + b" \n", b"\xff" * 32])
@@ -127,7 +128,7 @@ def test_a_file_without_a_good_token_is_refused(
 ) -> None:
     write(content)
     with pytest.raises(ConfigError, match="at least 16 characters"):
-        Token.of_environment()
+        Token(read_token())
 
 
 @pytest.mark.parametrize("path", ["/nowhere/at/all", "/", ""])
@@ -136,12 +137,12 @@ def test_a_file_that_cannot_be_read_does_not_open_the_service(
 ) -> None:
     monkeypatch.setenv("NEUROBENTO_TOKEN_FILE", path)
     with pytest.raises(ConfigError, match="cannot be read"):
-        Token.of_environment()
+        Token(read_token())
 
 
 def test_sixteen_characters_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NEUROBENTO_TOKEN", "x" * 16)
-    assert lets_through(Token.of_environment(), b"Bearer " + b"x" * 16)
+    assert lets_through(Token(read_token()), b"Bearer " + b"x" * 16)
 
 
 @pytest.mark.parametrize("from_file", [False, True])
@@ -153,7 +154,7 @@ def test_no_message_has_a_token_in_it(
     else:
         monkeypatch.setenv("NEUROBENTO_TOKEN", "hunter2")
     with pytest.raises(ConfigError) as bad:
-        Token.of_environment()
+        Token(read_token())
     with pytest.raises(NotAuthorised) as refused:
         Token(SECRET).require(b"Bearer tried-by-somebody")
     said = f"{bad.value} {bad.value.parts} {refused.value} {refused.value.parts} {Token(SECRET)!r}"

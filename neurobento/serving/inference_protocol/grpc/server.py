@@ -23,9 +23,8 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from neurobento.contract import inference_protocol as pb
 from neurobento.errors import ConfigError, DeadlineExceeded, NeuroBentoError
-from neurobento.serving.admission import Admission, Call
+from neurobento.serving.admission import Admission
 from neurobento.serving.error_answers import GRPC_CODES, error_headers, error_status
-from neurobento.serving.http.gate import Limits, request_id_of
 from neurobento.serving.inference_protocol.protocol import (
     EXTENSIONS,
     SERVER_NAME,
@@ -34,8 +33,9 @@ from neurobento.serving.inference_protocol.protocol import (
     server_version,
 )
 from neurobento.serving.inference_protocol.tensors import Tensor
+from neurobento.serving.request import RequestContext, RequestLimits, choose_request_id
 from neurobento.serving.telemetry.logs import log_request
-from neurobento.serving.telemetry.tracing import root_span, trace_id
+from neurobento.serving.telemetry.tracing import current_trace_id, root_span
 from neurobento.serving.token import Token
 
 __all__ = ["GrpcServer"]
@@ -73,7 +73,7 @@ class GrpcServer:
         self,
         inference: OpenInference,
         admission: Admission,
-        limits: Limits,
+        limits: RequestLimits,
         token: Token,
         ready: Ready,
     ) -> None:
@@ -171,7 +171,7 @@ class _Servicer:
         self,
         inference: OpenInference,
         admission: Admission,
-        limits: Limits,
+        limits: RequestLimits,
         token: Token,
         ready: Ready,
     ) -> None:
@@ -229,7 +229,7 @@ class _Servicer:
             The call.
         """
         call, held = self._call(context), ExitStack()
-        held.callback(call.leave)
+        held.callback(call.abandon)
         # runs once the answer is sent, or nobody waits for it: until then the call has its place
         context.add_done_callback(lambda _: held.close())
         metadata = dict(context.invocation_metadata() or ())
@@ -237,12 +237,12 @@ class _Servicer:
             return await self._infer(requests, context, call, held)
 
     async def _infer(
-        self, requests: AsyncIterator[Any], context: Any, call: Call, held: ExitStack
+        self, requests: AsyncIterator[Any], context: Any, call: RequestContext, held: ExitStack
     ) -> Any:
         code = "CANCELLED"
         try:
             async with self._errors(context, call):
-                held.enter_context(self._admission.place())
+                held.enter_context(self._admission.slot())
                 request = await self._message(requests, call)
                 asked = await to_thread.run_sync(_asked, request)
                 found = await self._inference.infer(asked, call)
@@ -261,7 +261,7 @@ class _Servicer:
         finally:
             log_request(call, code)
 
-    async def _message(self, requests: AsyncIterator[Any], call: Call) -> Any:
+    async def _message(self, requests: AsyncIterator[Any], call: RequestContext) -> Any:
         """The one message of a call.
 
         Raises
@@ -305,17 +305,17 @@ class _Servicer:
     async def _ready(self) -> bool:
         return not self._admission.draining and await self._is_ready()
 
-    def _call(self, context: Any) -> Call:
+    def _call(self, context: Any) -> RequestContext:
         metadata = dict(context.invocation_metadata() or ())
         left = context.time_remaining()
         limit_s = self._limits.request_s if left is None else min(left, self._limits.request_s)
-        return Call(request_id_of(metadata.get("x-request-id", "")), "grpc", limit_s)
+        return RequestContext(choose_request_id(metadata.get("x-request-id", "")), "grpc", limit_s)
 
     @asynccontextmanager
-    async def _errors(self, context: Any, call: Call) -> AsyncIterator[None]:
+    async def _errors(self, context: Any, call: RequestContext) -> AsyncIterator[None]:
         """Errors as status codes; the same as over HTTP."""
         metadata = dict(context.invocation_metadata() or ())
-        trace = trace_id()
+        trace = current_trace_id()
         names = (("x-request-id", call.id), *((("x-trace-id", trace),) if trace else ()))
         await context.send_initial_metadata(names)
         try:

@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 from neurobento.anomaly.detector import slice_anomaly
 from neurobento.anomaly.thresholds import slice_threshold
-from neurobento.serving.admission import Admission, Call, Kind
+from neurobento.serving.admission import Admission, Kind
 from neurobento.serving.pool.serialisation import PreparedSlice, unpack_slice
+from neurobento.serving.request import RequestContext
 from neurobento.serving.tasks.anomaly.batches import unpack_outputs
 from neurobento.serving.tasks.anomaly.responses import ENCODERS, Detection
 from neurobento.serving.tasks.handler import PreprocessingService, Runner, TaskHandler
-from neurobento.serving.telemetry.metrics import observe_stages, stage
-from neurobento.serving.telemetry.tracing import span, stage_spans
+from neurobento.serving.telemetry.metrics import observe_stages, time_stage
+from neurobento.serving.telemetry.tracing import record_stage_spans, span
 from neurobento.spec import ModelSpec
 
 __all__ = ["AnomalyHandler", "thresholds_of"]
@@ -66,7 +67,7 @@ class AnomalyHandler(TaskHandler[Detector]):
         self._thresholds = dict(thresholds)
         self._workers = CapacityLimiter(AT_ONCE)
 
-    async def answer(self, file: Path, model: str, media_type: str, call: Call) -> bytes:
+    async def answer(self, file: Path, model: str, media_type: str, call: RequestContext) -> bytes:
         """What is found in a slice's file, as JSON, a picture, or a zip of both and more.
 
         Raises as `detect` does.
@@ -74,12 +75,12 @@ class AnomalyHandler(TaskHandler[Detector]):
 
         async def work() -> bytes:
             detection = await self._detect(file, model, call)
-            with stage("encode", model), span("encode"):
+            with time_stage("encode", model), span("encode"):
                 return await self._worked_out(ENCODERS[media_type], detection, call.id)
 
         return await self._answered(call, model, KIND, work)
 
-    async def detect(self, file: Path, model: str, call: Call) -> Detection:
+    async def detect(self, file: Path, model: str, call: RequestContext) -> Detection:
         """What is found in a slice's file.
 
         Raises
@@ -97,7 +98,7 @@ class AnomalyHandler(TaskHandler[Detector]):
         return await self._answered(call, model, KIND, work)
 
     async def score(
-        self, images: NDArray[np.float32], model: str, call: Call
+        self, images: NDArray[np.float32], model: str, call: RequestContext
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Scores (N,) and error maps (N, 128, 128) of images (N, 1, 128, 128).
 
@@ -105,14 +106,14 @@ class AnomalyHandler(TaskHandler[Detector]):
         """
 
         async def work() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-            with stage("infer", model):
+            with time_stage("infer", model):
                 return await self._score(images, model)
 
         return await self._answered(call, model, KIND, work, len(images))
 
-    async def _detect(self, file: Path, model: str, call: Call) -> Detection:
+    async def _detect(self, file: Path, model: str, call: RequestContext) -> Detection:
         prepared = unpack_slice(await self._prepared(file, KIND, call))
-        stage_spans(prepared.seconds)
+        record_stage_spans(prepared.seconds)
         facts = await self.facts(model)
         start = time.perf_counter()
         scores, maps = await self._score(prepared.fitted.image[None, None], model)

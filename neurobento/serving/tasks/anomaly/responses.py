@@ -15,7 +15,7 @@ from neurobento.anomaly.figures import slice_figure
 from neurobento.anomaly.outputs import slice_facts, slice_output_files
 from neurobento.facts import json_bytes
 from neurobento.pictures import png_bytes
-from neurobento.serving.http.downloads import FILE_STEM, JSON, PNG, ZIP, zipped
+from neurobento.serving.http.downloads import FILE_STEM, JSON, PNG, ZIP, zip_files
 
 __all__ = [
     "ENCODERS",
@@ -80,7 +80,7 @@ def _picture(detection: Detection, _: str) -> bytes:
 def _archive(detection: Detection, _: str) -> bytes:
     of = detection.pixels, detection.anomaly, detection.facts, detection.seconds
     with DRAWING:
-        return zipped(slice_output_files(FILE_STEM, *of))
+        return zip_files(slice_output_files(FILE_STEM, *of))
 
 
 ENCODERS: Mapping[str, Callable[[Detection, str], bytes]] = {

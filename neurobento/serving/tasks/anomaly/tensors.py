@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurobento.imaging.geometry import SLICE_SHAPE
-from neurobento.serving.admission import Call
 from neurobento.serving.inference_protocol.tensors import (
     OutputMakers,
     Tensor,
@@ -22,6 +21,7 @@ from neurobento.serving.inference_protocol.tensors import (
     images_of,
     json_tensor,
 )
+from neurobento.serving.request import RequestContext
 from neurobento.serving.tasks.anomaly.handler import AnomalyHandler
 from neurobento.serving.tasks.anomaly.responses import detection_facts, draw_overlay
 from neurobento.serving.tasks.uploaded_file import uploaded_file
@@ -61,7 +61,7 @@ class AnomalyTensors:
         self.inputs, self.outputs, self.gives = INPUTS, OUTPUTS, GIVES
 
     async def infer(
-        self, model: str, tensor: Tensor, parameters: Mapping[str, Any], call: Call
+        self, model: str, tensor: Tensor, parameters: Mapping[str, Any], call: RequestContext
     ) -> OutputMakers:
         """What makes each output that an input gives; raises as `AnomalyHandler.detect`."""
         if tensor.name == "slice":
@@ -69,7 +69,7 @@ class AnomalyTensors:
         images = images_of(tensor, SLICE_SHAPE, MOST_IMAGES, "slice")
         return await self._of_image(images, model, call)
 
-    async def _of_slice(self, content: bytes, model: str, call: Call) -> OutputMakers:
+    async def _of_slice(self, content: bytes, model: str, call: RequestContext) -> OutputMakers:
         async with uploaded_file(content) as file:
             # its pixels stay to be read: the file that they are in is open
             found = await self._front.detect(file, model, call)
@@ -82,7 +82,9 @@ class AnomalyTensors:
             "run": lambda: json_tensor("run", detection_facts(found)),
         }
 
-    async def _of_image(self, images: NDArray[np.float32], model: str, call: Call) -> OutputMakers:
+    async def _of_image(
+        self, images: NDArray[np.float32], model: str, call: RequestContext
+    ) -> OutputMakers:
         scores, maps = await self._front.score(images, model, call)
         facts = await call.run(self._front.facts(model))
         return {

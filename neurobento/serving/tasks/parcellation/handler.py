@@ -21,14 +21,14 @@ from neurobento.labels import aal116
 from neurobento.parcellation.outputs import dseg_bytes, output_files
 from neurobento.parcellation.parcellator import Parcellation, PreparedScan, restore_and_measure
 from neurobento.preprocessing.mode import PREPROCESSINGS, Preprocessing
-from neurobento.serving.admission import Call
-from neurobento.serving.http.downloads import FILE_STEM, zipped
+from neurobento.serving.http.downloads import FILE_STEM, zip_files
 from neurobento.serving.pool.serialisation import unpack_scan
+from neurobento.serving.request import RequestContext
 from neurobento.serving.tasks.handler import Runner, TaskHandler, call_service
 from neurobento.serving.tasks.parcellation.image_files import has_missing, pack_paths, write_image
 from neurobento.serving.tasks.uploaded_file import upload_folder
-from neurobento.serving.telemetry.metrics import observe_stages, stage
-from neurobento.serving.telemetry.tracing import span, stage_spans
+from neurobento.serving.telemetry.metrics import observe_stages, time_stage
+from neurobento.serving.telemetry.tracing import record_stage_spans, span
 
 __all__ = ["Options", "ParcellationHandler", "dseg"]
 
@@ -90,17 +90,17 @@ class ParcellationHandler(TaskHandler[Segmenter]):
 
     task = "parcellation"
 
-    async def labels(self, file: Path, options: Options, call: Call) -> bytes:
+    async def labels(self, file: Path, options: Options, call: RequestContext) -> bytes:
         """The parcellation alone, as gzip NIfTI."""
         work = functools.partial(self._labels, file, options, call)
         return await self._answered(call, options.model, options.preprocessing, work)
 
-    async def outputs(self, file: Path, options: Options, call: Call) -> bytes:
+    async def outputs(self, file: Path, options: Options, call: RequestContext) -> bytes:
         """All of the command line's output files, as a zip."""
         work = functools.partial(self._outputs, file, options, call)
         return await self._answered(call, options.model, options.preprocessing, work)
 
-    async def parcellate(self, file: Path, options: Options, call: Call) -> Parcellation:
+    async def parcellate(self, file: Path, options: Options, call: RequestContext) -> Parcellation:
         """The parcellation of a scan's file.
 
         Raises
@@ -118,7 +118,7 @@ class ParcellationHandler(TaskHandler[Segmenter]):
         return await self._answered(call, options.model, options.preprocessing, work)
 
     async def segment(
-        self, images: NDArray[np.float32], options: Options, call: Call
+        self, images: NDArray[np.float32], options: Options, call: RequestContext
     ) -> NDArray[np.uint8]:
         """Labels (N, 91, 122, 123) of images (N, 1, 91, 122, 123) on the network grid.
 
@@ -130,7 +130,7 @@ class ParcellationHandler(TaskHandler[Segmenter]):
                 files = [folder / f"{i}.image" for i in range(len(images))]
                 for file, image in zip(files, images, strict=True):
                     await to_thread.run_sync(write_image, file, image[0])
-                with stage("infer", options.model), span("infer", model=options.model):
+                with time_stage("infer", options.model), span("infer", model=options.model):
                     return await self._infer(options.model, files)
 
         return await self._answered(
@@ -143,20 +143,20 @@ class ParcellationHandler(TaskHandler[Segmenter]):
         with contextlib.suppress(ServiceUnavailable, TimeoutError, RuntimeError):
             await asyncio.wait_for(call_service(self._preprocessing.call("end_all")), START_LIMIT_S)
 
-    async def _labels(self, file: Path, options: Options, call: Call) -> bytes:
+    async def _labels(self, file: Path, options: Options, call: RequestContext) -> bytes:
         parcellation = await self._parcellate(file, options, call)
-        with stage("encode", options.model), span("encode"):
+        with time_stage("encode", options.model), span("encode"):
             return await to_thread.run_sync(dseg, parcellation, options.space)
 
-    async def _outputs(self, file: Path, options: Options, call: Call) -> bytes:
+    async def _outputs(self, file: Path, options: Options, call: RequestContext) -> bytes:
         parcellation = await self._parcellate(file, options, call)
         facts = await self.facts(options.model)
-        with stage("encode", options.model), span("encode"):
+        with time_stage("encode", options.model), span("encode"):
             return await to_thread.run_sync(_archive, file, parcellation, facts, options.space)
 
-    async def _parcellate(self, file: Path, options: Options, call: Call) -> Parcellation:
+    async def _parcellate(self, file: Path, options: Options, call: RequestContext) -> Parcellation:
         prepared, image = await self._prepare(file, options.preprocessing, call)
-        stage_spans(prepared.seconds)
+        record_stage_spans(prepared.seconds)
         start = time.perf_counter()
         with span("infer", model=options.model):
             found = await self._infer(options.model, [image])
@@ -198,7 +198,7 @@ class ParcellationHandler(TaskHandler[Segmenter]):
         return labels
 
     async def _prepare(
-        self, file: Path, preprocessing: Preprocessing, call: Call
+        self, file: Path, preprocessing: Preprocessing, call: RequestContext
     ) -> tuple[PreparedScan, Path]:
         """A scan on the network grid, and the file that its image is in."""
         found = await self._prepared(file, preprocessing, call)
@@ -209,7 +209,7 @@ def _archive(file: Path, parcellation: Parcellation, facts: dict[str, Any], spac
     files = output_files(FILE_STEM, read_scan(file), parcellation, facts)
     if space == "network":
         files[f"{FILE_STEM}_dseg.nii.gz"] = dseg(parcellation, "network")
-    return zipped(files)
+    return zip_files(files)
 
 
 def dseg(parcellation: Parcellation, space: str) -> bytes:

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from neurobento.imaging.geometry import NETWORK_SHAPE
 from neurobento.labels import CLASS_COUNT
 from neurobento.parcellation.outputs import run_facts
-from neurobento.serving.admission import Call
 from neurobento.serving.inference_protocol.tensors import (
     OutputMakers,
     Tensor,
@@ -24,6 +23,7 @@ from neurobento.serving.inference_protocol.tensors import (
     images_of,
     json_tensor,
 )
+from neurobento.serving.request import RequestContext
 from neurobento.serving.tasks.parcellation.handler import Options, ParcellationHandler, dseg
 from neurobento.serving.tasks.uploaded_file import uploaded_file
 
@@ -66,7 +66,7 @@ class ParcellationTensors:
         self.inputs, self.outputs, self.gives = INPUTS, OUTPUTS, GIVES
 
     async def infer(
-        self, model: str, tensor: Tensor, parameters: Mapping[str, Any], call: Call
+        self, model: str, tensor: Tensor, parameters: Mapping[str, Any], call: RequestContext
     ) -> OutputMakers:
         """What makes each output that an input gives; raises as `ParcellationHandler.parcellate`."""
         preprocessing = str(parameters.get("preprocessing", DEFAULT_PREPROCESSING))
@@ -78,7 +78,9 @@ class ParcellationTensors:
         images = images_of(tensor, NETWORK_SHAPE, MOST_IMAGES, "scan")
         return await self._of_image(images, Options(model, "none", space), call)
 
-    async def _of_scan(self, content: bytes, options: Options, call: Call) -> OutputMakers:
+    async def _of_scan(
+        self, content: bytes, options: Options, call: RequestContext
+    ) -> OutputMakers:
         async with uploaded_file(content) as file:
             found = await self._front.parcellate(file, options, call)
         facts = await call.run(self._front.facts(options.model))
@@ -96,7 +98,7 @@ class ParcellationTensors:
         }
 
     async def _of_image(
-        self, images: NDArray[np.float32], options: Options, call: Call
+        self, images: NDArray[np.float32], options: Options, call: RequestContext
     ) -> OutputMakers:
         labels = await self._front.segment(images, options, call)
         facts = await call.run(self._front.facts(options.model))

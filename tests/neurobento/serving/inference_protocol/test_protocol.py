@@ -26,9 +26,9 @@ from neurobento.errors import (
     NeuroBentoError,
     NotOnNetworkGrid,
 )
-from neurobento.serving.admission import Call
 from neurobento.serving.inference_protocol.protocol import InferRequest
 from neurobento.serving.inference_protocol.tensors import DTYPES, Tensor
+from neurobento.serving.request import RequestContext
 from tests.neurobento.serving.fakes import (
     CONTENT,
     FACTS,
@@ -58,7 +58,7 @@ def ask(front: FakeFront) -> Callable[..., dict[str, Tensor]]:
     """Infers; the answer's tensors by name."""
 
     def ask(*inputs: Tensor, **asked: Any) -> dict[str, Tensor]:
-        call = Call("r-1", "grpc", 60.0)
+        call = RequestContext("r-1", "grpc", 60.0)
         request = InferRequest(**{"model": "compact", "version": "", "inputs": inputs, **asked})
         found = asyncio.run(inference_of(front).infer(request, call))
         return {tensor.name: tensor for tensor in found}
@@ -303,7 +303,7 @@ def test_images_are_segmented_together_as_each_alone(
 def test_outputs_come_as_wanted_and_in_that_order(wanted: list[str], front: FakeFront) -> None:
     request = InferRequest("compact", "", [SCAN], wanted)
     inference = inference_of(front)
-    found = asyncio.run(inference.infer(request, Call("r-1", "grpc", 60.0)))
+    found = asyncio.run(inference.infer(request, RequestContext("r-1", "grpc", 60.0)))
     assert [tensor.name for tensor in found] == wanted
 
 
@@ -351,13 +351,13 @@ def test_packing_is_not_waited_for_beyond_the_call(
     inference = inference_of(front)
 
     async def infer() -> None:
-        call = Call("r-1", "grpc", 1.0 if kind is DeadlineExceeded else 60.0)
+        call = RequestContext("r-1", "grpc", 1.0 if kind is DeadlineExceeded else 60.0)
         asked = asyncio.ensure_future(inference.infer(InferRequest("compact", "", [SCAN]), call))
         while not (packing_without_end.is_set() or asked.done()):
             await asyncio.sleep(0.01)
         assert packing_without_end.is_set()
         if kind is ClientGone:
-            call.leave()
+            call.abandon()
         await asyncio.wait_for(asked, 5)
 
     with pytest.raises(kind):

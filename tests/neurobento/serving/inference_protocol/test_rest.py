@@ -19,8 +19,8 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from neurobento.errors import EmptyScan, ServiceBusy
-from neurobento.serving.admission import Call
 from neurobento.serving.inference_protocol.rest import rest_app
+from neurobento.serving.request import RequestContext
 from tests.neurobento.serving.fakes import (
     CONTENT,
     NATIVE,
@@ -46,7 +46,7 @@ class Web:
 
     front: FakeFront
     ready: bool = True
-    calls: list[Call] = field(default_factory=list)
+    calls: list[RequestContext] = field(default_factory=list)
 
     def ask(self, method: str, path: str, **request: Any) -> httpx.Response:
         """One request."""
@@ -69,8 +69,8 @@ class Web:
         return self.ask("POST", path, content=body, headers=headers)
 
     async def _gate(self, scope: Any, receive: Any, send: Any) -> None:
-        self.calls.append(Call("r-1", "http", 60.0))
-        scope["state"] = {"request_id": "r-1", "call": self.calls[-1]}
+        self.calls.append(RequestContext("r-1", "http", 60.0))
+        scope["state"] = {"request_id": "r-1", "context": self.calls[-1]}
         await self.app(scope, receive, send)
 
     @property

@@ -12,9 +12,10 @@ import zipfile
 from pathlib import Path
 
 from neurobento.errors import NeuroBentoError
-from neurobento.serving.admission import Admission, Call
+from neurobento.serving.admission import Admission
 from neurobento.serving.jobs import Database, JobLimits, JobQueue, JobWorker, worker
 from neurobento.serving.jobs.queue import Attempt
+from neurobento.serving.request import RequestContext
 from neurobento.serving.tasks.parcellation.handler import Options
 from tests.neurobento.serving.jobs.conftest import ASKED
 
@@ -42,7 +43,7 @@ def result_of(scan: bytes) -> bytes:
 class Front:
     """Works on a scan for some time."""
 
-    async def outputs(self, file: Path, options: Options, call: Call) -> bytes:
+    async def outputs(self, file: Path, options: Options, call: RequestContext) -> bytes:
         async def work() -> bytes:
             await asyncio.sleep(WORK_S)
             return result_of(file.read_bytes())

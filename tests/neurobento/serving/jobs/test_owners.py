@@ -13,7 +13,7 @@ import pytest
 
 from neurobento.serving.jobs import owners
 from neurobento.serving.jobs.owners import Liveness, this_owner
-from neurobento.serving.process.run_folder import start_of
+from neurobento.serving.process.run_folder import process_start_time
 from tests.neurobento.serving.jobs.doubles import dead_owner, foreign_owner
 
 
@@ -42,7 +42,7 @@ def child() -> Iterator[subprocess.Popen[bytes]]:
 
 
 def owner_of(pid: int) -> str:
-    return f"{this_owner().rsplit(' ', 2)[0]} {pid} {start_of(pid)}"
+    return f"{this_owner().rsplit(' ', 2)[0]} {pid} {process_start_time(pid)}"
 
 
 def test_this_process_lives_and_one_that_never_was_does_not() -> None:

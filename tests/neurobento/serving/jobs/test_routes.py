@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from neurobento.errors import ConfigError, JobConflict, ServiceUnavailable
-from neurobento.serving.http.downloads import zipped
+from neurobento.serving.http.downloads import zip_files
 from neurobento.serving.http.models_page import models_app
 from neurobento.serving.jobs import JobQueue
 from neurobento.serving.jobs.routes import idempotency_key, job_routes, submit_job
@@ -24,7 +24,7 @@ from neurobento.serving.tasks.parcellation.handler import Options
 from tests.neurobento.serving.jobs.conftest import ASKED
 
 LABELS = b"\x1f\x8b labels"
-RESULT = zipped({"scan_dseg.nii.gz": LABELS, "scan_run.json": b"{}"})
+RESULT = zip_files({"scan_dseg.nii.gz": LABELS, "scan_run.json": b"{}"})
 NOWHERE = "0" * 32
 
 

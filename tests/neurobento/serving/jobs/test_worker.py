@@ -19,12 +19,13 @@ from neurobento.errors import (
     ServiceBusy,
     ServiceUnavailable,
 )
-from neurobento.serving.admission import Admission, Call
+from neurobento.serving.admission import Admission
 from neurobento.serving.jobs import Database, JobQueue, JobWorker
 from neurobento.serving.jobs import worker as module
 from neurobento.serving.jobs.job import End, Job
 from neurobento.serving.process import run_folder
 from neurobento.serving.process.run_folder import RunFolder
+from neurobento.serving.request import RequestContext
 from neurobento.serving.tasks.parcellation.handler import Options
 from tests.neurobento.serving.jobs.conftest import ASKED, LIMITS
 
@@ -41,7 +42,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(module, "LONGEST_WAIT_S", 0.1)
     monkeypatch.setattr(run_folder.tempfile, "tempdir", str(tmp_path))
     monkeypatch.delenv("NEUROBENTO_RUN", raising=False)
-    RunFolder.make().be_current()
+    RunFolder.make().make_current()
 
 
 class Front:
@@ -53,7 +54,7 @@ class Front:
         self.options: list[Options] = []
         self.ended = 0
 
-    async def outputs(self, file: Path, options: Options, call: Call) -> bytes:
+    async def outputs(self, file: Path, options: Options, call: RequestContext) -> bytes:
         self.scans.append(file.read_bytes())
         self.options.append(options)
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
@@ -180,7 +181,7 @@ def test_requests_go_first(queue: JobQueue, submit: Any, monkeypatch: pytest.Mon
     async def scene() -> None:
         front = Front()
         async with serving(queue, front) as server:
-            with server.admission.turn(Call("a", "http", 60), "kind"):
+            with server.admission.join_queue(RequestContext("a", "http", 60), "kind"):
                 job = submit()
                 server.worker.say_new()
                 await asyncio.sleep(0.5)
@@ -199,7 +200,7 @@ def test_but_not_for_ever(queue: JobQueue, submit: Any, monkeypatch: pytest.Monk
 
     async def scene() -> None:
         async with serving(queue, Front()) as server:
-            with server.admission.turn(Call("a", "http", 60), "kind"):
+            with server.admission.join_queue(RequestContext("a", "http", 60), "kind"):
                 await server.ended(submit())
 
     play(scene)
@@ -222,7 +223,7 @@ def test_a_busy_server_is_no_reason_to_fail(queue: JobQueue, submit: Any) -> Non
 def test_without_a_place_it_waits_for_one(queue: JobQueue, submit: Any) -> None:
     async def scene() -> None:
         async with serving(queue, Front()) as server:
-            with server.admission.place(), server.admission.place():
+            with server.admission.slot(), server.admission.slot():
                 job = submit()
                 await server.until(lambda: queue.turns(job))
                 await asyncio.sleep(0.3)

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from neurobento.serving.process.run_folder import RUN_VARIABLE, RunFolder
+from neurobento.serving.process.run_folder import RunFolder
+from neurobento.serving.settings import RUN_VARIABLE
 
 ROOT = Path(__file__).resolve().parents[4]
 LEFT = "neurobento-run-left"
@@ -137,7 +138,7 @@ def test_what_is_not_a_run_is_kept(temporary: Path) -> None:
 
 
 def test_all_that_a_process_starts_shares_its_folder(run: RunFolder) -> None:
-    run.be_current()
+    run.make_current()
     ask = (
         "import tempfile; from neurobento.serving.process.run_folder import RunFolder;"
         "print(RunFolder.current().path); print(tempfile.gettempdir())"
@@ -161,33 +162,33 @@ def test_a_process_without_a_server_has_a_folder_of_its_own(run: RunFolder) -> N
 
 
 def test_nobody_is_inside_until_somebody_says_so(run: RunFolder) -> None:
-    assert run.inside == 0
+    assert run.active_requests == 0
 
 
 def test_how_many_are_inside_is_read_as_it_was_said(run: RunFolder) -> None:
     reader = RunFolder(run.path)
     found = []
     for count in (1, 1000, 9, 10, 0):
-        run.say_inside(count)
-        found.append(reader.inside)
+        run.write_active_requests(count)
+        found.append(reader.active_requests)
     assert found == [1, 1000, 9, 10, 0]
 
 
 def test_a_reader_never_sees_half_a_number(run: RunFolder) -> None:
     """Nor none: a moment of nobody inside would end a drain."""
     said, reader = (7, 100_000), RunFolder(run.path)
-    run.say_inside(said[0])
+    run.write_active_requests(said[0])
     over = threading.Event()
 
     def say() -> None:
         while not over.is_set():
             for count in said:
-                run.say_inside(count)
+                run.write_active_requests(count)
 
     writer = threading.Thread(target=say)
     writer.start()
     try:
-        found = {reader.inside for _ in range(10_000)}
+        found = {reader.active_requests for _ in range(10_000)}
     finally:
         over.set()
         writer.join()
@@ -205,7 +206,7 @@ def test_a_drain_is_seen_by_all_and_lasts(run: RunFolder) -> None:
 
 def test_a_removed_folder_is_gone_with_all_in_it(run: RunFolder) -> None:
     (run.temporary / "upload").write_bytes(b"scan")
-    run.say_inside(1)
+    run.write_active_requests(1)
     run.drain()
     run.remove()
     assert not run.path.exists()

@@ -20,8 +20,8 @@ from bentoml.exceptions import BentoMLException
 from prometheus_client import REGISTRY
 from starlette.requests import Request
 
-from neurobento.serving.admission import Call
-from neurobento.serving.telemetry.logs import FIELDS, begin_logging, log_request
+from neurobento.serving.request import RequestContext
+from neurobento.serving.telemetry.logs import FIELDS, log_request, set_up_logging
 
 logger = logging.getLogger("neurobento.serving")
 
@@ -39,7 +39,7 @@ def service_log() -> Iterator[Lines]:
     try:
         ours.handlers = []
         with contextlib.redirect_stderr(written):
-            begin_logging()
+            set_up_logging()
         yield lambda: [json.loads(line) for line in written.getvalue().splitlines()]
     finally:
         ours.handlers, ours.propagate = handlers, propagate
@@ -128,7 +128,7 @@ def test_a_line_is_written_once() -> None:
     root.addHandler(bentomls)
     try:
         with service_log() as lines:
-            begin_logging()
+            set_up_logging()
             logger.info("once")
     finally:
         root.removeHandler(bentomls)
@@ -234,9 +234,9 @@ def test_details_for_developers_are_not_written() -> None:
 
 @pytest.mark.parametrize(("protocol", "status"), [("http", 422), ("grpc", "INVALID_ARGUMENT")])
 def test_the_end_of_a_request_is_told_and_counted(protocol: Any, status: int | str) -> None:
-    call = Call("r-1", protocol, 30.0)
+    call = RequestContext("r-1", protocol, 30.0)
     call.model, call.preprocessing = "compact", "full"
-    call.begun -= 2.0
+    call.started -= 2.0
     labels = {
         "protocol": protocol,
         "model": "compact",

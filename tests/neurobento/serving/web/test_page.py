@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from typing import Any
 
 from neurobento.preprocessing.mode import PREPROCESSINGS
-from neurobento.serving.http.gate import is_known
+from neurobento.serving.http.paths import is_known_path
 from neurobento.serving.web.page import PAGE
 
 
@@ -32,7 +32,7 @@ def test_every_link_is_answered() -> None:
     found = [attrs.get("href") or attrs.get("action") for _, attrs in Tags().found]
     links = {link for link in found if link}
     assert {"/v1/parcellation", "/v1/anomaly", "/v1/models"} <= links
-    assert all(map(is_known, links))
+    assert all(map(is_known_path, links))
 
 
 def test_the_form_offers_every_level() -> None:

@@ -29,9 +29,10 @@ from tritonclient.utils import InferenceServerException
 
 from neurobento.errors import ConfigError, EmptyScan, ServiceUnavailable
 from neurobento.serving.admission import Admission
-from neurobento.serving.http.gate import Limits
 from neurobento.serving.inference_protocol.grpc.server import GrpcServer
-from neurobento.serving.process.run_folder import RUN_VARIABLE, RunFolder
+from neurobento.serving.process.run_folder import RunFolder
+from neurobento.serving.request import RequestLimits
+from neurobento.serving.settings import RUN_VARIABLE
 from neurobento.serving.token import Token
 from tests.neurobento.serving.fakes import CONTENT, NATIVE, FakeFront, inference_of, labels_of
 
@@ -55,7 +56,7 @@ class Served:
 
     front: FakeFront
     run: RunFolder
-    limits: Limits
+    limits: RequestLimits
     token: str | None = None
     ready: bool | None = True
     port: int = 0
@@ -116,7 +117,7 @@ def labels(known_labels: Callable[[int], Any]) -> Any:
 
 @pytest.fixture
 def serve(labels: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Starts a server; options as `FakeFront`, `Limits` and `Served` have them."""
+    """Starts a server; options as `FakeFront`, `RequestLimits` and `Served` have them."""
     monkeypatch.setenv(RUN_VARIABLE, str(tmp_path))
     running: list[Served] = []
 
@@ -130,7 +131,9 @@ def serve(labels: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
         **options: Any,
     ) -> Served:
         front = FakeFront(labels, error, endless)
-        served = Served(front, RunFolder(tmp_path), Limits(size, limit_s, upload_s), **options)
+        served = Served(
+            front, RunFolder(tmp_path), RequestLimits(size, limit_s, upload_s), **options
+        )
         served.begin()
         running.append(served)
         return served
@@ -300,7 +303,7 @@ def test_a_bad_request_is_an_invalid_argument(
     assert served.front.asked == []
     wait_for(lambda: len(outcomes(records)) == len(BAD), "the log of all requests")
     assert set(outcomes(records)) == {"INVALID_ARGUMENT"}
-    wait_for(lambda: served.run.inside == 0, "all places to be free")
+    wait_for(lambda: served.run.active_requests == 0, "all places to be free")
 
 
 @pytest.mark.parametrize("content", [b"\xff", b"no protobuf", b"\x0a\x7fcut short"])
@@ -312,7 +315,7 @@ def test_bytes_that_are_no_message_are_an_invalid_argument(
     assert (code, trailing["error-type"]) == ("INVALID_ARGUMENT", "ConfigError")
     wait_for(lambda: outcomes(records) == ["INVALID_ARGUMENT"], "the request in the log")
     assert [record for record in records if record.levelno >= logging.WARNING] == []
-    wait_for(lambda: served.run.inside == 0, "the place to be free")
+    wait_for(lambda: served.run.active_requests == 0, "the place to be free")
 
 
 def test_a_scan_that_cannot_be_used_is_told_why(serve: Any) -> None:
@@ -357,10 +360,10 @@ def test_beyond_the_places_a_client_is_told_when_to_come_back(serve: Any) -> Non
     assert code == "RESOURCE_EXHAUSTED"
     assert int(trailing["retry-after"]) >= 1
     assert trailing["error-type"] == "ServiceBusy"
-    assert served.run.inside == PLACES
+    assert served.run.active_requests == PLACES
     for call in inside:
         call.cancel()
-    wait_for(lambda: served.run.inside == 0, "all places to be free")
+    wait_for(lambda: served.run.active_requests == 0, "all places to be free")
 
 
 def test_a_client_that_cancels_ends_its_work_and_frees_its_place(
@@ -373,7 +376,7 @@ def test_a_client_that_cancels_ends_its_work_and_frees_its_place(
         call.cancel()
         wait_for(lambda: len(served.front.asked) == served.front.ended, "the work to end")
         assert served.front.ended == i + 1
-    wait_for(lambda: served.run.inside == 0, "the place to be free")
+    wait_for(lambda: served.run.active_requests == 0, "the place to be free")
     assert outcomes(records) == ["CANCELLED"] * (PLACES + 1)
 
 
@@ -383,8 +386,8 @@ def test_at_the_clients_deadline_the_work_is_ended(serve: Any) -> None:
         served.triton.infer("compact", [scan_input()], client_timeout=0.3)
     assert caught.value.status() == "StatusCode.DEADLINE_EXCEEDED"
     wait_for(lambda: served.front.ended == 1, "the work to end")
-    wait_for(lambda: served.run.inside == 0, "the place to be free")
-    assert served.front.calls[0].deadline - served.front.calls[0].begun <= 0.3
+    wait_for(lambda: served.run.active_requests == 0, "the place to be free")
+    assert served.front.calls[0].deadline - served.front.calls[0].started <= 0.3
 
 
 def test_at_the_services_own_limit_the_work_is_ended(
@@ -544,12 +547,12 @@ def test_a_call_has_its_place_until_its_answer_is_sent(
     wait_for(lambda: outcomes(records) == ["OK"] * PLACES, "the work to end")
     # a place given back before the answer is read would be free by now
     time.sleep(0.3)
-    assert served.run.inside == PLACES
+    assert served.run.active_requests == PLACES
     assert refused(lambda: served.stub.ModelInfer(request(), timeout=5))[0] == "RESOURCE_EXHAUSTED"
     assert len(next(answers[0]).outputs) == 3
-    wait_for(lambda: served.run.inside == PLACES - 1, "the place of the one that was read")
+    wait_for(lambda: served.run.active_requests == PLACES - 1, "the place of the one that was read")
     answers[1].cancel()
-    wait_for(lambda: served.run.inside == 0, "the place of the one that was left")
+    wait_for(lambda: served.run.active_requests == 0, "the place of the one that was left")
 
 
 def test_an_answer_that_is_not_read_gives_its_place_up_at_the_deadline(
@@ -558,21 +561,21 @@ def test_an_answer_that_is_not_read_gives_its_place_up_at_the_deadline(
     served = serve(limit_s=2.0)
     answer = unread(served)
     wait_for(lambda: outcomes(records) == ["OK"], "the work to end")
-    assert served.run.inside == 1
-    wait_for(lambda: served.run.inside == 0, "the place to be free")
+    assert served.run.active_requests == 1
+    wait_for(lambda: served.run.active_requests == 0, "the place to be free")
     # it may still be read; its place is not given back a second time
     assert len(next(answer).outputs) == 3
     wait_for(answer.done, "the answer to end")
     later = unread(served)
     wait_for(lambda: outcomes(records) == ["OK", "OK"], "the work to end")
-    assert served.run.inside == 1
+    assert served.run.active_requests == 1
     later.cancel()
 
 
 def test_places_are_free_again_for_clients_that_take_turns(served: Served) -> None:
     for _ in range(50):
         served.stub.ModelInfer(request(), timeout=5)
-    wait_for(lambda: served.run.inside == 0, "all places to be free")
+    wait_for(lambda: served.run.active_requests == 0, "all places to be free")
 
 
 def test_the_health_service_says_what_is_true(serve: Any) -> None:

@@ -28,10 +28,11 @@ from neurobento.errors import (
     SpecMismatch,
 )
 from neurobento.imaging.slices.reader import read_slice
-from neurobento.serving.admission import Admission, Call
+from neurobento.serving.admission import Admission
 from neurobento.serving.http.downloads import JSON, PNG, ZIP
 from neurobento.serving.pool.serialisation import pack_error, pack_slice
-from neurobento.serving.process.run_folder import RUN_VARIABLE
+from neurobento.serving.request import RequestContext
+from neurobento.serving.settings import RUN_VARIABLE
 from neurobento.serving.tasks.anomaly import handler as handler_module
 from neurobento.serving.tasks.anomaly.batches import pack_outputs
 from neurobento.serving.tasks.anomaly.handler import AnomalyHandler, thresholds_of
@@ -122,8 +123,8 @@ def front(admission: Admission, runner: FakeRunner) -> AnomalyHandler:
     return front_of(admission, runner)
 
 
-def a_call(limit_s: float = LONG_S) -> Call:
-    return Call("r-1", "http", limit_s)
+def a_call(limit_s: float = LONG_S) -> RequestContext:
+    return RequestContext("r-1", "http", limit_s)
 
 
 def done(work: Coroutine[Any, Any, Any]) -> Any:
@@ -208,7 +209,7 @@ def test_reading_is_ended_by_its_ticket_with_the_call(
         waiting = asyncio.ensure_future(front.detect(Path("none"), "anomaly", call))
         await preprocessing.begun.wait()
         if how == "leaves":
-            call.leave()
+            call.abandon()
         with pytest.raises(error):
             await waiting
         assert preprocessing.ended == [call.ticket]
@@ -244,9 +245,9 @@ def test_a_slice_waits_for_slices_and_not_for_heads(
     admission = Admission(8, 1, 0.0)
     front = front_of(admission, runner)
     done(front.detect(image, "anomaly", a_call()))
-    with admission.turn(a_call(), ("compact", "full"), "slow"):
+    with admission.join_queue(a_call(), ("compact", "full"), "slow"):
         done(front.detect(image, "anomaly", a_call()))
-    ahead = admission.turn(a_call(), ("anomaly", "slice"), "quick")
+    ahead = admission.join_queue(a_call(), ("anomaly", "slice"), "quick")
     with ahead, pytest.raises(ServiceBusy):
         done(front.detect(image, "anomaly", a_call()))
 

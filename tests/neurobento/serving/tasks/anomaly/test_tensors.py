@@ -14,9 +14,9 @@ import pytest
 from neurobento.anomaly.detector import slice_anomaly
 from neurobento.anomaly.fit import fit_slice
 from neurobento.errors import ConfigError, EmptyScan, NeuroBentoError, NotOnNetworkGrid
-from neurobento.serving.admission import Call
 from neurobento.serving.inference_protocol.protocol import InferRequest, OpenInference
 from neurobento.serving.inference_protocol.tensors import Tensor
+from neurobento.serving.request import RequestContext
 from neurobento.serving.tasks.anomaly.responses import Detection, detection_facts, draw_overlay
 from neurobento.serving.tasks.anomaly.tensors import MOST_IMAGES, AnomalyTensors
 from tests.neurobento.anomaly.known_anomaly import THRESHOLD, known_spec
@@ -44,13 +44,13 @@ class FakeFront:
     async def facts(self, model: str) -> dict[str, Any]:
         return FACTS
 
-    async def detect(self, file: Path, model: str, call: Call) -> Detection:
+    async def detect(self, file: Path, model: str, call: RequestContext) -> Detection:
         self.contents.append(file.read_bytes())
         if self.error is not None:
             raise self.error
         return self.detection
 
-    async def score(self, images: Any, model: str, call: Call) -> tuple[Any, Any]:
+    async def score(self, images: Any, model: str, call: RequestContext) -> tuple[Any, Any]:
         self.counts.append(len(images))
         return images.mean(axis=(1, 2, 3)), images[:, 0]
 
@@ -71,7 +71,7 @@ def ask(inference: OpenInference) -> Any:
 
     def ask(*inputs: Tensor, **asked: Any) -> dict[str, Tensor]:
         request = InferRequest("anomaly", "", inputs, **asked)
-        found = asyncio.run(inference.infer(request, Call("r-1", "grpc", 60.0)))
+        found = asyncio.run(inference.infer(request, RequestContext("r-1", "grpc", 60.0)))
         return {tensor.name: tensor for tensor in found}
 
     return ask

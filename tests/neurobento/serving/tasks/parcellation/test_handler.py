@@ -33,10 +33,11 @@ from neurobento.errors import (
 )
 from neurobento.imaging.scan import read_scan
 from neurobento.parcellation.parcellator import prepare
-from neurobento.serving.admission import Admission, Call
-from neurobento.serving.http.downloads import GZIP, answered, download
+from neurobento.serving.admission import Admission
+from neurobento.serving.http.downloads import GZIP, answer_errors, file_response
 from neurobento.serving.pool.serialisation import pack_error, pack_scan
-from neurobento.serving.process.run_folder import RUN_VARIABLE
+from neurobento.serving.request import RequestContext
+from neurobento.serving.settings import RUN_VARIABLE
 from neurobento.serving.tasks.parcellation import handler as handler_module
 from neurobento.serving.tasks.parcellation.handler import Options, ParcellationHandler
 from neurobento.serving.tasks.parcellation.image_files import segment_files
@@ -164,8 +165,8 @@ def tilted(
     return write_nifti(head.image, head.affine), front
 
 
-def a_call(limit_s: float = LONG_S) -> Call:
-    return Call("r-1", "http", limit_s)
+def a_call(limit_s: float = LONG_S) -> RequestContext:
+    return RequestContext("r-1", "http", limit_s)
 
 
 def done(work: Coroutine[Any, Any, Any]) -> Any:
@@ -300,7 +301,7 @@ def test_zip_and_labels_are_the_same_bytes(
 
 
 def test_an_answer_is_a_download_of_our_name() -> None:
-    answer = download(b"labels", "dseg.nii.gz", GZIP)
+    answer = file_response(b"labels", "dseg.nii.gz", GZIP)
     assert (answer.media_type, answer.body) == ("application/gzip", b"labels")
     assert answer.headers["content-disposition"] == 'attachment; filename="scan_dseg.nii.gz"'
 
@@ -366,7 +367,7 @@ def test_preprocessing_is_ended_by_its_ticket_with_the_call(
         waiting = asyncio.ensure_future(front.labels(Path("none"), AS_IT_IS, call))
         await preprocessing.begun.wait()
         if how == "leaves":
-            call.leave()
+            call.abandon()
         with pytest.raises(error):
             await waiting
         assert preprocessing.ended == [call.ticket]
@@ -429,7 +430,7 @@ def test_calls_that_nobody_waits_for_do_not_pile_up_in_a_runner(admission: Admis
         front = ParcellationHandler(FakePreprocessing(), {"compact": runner}, admission, BATCHES)
         for _ in range(2 * BATCHES["compact"]):
             with pytest.raises(DeadlineExceeded):
-                await front.segment(images, AS_IT_IS, Call("t", "http", 0.05))
+                await front.segment(images, AS_IT_IS, RequestContext("t", "http", 0.05))
         waiting = asyncio.ensure_future(front.segment(images, AS_IT_IS, a_call()))
         await asyncio.sleep(0.05)
         held = runner.under_way
@@ -538,9 +539,9 @@ def test_the_forecast_of_images_knows_how_many_there_are() -> None:
     front = ParcellationHandler(FakePreprocessing(), {"compact": FakeRunner()}, admission, BATCHES)
     two = np.zeros((2, 1, *NETWORK), np.float32)
     done(front.segment(two, AS_IT_IS, a_call()))
-    with admission.turn(a_call(), ("compact", "none", 1), "quick"):
+    with admission.join_queue(a_call(), ("compact", "none", 1), "quick"):
         done(front.segment(two, AS_IT_IS, a_call()))
-    ahead = admission.turn(a_call(), ("compact", "none", 2), "quick")
+    ahead = admission.join_queue(a_call(), ("compact", "none", 2), "quick")
     with ahead, pytest.raises(ServiceBusy):
         done(front.segment(two, AS_IT_IS, a_call()))
 
@@ -581,7 +582,7 @@ def test_a_call_that_would_wait_too_long_is_refused_before_any_work(
     preprocessing, admission = FakePreprocessing(), Admission(8, 1, 0.0)
     front = ParcellationHandler(preprocessing, {"compact": FakeRunner()}, admission, BATCHES)
     done(front.labels(scan, AS_IT_IS, a_call()))
-    before = admission.turn(a_call(), ("compact", "none"), "quick")
+    before = admission.join_queue(a_call(), ("compact", "none"), "quick")
     with before, pytest.raises(ServiceBusy):
         done(front.labels(scan, AS_IT_IS, a_call()))
     assert len(preprocessing.asked) == 1
@@ -610,7 +611,7 @@ def test_every_stage_of_a_scan_is_counted(front: ParcellationHandler, scan: Path
 
 
 def raising(error: Exception) -> Any:
-    @answered
+    @answer_errors
     async def method(self: Any, *, ctx: Any) -> Any:
         raise error
 
@@ -649,7 +650,7 @@ def test_what_nobody_expected_is_left_to_the_gate() -> None:
 
 
 def test_an_answer_passes_as_it_is() -> None:
-    @answered
+    @answer_errors
     async def method(self: Any, value: str, *, ctx: Any) -> Any:
         return (value, ctx)
 

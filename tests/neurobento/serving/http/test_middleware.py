@@ -15,14 +15,17 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
-from neurobento.serving.admission import Admission, Call
-from neurobento.serving.http.gate import KNOWN_PATHS, PROBES, Gate, Limits, is_known
-from neurobento.serving.process.run_folder import RUN_VARIABLE, RunFolder
+from neurobento.serving.admission import Admission
+from neurobento.serving.http.middleware import RequestMiddleware
+from neurobento.serving.http.paths import KNOWN_PATHS, PROBES, is_known_path
+from neurobento.serving.process.run_folder import RunFolder
+from neurobento.serving.request import RequestContext, RequestLimits
+from neurobento.serving.settings import RUN_VARIABLE
 from neurobento.serving.token import Token
 from neurobento.serving.web.page import PAGE
 
 LIMIT = 1000
-LIMITS = Limits(body_bytes=LIMIT, request_s=60.0, upload_s=30.0)
+LIMITS = RequestLimits(body_bytes=LIMIT, request_s=60.0, upload_s=30.0)
 FORM = "multipart/form-data; boundary=x"
 SECRET = "a-token-of-enough-characters"
 INFER = "/v2/models/compact/infer"
@@ -107,7 +110,7 @@ async def visit(
     path: str = "/predict/",
     method: str = "POST",
     admission: Admission | None = None,
-    limits: Limits = LIMITS,
+    limits: RequestLimits = LIMITS,
     token: str | None = None,
     **headers: str,
 ) -> None:
@@ -115,7 +118,7 @@ async def visit(
     headers = {"content_type": FORM, **headers}
     raw = [(k.replace("_", "-").encode(), v.encode()) for k, v in headers.items()]
     scope = {"type": "http", "method": method, "path": path, "headers": raw}
-    gate = Gate(app, admission or admitting(), limits, Token(token))
+    gate = RequestMiddleware(app, admission or admitting(), limits, Token(token))
     await gate(scope, client.receive, client.send)
 
 
@@ -203,7 +206,7 @@ def test_the_application_learns_the_request_id_and_the_call() -> None:
     seen: list[Any] = []
 
     async def app(scope: Any, *channels: Any) -> None:
-        seen.extend((scope["state"]["request_id"], scope["state"]["call"]))
+        seen.extend((scope["state"]["request_id"], scope["state"]["context"]))
         await answering(200, b"")(scope, *channels)
 
     ask(app, x_request_id="mine")
@@ -260,7 +263,7 @@ def test_the_protocols_root_is_not_redirected() -> None:
     ],
 )
 def test_the_open_inference_protocols_paths_are_known(path: str) -> None:
-    assert is_known(path)
+    assert is_known_path(path)
 
 
 @pytest.mark.parametrize(
@@ -283,7 +286,7 @@ def test_the_open_inference_protocols_paths_are_known(path: str) -> None:
     ],
 )
 def test_others_below_v2_are_not(path: str) -> None:
-    assert not is_known(path)
+    assert not is_known_path(path)
 
 
 @pytest.mark.parametrize(
@@ -331,17 +334,17 @@ def test_a_chunked_body_beyond_the_limit_is_413_and_not_read_on(
 @pytest.mark.parametrize("behind", [answering(200, b"ok"), catching(answering(200, b"ok"))])
 def test_a_body_that_does_not_come_in_time_is_408(behind: Any, run: RunFolder) -> None:
     client = Client((b"half",), whole=False)
-    limits = Limits(LIMIT, 60.0, 0.05)
+    limits = RequestLimits(LIMIT, 60.0, 0.05)
     asyncio.run(visit(behind, client, limits=limits))
     assert client.answer.status == 408
     assert client.answer.error["type"] == "RequestTimeout"
     assert "0.05 s" in client.answer.error["message"]
-    assert run.inside == 0
+    assert run.active_requests == 0
 
 
 def test_the_whole_body_has_to_come_in_time_not_each_part_of_it() -> None:
     client = Client((b"x",) * 20, pause_s=0.03)
-    asyncio.run(visit(answering(200, b"ok"), client, limits=Limits(LIMIT, 60.0, 0.1)))
+    asyncio.run(visit(answering(200, b"ok"), client, limits=RequestLimits(LIMIT, 60.0, 0.1)))
     assert client.answer.status == 408
     assert client.pulled <= 4
 
@@ -359,7 +362,7 @@ def test_only_the_body_has_to_be_there_in_time() -> None:
         await answering_now(send)
 
     client = Client()
-    asyncio.run(visit(slow, client, limits=Limits(LIMIT, 60.0, 0.1)))
+    asyncio.run(visit(slow, client, limits=RequestLimits(LIMIT, 60.0, 0.1)))
     assert client.answer.status == 200
 
 
@@ -390,14 +393,14 @@ def test_a_timeout_that_is_no_number_of_seconds_is_400(given: str) -> None:
 def test_a_call_ends_when_its_client_says_but_not_later_than_we_do(
     options: dict[str, Any], limit_s: float
 ) -> None:
-    calls: list[Call] = []
+    calls: list[RequestContext] = []
 
     async def app(scope: Any, *channels: Any) -> None:
-        calls.append(scope["state"]["call"])
+        calls.append(scope["state"]["context"])
         await answering(200, b"")(scope, *channels)
 
     ask(app, **options)
-    assert calls[0].deadline - calls[0].begun == pytest.approx(limit_s)
+    assert calls[0].deadline - calls[0].started == pytest.approx(limit_s)
 
 
 @pytest.mark.parametrize("path", WORK)
@@ -407,7 +410,7 @@ def test_without_a_place_work_is_429_before_its_body_is_read(path: str, run: Run
     assert answer.error["type"] == "ServiceBusy"
     assert int(answer.headers["retry-after"]) >= 1
     assert answer.pulled == 0
-    assert run.inside == 0
+    assert run.active_requests == 0
 
 
 def test_what_is_no_work_takes_no_place() -> None:
@@ -420,12 +423,12 @@ def test_what_is_no_work_takes_no_place() -> None:
 
 def test_a_place_is_held_until_the_answer_is_given(run: RunFolder) -> None:
     async def app(scope: Any, *channels: Any) -> None:
-        assert run.inside == 1
+        assert run.active_requests == 1
         await answering(200, b"")(scope, *channels)
-        assert run.inside == 1
+        assert run.active_requests == 1
 
     assert ask(app).status == 200
-    assert run.inside == 0
+    assert run.active_requests == 0
 
 
 @pytest.mark.parametrize(
@@ -443,7 +446,7 @@ def test_a_place_is_free_again_whatever_comes_of_it(
     admission, before = admitting(1), answered(status)
     for _ in range(2):
         assert ask(app, chunks=chunks, admission=admission).status == status
-        assert run.inside == 0
+        assert run.active_requests == 0
     assert answered(status) == before + 2
 
 
@@ -457,7 +460,7 @@ def test_a_place_is_free_again_when_the_request_is_cancelled(run: RunFolder) -> 
     async def scenario() -> None:
         task = asyncio.ensure_future(visit(stuck, Client()))
         await asyncio.sleep(0.01)
-        assert run.inside == 1
+        assert run.active_requests == 1
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -465,14 +468,14 @@ def test_a_place_is_free_again_when_the_request_is_cancelled(run: RunFolder) -> 
         assert len(asyncio.all_tasks()) == 1
 
     asyncio.run(scenario())
-    assert run.inside == 0
+    assert run.active_requests == 0
 
 
 async def waiting_for_nobody(scope: Any, receive: Any, send: Any) -> None:
     """Works until the client has left, and answers as the front does then."""
     while (await receive()).get("more_body"):
         pass
-    await asyncio.wait_for(scope["state"]["call"].left(), 5)
+    await asyncio.wait_for(scope["state"]["context"].wait_abandoned(), 5)
     await answering_now(send, 499)
 
 
@@ -481,14 +484,14 @@ def test_a_client_that_leaves_after_its_body_has_left_its_call(run: RunFolder) -
     client = Client((b"half", b"half"), leaves=True)
     asyncio.run(visit(waiting_for_nobody, client))
     assert client.answer.status == 499
-    assert run.inside == 0
+    assert run.active_requests == 0
     assert answered(499) == before + 1
 
 
 def test_a_client_that_stays_has_not_left_its_call() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()
-        left = asyncio.ensure_future(scope["state"]["call"].left())
+        left = asyncio.ensure_future(scope["state"]["context"].wait_abandoned())
         await asyncio.wait({left}, timeout=0.05)
         assert not left.done()
         left.cancel()
@@ -514,10 +517,10 @@ def test_an_application_that_listens_on_hears_only_that_the_client_left() -> Non
 def test_a_client_that_leaves_amid_its_body_is_not_our_error(
     behind: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    calls: list[Call] = []
+    calls: list[RequestContext] = []
 
     async def reading(scope: Any, receive: Any, send: Any) -> None:
-        calls.append(scope["state"]["call"])
+        calls.append(scope["state"]["context"])
         while (message := await receive())["type"] != "http.disconnect":
             assert message["more_body"]
         raise RuntimeError("ClientDisconnect")
@@ -529,7 +532,7 @@ def test_a_client_that_leaves_amid_its_body_is_not_our_error(
     assert client.answer.error["type"] == "ClientGone"
     assert answered(499) == before + 1
     assert caplog.text == ""
-    asyncio.run(asyncio.wait_for(calls[0].left(), 1))
+    asyncio.run(asyncio.wait_for(calls[0].wait_abandoned(), 1))
 
 
 def test_nothing_goes_on_after_an_answer() -> None:
@@ -687,6 +690,6 @@ def test_what_is_not_http_passes() -> None:
     async def app(scope: Any, *_: Any) -> None:
         seen.append(scope["type"])
 
-    gate: Any = Gate(app, admitting(), LIMITS, Token(SECRET))
+    gate: Any = RequestMiddleware(app, admitting(), LIMITS, Token(SECRET))
     asyncio.run(gate({"type": "lifespan"}, None, None))
     assert seen == ["lifespan"]

@@ -7,7 +7,7 @@ import errno
 import pytest
 
 from neurobento.errors import ServiceUnavailable
-from neurobento.serving.process.room import needs_room, no_room
+from neurobento.serving.process.exhaustion import exhaustion_error, map_exhaustion
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from neurobento.serving.process.room import needs_room, no_room
     ],
 )
 def test_no_room_is_said_with_a_time_to_come_again(error: Exception, what: str) -> None:
-    with pytest.raises(ServiceUnavailable, match=what) as caught, needs_room():
+    with pytest.raises(ServiceUnavailable, match=what) as caught, map_exhaustion():
         raise error
     assert caught.value.retry_after_s
     assert "jane" not in str(caught.value)
@@ -31,7 +31,7 @@ def test_no_room_is_said_with_a_time_to_come_again(error: Exception, what: str) 
     "error", [OSError(errno.ENOENT, "gone"), OSError("what"), ValueError("memory")]
 )
 def test_anything_else_stays_what_it_is(error: Exception) -> None:
-    assert no_room(error) is None
-    with pytest.raises(type(error)) as caught, needs_room():
+    assert exhaustion_error(error) is None
+    with pytest.raises(type(error)) as caught, map_exhaustion():
         raise error
     assert caught.value is error

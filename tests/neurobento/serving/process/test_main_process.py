@@ -19,8 +19,14 @@ from bentoml._internal.utils import circus
 from bentoml._internal.utils.circus import create_standalone_arbiter
 from circus.sighandler import SysHandler
 
-from neurobento.serving.process.master import CHECK_EVERY_S, begin_master
-from neurobento.serving.process.run_folder import RUN_VARIABLE, RunFolder
+from neurobento.serving.bentoml_patches import (
+    POLL_PROCESSES_S,
+    patch_arbiter,
+    patch_signal_handler,
+)
+from neurobento.serving.process.main_process import Drain, set_up_main_process
+from neurobento.serving.process.run_folder import RunFolder
+from neurobento.serving.settings import RUN_VARIABLE
 
 ROOT = Path(__file__).resolve().parents[4]
 LONG_S = 60.0
@@ -73,7 +79,9 @@ def begun(signals: Signals, at_exit: Any) -> Callable[[float], RunFolder]:
     """Begins a master; the folder of its run."""
 
     def begin(drain_limit_s: float) -> RunFolder:
-        begin_master(drain_limit_s)
+        patch_arbiter()
+        patch_signal_handler(Drain(drain_limit_s))
+        set_up_main_process()
         return RunFolder.current()
 
     return begin
@@ -111,7 +119,7 @@ def arbiter(begun: Any) -> Iterator[Any]:
 
 
 def test_dead_processes_are_looked_for_every_second(arbiter: Any) -> None:
-    assert arbiter.check_delay == CHECK_EVERY_S <= 1
+    assert arbiter.check_delay == POLL_PROCESSES_S <= 1
 
 
 def test_an_empty_server_stops_at_once(begun: Any, signals: Signals) -> None:
@@ -125,15 +133,15 @@ def test_an_empty_server_stops_at_once(begun: Any, signals: Signals) -> None:
 @pytest.mark.alone
 def test_a_server_stops_when_the_last_request_has_ended(begun: Any, signals: Signals) -> None:
     run = begun(LONG_S)
-    run.say_inside(2)
+    run.write_active_requests(2)
     began = time.monotonic()
     signals.arrive()
     assert time.monotonic() - began < 0.1, "a signal handler has to return"
     assert run.draining
     assert not signals.stopped(0.2)
-    run.say_inside(1)
+    run.write_active_requests(1)
     assert not signals.stopped(0.2)
-    run.say_inside(0)
+    run.write_active_requests(0)
     assert signals.stopped()
 
 
@@ -152,7 +160,7 @@ def records() -> Iterator[list[str]]:
 def test_a_request_that_does_not_end_is_waited_for_no_longer_than_the_limit(
     begun: Any, signals: Signals, records: list[str]
 ) -> None:
-    begun(0.3).say_inside(3)
+    begun(0.3).write_active_requests(3)
     signals.arrive()
     assert not signals.stopped(0.15)
     assert signals.stopped()
@@ -161,11 +169,11 @@ def test_a_request_that_does_not_end_is_waited_for_no_longer_than_the_limit(
 
 def test_a_second_signal_stops_at_once_and_only_once(begun: Any, signals: Signals) -> None:
     run = begun(LONG_S)
-    run.say_inside(1)
+    run.write_active_requests(1)
     signals.arrive()
     signals.arrive()
     assert len(signals.stops) == 1
-    run.say_inside(0)
+    run.write_active_requests(0)
     time.sleep(0.2)
     assert len(signals.stops) == 1, "the drain stopped what was stopped already"
 
@@ -173,11 +181,12 @@ def test_a_second_signal_stops_at_once_and_only_once(begun: Any, signals: Signal
 IMPATIENT = """
 from circus.sighandler import SysHandler
 SysHandler.quit = lambda handler: None
-from neurobento.serving.process.master import _drain_first
+from neurobento.serving.bentoml_patches import patch_signal_handler
+from neurobento.serving.process.main_process import Drain, set_up_main_process
 from neurobento.serving.process.run_folder import RunFolder
-run = RunFolder.make()
-run.say_inside(1)
-_drain_first(run, 60.0)
+set_up_main_process()
+RunFolder.current().write_active_requests(1)
+patch_signal_handler(Drain(60.0))
 for _ in range({signals}):
     SysHandler.quit(None)
 """

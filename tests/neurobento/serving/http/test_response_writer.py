@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from neurobento.serving.http.exchange import Answer
+from neurobento.serving.http.response_writer import ResponseWriter
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -21,7 +21,7 @@ def answered(status: int, headers: Headers) -> tuple[dict[str, Any], Headers]:
         sent.append(message)
 
     async def answer() -> None:
-        give = Answer(send, "r-1")
+        give = ResponseWriter(send, "r-1")
         await give({"type": "http.response.start", "status": status, "headers": headers})
         await give({"type": "http.response.body", "body": b'{"error": "no room"}'})
 

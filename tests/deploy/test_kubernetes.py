@@ -10,6 +10,7 @@ import kubernetes_validate
 import pytest
 
 from neurobento.serving.http.paths import PROBES
+from neurobento.serving.settings import read_token
 from neurobento.serving.token import Token
 from tests.deploy.manifests import (
     ADAPTER,
@@ -203,7 +204,7 @@ def test_the_token_is_where_the_service_looks(
     # and without it the start is an error
     monkeypatch.setenv("NEUROBENTO_TOKEN_FILE", str(tmp_path / "token"))
     with pytest.raises(Exception, match="cannot be read"):
-        Token.of_environment()
+        Token(read_token())
 
 
 @layers

@@ -13,6 +13,7 @@ import asyncio
 import collections
 import contextlib
 import dataclasses
+import functools
 import os
 import shutil
 import signal
@@ -71,8 +72,9 @@ class PreprocessingPool:
     """
 
     def __init__(self, processes: int, threads: int) -> None:
+        import_all = functools.partial(_import_all, threads)
         self._lanes: dict[QueueName, _Lane] = {
-            "slow": _Lane([_Child(threads, _import_all) for _ in range(processes)]),
+            "slow": _Lane([_Child(threads, import_all) for _ in range(processes)]),
             "quick": _Lane([_Child(threads, _import_readers)]),
         }
         self._under_way: dict[str, asyncio.Task[Any]] = {}
@@ -253,7 +255,7 @@ class _Lane:
 class _Child:
     """One process at a time, and the pipe to it."""
 
-    def __init__(self, threads: int, imports: Callable[[int], None]) -> None:
+    def __init__(self, threads: int, imports: Callable[[], None]) -> None:
         self._threads, self._imports = threads, imports
         self._process: Any = None
         self._watched: tuple[asyncio.AbstractEventLoop, int] | None = None
@@ -384,7 +386,7 @@ def _died() -> ServiceUnavailable:
     )
 
 
-def _live(pipe: Connection, threads: int, imports: Callable[[int], None], parent: int) -> None:
+def _live(pipe: Connection, threads: int, imports: Callable[[], None], parent: int) -> None:
     """A child's life: names of files come in through the pipe, answers go out."""
     # SIGTERM as an exception: ROBEX is ended on the way out
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
@@ -396,7 +398,7 @@ def _live(pipe: Connection, threads: int, imports: Callable[[int], None], parent
     set_up_logging()
     lower_priority()
     limit_threads(threads)
-    imports(threads)
+    imports()
     pipe.send(READY)
     with contextlib.suppress(EOFError):
         while True:
@@ -414,7 +416,7 @@ def _import_all(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def _import_readers(threads: int) -> None:
+def _import_readers() -> None:
     """Level `none` and slices are read and checked, which needs none of the heavy libraries."""
     import PIL.Image
     import pydicom.pixels  # noqa: F401

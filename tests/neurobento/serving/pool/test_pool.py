@@ -655,7 +655,7 @@ import neurobento.serving.pool.pool
 from neurobento.serving.pool.pool import PreprocessingPool
 
 async def main():
-    neurobento.serving.pool.pool._import_all = neurobento.serving.pool.pool._import_readers
+    neurobento.serving.pool.pool._import_all = bool
     pool = PreprocessingPool(processes=1, threads=1)
     await pool.start()
     print(*(lane._children[0]._process.pid for lane in pool._lanes.values()), flush=True)

@@ -10,8 +10,8 @@ from PIL import Image
 
 __all__ = ["GREY_LEVELS", "heat_map_png", "value_per_level"]
 
+# The largest grey value of 16 bits
 GREY_LEVELS = 65_535
-"""The brightest of a grey value of 16 bits."""
 
 
 def heat_map_png(heat_map: NDArray[np.float32]) -> bytes:

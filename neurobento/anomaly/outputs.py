@@ -1,4 +1,4 @@
-"""The files that an anomaly is handed over as; the CLI and the service write the same."""
+"""Make the output files of an anomaly; the command line and the service write the same ones."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ __all__ = [
     "slice_output_files",
 ]
 
+# Version of `<name>_anomaly.json`
 ANOMALY_FORMAT = 1
-"""Version of `<name>_anomaly.json`."""
 
 SCAN_NOTE = (
     "The threshold was set by healthy scans of a few sources, and small lesions are below it; "
@@ -40,23 +40,11 @@ def slice_output_files(
     backend_facts: dict[str, Any],
     seconds: dict[str, float],
 ) -> dict[str, bytes]:
-    """File name -> content, of a slice.
+    """Return the output files of a slice, name -> content.
 
-    `<name>_anomaly.json`, `<name>_heatmap.png` (see `heat_map_png`) and
-    `<name>_overlay.png`, the slice without and with the heat map.
-
-    Parameters
-    ----------
-    name
-        What the files are called; it is written into none of them.
-    pixels
-        (rows, columns), the slice.
-    anomaly
-        What to write.
-    backend_facts
-        Of `neurobento.facts.backend_facts`.
-    seconds
-        Stage -> wall-clock seconds.
+    `<name>_anomaly.json`, `<name>_heatmap.png` (see `heat_map_png`) and `<name>_overlay.png`, the
+    slice without and with its heat map. The name is not written into any of them. `seconds` are
+    wall-clock seconds of each stage.
     """
     facts = slice_facts(pixels, anomaly, backend_facts, seconds)
     return {
@@ -69,50 +57,39 @@ def slice_output_files(
 def scan_output_files(
     name: str,
     scan: Scan,
-    scan_anomaly: ScanAnomaly,
+    anomaly: ScanAnomaly,
     backend_facts: dict[str, Any],
     seconds: dict[str, float],
 ) -> dict[str, bytes]:
-    """File name -> content, of a scan.
+    """Return the output files of a scan, name -> content.
 
-    `<name>_anomaly.json`, with the scores of its slices, `<name>_heatmap.nii.gz` (float32 on
-    the scan's own grid) and `<name>_overlay.png`, the slices of the highest scores.
-
-    Parameters
-    ----------
-    name
-        What the files are called; it is written into none of them.
-    scan
-        The scan, for its grid and for the picture.
-    scan_anomaly
-        What to write.
-    backend_facts
-        Of `neurobento.facts.backend_facts`.
-    seconds
-        Stage -> wall-clock seconds.
+    `<name>_anomaly.json`, with the scores of its slices, `<name>_heatmap.nii.gz`, float32 on the
+    scan's own grid, and `<name>_overlay.png`, the slices with the highest scores.
     """
-    facts = anomaly_facts(scan_anomaly, backend_facts, seconds)
-    facts["native_shape"] = list(scan.shape)
-    facts["heat_map"] = {"largest": float(scan_anomaly.heat_map.max())}
-    facts["threshold_note"] = SCAN_NOTE
-    facts["axis"] = scan_anomaly.axis
-    facts["slice_threshold"] = scan_anomaly.slice_threshold
-    facts["slices_above_threshold"] = scan_anomaly.slices_above
-    facts["slices"] = [
-        {"index": index, "score": score, "anomalous": score > scan_anomaly.slice_threshold}
-        for index, score in scan_anomaly.slices.items()
-    ]
+    facts = {
+        **anomaly_facts(anomaly, backend_facts, seconds),
+        "native_shape": list(scan.shape),
+        "heat_map": {"largest": float(anomaly.heat_map.max())},
+        "threshold_note": SCAN_NOTE,
+        "axis": anomaly.axis,
+        "slice_threshold": anomaly.slice_threshold,
+        "slices_above_threshold": anomaly.slices_above,
+        "slices": [
+            {"index": index, "score": score, "anomalous": score > anomaly.slice_threshold}
+            for index, score in anomaly.slices.items()
+        ],
+    }
     return {
         f"{name}_anomaly.json": json_bytes(facts),
-        f"{name}_heatmap.nii.gz": map_bytes(scan_anomaly.heat_map, scan.space),
-        f"{name}_overlay.png": png_bytes(scan_figure(scan, scan_anomaly)),
+        f"{name}_heatmap.nii.gz": map_bytes(anomaly.heat_map, scan.space),
+        f"{name}_overlay.png": png_bytes(scan_figure(scan, anomaly)),
     }
 
 
 def anomaly_facts(
     anomaly: SliceAnomaly | ScanAnomaly, backend_facts: dict[str, Any], seconds: dict[str, float]
 ) -> dict[str, Any]:
-    """What was found, and what somebody needs to trust or repeat it."""
+    """Return score and verdict, and what is needed to trust or repeat them."""
     return {
         "format": ANOMALY_FORMAT,
         "note": NOTE,
@@ -131,7 +108,7 @@ def slice_facts(
     backend_facts: dict[str, Any],
     seconds: dict[str, float],
 ) -> dict[str, Any]:
-    """What stands in `<name>_anomaly.json` of a slice; the parameters are `slice_output_files`'s."""
+    """Return the content of a slice's `<name>_anomaly.json`."""
     return {
         **anomaly_facts(anomaly, backend_facts, seconds),
         "native_shape": list(pixels.shape),

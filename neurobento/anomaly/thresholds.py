@@ -1,4 +1,4 @@
-"""Read the thresholds that a model for anomalies states in its spec."""
+"""Read the thresholds that an anomaly model states in its spec."""
 
 from __future__ import annotations
 
@@ -11,44 +11,30 @@ __all__ = ["scan_threshold", "slice_threshold"]
 
 
 def slice_threshold(spec: ModelSpec) -> float:
-    """The score above which a model for anomalies calls a slice anomalous.
+    """Return the score above which a slice is called anomalous.
 
-    Raises
-    ------
-    ConfigError
-        The model is for something else.
-    SpecMismatch
-        Its spec states no threshold.
+    Raise ConfigError for a model of another task, SpecMismatch if its spec states no threshold.
     """
     require_task(spec, "anomaly")
     if "threshold" not in spec.detection:
-        raise SpecMismatch(
-            subject=spec.name,
-            expected="a spec.json that states the threshold under detection",
-            found="none",
-            remedy="Export the model again with `python -m export.to_onnx`.",
+        raise _mismatch(
+            spec, "a spec.json with the threshold under detection", "a spec.json without it"
         )
     return _finite(spec, "threshold")
 
 
 def scan_threshold(spec: ModelSpec) -> float | None:
-    """The score above which it calls a scan anomalous; None where none was measured.
-
-    Raises
-    ------
-    SpecMismatch
-        Its spec states one that is no number.
-    """
+    """Return the score above which a scan is called anomalous, or None if none was measured."""
     return _finite(spec, "scan_threshold") if "scan_threshold" in spec.detection else None
 
 
-def _finite(spec: ModelSpec, name: str) -> float:
-    value = float(spec.detection[name])
+def _finite(spec: ModelSpec, key: str) -> float:
+    value = float(spec.detection[key])
     if not math.isfinite(value):
-        raise SpecMismatch(
-            subject=spec.name,
-            expected=f"a finite {name}",
-            found=str(value),
-            remedy="Export the model again with `python -m export.to_onnx`.",
-        )
+        raise _mismatch(spec, f"a finite {key}", str(value))
     return value
+
+
+def _mismatch(spec: ModelSpec, expected: str, found: str) -> SpecMismatch:
+    remedy = "Export the model again with `python -m export.to_onnx`."
+    return SpecMismatch(subject=spec.name, expected=expected, found=found, remedy=remedy)

@@ -19,14 +19,14 @@ from neurobento.preprocessing.mode import Progress
 
 __all__ = ["OpenProcessor", "ProcessFile", "process_each_file"]
 
+# Takes a file; returns its output files by name, and warnings about them
 ProcessFile = Callable[[Path], tuple[dict[str, bytes], list[str]]]
-"""Takes a file; returns its output files by name, and warnings about them."""
 
+# Takes a command's options, and a function to call at the start of each stage
 OpenProcessor = Callable[[argparse.Namespace, Progress], AbstractContextManager[ProcessFile]]
-"""Takes a command's options, and a function to call at the start of each stage."""
 
+# After these the next file is processed; any other error ends the command
 ERRORS_OF_ONE_FILE = (ScanError, PreprocessingError, RequestRefused, DeadlineExceeded)
-"""After these the next file is processed; any other error ends the command."""
 
 
 def process_each_file(
@@ -42,10 +42,7 @@ def process_each_file(
 
 
 def _check_files(paths: Sequence[Path]) -> None:
-    """Refuse missing files, and files whose outputs would have the same names.
-
-    Found at once, these errors cannot end a run after hours of work.
-    """
+    """Refuse missing files, and files whose outputs would have the same names, before all work."""
     from neurobento.imaging.scan import scan_name
 
     names: set[str] = set()

@@ -25,11 +25,11 @@ __all__ = [
     "backend_opener",
 ]
 
+# Takes the parser of each command
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
-"""Takes the parser of each command."""
 
+# A command's parser, or a group of its options
 Container: TypeAlias = "argparse.ArgumentParser | argparse._ArgumentGroup"
-"""A command's parser, or a group of its options."""
 
 
 def add_file_options(command: Container, metavar: str, formats: str, model: str) -> None:

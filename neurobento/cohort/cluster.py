@@ -1,10 +1,9 @@
 """Map a function over many items with Dask; a dead worker costs only its current item.
 
-Dask counts the death of a worker against every item that was assigned to it. Here each item
-records its attempts in a file, and only an attempt that began counts against it. So an item that
-kills its workers is given up after `ATTEMPTS`, whatever the scheduler's `allowed-failures` says,
-and its neighbours are not. A finished value is kept in a file until the run ends, so that it
-outlives the worker that computed it.
+Dask counts a worker's death against every item assigned to it. Here each item records in a file
+when it begins, and only that counts: an item that kills `ATTEMPTS` workers is given up, whatever
+the scheduler's `allowed-failures` says, and its neighbours are not. Finished values are kept in
+files until the run ends, so that they outlive their workers.
 """
 
 from __future__ import annotations
@@ -31,8 +30,8 @@ __all__ = [
     "scratch_folder",
 ]
 
+# How often an item may be begun
 ATTEMPTS = 3
-"""How often an item may be begun."""
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
@@ -40,12 +39,12 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class ItemResult(Generic[Value]):
-    """The value of an item, or the error of ours that the function raised."""
+    """The value of an item, or the NeuroBentoError that the function raised."""
 
     index: int
     value: Value | NeuroBentoError
+    # Above 1 if a worker died with the item
     attempts: int
-    """Above 1 if a worker died with the item."""
 
 
 def require_dask() -> None:
@@ -55,15 +54,10 @@ def require_dask() -> None:
 
 @contextmanager
 def open_cluster(workers: int, scheduler: str | None = None) -> Iterator[Any]:
-    """Open a Dask client of new worker processes here, or of an existing scheduler.
+    """Open a Dask client of new worker processes here, or of a scheduler such as "tcp://HOST:8786".
 
-    Parameters
-    ----------
-    workers
-        Processes on this machine, which share its memory evenly; ignored with a scheduler.
-    scheduler
-        An address such as "tcp://HOST:8786". Its workers need this package, the same paths and
-        one thread each (`--nthreads 1`).
+    Workers here share the memory evenly. A scheduler's workers, which replace them, need this
+    package, the same paths and one thread each (`--nthreads 1`).
     """
     from dask.distributed import Client, LocalCluster
 
@@ -103,13 +97,8 @@ def map_on_cluster(
 ) -> Iterator[ItemResult[Value]]:
     """Call a function on every item and yield each result as it arrives, in any order.
 
-    Parameters
-    ----------
-    function
-        It and its values can be pickled. An exception that is not a NeuroBentoError is a bug, and
-        raised here.
-    folder
-        An empty folder that this process and the workers see, for attempts and finished values.
+    The function and its values must be picklable. Exceptions other than NeuroBentoError are bugs
+    and raised here. Attempts and values go into the folder, empty, that the workers must see too.
     """
     from dask.distributed import as_completed
 

@@ -37,21 +37,10 @@ def matching_record(path: Path, made_from: Mapping[str, Any]) -> dict[str, Any] 
 
 
 def replace_folder(folder: Path, files: Mapping[str, bytes], prefix: str, staging: Path) -> None:
-    """Write a folder of files, all or none, in place of an earlier run's.
+    """Write files (name -> content) into a folder, all or none, in place of an earlier run's.
 
-    Parameters
-    ----------
-    files
-        Name -> content.
-    prefix
-        All names begin with it. A folder that holds anything else is left alone.
-    staging
-        A folder on the same file system, for files that are not complete yet.
-
-    Raises
-    ------
-    ConfigError
-        The folder holds something else than an earlier run's files.
+    All names begin with the prefix; if the folder holds anything else, ConfigError is raised.
+    Incomplete files go into the staging folder, which must be on the same file system.
     """
     # write everything beside the target first
     new = staging / uuid.uuid4().hex

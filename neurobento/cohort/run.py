@@ -32,15 +32,8 @@ def run_cohort(
 ) -> list[Row]:
     """Parcellate scans in parallel and return a row for each, in order; show a progress bar.
 
-    The tables are written even if an error ends the run. `workers` and `scheduler` are those of
-    `open_cluster`.
-
-    Raises
-    ------
-    ConfigError
-        The extra `cohort` is missing.
-    ModelError
-        The model cannot run on a worker.
+    The tables are written even if an error ends the run: a ModelError of a worker, for instance.
+    `workers` and `scheduler` are those of `open_cluster`.
     """
     require_dask()
     output = output.resolve()

@@ -12,21 +12,21 @@ from neurobento.imaging.scan import SUFFIXES, scan_name
 
 __all__ = ["CohortScan", "find_scan_files", "find_scans"]
 
+# Folders of a BIDS dataset that hold no raw scans of its own (BIDS 1.10, Common principles)
 DERIVED = ("derivatives", "sourcedata")
-"""Folders of a BIDS dataset that hold no raw scans of its own (BIDS 1.10, Common principles)."""
 
+# BIDS ends the names of T1-weighted scans with it
 T1W = "_T1w"
-"""BIDS ends the names of T1-weighted scans with it."""
 
 
 @dataclass(frozen=True)
 class CohortScan:
     """A scan of a cohort, and the folder for its outputs."""
 
+    # Absolute
     path: Path
-    """Absolute."""
+    # Below the cohort's output folder; it ends in the scan's name
     subfolder: PurePosixPath
-    """Below the cohort's output folder; it ends in the scan's name."""
 
     @property
     def name(self) -> str:
@@ -54,12 +54,7 @@ class CohortScan:
 def find_scan_files(inputs: Sequence[Path]) -> list[Path]:
     """Return the scans among files and in folders at any depth, each once, sorted by path.
 
-    Raises
-    ------
-    ConfigError
-        There is no scan.
-    FileNotFoundError
-        An input does not exist.
+    Raise ConfigError if there is no scan, FileNotFoundError if an input does not exist.
     """
     scans = {file for path in inputs for file in _files(path) if file.name.endswith(SUFFIXES)}
     if not scans:
@@ -82,14 +77,8 @@ def find_scans(inputs: Sequence[Path], output: Path) -> list[CohortScan]:
     If a folder has scans whose names end in `_T1w`, its other scans are skipped. So are folders
     named `derivatives` or `sourcedata`, and the output folder. A single input folder is mirrored
     below the output folder. Of several inputs, each scan's path is mirrored from its folder
-    `sub-LABEL` on, else from the input folder's own name on.
-
-    Raises
-    ------
-    ConfigError
-        There is no scan, or the outputs of two scans would mix.
-    FileNotFoundError
-        An input does not exist.
+    `sub-LABEL` on, else from the input folder's own name on. Raise ConfigError if there is no scan
+    or if the outputs of two would mix.
     """
     mirror = len(inputs) == 1 and inputs[0].is_dir()
     scans: dict[Path, CohortScan] = {}
@@ -130,10 +119,7 @@ def _relative_path(path: Path, root: Path) -> Path:
 
 
 def _require_separate_folders(scans: Sequence[CohortScan]) -> None:
-    """Refuse scans whose outputs would share a folder, or lie in one another's.
-
-    Found at once, this cannot end a run after hours of work.
-    """
+    """Refuse scans whose outputs would share a folder, or lie in one another's."""
     by_subfolder: dict[PurePosixPath, CohortScan] = {}
     for scan in scans:
         if scan.subfolder in by_subfolder:

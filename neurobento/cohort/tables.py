@@ -11,8 +11,8 @@ from neurobento.labels import aal116
 
 __all__ = ["Row", "cohort_tsv", "volumes_table_tsv"]
 
+# BIDS writes missing values so
 UNKNOWN = "n/a"
-"""BIDS writes missing values so."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Row:
 
     scan: CohortScan
     outcome: Outcome
+    # Above 1 if a worker died with the scan
     attempts: int
-    """Above 1 if a worker died with the scan."""
 
 
 def cohort_tsv(rows: Sequence[Row]) -> str:

@@ -26,8 +26,8 @@ from neurobento.spec import PREPROCESSING
 
 __all__ = ["CohortOptions", "Outcome", "model_sha256", "parcellate_scan"]
 
+# Version of `NAME_cohort.json`
 RECORD_FORMAT = 1
-"""Version of `NAME_cohort.json`."""
 
 
 @dataclass(frozen=True)
@@ -36,15 +36,15 @@ class CohortOptions:
 
     preprocessing: Preprocessing
     model: str
+    # Of the graph that has to run; a worker that finds another refuses
     model_sha256: str
-    """Of the graph that has to run; a worker that finds another refuses."""
+    # Folder of models; None for the installed ones
     models: str | None = None
-    """Folder of models; None for the installed ones."""
     backend: str = "auto"
     device: str = "auto"
     precision: str = "auto"
+    # Of each worker. They change results by rounding alone, so they do not count as changed.
     threads: int = 1
-    """Of each worker. They change results by rounding alone, so they do not count as changed."""
 
     @property
     def recorded(self) -> dict[str, Any]:
@@ -65,13 +65,13 @@ class CohortOptions:
 class Outcome:
     """The outcome of one scan."""
 
+    # "kept" means that an earlier run's files are still right
     status: Literal["done", "kept", "failed"]
-    """"kept" means that an earlier run's files are still right."""
     seconds: float = 0.0
+    # Of all cores. Both times are those of the run that made the files, or until the failure.
     cpu_seconds: float = 0.0
-    """Of all cores. Both times are those of the run that made the files, or until the failure."""
+    # Of each region, as text; empty after a failure
     volumes_mm3: tuple[str, ...] = ()
-    """Of each region, as text; empty after a failure."""
     error_type: str = ""
     error: str = ""
 
@@ -81,8 +81,8 @@ def model_sha256(model: Model, precision: str) -> str:
     return model.spec.int8_sha256 if precision == "int8" else model.spec.onnx_sha256
 
 
+# A worker with several threads must not run the one model from all of them
 _ONE_AT_A_TIME = threading.Lock()
-"""A worker with several threads must not run the one model from all of them."""
 
 
 def parcellate_scan(
@@ -90,14 +90,8 @@ def parcellate_scan(
 ) -> Outcome:
     """Write the files of a scan and their record, or keep those of an earlier run.
 
-    An error of the scan becomes the outcome. A ModelError is raised: it would end every scan.
-
-    Parameters
-    ----------
-    output
-        The cohort's folder.
-    staging
-        A folder inside it for files that are not complete yet.
+    `staging` is a folder inside the cohort's folder, for files that are not complete yet. An error
+    of the scan becomes the outcome. A ModelError is raised: every scan would fail with it.
     """
     with _ONE_AT_A_TIME:
         stopwatch = _Stopwatch()

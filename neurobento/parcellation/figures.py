@@ -1,8 +1,6 @@
-"""Pictures of a parcellation."""
+"""Draw a parcellation over its scan."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,43 +9,38 @@ from neurobento.imaging.geometry import voxel_sizes_mm
 from neurobento.labels import CLASS_COUNT, aal116
 from neurobento.pictures import png_bytes, write_letters
 
-if TYPE_CHECKING:
-    pass
-
 __all__ = ["overlay_png"]
 
 OPACITY = 0.55
 
+# Name, the RAS axis across the plane, and the letters at left, right, top and bottom
 PLANES = (
     ("coronal", 1, ("L", "R", "S", "I")),
     ("axial", 2, ("L", "R", "A", "P")),
     ("sagittal", 0, ("P", "A", "S", "I")),
 )
-"""Name, axis cut through (in RAS), and the letters at left, right, top and bottom."""
+
+# Position of the cut along each RAS axis of the labels; the sagittal one is beside the midline
+CUT_SHARES = (0.4, 0.5, 0.5)
 
 
 def overlay_png(
     array: NDArray[np.float32], labels: NDArray[np.uint8], voxel_to_ras: NDArray[np.float64]
 ) -> bytes:
-    """A PNG of the regions over the scan: three planes, the subject's left on the left.
+    """Return a PNG of the regions over the scan in three planes, the subject's left on the left.
 
-    The planes follow the scan's own axes, turned to the nearest anatomical
-    ones; through the middle of the labels, the sagittal one beside the midline.
-
-    Parameters
-    ----------
-    array, labels
-        The scan and its parcellation, (X, Y, Z), any orientation.
-    voxel_to_ras
-        (4, 4), voxel index -> world RAS in mm.
+    Scan and labels are (X, Y, Z) in any orientation. The planes follow the scan's own axes, turned
+    to the nearest anatomical ones.
     """
     from matplotlib.figure import Figure
 
+    # turn to RAS and crop to the head
     ras_array, ras_labels, sizes = _to_ras(array, labels, voxel_to_ras)
-    box = _foreground(ras_array)
+    box = _foreground_box(ras_array)
     ras_array, ras_labels = ras_array[box], ras_labels[box]
-    cuts = _cuts(ras_labels)
-    grey = _window(ras_array)
+    # draw one panel for each plane
+    cuts = _cut_indices(ras_labels)
+    grey = _windowed(ras_array)
     figure = Figure(figsize=(12, 4.4), facecolor="black", layout="constrained")
     for axes, (name, axis, letters) in zip(figure.subplots(1, 3), PLANES, strict=True):
         a, b = (i for i in range(3) if i != axis)
@@ -63,6 +56,7 @@ def overlay_png(
 def _to_ras(
     array: NDArray[np.float32], labels: NDArray[np.uint8], voxel_to_ras: NDArray[np.float64]
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.float64]]:
+    """Return scan and labels turned to RAS, and the edges of a voxel in mm."""
     from nibabel.orientations import apply_orientation, io_orientation
 
     orientation = io_orientation(voxel_to_ras)
@@ -71,40 +65,43 @@ def _to_ras(
     return apply_orientation(array, orientation), apply_orientation(labels, orientation), sizes
 
 
-def _foreground(array: NDArray[np.float32]) -> tuple[slice, ...]:
-    """The box around what is not background, with a margin for the letters."""
+def _foreground_box(array: NDArray[np.float32]) -> tuple[slice, ...]:
+    """Return the box around all positive voxels, with a margin for the letters."""
     box = []
     for axis in range(3):
-        others = tuple(i for i in range(3) if i != axis)
-        found = np.flatnonzero((array > 0).any(axis=others))
+        first, last = _extent(array > 0, axis)
         margin = array.shape[axis] // 20
-        ends = (found[0], found[-1] + 1) if len(found) else (0, array.shape[axis])
-        box.append(slice(max(0, ends[0] - margin), ends[1] + margin))
+        box.append(slice(max(0, first - margin), last + 1 + margin))
     return tuple(box)
 
 
-def _cuts(labels: NDArray[np.uint8]) -> tuple[int, int, int]:
-    """Where to cut: the middle of the labels' extent, sagittally 40 % into it."""
+def _cut_indices(labels: NDArray[np.uint8]) -> list[int]:
+    """Return the index along each axis at which to cut."""
     cuts = []
-    for axis, share in enumerate((0.4, 0.5, 0.5)):
-        others = tuple(i for i in range(3) if i != axis)
-        found = np.flatnonzero((labels > 0).any(axis=others))
-        extent = (found[0], found[-1]) if len(found) else (0, labels.shape[axis] - 1)
-        cuts.append(int(extent[0] + share * (extent[1] - extent[0])))
-    return cuts[0], cuts[1], cuts[2]
+    for axis, share in enumerate(CUT_SHARES):
+        first, last = _extent(labels > 0, axis)
+        cuts.append(int(first + share * (last - first)))
+    return cuts
 
 
-def _window(array: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The scan in [0, 1], the brightest half percent of its foreground cut off."""
-    inside = array[array > 0]
-    high = float(np.percentile(inside, 99.5)) if inside.size else 1.0
+def _extent(mask: NDArray[np.bool_], axis: int) -> tuple[int, int]:
+    """Return the first and the last index of a mask along an axis; all if the mask is empty."""
+    others = tuple(i for i in range(3) if i != axis)
+    indices = np.flatnonzero(mask.any(axis=others))
+    return (indices[0], indices[-1]) if len(indices) else (0, mask.shape[axis] - 1)
+
+
+def _windowed(array: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scale the scan to [0, 1] and clip the brightest half percent of its foreground."""
+    foreground = array[array > 0]
+    high = float(np.percentile(foreground, 99.5)) if foreground.size else 1.0
     return np.clip(array / (high or 1.0), 0, 1)
 
 
 def _blend(
     grey: NDArray[np.float32], labels: NDArray[np.uint8], axis: int, cut: int
 ) -> NDArray[np.float32]:
-    """(A, B, 3) colours of one plane: the region's over the scan's grey."""
+    """Return one plane as colours (A, B, 3): the regions' over the scan's grey."""
     plane_grey, plane_labels = np.take(grey, cut, axis), np.take(labels, cut, axis)
     palette = np.zeros((CLASS_COUNT, 3), dtype=np.float32)
     for region in aal116():

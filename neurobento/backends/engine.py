@@ -117,13 +117,7 @@ def engine_folder(model: Model, facts: EngineFacts, root: Path | None = None) ->
 
 
 def write_engine(model: Model, facts: EngineFacts, engine: bytes, root: Path | None = None) -> Path:
-    """Write an engine and its sidecar, and return their folder.
-
-    Raises
-    ------
-    EngineMismatch
-        Other users can write to the folder.
-    """
+    """Write an engine and its sidecar to a private folder, and return the folder."""
     folder = private_folder(engine_folder(model, facts, root))
     facts = dataclasses.replace(facts, engine_sha256=hashlib.sha256(engine).hexdigest())
     write_private(folder / ENGINE_FILE, engine)
@@ -160,13 +154,7 @@ def read_facts(folder: Path) -> EngineFacts:
 
 
 def find_engine(model: Model, wanted: EngineFacts, root: Path | None = None) -> Path:
-    """Return the folder of the model's engine with the wanted facts.
-
-    Raises
-    ------
-    EngineMismatch
-        There is none; the message names the nearest one's differences and the build command.
-    """
+    """Return the folder of an engine with the wanted facts; the error names the nearest one."""
     engines = _read_sidecars(model, root or engines_folder())
     differences = {folder: facts.differences(wanted) for folder, facts in engines.items()}
     nearest = min(differences, key=lambda folder: len(differences[folder]), default=None)
@@ -192,13 +180,7 @@ def _read_sidecars(model: Model, root: Path) -> dict[Path, EngineFacts]:
 
 
 def read_engine(folder: Path) -> bytes:
-    """Return an engine's bytes.
-
-    Raises
-    ------
-    EngineMismatch
-        Other users can write to the engine, or its hash is not the sidecar's.
-    """
+    """Return an engine's bytes if it is private and has the hash in its sidecar."""
     for path in (folder, folder / ENGINE_FILE, folder / SIDECAR_FILE):
         _require_private(path)
     expected = read_facts(folder).engine_sha256

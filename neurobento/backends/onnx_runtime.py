@@ -30,16 +30,7 @@ PROVIDERS = {
 def provider_options(
     provider: str, precision: str, input_shape: tuple[int, ...]
 ) -> list[tuple[str, dict[str, Any]]]:
-    """Return the execution providers in order, each with its options.
-
-    Parameters
-    ----------
-    provider
-        "cpu", "cuda" or "tensorrt".
-    precision
-        "fp32"; with "tensorrt" also "fp16" or "bf16". TensorRT cannot switch TF32 off for one
-        session, so fp32 may be TF32 there; with "cuda" it is not.
-    """
+    """Return the execution providers in order, each with its options."""
     smallest, optimal, largest = (
         f"image:{'x'.join(map(str, (batch, *input_shape)))}" for batch in PROFILE
     )
@@ -49,6 +40,7 @@ def provider_options(
         # Without it ONNX Runtime may refuse the workspace of the fastest convolution.
         "cudnn_conv_use_max_workspace": "1",
     }
+    # TensorRT cannot switch TF32 off for one session, so fp32 may be TF32 there.
     tensorrt = {
         "trt_fp16_enable": str(precision == "fp16"),
         "trt_bf16_enable": str(precision == "bf16"),
@@ -76,25 +68,9 @@ def _engine_cache() -> Path:
 
 
 class OnnxRuntimeBackend(Backend):
-    """An ONNX model in an ONNX Runtime session.
+    """An ONNX model in an ONNX Runtime session, on the provider "cpu", "cuda" or "tensorrt".
 
-    Parameters
-    ----------
-    provider
-        "cpu", "cuda" or "tensorrt".
-    precision
-        "auto" is fp32; "int8" needs the model's int8 form.
-    threads
-        CPU threads; 0 lets ONNX Runtime choose.
-
-    Raises
-    ------
-    BackendUnavailable
-        The provider, the GPU or TensorRT is missing, or the provider does not start.
-    EngineMismatch
-        Other users can write to the folder of ONNX Runtime's engines.
-    RuntimeError
-        ONNX Runtime failed, for example because memory ran out.
+    Precision "auto" is fp32, and "int8" needs the model's int8 form.
     """
 
     def __init__(
@@ -141,7 +117,6 @@ class OnnxRuntimeBackend(Backend):
         }
 
     def run(self, images: ImageBatch) -> OutputBatch:
-        """See `Backend.run`."""
         images = check_images(images, self.spec)
         starts = range(0, len(images), self._largest_batch)
         parts = [self._run(images[i : i + self._largest_batch]) for i in starts]
@@ -158,7 +133,6 @@ class OnnxRuntimeBackend(Backend):
         return dict(zip(self.spec.outputs, binding.copy_outputs_to_cpu(), strict=True))
 
     def close(self) -> None:
-        """Release the session."""
         del self._session
 
 

@@ -27,11 +27,8 @@ logger = logging.getLogger(__name__)
 
 
 def import_openvino() -> Any:
-    """Import OpenVINO without its telemetry.
-
-    By default each import sends an event to Google Analytics unless the user has opted out. If the
-    telemetry package cannot be imported, OpenVINO uses a stub.
-    """
+    """Import OpenVINO without its telemetry."""
+    # Each import would send an event to Google Analytics; without this package it uses a stub.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
 
@@ -41,13 +38,8 @@ def import_openvino() -> Any:
 class OpenVINOBackend(Backend):
     """An ONNX model compiled by OpenVINO.
 
-    Parameters
-    ----------
-    precision
-        "auto" is bf16 if the CPU has AMX and the model was verified in bf16, else fp32. AVX-512
-        without AMX computes in bf16 only on request. "int8" needs the model's int8 form.
-    threads
-        CPU threads; 0 lets OpenVINO choose.
+    Precision "auto" is bf16 if the CPU has AMX and the model was verified in bf16, else fp32.
+    AVX-512 without AMX computes in bf16 only on request. "int8" needs the model's int8 form.
     """
 
     name = "openvino"
@@ -83,7 +75,6 @@ class OpenVINOBackend(Backend):
         }
 
     def run(self, images: ImageBatch) -> OutputBatch:
-        """See `Backend.run`."""
         images = check_images(images, self.spec)
         outputs = empty_outputs(self.spec, len(images))
         in_pairs = len(images) - len(images) % PAIR if self._can_pair(len(images)) else 0
@@ -129,15 +120,13 @@ class OpenVINOBackend(Backend):
         return self._core.compile_model(self._graph, "CPU", {**self._config, **options})
 
     def close(self) -> None:
-        """Release the compiled model."""
         del self._pair, self._request, self._compiled, self._graph, self._core
 
 
 def _fix_summation_order(graph: Any) -> bool:
     """Make instance norms independent of the thread count, and return True if all could be.
 
-    OpenVINO's norm sums by thread, so labels would depend on what else is computed. A pooling
-    computes each of its sums in one thread.
+    OpenVINO's norm sums by thread; a pooling computes each of its sums in one thread.
     """
     for norm in graph.get_ordered_ops():
         if norm.get_type_name() != "MVN":

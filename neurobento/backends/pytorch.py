@@ -17,27 +17,10 @@ __all__ = ["PyTorchBackend", "open_weights"]
 
 
 class PyTorchBackend(Backend):
-    """A model's network as it was trained.
+    """A model's network as it was trained, from weights.pt beside its ONNX file.
 
-    Parameters
-    ----------
-    model
-        Needs weights.pt beside its ONNX file.
-    device
-        "cpu" or "cuda".
-    precision
-        "auto" is fp32; "fp16" and "bf16" are autocast, as in training.
-    threads
-        CPU threads of the whole process; 0 leaves them unchanged.
-    compiled
-        Use `torch.compile`.
-
-    Raises
-    ------
-    BackendUnavailable
-        The weights, the GPU or a compiler is missing.
-    SpecMismatch
-        The weights are not those of the spec.
+    Precision "auto" is fp32; "fp16" and "bf16" are autocast, as in training. The threads are those
+    of the whole process; 0 leaves them unchanged.
     """
 
     def __init__(
@@ -73,7 +56,6 @@ class PyTorchBackend(Backend):
         }
 
     def run(self, images: ImageBatch) -> OutputBatch:
-        """See `Backend.run`."""
         import torch
 
         half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(self._precision)
@@ -94,20 +76,11 @@ class PyTorchBackend(Backend):
         }
 
     def close(self) -> None:
-        """Release the network."""
         del self._infer
 
 
 def open_weights(model: Model) -> Path:
-    """Return the path of a model's weights after a check of their hash.
-
-    Raises
-    ------
-    BackendUnavailable
-        There are no weights.
-    SpecMismatch
-        The weights are not those of the spec.
-    """
+    """Return the path of a model's weights after a check of their hash."""
     path = model.folder / WEIGHTS_FILE
     if not path.is_file():
         raise BackendUnavailable(

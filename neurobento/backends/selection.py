@@ -43,8 +43,6 @@ def open_backend(
     backend
         "auto" takes an NVIDIA GPU if one is visible and a backend runs the model on it,
         else the first CPU backend that is installed.
-    device
-        "auto", "cpu" or "cuda".
     threads
         CPU threads; 0 lets the library choose.
     unverified
@@ -53,11 +51,9 @@ def open_backend(
     Raises
     ------
     BackendUnavailable
-        The backend is not installed or not possible here, or int8 was not verified for the model.
+        The backend is not installed or cannot run here, or the model was not verified in int8.
     EngineMismatch
         The named TensorRT flavour has no engine for the model.
-    ConfigError
-        There is no such backend, device or precision.
     """
     _require_known("backend", backend, BACKENDS)
     _require_known("device", device, DEVICES)

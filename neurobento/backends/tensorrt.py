@@ -62,30 +62,17 @@ class _BatchContext:
 
 
 class TensorRTBackend(Backend):
-    """An engine with its buffers on the GPU.
+    """An engine, built by `export.to_tensorrt`, with its buffers on the GPU.
 
     Each batch size has its own context and recording, so sizes may alternate. The work is serial
     on one stream, so all contexts share one block of memory if the library allows it.
 
     Parameters
     ----------
-    model
-        `export.to_tensorrt` builds its engine.
-    flavour
-        A key of `FLAVOURS`.
     precision
         "auto" is the fastest that the model was verified in, else fp32.
     cuda_graph
         Record the work of a batch size at its second use, and replay it from then on.
-
-    Raises
-    ------
-    BackendUnavailable
-        The library or the GPU is missing.
-    EngineMismatch
-        No engine was built for this model, library and GPU.
-    RuntimeError
-        The GPU has too little memory.
     """
 
     def __init__(
@@ -135,7 +122,6 @@ class TensorRTBackend(Backend):
         }
 
     def run(self, images: ImageBatch) -> OutputBatch:
-        """See `Backend.run`."""
         images = check_images(images, self.spec)
         outputs = empty_outputs(self.spec, len(images))
         for start in range(0, len(images), PROFILE[2]):
@@ -150,7 +136,7 @@ class TensorRTBackend(Backend):
     def _execute(self, batch: int) -> None:
         known = self._contexts.get(batch)
         if known is None:
-            context = self._context(batch)
+            context = self._new_context(batch)
             # The first call allocates, which must not be recorded.
             self._enqueue(context)
             self._contexts[batch] = _BatchContext(context)
@@ -162,8 +148,7 @@ class TensorRTBackend(Backend):
         else:
             self._stream.launch(known.graph)
 
-    def _context(self, batch: int) -> Any:
-        """Return a context for one batch size, with its memory."""
+    def _new_context(self, batch: int) -> Any:
         options = [] if self._config is None else [self._config]
         context = self._engine.create_execution_context(*options)
         if context is None:
@@ -180,7 +165,6 @@ class TensorRTBackend(Backend):
             raise RuntimeError("TensorRT refused the work; its log says why")
 
     def close(self) -> None:
-        """Release the engine and its memory."""
         del self._contexts, self._config, self._engine, self._runtime
         del self._buffers, self._scratch, self._stream
 

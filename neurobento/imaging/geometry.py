@@ -1,7 +1,6 @@
 """Map labels between a scan's own voxel grid and the network grid.
 
-Every step of preprocessing is an affine map of the voxel grid, so its inverse is one too. No
-other file moves labels between grids.
+Every preprocessing step is an affine map of the voxel grid, so its inverse is one too.
 """
 
 from __future__ import annotations

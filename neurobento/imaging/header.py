@@ -55,18 +55,7 @@ class ScanHeader:
 
 
 def parse_header(head: bytes, limits: ScanLimits) -> ScanHeader:
-    """Return the checked header of a file.
-
-    Parameters
-    ----------
-    head
-        The first `HEADER_BYTES` of the uncompressed file, or all of a shorter one.
-
-    Raises
-    ------
-    ScanError
-        One of its leaves for each refusal.
-    """
+    """Return the checked header in the first `HEADER_BYTES` of an uncompressed file."""
     header = _recognise(head)
     require_orientation(header, head)
     shape = _checked_shape(header, limits)

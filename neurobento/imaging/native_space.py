@@ -41,10 +41,7 @@ class NativeSpace:
 def native_space(
     header: Any, shape: tuple[int, int, int], voxel_to_ras: NDArray[np.float64]
 ) -> NativeSpace:
-    """Return the grid with a new header that keeps only the geometry of the file's header.
-
-    Impossible voxel sizes or qforms are dropped; such a scan was placed by its sform.
-    """
+    """Return the grid with a new header of the geometry fields, without an impossible qform."""
     if not isinstance(header, nib.Nifti1Header):
         return space_of(shape, voxel_to_ras)
     clean = nib.Nifti2Header() if isinstance(header, nib.Nifti2Header) else nib.Nifti1Header()

@@ -20,15 +20,7 @@ XFORM_CODES = range(6)
 
 
 def require_orientation(header: Any, head: bytes) -> None:
-    """Refuse a header that does not say where left is.
-
-    Parameters
-    ----------
-    header
-        nibabel's NIfTI or MGH header.
-    head
-        The bytes that it was parsed from.
-    """
+    """Refuse a header, parsed from `head`, that does not say where left is."""
     if isinstance(header, nib.Nifti1Header):
         codes = int(header["qform_code"]), int(header["sform_code"])
         # nibabel reads an unknown code as 0, FSL as 1, so neither reading is safe.

@@ -1,7 +1,6 @@
-"""Read T1-weighted scans, checked before they are opened, and write images on their grid.
+"""Read T1-weighted scans, whose headers are checked first, and write images on their grid.
 
-The checks need at most one header; nothing is decompressed or allocated because a file claims
-it. The formats are NIfTI-1 and NIfTI-2 (single file, plain or gzip) and FreeSurfer MGH/MGZ,
+The formats are NIfTI-1 and NIfTI-2 (single file, plain or gzip) and FreeSurfer MGH/MGZ,
 recognised by content, not by name.
 """
 
@@ -86,15 +85,7 @@ def scan_name(path: Path) -> str:
 
 
 def read_scan(path: Path, limits: ScanLimits | None = None) -> Scan:
-    """Return the scan in a NIfTI or MGH file; a 4D file with one volume counts as that volume.
-
-    Raises
-    ------
-    ScanError
-        One of its leaves, with `path` as its subject.
-    FileNotFoundError
-        There is no such file.
-    """
+    """Return the scan in a NIfTI or MGH file; a 4D file with one volume counts as that volume."""
     try:
         return _read(path, limits or ScanLimits())
     except ScanError as error:
@@ -129,10 +120,7 @@ def write_labels(
 ) -> None:
     """Write a label map as `.nii.gz`, uint8, with the scan's geometry to the bit.
 
-    Parameters
-    ----------
-    extension
-        Text for a NIfTI comment extension (code 6), such as the region table.
+    `extension` is text for a NIfTI comment (code 6), such as the region table.
     """
     write_atomically(path, label_bytes(labels, space, extension=extension))
 

@@ -44,21 +44,8 @@ def read_voxels(
 ) -> NDArray[np.float32]:
     """Return the scaled voxels, (X, Y, Z), with zero for every value that is not finite.
 
-    Memory grows with the bytes that arrive, by 4 for each voxel, not with the header's claim.
-
-    Parameters
-    ----------
-    stream
-        The uncompressed file, read up to the end of `head`.
-    head
-        The first bytes of the file, from which `header` was parsed.
-
-    Raises
-    ------
-    TruncatedScan, OverlongScan
-        The stream is not as long as the header implies.
-    DegenerateIntensities
-        The voxels hold no image.
+    `stream` is the uncompressed file, read up to the end of `head`, its first bytes. Memory grows
+    with the bytes that arrive, by 4 for each voxel, not with the header's claim.
     """
     voxels = _VoxelBuffer(header)
     voxels.add(head[header.start_bytes : header.end_bytes])
@@ -120,7 +107,6 @@ class _VoxelBuffer:
         self._high = max(self._high, float(values.max()))
 
     def check_contrast(self) -> None:
-        """Refuse voxels that hold no image."""
         remedy = "Export the scan again; its voxels were lost."
         if not self._finite:
             raise NotFiniteScan(
@@ -132,7 +118,6 @@ class _VoxelBuffer:
             raise ConstantScan(expected="a head", found="one value in every voxel", remedy=remedy)
 
     def array(self) -> NDArray[np.float32]:
-        """Return the voxels, (X, Y, Z), read-only and without a copy."""
         array = self._values.reshape(self._header.space.shape, order="F")
         array.setflags(write=False)
         return array

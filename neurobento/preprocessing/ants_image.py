@@ -16,14 +16,12 @@ RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
 
 
 def to_ants(array: NDArray[Any], voxel_to_ras: NDArray[np.float64]) -> Any:
-    """Return the ANTs image (float32) of an array (X, Y, Z) of any real type.
-
-    Shear in the affine is dropped, because an ANTs direction is a rotation.
-    """
+    """Return the ANTs image (float32) of an array (X, Y, Z) of any real type."""
     import ants
 
     spacing = voxel_sizes_mm(voxel_to_ras)
     direction = RAS_TO_LPS @ voxel_to_ras[:3, :3] / spacing
+    # An ANTs direction is a rotation, so the shear is dropped.
     u, _, vt = np.linalg.svd(direction)
     return ants.from_numpy(
         np.ascontiguousarray(array, dtype=np.float32),

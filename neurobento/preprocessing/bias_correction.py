@@ -1,10 +1,9 @@
-"""Step 2: N4 bias field correction, inside the brain.
+"""Step 2: N4 bias field correction inside the brain.
 
-Up to rounding, the field is that of ANTs with its defaults and a mask: the same samples, control
-points and iterations as ITK's filters N4BiasFieldCorrection, BSplineScatteredDataPointSetToImage
-and ShrinkImage (Tustison et al., "N4ITK", IEEE Trans Med Imaging 2010). The samples lie on a grid,
-so a B-spline is a product of three functions of one axis each. It is fitted and evaluated one axis
-at a time, and only in the brain's bounding box.
+Up to rounding, the field is that of ANTs with its defaults and a mask, that is of ITK's filters
+N4BiasFieldCorrection, BSplineScatteredDataPointSetToImage and ShrinkImage (Tustison et al.,
+"N4ITK", IEEE Trans Med Imaging 2010). On a grid of samples a B-spline is a product of three
+functions of one axis each, so it is fitted one axis at a time, in the brain's bounding box alone.
 """
 
 from __future__ import annotations
@@ -72,16 +71,14 @@ def _bounding_box(mask: Mask) -> Box:
 
 
 def _samples(shape: tuple[int, ...], voxel_to_ras: NDArray[np.float64]) -> Box:
-    """Return the voxels that itk::ShrinkImageFilter takes: every fourth, with equal margins.
-
-    If the margins cannot be equal, ITK rounds a distance in world space, where the last bits of
-    the geometry decide; so this follows ITK's arithmetic.
-    """
+    """Return the voxels that itk::ShrinkImageFilter takes: every fourth, with equal margins."""
     factors = np.array([max(1, min(SHRINK_FACTOR, n // LEAST_SAMPLES)) for n in shape])
     counts = np.array(shape) // factors
     geometry = to_ants(np.zeros((1, 1, 1)), voxel_to_ras)
     origin, spacing = np.array(geometry.origin), np.array(geometry.spacing)
     index_to_point = geometry.direction * spacing
+    # If the margins cannot be equal, ITK rounds a distance in world space, where the last bits of
+    # the geometry decide; so this follows ITK's arithmetic.
     centre = _times(index_to_point, (np.array(shape) - 1) / 2) + origin
     shrunk_centre = _times(geometry.direction * (spacing * factors), (counts - 1) / 2) + origin
     shrunk_origin = origin + (centre - shrunk_centre)
@@ -112,10 +109,7 @@ def _log_field(image: NDArray[np.float32], mask: Mask) -> Array:
 
 
 def _fit_level(lattice: Array, observed: Array, splines: _Splines) -> Array:
-    """Return the control points after one level of N4.
-
-    `observed` holds the logarithms of the samples inside the mask, (n,).
-    """
+    """Return the control points after one level of N4; `observed` are logarithms, (n,)."""
     field = splines.field(lattice)
     for _ in range(MAX_ITERATIONS):
         corrected = observed - field
@@ -198,10 +192,7 @@ def _bases(shape: tuple[int, ...], box: Box, points: int) -> list[Array]:
 
 
 def _basis(samples: int, points: int) -> Array:
-    """Return the weight of every control point at every sample of an axis, (samples, points).
-
-    As in ITK, the spans reach from the first sample to the last on the full and the shrunk grid.
-    """
+    """Return the weight of each control point at each sample of an axis, (samples, points)."""
     position = np.arange(samples) * ((points - 3) / max(samples - 1, 1))
     distance = np.abs(position[:, None] - np.arange(points) + 1)
     far = np.clip(2 - distance, 0, None) ** 3 / 6

@@ -44,15 +44,7 @@ def preprocess(
     progress: Progress = ignore_progress,
     skull_stripping_limit_s: float = SKULL_STRIPPING_LIMIT_S,
 ) -> PreparedScan:
-    """Return a T1-weighted scan on the network grid.
-
-    Raises
-    ------
-    PreprocessingError
-        Skull stripping is not possible here, failed, or took too long.
-    NotOnNetworkGrid
-        The preprocessing is `none` and the scan is not 91 x 122 x 123, RAS, in [0, 1].
-    """
+    """Return a T1-weighted scan on the network grid; `none` requires that it is there already."""
     clock = _Clock(progress)
     if preprocessing == "none":
         return _pass_through(scan, clock)

@@ -38,19 +38,7 @@ SMALLEST_BRAIN_ML = 250.0
 def extract_brain(
     array: NDArray[np.float32], voxel_to_ras: NDArray[np.float64], *, time_limit_s: float
 ) -> NDArray[np.bool_]:
-    """Return the brain mask, (X, Y, Z), of a scan with skull.
-
-    ROBEX runs as a child process in its own temporary folder; both are removed in any case.
-
-    Raises
-    ------
-    SkullStrippingUnavailable
-        This is not Linux x86-64, the only platform of ROBEX's binary.
-    SkullStrippingFailed
-        ROBEX ended with an error or without a brain.
-    PreprocessingTimeout
-        The time limit passed.
-    """
+    """Return the brain mask, (X, Y, Z), of a scan with skull; ROBEX runs as a child process."""
     _require_platform()
     with tempfile.TemporaryDirectory(prefix="neurobento-robex-") as folder:
         head, mask = Path(folder, "head.nii"), Path(folder, "mask.nii")

@@ -16,10 +16,16 @@ SUBJECT = "/home/somebody/JANE_DOE.nii.gz"
 
 
 def drawn_tree() -> list[tuple[int, str]]:
-    """(depth, name) of each line of the drawing at the top of errors.py."""
-    lines = (errors.__doc__ or "").split("\n\n", 1)[1].splitlines()
-    found = [re.match(r"([│├└─ ]*)([A-Z]\w+)", line) for line in lines]
-    return [(len(m[1]) // 4, m[2]) for m in found if m]
+    """(depth, name) of each class in the drawing at the top of errors.py, a leaf after its base."""
+    drawing = (errors.__doc__ or "").split("\n\n", 1)[1]
+    # A line without a branch goes on with the leaves of the line before it.
+    lines = re.sub(r",\n[│ ]+", ", ", drawing).splitlines()
+    drawn: list[tuple[int, str]] = []
+    for line in lines:
+        indent, base, leaves = re.findall(r"^([│├└─ ]*)(\w+)(?:: (.*))?$", line)[0]
+        drawn.append((len(indent) // 4, base))
+        drawn += [(len(indent) // 4 + 1, leaf) for leaf in leaves.split(", ") if leaf]
+    return drawn
 
 
 def test_the_drawing_is_the_tree() -> None:

@@ -31,21 +31,9 @@ SIGNATURE_BYTES = DICOM_MAGIC_AT + len(DICOM_MAGIC)
 def read_slice(path: Path, limits: SliceLimits | None = None) -> NDArray[np.float32]:
     """Return the grey values of one slice, (rows, columns) float32, finite.
 
-    The content decides the format, not the name. Colours become luminance and transparent
-    pixels black; a sagittal slice is refused if the file states its plane.
-
-    Parameters
-    ----------
-    path
-        A PNG or JPEG file of any depth, a DICOM file of one frame, or a NIfTI file of two
-        dimensions or with one axis of length 1.
-
-    Raises
-    ------
-    ScanError
-        One of its leaves, with `path` as its subject.
-    FileNotFoundError
-        There is no such file.
+    The file is a PNG or JPEG of any depth, a DICOM file of one frame, or a NIfTI file of two
+    dimensions or with one axis of length 1. Colours become luminance and transparent pixels black.
+    A slice that its file calls sagittal is refused. Errors have `path` as their subject.
     """
     try:
         return _read(path, limits or SliceLimits())
@@ -56,13 +44,7 @@ def read_slice(path: Path, limits: SliceLimits | None = None) -> NDArray[np.floa
 def holds_slice(path: Path) -> bool:
     """Return True if the file is one for `read_slice`, False if it is a scan for `read_scan`.
 
-    An unknown format counts as a slice, because `read_slice` names more formats when it
-    refuses the file.
-
-    Raises
-    ------
-    FileNotFoundError
-        There is no such file.
+    An unknown format counts as a slice: `read_slice` names more formats when it refuses the file.
     """
     signature = _signature(path)
     if signature.startswith(PICTURE_MAGICS) or signature[DICOM_MAGIC_AT:] == DICOM_MAGIC:

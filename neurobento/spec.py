@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from neurobento.errors import ConfigError, SpecMismatch
-from neurobento.files import file_sha256, write_atomically
+from neurobento.files import describe_read_failure, file_sha256, write_atomically
 from neurobento.imaging.geometry import NETWORK_SHAPE, SLICE_SHAPE
 from neurobento.labels import CLASS_COUNT, aal116
 
@@ -197,7 +197,7 @@ class ModelSpec:
             raise SpecMismatch(
                 subject=str(path),
                 expected=f"a model spec of format {SPEC_FORMAT}",
-                found=type(error).__name__,
+                found=describe_read_failure(error),
                 remedy="Export the model again with `python -m export.to_onnx`.",
             ) from None
 

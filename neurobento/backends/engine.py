@@ -18,7 +18,7 @@ from pathlib import Path
 from neurobento.backends.cuda import Gpu
 from neurobento.environment import engines_folder
 from neurobento.errors import EngineMismatch
-from neurobento.files import write_atomically
+from neurobento.files import describe_read_failure, write_atomically
 from neurobento.registry import Model
 
 __all__ = [
@@ -148,7 +148,7 @@ def read_facts(folder: Path) -> EngineFacts:
         raise EngineMismatch(
             subject=str(folder / SIDECAR_FILE),
             expected=f"an engine's sidecar of format {SIDECAR_FORMAT}",
-            found=type(error).__name__,
+            found=describe_read_failure(error),
             remedy=REBUILD,
         ) from None
 

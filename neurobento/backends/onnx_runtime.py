@@ -100,15 +100,7 @@ class OnnxRuntimeBackend(Backend):
         providers = provider_options(provider, precision, model.spec.input_shape)
         with _as_runtime_error():
             self._session = onnxruntime.InferenceSession(graph, options, providers=providers)
-        # ONNX Runtime silently drops a provider that fails to start.
-        if PROVIDERS[provider] not in self._session.get_providers():
-            raise BackendUnavailable(
-                subject="backend",
-                expected=f"an ONNX Runtime whose {PROVIDERS[provider]} starts",
-                found="a provider that does not start here",
-                remedy="Check the driver (`nvidia-smi`), and that the CUDA, cuDNN and TensorRT "
-                "libraries are of the versions that this ONNX Runtime was built with.",
-            )
+        _require_started(self._session, provider)
         self.details = {
             "library": f"onnxruntime {onnxruntime.__version__}",
             "device": device,
@@ -175,6 +167,18 @@ def _require_provider(onnxruntime: Any, provider: str) -> None:
             expected=f"an ONNX Runtime with {PROVIDERS[provider]}",
             found=f"only {', '.join(onnxruntime.get_available_providers())}",
             remedy="`pip uninstall -y onnxruntime`, then `pip install 'neurobento[gpu]'`.",
+        )
+
+
+def _require_started(session: Any, provider: str) -> None:
+    """Raise BackendUnavailable if ONNX Runtime has silently dropped a provider."""
+    if PROVIDERS[provider] not in session.get_providers():
+        raise BackendUnavailable(
+            subject="backend",
+            expected=f"an ONNX Runtime whose {PROVIDERS[provider]} starts",
+            found="a provider that does not start here",
+            remedy="Check the driver (`nvidia-smi`), and that the CUDA, cuDNN and TensorRT "
+            "libraries are of the versions that this ONNX Runtime was built with.",
         )
 
 

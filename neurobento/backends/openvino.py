@@ -45,6 +45,7 @@ class OpenVINOBackend(Backend):
     name = "openvino"
 
     def __init__(self, model: Model, precision: Precision = "auto", threads: int = 0) -> None:
+        # Choose the precision.
         openvino = import_openvino()
         core = openvino.Core()
         if precision == "auto":
@@ -54,6 +55,7 @@ class OpenVINOBackend(Backend):
             "INFERENCE_PRECISION_HINT": HINTS[precision],
             "INFERENCE_NUM_THREADS": str(threads),
         }
+        # Read and compile the graph.
         self.spec = model.spec
         self._core, self._graph = core, core.read_model(model.graph(precision))
         # OpenVINO finds layouts that need no copies only for a fixed batch size.

@@ -83,24 +83,14 @@ class TensorRTBackend(Backend):
         *,
         cuda_graph: bool = True,
     ) -> None:
-        # Find and load the engine.
         if precision == "auto":
             precision = _verified_precision(model, flavour)
-        wanted = wanted_engine(model, flavour, precision)
-        engine = read_engine(find_engine(model, wanted))
         module = load_flavour(flavour)
         self.name = flavour
         self.spec = model.spec
         self._runtime = module.Runtime(module.Logger(module.Logger.ERROR))
-        self._engine = self._runtime.deserialize_cuda_engine(engine)
-        if self._engine is None:
-            raise EngineMismatch(
-                subject=f"{model.spec.name} on {flavour}",
-                expected=f"an engine that {flavour} {module.__version__} can load",
-                found="an engine that it refuses",
-                remedy="Remove it and build it again with `python -m export.to_tensorrt`.",
-            )
-        # Allocate its memory on the GPU.
+        self._engine = self._load_engine(model, wanted_engine(model, flavour, precision))
+        # Allocate memory on the GPU.
         self._stream = Stream()
         sizes = {"image": 4 * math.prod(model.spec.input_shape)} | {
             name: math.prod(tensor.shape) * np.dtype(tensor.dtype).itemsize
@@ -120,6 +110,17 @@ class TensorRTBackend(Backend):
             "precision": precision,
             "threads": "1",
         }
+
+    def _load_engine(self, model: Model, wanted: EngineFacts) -> Any:
+        engine = self._runtime.deserialize_cuda_engine(read_engine(find_engine(model, wanted)))
+        if engine is None:
+            raise EngineMismatch(
+                subject=f"{model.spec.name} on {wanted.flavour}",
+                expected=f"an engine that {wanted.flavour} {wanted.library} can load",
+                found="an engine that it refuses",
+                remedy="Remove it and build it again with `python -m export.to_tensorrt`.",
+            )
+        return engine
 
     def run(self, images: ImageBatch) -> OutputBatch:
         images = check_images(images, self.spec)

@@ -115,6 +115,7 @@ def _check_line_ends(header: Any) -> None:
 
 
 def _checked_shape(header: Any, limits: ScanLimits) -> tuple[int, int, int]:
+    # Read the dimensions; only one volume may be there.
     if isinstance(header, nib.Nifti1Header):
         ndim = int(header["dim"][0])
         dims = [int(n) for n in header["dim"][1:8]][: max(0, ndim)]
@@ -130,6 +131,7 @@ def _checked_shape(header: Any, limits: ScanLimits) -> tuple[int, int, int]:
             found=f"a series of {dims[3]} volumes" if len(dims) == 4 else f"{ndim} dimensions",
             remedy="Choose the T1 volume and save it alone.",
         )
+    # Check each axis, then the number of voxels.
     shape = dims[0], dims[1], dims[2]
     if not all(limits.min_axis <= n <= limits.max_axis for n in shape):
         raise UnsupportedDimensions(
@@ -140,7 +142,7 @@ def _checked_shape(header: Any, limits: ScanLimits) -> tuple[int, int, int]:
     if (voxels := math.prod(shape)) > limits.max_voxels:
         raise TooManyVoxels(
             expected=f"at most {limits.max_voxels} voxels",
-            found=str(voxels),
+            found=f"{voxels} voxels",
             remedy="Resample the scan; 1 mm is all that the networks use.",
         )
     return shape

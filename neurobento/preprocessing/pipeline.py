@@ -95,6 +95,7 @@ def _monai_steps(
 
     from neurobento.preprocessing.origin import SetOriginToZeroWithANTs
 
+    # Name the steps in order.
     steps: dict[str, Callable[[Any], Any]] = {
         "spacing": Spacing(pixdim=(1.0, 1.0, 1.0), mode="bilinear", padding_mode="border"),
         "orientation": Orientation(axcodes="RAS", labels=(("L", "R"), ("P", "A"), ("I", "S"))),

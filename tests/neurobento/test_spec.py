@@ -122,8 +122,18 @@ def test_bytes_that_are_no_text_are_refused(path: Path) -> None:
         ModelSpec.read(path)
 
 
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("JANE", "a file that is not JSON"), ("[]", "another format"), ('{"format": 9}', "another f")],
+)
+def test_the_message_says_what_was_found(path: Path, text: str, found: str) -> None:
+    path.write_text(text)
+    with pytest.raises(SpecMismatch, match=f"found {found}"):
+        ModelSpec.read(path)
+
+
 def test_a_missing_file_is_refused(path: Path) -> None:
-    with pytest.raises(SpecMismatch, match="FileNotFoundError"):
+    with pytest.raises(SpecMismatch, match="found no such file"):
         ModelSpec.read(path)
 
 

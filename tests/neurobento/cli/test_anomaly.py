@@ -1,4 +1,4 @@
-"""The command `neurobento anomaly`: what it writes, what it says, and what it refuses."""
+"""The command `neurobento anomaly`."""
 
 from __future__ import annotations
 
@@ -17,17 +17,13 @@ from PIL import Image
 
 from neurobento.cli.main import main
 from tests.neurobento.anomaly.known_anomaly import SCAN_THRESHOLD, THRESHOLD, write_known_model
+from tests.neurobento.cli.messages import FOUR_PARTS
 from tests.neurobento.imaging.slices.files import encoded, grey, grey_png
 
-FOUR_PARTS = re.compile(r"^neurobento: (.+): expected (.+); found (.+)\. ([A-Z`].+)\.$", re.M)
+Command = Callable[..., int]
+CheckRefusal = Callable[..., re.Match[str]]
+
 STAGES = "read ...\nfit ...\ninfer ...\nrestore ...\nwrite ...\n"
-
-
-@pytest.fixture(autouse=True)
-def threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command sets these two for the libraries; afterwards they are as they were."""
-    for name in ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
-        monkeypatch.setenv(name, "1")
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +34,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def anomaly(models: Path, tmp_path: Path) -> Callable[..., int]:
-    """Runs the command on files, output in `tmp_path`/out."""
+    """Run the command on files, output in `tmp_path`/out."""
 
     def run(*args: str | Path) -> int:
         out = str(tmp_path / "out")
@@ -76,22 +72,8 @@ def outputs(name: str, heat_map: str) -> list[str]:
     return [f"{name}_anomaly.json", f"{name}_heatmap.{heat_map}", f"{name}_overlay.png"]
 
 
-def refused(status: int, capsys: pytest.CaptureFixture[str], out: Path) -> re.Match[str]:
-    """The message's four parts, after a look that nothing was written."""
-    assert status == 1
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert not out.exists()
-    (message,) = FOUR_PARTS.finditer(captured.err)
-    return message
-
-
 def test_a_scan_has_scores_and_a_heat_map_in_its_space(
-    anomaly: Callable[..., int],
-    scan: Path,
-    phantom: Any,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    anomaly: Command, scan: Path, phantom: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert anomaly(scan) == 0
     out = tmp_path / "out"
@@ -124,7 +106,7 @@ CONTENT = {
 @pytest.mark.parametrize("name", CONTENT)
 def test_an_image_has_a_verdict_and_a_heat_map_on_its_pixels(
     name: str,
-    anomaly: Callable[..., int],
+    anomaly: Command,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
@@ -145,7 +127,7 @@ def test_an_image_has_a_verdict_and_a_heat_map_on_its_pixels(
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_a_scan_file_with_an_axis_of_length_1_is_a_slice(
-    axis: int, anomaly: Callable[..., int], write_nifti: Callable[..., Path], tmp_path: Path
+    axis: int, anomaly: Command, write_nifti: Callable[..., Path], tmp_path: Path
 ) -> None:
     # whichever axis is thin, it runs upwards in the head
     affine = np.eye(4)[:, [*np.roll(range(3), axis - 2), 3]]
@@ -154,7 +136,7 @@ def test_a_scan_file_with_an_axis_of_length_1_is_a_slice(
 
 
 def test_several_files_of_any_kind_and_a_bad_one_stops_no_other(
-    anomaly: Callable[..., int], scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    anomaly: Command, scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bad, image = tmp_path / "bad.nii.gz", tmp_path / "IM.0001"
     bad.write_text("not a scan")
@@ -171,28 +153,25 @@ def test_several_files_of_any_kind_and_a_bad_one_stops_no_other(
 
 
 def test_images_whose_outputs_would_overwrite_each_other_are_refused(
-    anomaly: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    anomaly: Command, tmp_path: Path, refusal: CheckRefusal
 ) -> None:
     for name in ("a.png", "a.dcm"):
         (tmp_path / name).write_bytes(CONTENT["JANE.png"])
     status = anomaly(tmp_path / "a.png", tmp_path / "a.dcm")
-    assert refused(status, capsys, tmp_path / "out")[1] == str(tmp_path / "a.dcm")
+    assert refusal(status)[1] == str(tmp_path / "a.dcm")
 
 
 def test_a_series_of_scans_is_refused_as_a_scan_is(
-    anomaly: Callable[..., int],
-    write_nifti: Callable[..., Path],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    anomaly: Command, write_nifti: Callable[..., Path], refusal: CheckRefusal
 ) -> None:
     path = write_nifti(np.ones((20, 20, 20, 3), np.uint8))
-    message = refused(anomaly(path), capsys, tmp_path / "out")
+    message = refusal(anomaly(path))
     assert message[1] == str(path)
     assert "length 1" not in message[2]
 
 
 def test_a_missing_file_is_named(
-    anomaly: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    anomaly: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert anomaly(tmp_path / "none.png") == 1
     expected = f"neurobento: {tmp_path / 'none.png'}: No such file or directory\n"
@@ -200,54 +179,28 @@ def test_a_missing_file_is_named(
 
 
 def test_a_model_that_parcellates_is_refused(
-    scan: Path, known_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    scan: Path, known_model: Path, tmp_path: Path, refusal: CheckRefusal
 ) -> None:
     options = ["--models", str(known_model.parent), "--model", "compact", "--threads", "1"]
     status = main(["anomaly", str(scan), "-o", str(tmp_path / "out"), *options])
-    message = refused(status, capsys, tmp_path / "out")
+    message = refusal(status)
     assert (message[1], message[3]) == ("model", "'compact', for 'parcellation'")
 
 
 def test_a_model_for_anomalies_does_not_parcellate(
-    scan: Path, models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    scan: Path, models: Path, tmp_path: Path, refusal: CheckRefusal
 ) -> None:
     options = ["--models", str(models), "--model", "anomaly", "--threads", "1"]
     status = main(["parcellate", str(scan), "-o", str(tmp_path / "out"), *options])
-    message = refused(status, capsys, tmp_path / "out")
+    message = refusal(status)
     assert (message[1], message[3]) == ("model", "'anomaly', for 'anomaly'")
 
 
 @pytest.mark.parametrize(
     ("option", "found"), [("--model", "'grand'"), ("--backend", "'grand'"), ("--device", "'grand'")]
 )
-def test_what_is_not_there_is_refused(
-    anomaly: Callable[..., int],
-    option: str,
-    found: str,
-    scan: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+def test_an_unknown_model_backend_or_device_is_refused(
+    anomaly: Command, option: str, found: str, scan: Path, refusal: CheckRefusal
 ) -> None:
-    message = refused(anomaly(scan, option, "grand"), capsys, tmp_path / "out")
+    message = refusal(anomaly(scan, option, "grand"))
     assert message[3] == found
-
-
-@pytest.mark.parametrize(
-    ("metrics", "shown"),
-    [({}, "not measured"), ({"test": {"auroc": {"value": 0.8749}}}, "AUROC 0.87")],
-)
-def test_models_lists_the_models_of_both_tasks(
-    metrics: dict[str, Any],
-    shown: str,
-    known_model: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    write_known_model(tmp_path, metrics=metrics)
-    (tmp_path / "compact").symlink_to(known_model)
-    assert main(["models", "--models", str(tmp_path)]) == 0
-    rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
-    assert rows[0] == ["name", "version", "task", "network", "test", "size MB"]
-    assert rows[1][:5] == ["anomaly", "0.0.1", "anomaly", "anomaly_unet", shown]
-    assert rows[2][:5] == ["compact", "0.0.1", "parcellation", "compact", "not measured"]
-    assert {len(row) for row in rows} == {6}

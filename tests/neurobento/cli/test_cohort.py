@@ -1,11 +1,9 @@
-"""The command `cohort`: the files of `parcellate`, resumed, and whole when workers die."""
+"""The command `neurobento cohort`: the files of `parcellate`, resumed, and tables over all."""
 
 from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,15 +17,12 @@ import neurobento.cohort.worker as worker
 from neurobento.cli.main import main
 from neurobento.labels import aal116
 
+Command = Callable[..., int]
+
 MNI = nib.affines.from_matvec(np.diag([1.5, 1.25, 1.1]), [-68.0, -90.0, -60.0])
+
+
 ENDINGS = ("cohort.json", "dseg.nii.gz", "dseg.tsv", "overlay.png", "run.json", "volumes.tsv")
-
-
-@pytest.fixture(autouse=True)
-def threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The work sets these two for the libraries; afterwards they are as they were."""
-    for name in ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
-        monkeypatch.setenv(name, "1")
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +57,7 @@ def dataset(
 
 @pytest.fixture
 def cohort(known_model: Path, tmp_path: Path) -> Callable[..., int]:
-    """Runs the command with the known model, output in `tmp_path`/out."""
+    """Run the command with the known model, output in `tmp_path`/out."""
 
     def run(*arguments: Any) -> int:
         fixed = ["-o", str(tmp_path / "out"), "--models", str(known_model.parent)]
@@ -87,7 +82,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.usefixtures("in_this_process")
 def test_each_scan_has_its_five_files_and_a_record(
-    cohort: Callable[..., int],
+    cohort: Command,
     dataset: Path,
     known_model: Path,
     known_labels: Callable[[int], Any],
@@ -110,8 +105,8 @@ def test_each_scan_has_its_five_files_and_a_record(
 
 
 @pytest.mark.usefixtures("in_this_process")
-def test_a_scan_that_fails_is_told_and_stops_no_other(
-    cohort: Callable[..., int], dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_scan_that_fails_is_reported_and_stops_no_other(
+    cohort: Command, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cohort(dataset) == 1
     captured = capsys.readouterr()
@@ -131,7 +126,7 @@ def test_a_scan_that_fails_is_told_and_stops_no_other(
 
 @pytest.mark.usefixtures("in_this_process")
 def test_the_volumes_are_those_of_every_scan(
-    cohort: Callable[..., int], dataset: Path, tmp_path: Path
+    cohort: Command, dataset: Path, tmp_path: Path
 ) -> None:
     cohort(dataset)
     rows = table(tmp_path / "out" / "volumes.tsv")
@@ -147,7 +142,7 @@ def test_the_volumes_are_those_of_every_scan(
 
 @pytest.mark.usefixtures("in_this_process")
 def test_a_second_run_does_only_what_is_missing_or_changed(
-    cohort: Callable[..., int],
+    cohort: Command,
     dataset: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -173,7 +168,7 @@ def test_a_second_run_does_only_what_is_missing_or_changed(
 
 @pytest.mark.usefixtures("in_this_process")
 def test_other_options_or_another_model_are_done_again_and_threads_are_not(
-    cohort: Callable[..., int],
+    cohort: Command,
     dataset: Path,
     known_model: Path,
     tmp_path: Path,
@@ -195,7 +190,7 @@ def test_other_options_or_another_model_are_done_again_and_threads_are_not(
 
 @pytest.mark.usefixtures("in_this_process")
 def test_one_model_is_opened_for_all_scans(
-    cohort: Callable[..., int], dataset: Path, monkeypatch: pytest.MonkeyPatch
+    cohort: Command, dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import neurobento.backends
 
@@ -214,10 +209,7 @@ def test_one_model_is_opened_for_all_scans(
 @pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize("option", [("--device", "tpu"), ("--backend", "tensorrt")])
 def test_a_model_that_cannot_run_ends_the_command(
-    cohort: Callable[..., int],
-    dataset: Path,
-    option: tuple[str, str],
-    capsys: pytest.CaptureFixture[str],
+    cohort: Command, dataset: Path, option: tuple[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It is no scan's fault, and every scan would fail of it."""
     assert cohort(dataset / "sub-02/T1.nii.gz", *option) == 1
@@ -228,7 +220,7 @@ def test_a_model_that_cannot_run_ends_the_command(
 
 @pytest.mark.usefixtures("in_this_process")
 def test_a_worker_with_another_model_refuses(
-    cohort: Callable[..., int],
+    cohort: Command,
     dataset: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -270,8 +262,8 @@ def test_an_existing_scheduler_is_used_and_left_running(
         (["--model", "anomaly", "--models", "models"], "model"),
     ],
 )
-def test_options_that_cannot_be_are_refused_before_anything_is_written(
-    cohort: Callable[..., int],
+def test_impossible_options_are_refused_before_anything_is_written(
+    cohort: Command,
     dataset: Path,
     options: list[str],
     subject: str,
@@ -281,17 +273,3 @@ def test_options_that_cannot_be_are_refused_before_anything_is_written(
     assert cohort(dataset, *options) == 1
     assert capsys.readouterr().err.startswith(f"neurobento: {subject}: expected ")
     assert not (tmp_path / "out").exists()
-
-
-def test_help_starts_without_dask() -> None:
-    code = (
-        "import sys\nfrom neurobento.cli.main import main\n"
-        "try:\n    main(['cohort', '--help'])\n"
-        "except SystemExit:\n    pass\n"
-        "print(*sorted({'dask', 'distributed', 'torch', 'matplotlib'} & {*sys.modules}))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
-    )
-    assert "--scheduler" in done.stdout
-    assert done.stdout.splitlines()[-1] == ""

@@ -1,0 +1,400 @@
+"""The command `neurobento parcellate`, on this machine and through a service."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from neurobento.cli.main import main
+from neurobento.errors import EmptyScan, NeuroBentoError, PreprocessingFailed
+from neurobento.imaging.scan import read_scan
+from tests.neurobento.cli.messages import FOUR_PARTS
+from tests.neurobento.client.fake_services import (
+    FILES,
+    FakeService,
+    Files,
+    GrpcService,
+    HttpService,
+    Refusal,
+)
+
+Command = Callable[..., int]
+CheckRefusal = Callable[..., re.Match[str]]
+
+MNI = nib.affines.from_matvec(np.diag([1.5, 1.25, 1.1]), [-68.0, -90.0, -60.0])
+ENDINGS = ("dseg.nii.gz", "dseg.tsv", "overlay.png", "run.json", "volumes.tsv")
+
+
+@pytest.fixture
+def labels(known_labels: Callable[[int], Any]) -> Any:
+    return known_labels(11)
+
+
+@pytest.fixture
+def scan(write_nifti: Callable[..., Path], labels: Any) -> Path:
+    return write_nifti((labels / np.float32(116)).astype(np.float32), MNI, "sub-01_T1w.nii.gz")
+
+
+@pytest.fixture
+def parcellate(known_model: Path, tmp_path: Path) -> Callable[..., int]:
+    """Run the command on files with the known model, output in `tmp_path`/out."""
+
+    def run(scan: Path, *options: str, further: Sequence[Path] = ()) -> int:
+        files = map(str, [scan, *further])
+        fixed = ["-o", str(tmp_path / "out"), "--models", str(known_model.parent)]
+        fixed += ["--threads", "1", "--preprocessing", "none"]
+        return main(["parcellate", *files, *fixed, *options])
+
+    return run
+
+
+def test_the_outputs_are_five_files_called_after_the_scan(
+    parcellate: Command, scan: Path, tmp_path: Path
+) -> None:
+    assert parcellate(scan) == 0
+    written = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert written == [f"sub-01_T1w_{ending}" for ending in ENDINGS]
+
+
+def test_the_labels_are_the_models_on_the_scans_grid(
+    parcellate: Command, scan: Path, labels: Any, tmp_path: Path
+) -> None:
+    parcellate(scan)
+    image = nib.load(tmp_path / "out" / "sub-01_T1w_dseg.nii.gz")
+    assert np.array_equal(np.asarray(image.dataobj), labels)
+    assert np.array_equal(image.affine, nib.load(scan).affine)
+
+
+def test_stdout_is_the_label_file_and_stderr_the_stages(
+    parcellate: Command, scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parcellate(scan)
+    captured = capsys.readouterr()
+    assert captured.out == f"{tmp_path / 'out' / 'sub-01_T1w_dseg.nii.gz'}\n"
+    assert captured.err.startswith("check ...\ninfer ...\nrestore ...\n")
+
+
+def test_the_named_backend_is_the_one_that_runs(
+    parcellate: Command, scan: Path, tmp_path: Path
+) -> None:
+    parcellate(scan, "--backend", "onnxruntime", "--precision", "fp32")
+    run = json.loads((tmp_path / "out" / "sub-01_T1w_run.json").read_text())
+    assert run["backend"]["name"] == "onnxruntime"
+    assert run["backend"]["precision"] == "fp32"
+    assert run["backend"]["threads"] == "1"
+
+
+@pytest.mark.parametrize("name", ["a.b.nii", "a.b.nii.gz", "a.b"])
+def test_outputs_drop_only_the_suffix_of_the_scans_format(
+    parcellate: Command, write_nifti: Callable[..., Path], labels: Any, tmp_path: Path, name: str
+) -> None:
+    scan = write_nifti((labels / np.float32(116)).astype(np.float32), MNI, name)
+    assert parcellate(scan) == 0
+    expected = "a" if name == "a.b" else "a.b"
+    assert (tmp_path / "out" / f"{expected}_dseg.nii.gz").is_file()
+
+
+def test_a_file_that_is_no_scan_is_explained_and_nothing_written(
+    parcellate: Command, tmp_path: Path, refusal: CheckRefusal
+) -> None:
+    text = tmp_path / "notes.nii.gz"
+    text.write_text("not a scan\n" * 100)
+    message = refusal(parcellate(text))
+    assert message[1] == str(text)
+
+
+def test_a_scan_on_another_grid_is_explained_and_nothing_written(
+    parcellate: Command,
+    write_nifti: Callable[..., Path],
+    phantom: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    scan = write_nifti(phantom.image, phantom.affine)
+    status = parcellate(scan)
+    assert status == 1
+    err = capsys.readouterr().err
+    assert "expected 91 x 122 x 123 voxels" in err
+    assert "`full`" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_model_is_refused_and_the_known_ones_named(
+    parcellate: Command, scan: Path, refusal: CheckRefusal
+) -> None:
+    message = refusal(parcellate(scan, "--model", "grand"))
+    assert message[2] == "one of compact"
+    assert message[3] == "'grand'"
+
+
+@pytest.mark.parametrize("option", ["--backend", "--precision"])
+def test_an_unknown_backend_or_precision_is_refused(
+    parcellate: Command, scan: Path, option: str, refusal: CheckRefusal
+) -> None:
+    message = refusal(parcellate(scan, option, "abacus"))
+    assert message[3] == "'abacus'"
+
+
+def test_a_changed_model_is_refused(
+    scan: Path, known_model: Path, tmp_path: Path, refusal: CheckRefusal
+) -> None:
+    folder = tmp_path / "models" / "compact"
+    folder.mkdir(parents=True)
+    (folder / "spec.json").write_bytes((known_model / "spec.json").read_bytes())
+    (folder / "model.onnx").write_bytes((known_model / "model.onnx").read_bytes() + b"\0")
+    out = tmp_path / "out"
+    status = main(["parcellate", str(scan), "-o", str(out), "--models", str(folder.parent)])
+    assert "SHA-256" in refusal(status)[2]
+
+
+def test_a_missing_file_is_named(
+    parcellate: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert parcellate(tmp_path / "none.nii.gz") == 1
+    err = capsys.readouterr().err
+    assert err == f"neurobento: {tmp_path / 'none.nii.gz'}: No such file or directory\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_unknown_preprocessing_is_a_usage_error(
+    parcellate: Command, scan: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parcellate(scan, "--preprocessing", "some")
+    assert ended.value.code == 2
+    assert "invalid choice: 'some'" in capsys.readouterr().err
+
+
+def test_several_scans_are_parcellated_and_a_bad_one_stops_no_other(
+    parcellate: Command, scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad, other = tmp_path / "bad.nii.gz", tmp_path / "sub-02_T1w.nii.gz"
+    bad.write_text("not a scan")
+    other.write_bytes(scan.read_bytes())
+    assert parcellate(scan, further=[bad, other]) == 1
+    captured = capsys.readouterr()
+    outputs = [tmp_path / "out" / f"sub-0{n}_T1w_dseg.nii.gz" for n in (1, 2)]
+    assert captured.out.splitlines() == [str(path) for path in outputs]
+    assert len(list((tmp_path / "out").iterdir())) == 2 * len(ENDINGS)
+    (message,) = FOUR_PARTS.finditer(captured.err)
+    assert message[1] == str(bad)
+
+
+def test_scans_whose_outputs_would_overwrite_each_other_are_refused(
+    parcellate: Command, scan: Path, tmp_path: Path, refusal: CheckRefusal
+) -> None:
+    twin = tmp_path / "other" / "sub-01_T1w.nii"
+    twin.parent.mkdir()
+    twin.write_bytes(scan.read_bytes())
+    message = refusal(parcellate(scan, further=[twin]))
+    assert message[1] == str(twin)
+
+
+@pytest.fixture(params=[HttpService, GrpcService])
+def service(request: pytest.FixtureRequest) -> Iterator[FakeService]:
+    opened = request.param()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def http() -> Iterator[FakeService]:
+    opened = HttpService()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def ask(tmp_path: Path) -> Callable[..., int]:
+    """Run the command through a service, output in `tmp_path`/asked."""
+
+    def run(service: FakeService, *options: str) -> int:
+        out = str(tmp_path / "asked")
+        return main(["parcellate", "-o", out, "--url", service.url, *options])
+
+    return run
+
+
+@pytest.fixture
+def local(parcellate: Callable[..., int], scan: Path, tmp_path: Path) -> dict[str, bytes]:
+    """What the command writes without a service; ending -> content."""
+    assert parcellate(scan) == 0
+    return {ending: (tmp_path / "out" / f"sub-01_T1w_{ending}").read_bytes() for ending in ENDINGS}
+
+
+def served(local: dict[str, bytes], **facts: Any) -> Files:
+    """The same files as a service sends them; over gRPC the facts are in one line."""
+    run = {**json.loads(local["run.json"]), **facts}
+    return Files({**local, "run.json": json.dumps(run).encode()})
+
+
+def test_through_a_service_come_the_same_files(
+    ask: Command,
+    service: FakeService,
+    local: dict[str, bytes],
+    scan: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    service.replies = [Files(local) if service.scheme == "http" else served(local)]
+    capsys.readouterr()
+    assert ask(service, str(scan), "--preprocessing", "none", "--model", "grand") == 0
+    asked = tmp_path / "asked"
+    assert {path.name: path.read_bytes() for path in asked.iterdir()} == {
+        f"sub-01_T1w_{ending}": content for ending, content in local.items()
+    }
+    captured = capsys.readouterr()
+    assert captured.out == f"{asked / 'sub-01_T1w_dseg.nii.gz'}\n"
+    assert captured.err.startswith("uploading ...\n")
+    warnings = json.loads(local["run.json"])["warnings"]
+    assert warnings
+    told = "".join(f"warning: {warning}\n" for warning in warnings)
+    assert captured.err.endswith(f"write ...\n{told}")
+    (seen,) = service.seen
+    assert seen.fields["file"] == ("scan", scan.read_bytes())
+    assert (seen.fields["preprocessing"], seen.fields["model"]) == ("none", "grand")
+
+
+@pytest.mark.parametrize("kind", [EmptyScan, PreprocessingFailed])
+def test_a_services_refusal_reads_as_the_local_one(
+    ask: Command,
+    service: FakeService,
+    scan: Path,
+    kind: type[NeuroBentoError],
+    refusal: CheckRefusal,
+) -> None:
+    error = kind(expected="a head", found="a tail", remedy="Turn it round.")
+    service.replies = [Refusal.of(422, "INVALID_ARGUMENT", error)]
+    message = refusal(ask(service, str(scan)), "asked")
+    assert message.groups() == (str(scan), "a head", "a tail", "Turn it round")
+
+
+def test_a_file_that_is_no_scan_is_explained_in_the_same_words(
+    parcellate: Command, ask: Command, service: FakeService, tmp_path: Path, refusal: CheckRefusal
+) -> None:
+    text = tmp_path / "notes.nii.gz"
+    text.write_text("not a scan\n" * 100)
+    with pytest.raises(NeuroBentoError) as caught:
+        read_scan(text)
+    service.replies = [Refusal.of(422, "INVALID_ARGUMENT", caught.value)]
+    here = refusal(parcellate(text))
+    there = refusal(ask(service, str(text)), "asked")
+    assert there[0] == here[0]
+
+
+def test_a_service_that_refuses_the_token_ends_the_command(
+    ask: Command, service: FakeService, scan: Path, tmp_path: Path, refusal: CheckRefusal
+) -> None:
+    service.replies = [Refusal(401, "UNAUTHENTICATED", "NotAuthorised", "no")]
+    (tmp_path / "another.nii").write_bytes(scan.read_bytes())
+    status = ask(service, str(scan), str(tmp_path / "another.nii"))
+    assert refusal(status, "asked")[1] == service.url
+    assert len(service.seen) == 1
+
+
+@pytest.mark.parametrize("source", ["environment", "file"])
+def test_the_token_is_sent_and_not_shown(
+    ask: Command,
+    http: FakeService,
+    scan: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    source: str,
+) -> None:
+    options = []
+    monkeypatch.setenv("NEUROBENTO_TOKEN", "of-the-environment")
+    if source == "file":
+        (tmp_path / "token").write_text("of-the-file\n")
+        options = ["--token-file", str(tmp_path / "token")]
+    assert ask(http, str(scan), *options) == 0
+    assert http.seen[0].headers["authorization"] == f"Bearer of-the-{source}"
+    assert "of-the" not in "".join(capsys.readouterr())
+
+
+def test_the_time_limit_is_sent(ask: Command, http: FakeService, scan: Path) -> None:
+    assert ask(http, str(scan), "--timeout", "30") == 0
+    assert 29 < (http.seen[0].limit_s or 0) <= 30
+
+
+def test_a_services_warnings_cannot_steer_the_terminal(
+    ask: Command, http: FakeService, scan: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    http.replies = [Files({**FILES, "run.json": b'{"warnings": ["a\\u001b[2Jb"]}'})]
+    assert ask(http, str(scan)) == 0
+    assert "warning: a [2Jb\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--models", "models"),
+        ("--backend", "auto"),
+        ("--device", "cpu"),
+        ("--precision", "fp32"),
+        ("--threads", "2"),
+    ],
+)
+def test_options_that_the_service_decides_are_refused_beside_a_url(
+    ask: Command, service: FakeService, scan: Path, option: str, value: str, refusal: CheckRefusal
+) -> None:
+    message = refusal(ask(service, str(scan), option, value), "asked")
+    assert message[1] == option
+    assert "--url" in message[2]
+    assert service.seen == []
+
+
+@pytest.mark.parametrize(("option", "value"), [("--timeout", "5"), ("--token-file", "token")])
+def test_options_of_a_service_need_a_url(
+    parcellate: Command, scan: Path, option: str, value: str, refusal: CheckRefusal
+) -> None:
+    message = refusal(parcellate(scan, option, value))
+    assert message[1] == option
+
+
+@pytest.mark.parametrize("url", ["localhost:3000", ""])
+def test_an_address_without_a_scheme_is_refused(
+    scan: Path, tmp_path: Path, url: str, refusal: CheckRefusal
+) -> None:
+    status = main(["parcellate", str(scan), "-o", str(tmp_path / "out"), "--url", url])
+    assert refusal(status)[3] == repr(url)
+
+
+def test_all_scans_are_there_before_the_first_is_sent(
+    ask: Command, service: FakeService, scan: Path, tmp_path: Path
+) -> None:
+    assert ask(service, str(scan), str(tmp_path / "none.nii")) == 1
+    assert service.seen == []
+
+
+@pytest.mark.parametrize("change", ["table", "grid", "labels"])
+def test_tables_are_not_made_of_labels_that_do_not_belong(
+    ask: Command,
+    local: dict[str, bytes],
+    write_nifti: Callable[..., Path],
+    scan: Path,
+    capsys: pytest.CaptureFixture[str],
+    change: str,
+    refusal: CheckRefusal,
+) -> None:
+    reply = served(
+        local, **({"model": {"region_table_sha256": "0" * 64}} if change == "table" else {})
+    )
+    other = write_nifti(np.ones((4, 5, 6), np.uint8), MNI, "other.nii.gz").read_bytes()
+    wrong = {"table": local["dseg.nii.gz"], "grid": other, "labels": b"\x1f\x8bno labels"}
+    service = GrpcService()
+    service.replies = [Files({**reply.files, "dseg.nii.gz": wrong[change]})]
+    capsys.readouterr()
+    try:
+        message = refusal(ask(service, str(scan)), "asked")
+        assert message[1] == str(scan)
+        assert "same version" in message[4]
+    finally:
+        service.close()

@@ -16,10 +16,10 @@ import pytest
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
-from tests.foreign_files import CANARY
-from tests.malformed import Case, malformed
-from tests.malformed_run import memory_bytes, processor_s, reset_peak
-from tests.scan_bytes import SECRET, network
+from tests.malformed_files.cases import Case, malformed
+from tests.malformed_files.foreign_files import CANARY
+from tests.malformed_files.process import memory_bytes, processor_s, reset_peak
+from tests.malformed_files.scan_bytes import SECRET, network
 from tests.service.conftest import descendants
 
 SEED, COUNT = 11, 1600

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.malformed import Case
-from tests.malformed_run import memory_bytes
-from tests.scan_bytes import network
+from tests.malformed_files.cases import Case
+from tests.malformed_files.process import memory_bytes
+from tests.malformed_files.scan_bytes import network
 from tests.service.conftest import process_of
 from tests.service.test_malformed import over_grpc, over_http
 

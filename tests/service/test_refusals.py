@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from tests.malformed_run import memory_bytes, reset_peak
+from tests.malformed_files.process import memory_bytes, reset_peak
 from tests.service.conftest import process_of
 
 NONE = {"preprocessing": "none"}

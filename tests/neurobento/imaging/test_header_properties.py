@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from neurobento.errors import ScanError
 from neurobento.imaging.scan import Scan, label_bytes, read_scan
-from tests.malformed_run import memory_bytes, reset_peak
-from tests.scan_bytes import SECRET, noise, packed
+from tests.malformed_files.process import memory_bytes, reset_peak
+from tests.malformed_files.scan_bytes import SECRET, noise, packed
 
 MAX_S, MAX_BYTES = 2.0, 300_000_000
 TRAILING_BYTES = 1 << 20

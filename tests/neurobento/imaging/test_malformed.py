@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.foreign_files import CANARY
-from tests.malformed import damaged
-from tests.malformed_run import Outcome, outcomes
-from tests.scan_bytes import SECRET
+from tests.malformed_files.cases import damaged
+from tests.malformed_files.foreign_files import CANARY
+from tests.malformed_files.run import Outcome, outcomes
+from tests.malformed_files.scan_bytes import SECRET
 
 SEED, COUNT = 7, 2000
 LEAST_REFUSED = 1000

@@ -19,7 +19,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from tests.scan_bytes import AFFINE, NETWORK, SECRET, nifti, noise
+from tests.malformed_files.scan_bytes import AFFINE, NETWORK, SECRET, nifti, noise
 
 CANARY = "neurobento-malformed-canary"
 """In the name of every file that an attack would create."""

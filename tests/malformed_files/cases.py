@@ -1,7 +1,6 @@
-"""Malformed files for every way into neurobento, the same ones for the same seed.
+"""Malformed files for every interface of neurobento; equal seeds give equal files.
 
-First every kind there is, by name; then random damage to good files, up to the
-number asked for.
+The named kinds come first, then random damage to good files.
 """
 
 from __future__ import annotations
@@ -31,9 +30,9 @@ from neurobento.errors import (
     UnsupportedDatatype,
     UnsupportedDimensions,
 )
-from tests.foreign_files import CANARY, foreign_files
-from tests.header_faults import mgh_faults, nifti_faults
-from tests.scan_bytes import (
+from tests.malformed_files.foreign_files import CANARY, foreign_files
+from tests.malformed_files.header_faults import mgh_faults, nifti_faults
+from tests.malformed_files.scan_bytes import (
     CARRIERS,
     NETWORK,
     NETWORK_AFFINE,

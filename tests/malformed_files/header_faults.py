@@ -20,7 +20,7 @@ from neurobento.errors import (
     UnsupportedDatatype,
     UnsupportedDimensions,
 )
-from tests.scan_bytes import SHAPE
+from tests.malformed_files.scan_bytes import SHAPE
 
 __all__ = ["Fault", "mgh_faults", "nifti_faults"]
 

@@ -1,9 +1,8 @@
-"""Runs malformed files through the core in one process, and measures what each costs it."""
+"""Run malformed files through the core in one process, and measure the cost of each."""
 
 from __future__ import annotations
 
 import gzip
-import os
 import tempfile
 import time
 import traceback
@@ -17,44 +16,34 @@ import numpy as np
 from neurobento.errors import NeuroBentoError
 from neurobento.imaging.scan import Scan, label_bytes, read_scan
 from neurobento.parcellation.parcellator import prepare
-from tests.malformed import Case, malformed
-from tests.scan_bytes import SECRET
+from tests.malformed_files.cases import Case, malformed
+from tests.malformed_files.process import memory_bytes, reset_peak
+from tests.malformed_files.scan_bytes import SECRET
 
-__all__ = ["Outcome", "memory_bytes", "outcomes", "processor_s", "reset_peak"]
+__all__ = ["Outcome", "outcomes"]
 
 AGAIN_S, TRIES = 1.0, 3
-"""What took longer is timed again, and the best counts: other processes slow a core down too."""
+"""Slower files are timed again and the best time counts, because other processes slow a core."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one file.
+    """The result of one file."""
 
-    Attributes
-    ----------
-    name
-        Of the case.
-    expected
-        Whether the outcome is one of those that are right for it.
-    error
-        Class of the error; None where the file was taken.
-    message
-        Its public message.
-    crash
-        Traceback of what should not have happened.
-    cpu_s, wall_s
-        Time of the process, which on an idle machine is the wall clock's: nothing waits.
-    peak_bytes
-        Resident memory above that before.
-    """
-
+    # Of the case.
     name: str
+    # True if the result is right for the case.
     expected: bool
+    # Class of the error; None if the file was accepted.
     error: str | None
+    # Its public message.
     message: str
+    # Traceback of an unexpected error.
     crash: str | None
+    # Time of the process, which on an idle machine is the wall clock's: nothing waits.
     cpu_s: float
     wall_s: float
+    # Resident memory above that before.
     peak_bytes: int
 
     @property
@@ -63,27 +52,8 @@ class Outcome:
         return self.name.split(":")[0]
 
 
-def memory_bytes(field: str, process: int | str = "self") -> int:
-    """`VmRSS` (now) or `VmHWM` (peak) of a process."""
-    for line in Path(f"/proc/{process}/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) << 10
-    return 0
-
-
-def processor_s(process: int) -> float:
-    """Seconds that a process has worked so far (proc(5), stat)."""
-    fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def reset_peak(process: int | str = "self") -> None:
-    """Let a process's `VmHWM` begin anew (proc(5), clear_refs)."""
-    Path(f"/proc/{process}/clear_refs").write_text("5")
-
-
 def outcomes(seed: int, count: int) -> list[Outcome]:
-    """What comes of that many malformed files at level "none"; a warning counts as a crash."""
+    """Return the results of `count` malformed files under preprocessing "none"; warnings are crashes."""
     warnings.simplefilter("error")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "scan"
@@ -127,7 +97,7 @@ def _outcome(case: Case, path: Path) -> Outcome:
 
 
 def _fault_of(scan: Scan) -> str | None:
-    """What is wrong with a scan that was read, or with labels written back onto its grid."""
+    """Return the fault of a scan that was read or of labels written onto its grid, or None."""
     array = scan.array
     if array.dtype != np.float32 or array.flags.writeable or not np.isfinite(array).all():
         return "the voxels are not finite float32"

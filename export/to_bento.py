@@ -1,13 +1,12 @@
-"""Put the models of a folder into the BentoML model store, each once; and build the bento.
+"""Put models into the BentoML model store, each once, and build the bento.
 
     python -m export.to_bento [--models models] [--build [--find-links PLACE]]
 
-A model's tag is its name and the hash of its ONNX file, so a second run finds
-it there, and puts it anew only if its spec or int8 form has changed. The hash is
-checked against spec.json first. A bento says in `src/sbom.cdx.json` what it is made of
-(CycloneDX): every package that its image installs, and every model with its hash.
-bentofile.yaml names the place of PyTorch's builds for CPUs; where another one holds them, a
-folder or a page, `--find-links` says so, or PIP_FIND_LINKS, as it does to pip.
+A model's tag is its name and the hash of its ONNX file, so a second run finds it and stores
+it again only if its spec or int8 form has changed. The hash is first checked against
+spec.json. A bento lists its parts in `src/sbom.cdx.json` (CycloneDX): every package that its
+image installs, and every model with its hash. bentofile.yaml names the page with PyTorch's
+builds for CPUs; `--find-links`, or PIP_FIND_LINKS as for pip, names another page or folder.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ CYCLONEDX = "1.6"
 
 
 def put_into_store(model: Model) -> bool:
-    """Copy a model into the store; False where it is there already."""
+    """Copy a model into the store; return False if it is already there."""
     import bentoml
 
     tag = model_tag(model.spec)
@@ -58,7 +57,7 @@ def put_into_store(model: Model) -> bool:
 
 
 def _is_current(model: Model, stored: Path) -> bool:
-    """Whether the store holds the spec and the int8 form of now; its tag names the graph alone."""
+    """Return whether the stored spec and int8 form are current; the tag names only the graph."""
     names = [name for name in (INT8_FILE, SPEC_FILE) if (model.folder / name).is_file()]
     beside = [name for name in (INT8_FILE, SPEC_FILE) if (stored / name).is_file()]
     return names == beside and all(
@@ -67,38 +66,27 @@ def _is_current(model: Model, stored: Path) -> bool:
 
 
 def build(find_links: str | None = None) -> tuple[str, Path]:
-    """Tag and folder of a new bento of the models of models/, which are in the store.
+    """Build a bento of the models in models/, which must be in the store; return tag and folder.
 
-    Parameters
-    ----------
-    find_links
-        Folder or page with PyTorch's build for CPUs; None for the one of bentofile.yaml.
-
-    Raises
-    ------
-    ConfigError
-        It cannot be built.
+    `find_links` is a folder or page with PyTorch's build for CPUs; None for bentofile.yaml's.
     """
     import bentoml
 
     with _bentofile(find_links) as bentofile:
-        told = _python("bentoml", "build", "--bentofile", str(bentofile), "--output", "tag")
-    tag = told.strip().splitlines()[-1].removeprefix("__tag__:")
+        output = _run_module("bentoml", "build", "--bentofile", str(bentofile), "--output", "tag")
+    tag = output.strip().splitlines()[-1].removeprefix("__tag__:")
     bento = Path(bentoml.bentos.get(tag).path)
     packages = bento / "env" / "python" / "requirements.txt"
-    told = _python(
-        *("cyclonedx_py", "requirements", str(packages)),
-        *("--sv", CYCLONEDX, "--output-reproducible", "-o", "-"),
-    )
-    bill = json.loads(told)
-    bill["components"] += [part for model in list_models() for part in _components(model)]
-    (bento / SBOM).write_text(json.dumps(bill, indent=1) + "\n")
+    options = ["--sv", CYCLONEDX, "--output-reproducible", "-o", "-"]
+    sbom = json.loads(_run_module("cyclonedx_py", "requirements", str(packages), *options))
+    sbom["components"] += [part for model in list_models() for part in _components(model)]
+    (bento / SBOM).write_text(json.dumps(sbom, indent=1) + "\n")
     return tag, bento
 
 
 @contextlib.contextmanager
 def _bentofile(find_links: str | None) -> Iterator[Path]:
-    """bentofile.yaml, or for a while one that differs from it in `find_links` alone."""
+    """Yield bentofile.yaml, or a temporary copy with another `find_links`."""
     ours = ROOT / "bentofile.yaml"
     if find_links is None:
         yield ours
@@ -111,8 +99,8 @@ def _bentofile(find_links: str | None) -> Iterator[Path]:
         yield changed
 
 
-def _python(*module: str) -> str:
-    # a bento holds the specs of models/, whatever the service serves here
+def _run_module(*module: str) -> str:
+    # A bento holds the specs of models/, even if the service here serves others.
     environment = {name: value for name, value in os.environ.items() if name != "NEUROBENTO_MODELS"}
     done = subprocess.run(
         [sys.executable, "-m", *module],
@@ -125,15 +113,15 @@ def _python(*module: str) -> str:
     if done.returncode:
         raise ConfigError(
             subject=" ".join(module[:2]),
-            expected="that it runs through",
+            expected="exit status 0",
             found=f"exit status {done.returncode}: {done.stderr.strip()[-500:]}",
-            remedy="Locking the packages' versions needs a package index; see what it says.",
+            remedy="See its message; locking the packages' versions needs a package index.",
         )
     return done.stdout
 
 
 def _components(model: Model) -> list[dict[str, object]]:
-    """A model's graphs, each by its hash."""
+    """Return a model's graphs as components, each with its hash."""
     spec = model.spec
     graphs = {spec.name: spec.onnx_sha256, f"{spec.name}-int8": spec.int8_sha256}
     return [
@@ -162,13 +150,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     if args.build and args.models:
-        parser.error("a bento is built of the models in models/: --build goes without --models")
+        parser.error("a bento is built from models/: --build excludes --models")
     for model in list_models(args.models):
-        done = "put into the store" if put_into_store(model) else "there already"
+        done = "put into the store" if put_into_store(model) else "already there"
         print(f"{model_tag(model.spec)}: {done}", flush=True)
     if args.build:
         tag, bento = build(args.find_links)
-        print(f"{tag}: built; {bento / SBOM} says what it is made of")
+        print(f"{tag}: built; {bento / SBOM} lists its parts")
     return 0
 
 

@@ -1,11 +1,10 @@
-"""A model becomes a TensorRT engine, in the cache where its backend looks for it.
+"""Build TensorRT engines from models, in the cache where the backend looks for them.
 
     python -m export.to_tensorrt models/unet --flavour tensorrt-rtx --sm 8.9 12.0 --precision fp16
 
-`tensorrt` builds on the GPU it builds for. `tensorrt-rtx` builds for any compute
-capability that is named, on a machine without a GPU too. Beside each engine lies
-a sidecar that says what it was built from, by what and for what
-(`neurobento.backends.engine`); an engine that is there already is left as it is.
+`tensorrt` builds on the GPU it builds for. `tensorrt-rtx` builds for any named compute
+capability, even on a machine without a GPU. A JSON file beside each engine states its model,
+library and GPUs (`neurobento.backends.engine`); an existing engine is not built again.
 """
 
 from __future__ import annotations
@@ -19,7 +18,8 @@ from typing import Any
 
 import onnx
 
-from export.graph import choose_all, compute_in_half, keep_uint8_for_the_end
+from export.graph.engine import choose_all, keep_uint8_for_the_end
+from export.graph.half_precision import compute_in_half
 from neurobento.backends.cuda import find_gpu, require_gpu
 from neurobento.backends.engine import (
     FLAVOURS,
@@ -53,30 +53,11 @@ def build_engine(
     capabilities: Sequence[str] = (),
     root: Path | None = None,
 ) -> Path:
-    """Build an engine, or find the one that is there; returns its folder.
+    """Build an engine unless it exists; return its folder.
 
-    Parameters
-    ----------
-    model
-        What to build from.
-    flavour
-        "tensorrt" or "tensorrt-rtx".
-    precision
-        "fp32", "fp16" or "bf16" of the convolutions; norms stay in fp32.
-    capabilities
-        Compute capabilities such as "8.9", for "tensorrt-rtx" alone; none
-        stands for those of this machine's GPU.
-    root
-        Folder of engines.
-
-    Raises
-    ------
-    BackendUnavailable
-        The library is not installed, or there is no GPU and one is needed.
-    ConfigError
-        The library cannot build for a capability.
-    EngineMismatch
-        The library refuses the model, or others may write where its engine would lie.
+    The precision is that of the convolutions; norms stay in fp32. Compute capabilities such as
+    "8.9" are for "tensorrt-rtx" only; by default they are those of this machine's GPU. Raises
+    EngineMismatch if the library refuses the model, or other users may write to the folder.
     """
     library = load_flavour(flavour)
     facts = EngineFacts(
@@ -92,7 +73,7 @@ def build_engine(
         folder = find_engine(model, facts, root)
         read_engine(folder)
     except EngineMismatch:
-        # a build takes minutes: what stands in its way is told before
+        # A build takes minutes, so an unsafe folder is refused first.
         engine_folder(model, facts, root)
         engine = _build(library, model, facts, root or engines_folder())
         folder = write_engine(model, facts, engine, root)
@@ -107,7 +88,7 @@ def _targets(flavour: str, capabilities: Sequence[str]) -> tuple[str, ...]:
             subject="--sm",
             expected="no compute capability: tensorrt builds for the GPU it runs on",
             found=", ".join(capabilities),
-            remedy="Leave --sm out, or choose --flavour tensorrt-rtx.",
+            remedy="Omit --sm, or choose --flavour tensorrt-rtx.",
         )
     return (gpu_target(flavour, require_gpu()),)
 
@@ -115,7 +96,7 @@ def _targets(flavour: str, capabilities: Sequence[str]) -> tuple[str, ...]:
 def _build(library: Any, model: Model, facts: EngineFacts, root: Path) -> bytes:
     trt_log = library.Logger(library.Logger.ERROR)
     builder = library.Builder(trt_log)
-    # types as the graph has them; the flag's name goes once nothing else is left
+    # Keep the graph's types; later versions always do and drop the flag.
     typed = getattr(library.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if typed is None else 1 << int(typed))
     parser = library.OnnxParser(network, trt_log)
@@ -130,18 +111,18 @@ def _build(library: Any, model: Model, facts: EngineFacts, root: Path) -> bytes:
     profile.set_shape("image", *((batch, *shape) for batch in PROFILE))
     config.add_optimization_profile(profile)
     if facts.flavour == "tensorrt-rtx":
-        _aim(library, config, facts)
+        _set_capabilities(library, config, facts)
         engine = builder.build_serialized_network(network, config)
     else:
-        with _TimingCache(config, _timings(facts, root)):
+        with _TimingCache(config, _timing_cache_path(facts, root)):
             engine = builder.build_serialized_network(network, config)
     if engine is None:
         raise _refused(model, facts, "the builder gave no engine")
     return bytes(engine)
 
 
-def _timings(facts: EngineFacts, root: Path) -> Path:
-    """The timing cache of one kind of GPU and version of the library."""
+def _timing_cache_path(facts: EngineFacts, root: Path) -> Path:
+    """Return the path of the timing cache for these GPUs and this library version."""
     name = re.sub(r"[^\w.]+", "-", " ".join((facts.library, *facts.targets)))
     return root / facts.flavour / f"{name}.cache"
 
@@ -155,8 +136,8 @@ def _graph(model: Model, precision: str) -> bytes:
     return bytes(graph.SerializeToString())
 
 
-def _aim(library: Any, config: Any, facts: EngineFacts) -> None:
-    """Have the engine built for the compute capabilities its facts name."""
+def _set_capabilities(library: Any, config: Any, facts: EngineFacts) -> None:
+    """Set the compute capabilities that the facts name."""
     known = {name.lower().replace("sm", "sm_"): value for name, value in _capabilities(library)}
     config.num_compute_capabilities = len(facts.targets)
     for i, target in enumerate(facts.targets):
@@ -179,18 +160,18 @@ def _capabilities(library: Any) -> list[tuple[str, Any]]:
 
 
 class _TimingCache:
-    """Timings of earlier builds, so that the next one on this GPU takes a part of the time."""
+    """Context manager that reuses timings of earlier builds on this GPU, to build faster."""
 
     def __init__(self, config: Any, path: Path) -> None:
         self._config, self._path = config, path
 
     def __enter__(self) -> None:
         private_folder(self._path.parent)
-        if not self._path.is_file() or not self._begin_with(self._path.read_bytes()):
-            self._begin_with(b"")
+        if not self._path.is_file() or not self._set_timings(self._path.read_bytes()):
+            self._set_timings(b"")
 
-    def _begin_with(self, timings: bytes) -> bool:
-        """Whether the library takes these timings."""
+    def _set_timings(self, timings: bytes) -> bool:
+        """Return whether the library accepts these timings."""
         cache = self._config.create_timing_cache(timings)
         return cache is not None and bool(self._config.set_timing_cache(cache, False))
 
@@ -210,7 +191,7 @@ def _refused(model: Model, facts: EngineFacts, reasons: str) -> EngineMismatch:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 1 if an engine was refused, after all others were built."""
+    """Run the command; exit with 1 if an engine was refused, after building all others."""
     parser = argparse.ArgumentParser(prog="python -m export.to_tensorrt")
     parser.add_argument("models", type=Path, nargs="+", help="models/NAME ...")
     parser.add_argument("--flavour", choices=list(FLAVOURS), default=_default_flavour())
@@ -236,7 +217,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _default_flavour() -> str:
-    """TensorRT where there is a GPU to build for."""
+    """Return TensorRT if there is a GPU to build for, else TensorRT-RTX."""
     return "tensorrt" if find_gpu() else "tensorrt-rtx"
 
 

@@ -8,9 +8,7 @@ is real: the command `neurobento cohort` in its own process, preprocessing `none
 LocalCluster, five files, hashes and a record for every scan, and both tables.
 
 First come cohorts of growing size; then the largest again, in which a worker gets SIGKILL
-when half of the scans are done; then the scheduler alone, with items that do nothing. CPU
-seconds are robust against other work on the machine, wall clock is not; those of "all" are
-of the command and all its child processes.
+when half of the scans are done; then the scheduler alone, with items that do nothing.
 """
 
 from __future__ import annotations

@@ -6,12 +6,9 @@
 
 Scenarios have MLPerf's names. SingleStream: one image at a time, the next when the
 last is done. Offline: batches; the time per scan is the batch's time divided by its size.
-All candidates take part in the same rounds, with report A's U-Net and each model's own
-network in PyTorch fp32 eager as yardsticks. All are kept loaded, so choose fewer
-`--models` if memory is short.
-
-A backend takes host images and returns host arrays: a GPU's work is done when it
-returns, and the copies both ways are included in the time.
+All candidates take part in the same rounds, with PyTorch fp32 eager of report A's U-Net and
+of each model as yardsticks. All are kept loaded, so choose fewer `--models` if memory is
+short. A GPU's copies both ways are included in the time.
 """
 
 from __future__ import annotations

@@ -4,15 +4,9 @@
            --grpc-url 127.0.0.1:3001 --server-pid PID --times 10 -o faults.json
 
 Clients send without a pause, as in `benchmarks.service.soak`. Every kind of process but the
-first is killed with SIGKILL `--times` times; the time is taken until a later request is
-answered well and no kind of process is missing. Processes of one kind are killed in the
-order of their pids, whether busy or not. That is the order they were started in, and the
-pool starts anew in every round because its service is killed too: so each is killed
-equally often.
-
-Callers may see an answer, a refusal, or 503 or UNAVAILABLE. They may see a cut connection
-only if the request was in flight when the HTTP service was killed, or began within a
-second after.
+first is killed with SIGKILL `--times` times; the server has recovered when a later request
+is answered well and no kind of process is missing. Callers may see an answer, a refusal, or
+503 or UNAVAILABLE; a cut connection only if the HTTP service was killed at that moment.
 """
 
 from __future__ import annotations

@@ -3,16 +3,11 @@
     python -m benchmarks.service.jobs SCANS... --jobs 200 --kills 10 -o jobs.json \\
            [--database redis://...]
 
-The scans are on the network grid. The command starts the server itself, with the given
-database or with SQLite in a new folder. A third of the kills happen while jobs are
-submitted, the others while they are processed; after each the server is started again.
-Every request has an idempotency key and is sent until it is accepted, every tenth once
-more; at the end all keys are sent once more.
-
-Then each accepted job must be done, with the labels of a single request; no key may have
-two jobs; and the log may report each job done at most once. At last the server is started
-with a short lifetime for results: how late they expire is measured, and what remains of
-the database's size.
+The command starts the server itself. A third of the kills happen while jobs are submitted,
+the others while they are processed. Every request has an idempotency key and is sent until
+it is accepted; all keys are sent once more at the end. Then each job must be done once, with
+the labels of a single request. At last the server gets a short lifetime for results, to
+measure how late they expire and what remains in the database.
 """
 
 from __future__ import annotations

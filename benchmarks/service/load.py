@@ -5,9 +5,8 @@
     python -m benchmarks.service.load SCAN --protocol grpc --url 127.0.0.1:3001 \\
            --metrics-url http://127.0.0.1:3000 --rates 1 -o grpc.json
 
-The rates run one after another; a rate begins when all requests of the one before are
-answered or have timed out. Only the given URLs are contacted. A timed-out request is not
-cancelled: the server may still work on it when the next rate begins.
+The rates run one after another. A timed-out request is not cancelled: the server may still
+work on it when the next rate begins.
 
 With `--capacity`, the highest rate is compared with that one. It passes if answered
 requests take at most twice as long (p99), at least nine tenths as many are answered, and

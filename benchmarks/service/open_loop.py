@@ -63,15 +63,8 @@ async def send_on_schedule(
 ) -> list[ScheduledRequest]:
     """Send each request when it is due, and wait for all answers; in the order of `due_s`.
 
-    Parameters
-    ----------
-    due_s
-        From `arrival_times`.
-    clients_limit
-        Requests in flight at once; one that has to wait is late from when it was due.
-    timeout_s
-        The longest that a client waits from when its request was due; so the last answer
-        comes at most this long after the last of `due_s`.
+    At most `clients_limit` requests are in flight; one that has to wait is late from when it
+    was due. `timeout_s` counts from then too.
     """
     start = time.perf_counter()
     free_clients = asyncio.Semaphore(clients_limit)

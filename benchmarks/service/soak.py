@@ -3,12 +3,10 @@
     python -m benchmarks.service.soak SCANS... --url http://127.0.0.1:3000 \\
            --grpc-url 127.0.0.1:3001 --server-pid PID --clients 16 --minutes 10 -o soak.json
 
-First each scan is sent once, alone. Then half of the clients use HTTP and half gRPC; each
-sends its next request when the last is answered. Labels must equal those of the single
-request to the byte. A refused client pauses and tries again.
-Meanwhile the memory of each server process is recorded. The processes of the start must be
-there at the end, and no others; in a run of four minutes or more none may grow by more
-than a twentieth from the third minute to the last.
+Half of the clients use HTTP and half gRPC; a refused client pauses and tries again. Labels
+must equal those of each scan sent alone, to the byte. The server must keep its processes, and
+in a run of four minutes or more none may grow by more than a twentieth from the third
+minute to the last.
 """
 
 from __future__ import annotations

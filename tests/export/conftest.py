@@ -96,7 +96,7 @@ def published(
     scans: list[Path],
 ) -> Published:
     """The small network exported, verified and moved into place, once for all tests."""
-    from export.to_onnx import publish
+    from export.publish import publish
 
     folder = tmp_path_factory.mktemp("published") / "models" / "compact"
     checkpoint = write_checkpoint_of(small_network(), tmp_path_factory.mktemp("run") / "best.pt")

@@ -7,13 +7,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import pytest
 
 from export import quantise as quantise_module
 from export.quantise import main, publish_int8, quantise
-from export.verify import read_images
+from export.verification.labels import read_images
 from neurobento.backends import open_backend
 from neurobento.errors import BackendUnavailable, ConfigError, ParityFailure, SpecMismatch
 from neurobento.registry import Model, open_model
@@ -145,18 +144,5 @@ def test_scans_without_labels_are_refused(
     model: Model, published: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     scans = [str(path) for path in published.scans]
-    with pytest.raises(ConfigError, match=r"training\.label"):
+    with pytest.raises(ConfigError, match=r"training\.parcellation\.label"):
         main([str(model.folder), "--calibrate", scans[0], "--scans", *scans])
-
-
-def test_half_precision_weights_are_widened_without_a_trace(published: Any) -> None:
-    whole = onnx.load(published.folder / "model.onnx")
-    halves = {
-        c.name: np.asarray(onnx.numpy_helper.to_array(c))
-        for c in whole.graph.initializer
-        if c.data_type == onnx.TensorProto.FLOAT16
-    }
-    assert halves
-    quantise_module._widen(whole)
-    assert not any(c.data_type == onnx.TensorProto.FLOAT16 for c in whole.graph.initializer)
-    onnx.checker.check_model(whole, full_check=True)

@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from export.to_onnx import publish
-from export.verify_scores import LARGEST_DIFFERENCE, read_fitted, verify_scores
+from export.publish import publish
+from export.verification.scores import LARGEST_DIFFERENCE, read_slices, verify_scores
 from neurobento.backends import BackendConfig, open_backend
 from neurobento.errors import ParityFailure
 from neurobento.networks import build
@@ -85,7 +85,7 @@ def test_the_spec_says_what_the_graph_takes_and_gives(published: Model) -> None:
 def test_every_backend_gives_the_same_score(
     published: Model, pictures: list[Path], backend: str, precision: str
 ) -> None:
-    images = read_fitted(pictures)
+    images = read_slices(pictures)
     network: Any = load_network(published.folder / "weights.pt")
     with torch.inference_mode():
         scores, maps = (each.numpy() for each in network.detect(torch.from_numpy(images)))
@@ -97,7 +97,7 @@ def test_every_backend_gives_the_same_score(
     assert np.abs(found["score"] - scores).max() <= LARGEST_DIFFERENCE
     assert np.abs(found["error_map"] - maps).max() <= LARGEST_DIFFERENCE
     assert np.array_equal(found["score"], singles)
-    # the score is read off the map as the network was told to
+    # The score is read off the map by the network's reduction.
     largest = np.sort(found["error_map"].reshape(3, -1), axis=1)[:, -round(0.01 * 128 * 128) :]
     np.testing.assert_allclose(found["score"], largest.mean(1), atol=1e-5)
     assert np.ptp(found["score"]) > 1e-6
@@ -110,7 +110,7 @@ def test_a_graph_with_other_weights_is_not_published(
     other: Any = build("anomaly_unet").eval()
     with pytest.raises(ParityFailure, match="to agree with PyTorch"):
         verify_scores(
-            other, published, read_fitted(pictures), [BackendConfig("openvino", "cpu", "fp32")]
+            other, published, read_slices(pictures), [BackendConfig("openvino", "cpu", "fp32")]
         )
 
 

@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from export.last_layer import classify_by_product
+from export.graph.last_layer import classify_by_product
 
 CHANNELS, CLASSES, GRID = 5, 7, (4, 6, 3)
 

@@ -1,9 +1,9 @@
-"""The last layer of a label graph as a matrix product.
+"""Write the last layer of a label graph as a matrix product.
 
-A 1 x 1 x 1 convolution is a product of its weights with the image laid out as
-channels times voxels. Written so, its result lies in the order in which
-OpenVINO and ONNX Runtime find the largest class fastest; in the layout that
-OpenVINO chooses for convolutions the search costs five times as much.
+A 1 x 1 x 1 convolution is a product of its weights with the image as channels times voxels.
+Written so, the result has the memory layout in which OpenVINO and ONNX Runtime find the
+largest class fastest; in OpenVINO's layout for convolutions the search costs five times
+as much.
 """
 
 from __future__ import annotations
@@ -20,30 +20,26 @@ CHANNELS = 1
 
 
 def classify_by_product(model: onnx.ModelProto) -> int:
-    """Rewrite each 1 x 1 x 1 convolution whose largest channel is searched for.
+    """Rewrite each 1 x 1 x 1 convolution followed by a search for the largest channel.
 
-    Crops between the two go in front of both; a convolution whose result is
-    added to its input takes that into its weights.
-
-    Returns
-    -------
-    How many there were.
+    Crops between the two move in front of both; a convolution whose result is added to its
+    input includes the sum in its weights. Returns the number of rewritten layers.
     """
     graph = model.graph
-    known = _Known(model)
+    rewriter = _Rewriter(model)
     nodes: list[onnx.NodeProto] = []
     count = 0
     for node in graph.node:
-        new = known.rewritten(node) if node.op_type == "ArgMax" else None
+        new = rewriter.rewritten(node) if node.op_type == "ArgMax" else None
         count += new is not None
         nodes += new or [node]
-    graph.initializer.extend(known.added)
-    _keep_what_is_used(graph, nodes)
+    graph.initializer.extend(rewriter.added)
+    _set_used_nodes(graph, nodes)
     return count
 
 
-def _keep_what_is_used(graph: Any, nodes: list[onnx.NodeProto]) -> None:
-    """Put the nodes into the graph, without those and the constants that nothing needs."""
+def _set_used_nodes(graph: Any, nodes: list[onnx.NodeProto]) -> None:
+    """Replace the graph's nodes, without nodes and constants that nothing needs."""
     needed = {output.name for output in graph.output}
     kept = []
     for node in reversed(nodes):
@@ -57,8 +53,8 @@ def _keep_what_is_used(graph: Any, nodes: list[onnx.NodeProto]) -> None:
     graph.initializer.extend(constants)
 
 
-class _Known:
-    """Who makes each tensor, its shape, and the constants."""
+class _Rewriter:
+    """Rewriting of one graph, by the maker and shape of each tensor and the constants."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         inferred = onnx.shape_inference.infer_shapes(model).graph
@@ -71,7 +67,7 @@ class _Known:
         }
 
     def rewritten(self, search: onnx.NodeProto) -> list[onnx.NodeProto] | None:
-        """Nodes that give what a search for the largest class gives; none if it is another kind."""
+        """Return nodes that replace a search for the largest class, or None for another search."""
         if _attributes(search).get("axis", 0) != CHANNELS:
             return None
         crops: list[onnx.NodeProto] = []
@@ -83,7 +79,7 @@ class _Known:
         return None if layer is None else self._product(search, crops, *layer)
 
     def _value(self, name: str) -> Any:
-        """A constant's value, also through a cast; None of what is no constant."""
+        """Return a constant's value, also through a cast; None for other tensors."""
         maker = self._makers.get(name)
         if maker is not None and maker.op_type == "Cast":
             name = maker.input[0]
@@ -95,7 +91,7 @@ class _Known:
         return axes is not None and bool((axes > CHANNELS).all())
 
     def _weight_and_bias(self, node: onnx.NodeProto) -> tuple[str, Any, Any] | None:
-        """Of features: their name, (classes, channels) and (classes, 1)."""
+        """Return a layer's input name, its weight (classes, channels) and its bias (classes, 1)."""
         if node.op_type == "Add":
             for made, other in (node.input, reversed(node.input)):
                 maker = self._makers.get(made)

@@ -1,4 +1,4 @@
-"""Constants that half precision holds exactly take half of the room, and nothing else changes."""
+"""Constants that half precision holds exactly take half of the bytes, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from typing import Any
 import numpy as np
 import pytest
 
-from export.to_onnx import SMALL, _halve
+from export.graph.constants import SMALL, load_in_single, store_in_half
 
-ROOM = 1024
-EXACT = np.linspace(-2, 2, ROOM + 1, dtype=np.float32)[:ROOM]
+LENGTH = 1024
+EXACT = np.linspace(-2, 2, LENGTH + 1, dtype=np.float32)[:LENGTH]
 CONSTANTS = {
     "exact": EXACT,
-    "signed_zeros": np.where(np.arange(ROOM) % 2, -0.0, 0.0).astype(np.float32),
-    "tiny": np.full(ROOM, 2.0**-24, np.float32),
+    "signed_zeros": np.where(np.arange(LENGTH) % 2, -0.0, 0.0).astype(np.float32),
+    "tiny": np.full(LENGTH, 2.0**-24, np.float32),
     "rounded": np.append(EXACT[1:], 1 / 3).astype(np.float32),
     "too_large": np.append(EXACT[1:], 2.0**16).astype(np.float32),
     "too_tiny": np.append(EXACT[1:], 2.0**-25).astype(np.float32),
     "small": EXACT[1:],
-    "whole": np.arange(ROOM),
+    "whole": np.arange(LENGTH),
 }
 HALVED = {"exact", "signed_zeros", "tiny"}
 
 
 @pytest.fixture
 def model() -> Any:
-    """Each constant plus its image, of the exact ones one twice."""
+    """A graph that adds each constant to its image; one exact constant is used twice."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -49,7 +49,7 @@ def model() -> Any:
 @pytest.fixture
 def halved(model: Any) -> Any:
     made = copy.deepcopy(model)
-    _halve(made.graph)
+    store_in_half(made.graph)
     return made
 
 
@@ -60,7 +60,7 @@ def kept(model: Any) -> dict[str, Any]:
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
 
 
-def test_what_half_precision_holds_is_kept_in_it(halved: Any) -> None:
+def test_constants_that_half_precision_holds_are_stored_in_it(halved: Any) -> None:
     found = kept(halved)
     for name in HALVED:
         array = found.pop(f"{name}_half")
@@ -70,7 +70,7 @@ def test_what_half_precision_holds_is_kept_in_it(halved: Any) -> None:
 
 
 def test_all_other_constants_stay_bit_by_bit(halved: Any) -> None:
-    """What would be rounded, what is no float32, and what is too small to be worth a cast."""
+    """Constants that would be rounded, are not float32, or are too small for a cast."""
     found = kept(halved)
     for name in CONSTANTS.keys() - HALVED:
         assert found[name].dtype == CONSTANTS[name].dtype
@@ -111,9 +111,29 @@ def test_the_graph_is_valid_and_computes_the_same_bits(model: Any, halved: Any) 
 
 def test_halving_again_changes_nothing(halved: Any) -> None:
     again = copy.deepcopy(halved)
-    _halve(again.graph)
+    store_in_half(again.graph)
     assert again == halved
 
 
 def test_a_constant_is_small_below_two_kilobytes_of_halves() -> None:
-    assert SMALL == ROOM
+    assert SMALL == LENGTH
+
+
+def test_loading_in_single_undoes_storing_in_half(model: Any, halved: Any) -> None:
+    load_in_single(halved)
+    assert kept(halved).keys() == CONSTANTS.keys()
+    for name, array in kept(halved).items():
+        assert array.tobytes() == kept(model)[name].tobytes()
+    assert list(halved.graph.node) == list(model.graph.node)
+
+
+@pytest.mark.slow
+def test_a_networks_constants_are_loaded_in_single_without_a_trace(published: Any) -> None:
+    import onnx
+
+    whole = onnx.load(published.folder / "model.onnx")
+    half = onnx.TensorProto.FLOAT16
+    assert any(c.data_type == half for c in whole.graph.initializer)
+    load_in_single(whole)
+    assert not any(c.data_type == half for c in whole.graph.initializer)
+    onnx.checker.check_model(whole, full_check=True)

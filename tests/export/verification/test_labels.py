@@ -1,0 +1,373 @@
+"""Verification finds how far labels differ."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from export.verification import labels as labels_module
+from export.verification.labels import (
+    ALLOWED_DICE_LOSS,
+    REQUIRED_AGREEMENT,
+    read_images,
+    read_labels,
+    verify_labels,
+)
+from neurobento.backends import BackendConfig, list_backend_configs
+from neurobento.dice import mean_dice
+from neurobento.errors import (
+    BackendUnavailable,
+    ConfigError,
+    EngineMismatch,
+    NotOnNetworkGrid,
+    ParityFailure,
+)
+from neurobento.labels import aal116
+from neurobento.registry import Model, open_model
+
+NETWORK = (91, 122, 123)
+
+
+class Answering:
+    """A network or a backend whose labels are given."""
+
+    def __init__(self, labels: Any) -> None:
+        self._labels = np.asarray(labels, dtype=np.uint8)
+        self.closed = False
+
+    def labels(self, image: Any) -> Any:
+        import torch
+
+        # The known model rounds; intensities are k/116, so halves do not occur.
+        return torch.round(image[:, 0] * 116).to(torch.uint8)
+
+    def infer(self, images: Any) -> Any:
+        return self._labels[: len(images)]
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture(scope="module")
+def truth(known_labels: Callable[[int], Any]) -> Any:
+    return np.stack([known_labels(seed) for seed in (41, 42, 43)])
+
+
+@pytest.fixture(scope="module")
+def images(truth: Any) -> Any:
+    return (truth[:, None] / np.float32(116)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def model(known_model: Path) -> Model:
+    return open_model(known_model)
+
+
+@pytest.fixture
+def backend_answers(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Answering]]:
+    """Return a function that makes CPU backends return given labels, by precision."""
+
+    def install(**labels: Any) -> list[Answering]:
+        opened: list[Answering] = []
+
+        def open_fake(
+            model: Model, name: str, *, device: str, precision: str, unverified: bool
+        ) -> Answering:
+            assert unverified
+            if device == "cuda":
+                raise EngineMismatch(
+                    subject="engine", expected=precision, found="no engine", remedy="Build it."
+                )
+            if precision not in labels:
+                raise BackendUnavailable(
+                    subject="precision", expected=precision, found="none", remedy="Another CPU."
+                )
+            opened.append(Answering(labels[precision]))
+            return opened[-1]
+
+        monkeypatch.setattr(labels_module, "open_backend", open_fake)
+        return opened
+
+    return install
+
+
+def with_wrong_voxels(truth: Any, share: float, scan: int = 1) -> Any:
+    """The labels with that share of one scan's voxels wrong."""
+    changed = truth.copy()
+    flat = changed[scan].reshape(-1)
+    count = round(share * flat.size)
+    flat[:count] = (flat[:count] + 1) % 117
+    return changed
+
+
+def test_a_model_that_agrees_passes_with_full_marks(model: Model, images: Any) -> None:
+    results = verify_labels(Answering([]), model, images)
+    assert results["scans"] == 3
+    assert results["grid"] == list(NETWORK)
+    for name in ("openvino fp32", "onnxruntime fp32"):
+        assert results[name] == {
+            "passed": True,
+            "least_agreement": 1.0,
+            "mean_dice": 1.0,
+            "worst_region": "background",
+            "worst_region_dice": 1.0,
+        }
+
+
+def test_the_worst_scan_counts(
+    model: Model, images: Any, truth: Any, backend_answers: Callable[..., Any]
+) -> None:
+    found = with_wrong_voxels(truth, 0.004)
+    backend_answers(fp32=found, bf16=truth)
+    results = verify_labels(Answering([]), model, images)
+    assert results["onnxruntime fp32"]["least_agreement"] == pytest.approx(0.996, abs=1e-5)
+    assert results["onnxruntime fp32"]["mean_dice"] < 1
+
+
+@pytest.mark.parametrize("scan", [0, 1, 2])
+def test_one_scan_below_the_required_share_fails(
+    model: Model, images: Any, truth: Any, backend_answers: Callable[..., Any], scan: int
+) -> None:
+    backend_answers(fp32=with_wrong_voxels(truth, 0.006, scan), bf16=truth)
+    with pytest.raises(ParityFailure, match=r"0\.995.*found 0\.994"):
+        verify_labels(Answering([]), model, images)
+
+
+def test_a_lower_precision_may_differ(
+    model: Model, images: Any, truth: Any, backend_answers: Callable[..., Any]
+) -> None:
+    backend_answers(fp32=truth, bf16=with_wrong_voxels(truth, 0.02))
+    results = verify_labels(Answering([]), model, images)
+    assert results["openvino bf16"]["least_agreement"] == pytest.approx(0.98, abs=1e-5)
+    assert not results["openvino bf16"]["passed"]
+    assert results["openvino fp32"]["passed"]
+
+
+def test_the_worst_region_is_named(
+    model: Model, images: Any, truth: Any, backend_answers: Callable[..., Any]
+) -> None:
+    found = truth.copy()
+    found[2][(found[2] == 77) & (np.arange(NETWORK[2]) % 2 == 0)] = 0
+    backend_answers(fp32=found, bf16=truth)
+    result = verify_labels(Answering([]), model, images)["openvino fp32"]
+    assert result["worst_region"] == aal116()[77].name
+    kept, whole = ((labels[2] == 77).sum() for labels in (found, truth))
+    assert result["worst_region_dice"] == pytest.approx(2 * kept / (kept + whole), abs=1e-6)
+
+
+def test_classes_that_no_scan_has_do_not_count(
+    model: Model, images: Any, truth: Any, backend_answers: Callable[..., Any]
+) -> None:
+    few = np.minimum(truth, 3)
+    backend_answers(fp32=few, bf16=few)
+    result = verify_labels(
+        Answering([]), model, (few[:, None] / np.float32(116)).astype(np.float32)
+    )
+    assert result["openvino fp32"]["mean_dice"] == 1
+
+
+def test_dice_against_labels_stands_beside_the_references(
+    model: Model, images: Any, truth: Any, backend_answers: Callable[..., Any]
+) -> None:
+    labels = with_wrong_voxels(truth, 0.1)
+    found = with_wrong_voxels(truth, 0.004)
+    backend_answers(fp32=found, bf16=labels)
+    results = verify_labels(Answering([]), model, images, labels)
+    own, references = (
+        np.mean([mean_dice(a, b) for a, b in zip(x, labels, strict=True)]) for x in (found, truth)
+    )
+    assert own > references
+    assert results["reference_dice"] == pytest.approx(references, abs=1e-4)
+    assert results["openvino fp32"]["dice"] == pytest.approx(own, abs=1e-4)
+    assert results["openvino bf16"]["dice"] == 1
+
+
+def test_without_labels_there_is_no_dice(
+    model: Model, images: Any, truth: Any, backend_answers: Callable[..., Any]
+) -> None:
+    backend_answers(fp32=truth, bf16=truth)
+    results = verify_labels(Answering([]), model, images)
+    assert "reference_dice" not in results
+    assert "dice" not in results["openvino fp32"]
+
+
+def test_every_config_but_pytorchs_has_a_result(
+    model: Model, images: Any, truth: Any, backend_answers: Callable[..., Any]
+) -> None:
+    backend_answers(fp32=truth)
+    results = verify_labels(Answering([]), model, images)
+    ways = {str(way) for way in list_backend_configs() if not way.backend.startswith("pytorch")}
+    found = {name for name, result in results.items() if isinstance(result, dict)}
+    assert found == ways
+    for way in list_backend_configs():
+        if way.device == "cuda" and str(way) in ways:
+            assert list(results[str(way)]) == ["not_verified"]
+            assert "found no engine" in results[str(way)]["not_verified"]
+
+
+def test_a_precision_that_this_machine_lacks_is_listed_as_not_verified(
+    model: Model, images: Any, truth: Any, backend_answers: Callable[..., Any]
+) -> None:
+    backend_answers(fp32=truth)
+    results = verify_labels(Answering([]), model, images)
+    assert list(results["openvino bf16"]) == ["not_verified"]
+    assert "found none" in results["openvino bf16"]["not_verified"]
+
+
+def test_without_fp32_nothing_is_verified(
+    model: Model, images: Any, truth: Any, backend_answers: Callable[..., Any]
+) -> None:
+    backend_answers(bf16=truth)
+    with pytest.raises(BackendUnavailable):
+        verify_labels(Answering([]), model, images)
+
+
+def test_without_labels_int8_is_not_verified(
+    model: Model, images: Any, truth: Any, backend_answers: Callable[..., Any]
+) -> None:
+    backend_answers(fp32=truth, int8=truth)
+    results = verify_labels(Answering([]), model, images)
+    assert results["openvino int8"] == {"not_verified": "no labels beside the scans"}
+    assert results["allowed_dice_loss"] == ALLOWED_DICE_LOSS
+
+
+@pytest.mark.parametrize(("share", "passed"), [(0.001, True), (0.1, False)])
+def test_int8_passes_by_its_dice(
+    model: Model,
+    images: Any,
+    truth: Any,
+    backend_answers: Callable[..., Any],
+    share: float,
+    passed: bool,
+) -> None:
+    backend_answers(fp32=truth, int8=with_wrong_voxels(truth, share))
+    results = verify_labels(Answering([]), model, images, truth)
+    assert results["openvino int8"]["passed"] is passed
+
+
+class Replaying(Answering):
+    """A backend on a GPU whose second answer is another than its first."""
+
+    calls = 0
+
+    def infer(self, images: Any) -> Any:
+        self.calls += 1
+        return self._labels if self.calls == 2 else np.zeros_like(self._labels)
+
+
+def test_on_a_gpu_the_second_answer_counts(
+    model: Model, images: Any, truth: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the one that is replayed; a CPU has none."""
+    opened = Replaying(truth)
+    monkeypatch.setattr(labels_module, "open_backend", lambda *_, **__: opened)
+    results = verify_labels(
+        Answering([]), model, images, configs=[BackendConfig("tensorrt", "cuda", "fp16")]
+    )
+    assert results["tensorrt fp16"]["passed"]
+    assert (opened.calls, opened.closed) == (2, True)
+    opened.calls = 0
+    results = verify_labels(
+        Answering([]), model, images, configs=[BackendConfig("openvino", "cpu", "bf16")]
+    )
+    assert (opened.calls, results["openvino bf16"]["passed"]) == (1, False)
+
+
+class Failing(Answering):
+    """A backend without memory."""
+
+    def infer(self, images: Any) -> Any:
+        raise RuntimeError("out of memory " * 100)
+
+
+def test_a_config_that_fails_is_not_verified_unless_it_is_needed(
+    model: Model, images: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Failing([])
+    monkeypatch.setattr(labels_module, "open_backend", lambda *_, **__: opened)
+    results = verify_labels(
+        Answering([]), model, images, configs=[BackendConfig("tensorrt", "cuda", "fp16")]
+    )
+    assert results["tensorrt fp16"] == {"not_verified": ("out of memory " * 100)[:300]}
+    assert opened.closed
+    with pytest.raises(RuntimeError, match="out of memory"):
+        verify_labels(
+            Answering([]), model, images, configs=[BackendConfig("openvino", "cpu", "fp32")]
+        )
+
+
+def test_dice_by_region_is_returned_on_demand(
+    model: Model, images: Any, truth: Any, backend_answers: Callable[..., Any]
+) -> None:
+    few = np.minimum(truth, 3)
+    few_images = (few[:, None] / np.float32(116)).astype(np.float32)
+    ways = [BackendConfig("openvino", "cpu", "fp32")]
+    backend_answers(fp32=few)
+    assert (
+        "dice_by_region"
+        not in verify_labels(Answering([]), model, few_images, few, ways)["openvino fp32"]
+    )
+    found = verify_labels(Answering([]), model, few_images, few, ways, by_region=True)
+    assert found["openvino fp32"]["dice_by_region"] == [1.0] * 4 + [None] * 113
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_every_backend_is_closed(
+    model: Model, images: Any, truth: Any, backend_answers: Callable[..., Any]
+) -> None:
+    opened = backend_answers(fp32=truth, bf16=truth, int8=truth)
+    verify_labels(Answering([]), model, images, truth)
+    on_cpu = [
+        way
+        for way in list_backend_configs()
+        if way.device == "cpu" and "pytorch" not in way.backend
+    ]
+    assert len(opened) == len(on_cpu) == 5
+    assert all(backend.closed for backend in opened)
+
+
+def test_the_required_share_is_half_a_percent_from_all() -> None:
+    assert REQUIRED_AGREEMENT == 0.995
+
+
+def test_images_are_read_as_a_batch(write_nifti: Callable[..., Path], images: Any) -> None:
+    paths = [write_nifti(image[0], name=f"{i}.nii.gz") for i, image in enumerate(images)]
+    found = read_images(paths)
+    assert found.dtype == np.float32
+    assert np.array_equal(found, images)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_fewer_than_three_scans_are_refused(count: int) -> None:
+    with pytest.raises(ConfigError, match=f"at least 3 scans; found {count}"):
+        read_images([Path("scan.nii.gz")] * count)
+
+
+def test_a_scan_on_another_grid_is_refused(write_nifti: Callable[..., Path], phantom: Any) -> None:
+    path = write_nifti(phantom.image, phantom.affine)
+    with pytest.raises(NotOnNetworkGrid):
+        read_images([path] * 3)
+
+
+def test_labels_are_read_from_beside_the_images(
+    write_nifti: Callable[..., Path], truth: Any
+) -> None:
+    paths = [write_nifti(truth[i] / 116, name=f"{i}_image.nii.gz") for i in range(3)]
+    for i in range(3):
+        assert read_labels(paths) is None
+        write_nifti(truth[i], name=f"{i}_labels.nii.gz")
+    found = read_labels(paths)
+    assert found is not None
+    assert found.dtype == np.uint8
+    assert np.array_equal(found, truth)
+
+
+def test_an_image_is_not_taken_for_its_own_labels(
+    write_nifti: Callable[..., Path], truth: Any
+) -> None:
+    assert read_labels([write_nifti(truth[0], name="scan.nii.gz")]) is None

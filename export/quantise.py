@@ -102,7 +102,6 @@ def _calibration_reader(scans: Sequence[Path]) -> Any:
 
 
 def _excluded_layers(model: onnx.ModelProto, *, spare_ends: bool) -> list[str]:
-    """Return the names of the convolutions that stay in single precision."""
     layers = [node for node in model.graph.node if node.op_type == "Conv"]
     groups = [{a.name: a.i for a in node.attribute}.get("group", 1) for node in layers]
     by_channel = [node.name for node, group in zip(layers, groups, strict=True) if group > 1]

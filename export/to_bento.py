@@ -2,11 +2,10 @@
 
     python -m export.to_bento [--models models] [--build [--find-links PLACE]]
 
-A model's tag is its name and the hash of its ONNX file, so a second run finds it and stores
-it again only if its spec or int8 form has changed. The hash is first checked against
-spec.json. A bento lists its parts in `src/sbom.cdx.json` (CycloneDX): every package that its
-image installs, and every model with its hash. bentofile.yaml names the page with PyTorch's
-builds for CPUs; `--find-links`, or PIP_FIND_LINKS as for pip, names another page or folder.
+A model's tag is its name and the hash of its ONNX file; a second run stores it again only if
+its spec or int8 form has changed. A bento lists its packages and models, with their hashes, in
+`src/sbom.cdx.json` (CycloneDX). `--find-links`, or PIP_FIND_LINKS as for pip, names another
+source of PyTorch's builds for CPUs than bentofile.yaml.
 """
 
 from __future__ import annotations

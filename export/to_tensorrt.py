@@ -122,7 +122,6 @@ def _build(library: Any, model: Model, facts: EngineFacts, root: Path) -> bytes:
 
 
 def _timing_cache_path(facts: EngineFacts, root: Path) -> Path:
-    """Return the path of the timing cache for these GPUs and this library version."""
     name = re.sub(r"[^\w.]+", "-", " ".join((facts.library, *facts.targets)))
     return root / facts.flavour / f"{name}.cache"
 

@@ -52,13 +52,6 @@ PATTERN = re.compile(r"\b(" + "|".join(PHRASES).replace(" ", r"\s+") + r")\b", r
 
 PENDING: frozenset[str] = frozenset(
     {
-        "benchmarks",
-        "benchmarks/cohort",
-        "benchmarks/container",
-        "benchmarks/inference",
-        "benchmarks/report",
-        "benchmarks/service",
-        "export",
         "neurobento",
         "neurobento/client",
         "neurobento/networks",

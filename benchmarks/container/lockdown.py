@@ -67,13 +67,8 @@ def _status(folder: Path) -> dict[str, str]:
 def violations(found: Mapping[str, Any], writable: Sequence[str], own: Sequence[str]) -> list[str]:
     """Return every breach of isolation in what `proofs` returned.
 
-    Parameters
-    ----------
-    writable
-        Folders that may be written to.
-    own
-        Folders that belong to the server's user, so that only a read-only file system
-        protects them.
+    Folders in `writable` may be written to; those in `own` belong to the server's user, so
+    only a read-only file system protects them.
     """
     wrong = []
     if "0" in {*found["uids"], *found["gids"], *found["groups"]}:

@@ -2,10 +2,9 @@
 
     python -m benchmarks.inference.bias_correction SCANS... -o bias_correction.json
 
-Three methods run one after the other in every round, so that other load on the machine affects
-all alike: `ants_defaults` is ANTsPy without a mask, `ants_mask` with the brain's mask, and
-`ours`. Each number of threads gets its own process, because ITK reads it once. A scan
-with skull is stripped first, which is not timed.
+The methods take turns, so that other load on the machine affects all alike: `ants_defaults`
+(ANTsPy without a mask), `ants_mask` (with the brain's mask) and `ours`. Each number of
+threads gets its own process, because ITK reads it once. Skull stripping is not timed.
 """
 
 from __future__ import annotations

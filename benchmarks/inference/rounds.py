@@ -69,16 +69,9 @@ def measure(
 ) -> Run:
     """Return the run with the samples of all rounds; it is written to `output` after each.
 
-    Parameters
-    ----------
-    run
-        Has an entry for each call, with the samples of earlier rounds if there are any.
-    rounds
-        The total, with the earlier ones.
-    least_s
-        In each round a candidate runs once, and again until this time has passed.
-    minutes
-        No round starts after this time.
+    `run` has an entry for each call, with the samples of earlier rounds, which count towards
+    `rounds`. In each round a candidate runs once, and again until `least_s` has passed. No
+    round starts after `minutes`.
     """
     start = time.monotonic()
     for done in range(_rounds_done(run), rounds):

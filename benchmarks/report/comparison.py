@@ -23,10 +23,9 @@ __all__ = [
 ]
 
 REPORT_A = {"highresnet": (0.051, 0.001), "unet": (0.079, 0.013)}
-"""Mean and SD of the prediction time in seconds, report A's table 4.3."""
+"""Mean and SD of the prediction time in seconds on `REPORT_A_GPU`, report A's table 4.3."""
 
 REPORT_A_GPU = "RTX 4090"
-"""Report A's section 3.3."""
 
 
 @dataclass(frozen=True)

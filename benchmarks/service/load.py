@@ -95,8 +95,7 @@ def rate_entry(
 def judge(at_capacity: Entry, overloaded: Entry) -> list[Finding]:
     """Return the findings on latency, throughput, outcomes and refusals under overload.
 
-    Both entries come from `rate_entry`. Without answers the latency requirement fails;
-    without refusals below `REFUSES_FROM` the refusal requirement holds.
+    Both entries come from `rate_entry`.
     """
     return [
         _judge_latency(at_capacity, overloaded),

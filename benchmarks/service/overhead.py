@@ -2,12 +2,10 @@
 
     python -m benchmarks.service.overhead SCAN --url http://127.0.0.1:3000 -o overhead.json
 
-In turn, the library reads the scan's file, parcellates it and packs the labels; a client
-requests the same from the service over HTTP, and over gRPC. Then as many scans as
-`--scans` says: in a loop, and by several clients at once.
-
-By the medians, one client must wait at most 1.15 times as long as the library takes, and
-several clients together must get no fewer scans than the library's loop.
+The library and the service (over HTTP, and over gRPC) take turns with one scan, then with
+`--scans` scans: the library in a loop, the service from several clients at once. By the
+medians, one client must wait at most 1.15 times as long as the library takes, and several
+clients together must get no fewer scans than its loop.
 """
 
 from __future__ import annotations

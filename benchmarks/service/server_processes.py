@@ -113,19 +113,14 @@ def memory_entries(
 ) -> dict[str, Entry]:
     """Return each process's memory, and whether it was there at the first and the last look.
 
-    Parameters
-    ----------
-    looks_s
-        Times of all looks at the server.
-    seen
-        (pid, name) -> (time, MiB) of each look at which the process was there. A process seen
-        only once, after the first look, is left out: a starting process bears its parent's
-        name for a moment, and a replaced process is missing at the end anyway.
+    `seen` has (time, MiB) of each look at which the process was there, by (pid, name).
     """
     entries: dict[str, Entry] = {}
     for (pid, name), series in seen.items():
         at_s, mib = (list(values) for values in zip(*series, strict=True))
         at_start = at_s[0] == looks_s[0]
+        # A starting process bears its parent's name for a moment, so one sight does not count.
+        # A replaced process is missing at the end anyway.
         if len(at_s) == 1 and not at_start:
             continue
         facts = {

@@ -32,10 +32,11 @@ from neurobento.serving.process.set_up import remove_uploads, set_up_front, set_
 from neurobento.serving.runners import all_ready, depends_on_runners, runner_attribute
 from neurobento.serving.service_options import SERVICE_OPTIONS
 from neurobento.serving.settings import SETTINGS, read_token
-from neurobento.serving.tasks.anomaly.handler import AnomalyHandler, thresholds_of
+from neurobento.serving.tasks.anomaly.handler import AnomalyHandler, model_thresholds
 from neurobento.serving.tasks.anomaly.responses import FILE_NAMES, choose_media_type
 from neurobento.serving.tasks.anomaly.tensors import AnomalyTensors
-from neurobento.serving.tasks.parcellation.handler import Options, ParcellationHandler
+from neurobento.serving.tasks.parcellation.handler import ParcellationHandler
+from neurobento.serving.tasks.parcellation.options import ParcellationOptions
 from neurobento.serving.tasks.parcellation.tensors import ParcellationTensors
 from neurobento.serving.token import Token
 
@@ -74,7 +75,7 @@ class NeuroBento:
         set_up_front()
         self.runners = {spec.name: getattr(self, runner_attribute(spec.name)) for spec in SPECS}
         self.front = ParcellationHandler(*self._dependencies("parcellation"))
-        self.slices = AnomalyHandler(*self._dependencies("anomaly"), thresholds_of(SPECS))
+        self.slices = AnomalyHandler(*self._dependencies("anomaly"), model_thresholds(SPECS))
         scans, slices = ParcellationTensors(self.front), AnomalyTensors(self.slices)
         self.inference = OpenInference(SPECS, {"parcellation": scans, "anomaly": slices})
         self.grpc: Any = None
@@ -104,12 +105,12 @@ class NeuroBento:
     @bentoml.on_startup
     async def start(self) -> None:
         """End what a killed front had asked for, open gRPC, take jobs; HTTP waits for all of it."""
-        await self.front.end_left_work()
+        await self.front.end_abandoned_work()
         # again, as that work wrote until now
         remove_uploads()
 
         if SETTINGS.grpc_port:
-            from neurobento.serving.inference_protocol.grpc_server import GrpcServer
+            from neurobento.serving.inference_protocol.grpc.server import GrpcServer
 
             self.grpc = GrpcServer(self.inference, ADMISSION, SETTINGS.limits, TOKEN, self.ready)
             await self.grpc.start(SETTINGS.grpc_host, SETTINGS.grpc_port)
@@ -129,7 +130,7 @@ class NeuroBento:
         self, file: Path, *, ctx: bentoml.Context
     ) -> Annotated[Path, ContentType(GZIP)]:
         """Return labels as gzip NIfTI: report A's `?preprocessing=true|false&model=[&space=]`."""
-        options = Options.of_report(ctx.request.query_params, DEFAULT_MODEL)
+        options = ParcellationOptions.from_report_query(ctx.request.query_params, DEFAULT_MODEL)
         labels = await self.front.labels(file, options, ctx.request.state.context)
         return file_response(labels, "dseg.nii.gz", GZIP)  # type: ignore[return-value]
 
@@ -148,7 +149,7 @@ class NeuroBento:
 
         With `Accept: application/gzip`, the labels alone.
         """
-        options = Options(model, preprocessing, space)
+        options = ParcellationOptions(model, preprocessing, space)
         request = ctx.request.state.context
         if GZIP in ctx.request.headers.get("accept", ""):
             labels = await self.front.labels(file, options, request)
@@ -173,13 +174,13 @@ class NeuroBento:
         would have, `DELETE /v1/jobs/ID` ends it. A second request with the same header
         `Idempotency-Key` returns the first one's job.
         """
-        options = Options(model, preprocessing, space)
-        self.front.require(model)
+        options = ParcellationOptions(model, preprocessing, space)
+        self.front.require_model(model)
         request = ctx.request.state.context
         request.model, request.preprocessing = model, options.preprocessing
         key = idempotency_key(ctx.request.headers)
         answer = await submit_job(self.jobs, file, options, key)
-        self.job_worker.say_new()
+        self.job_worker.notify()
         ctx.response.status_code = answer.status_code
         ctx.response.metadata["location"] = answer.headers["location"]
         return answer  # type: ignore[return-value]

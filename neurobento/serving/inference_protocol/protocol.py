@@ -1,9 +1,9 @@
-"""The Open Inference Protocol, version 2, without its transports.
+"""Answer requests of the Open Inference Protocol, version 2, whatever transport brought them.
 
 https://kserve.github.io/website/docs/concepts/architecture/data-plane/v2-protocol
 
-A request names a model, and the model's task says what it may bring and what comes back.
-`neurobento.serving.inference_protocol.grpc.server` and `neurobento.serving.inference_protocol.rest` bring requests here.
+A request names a model; the model's task knows its inputs and outputs. Requests come from the
+modules `grpc` and `rest` beside this one.
 """
 
 from __future__ import annotations
@@ -30,36 +30,24 @@ EXTENSIONS = ("binary_tensor_data",)
 
 @dataclass(frozen=True)
 class InferRequest:
-    """A request for inference.
-
-    Attributes
-    ----------
-    model, version
-        Of the model; an empty version stands for the one there is.
-    inputs
-        Its tensors.
-    outputs
-        Names of the tensors that are wanted; none for all.
-    parameters
-        As the model's task knows them.
-    """
+    """A request for inference."""
 
     model: str
     version: str
+    """An empty string stands for the only version."""
     inputs: Sequence[Tensor]
     outputs: Sequence[str] = ()
+    """Names of the outputs that the client wants; none for all."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
 class OpenInference:
-    """What the protocol offers, by the fronts that do the work.
+    """The protocol's operations on the models that are served.
 
     Parameters
     ----------
-    specs
-        Of the models served.
     tasks
-        What there is of the models for each task.
+        Name of a task -> the inputs and outputs of its models.
     """
 
     def __init__(self, specs: Sequence[ModelSpec], tasks: Mapping[str, TaskTensors]) -> None:
@@ -68,17 +56,11 @@ class OpenInference:
 
     @property
     def specs(self) -> list[ModelSpec]:
-        """Of all models served."""
+        """Specs of all models that are served."""
         return list(self._specs.values())
 
     def spec(self, model: str, version: str = "") -> ModelSpec:
-        """The spec of a model.
-
-        Raises
-        ------
-        ModelNotFound
-            There is none of that name and version.
-        """
+        """Return the spec of a model; raise ModelNotFound for another name or version."""
         spec = self._specs.get(model)
         if spec is None or version not in ("", spec.version):
             raise ModelNotFound(
@@ -91,67 +73,66 @@ class OpenInference:
         return spec
 
     def metadata(self, model: str, version: str = "") -> dict[str, Any]:
-        """Name, versions, platform, inputs and outputs of a model."""
+        """Return the name, versions, platform, inputs and outputs of a model."""
         spec = self.spec(model, version)
         task = self._tasks[spec.task]
         return {
             "name": spec.name,
             "versions": [spec.version],
             "platform": "onnx_onnxv1",
-            "inputs": _described(task.inputs),
-            "outputs": _described(task.outputs),
+            "inputs": _spec_list(task.inputs),
+            "outputs": _spec_list(task.outputs),
         }
 
-    async def infer(self, asked: InferRequest, call: RequestContext) -> list[Tensor]:
-        """The tensors that are wanted.
+    async def infer(self, request: InferRequest, call: RequestContext) -> list[Tensor]:
+        """Return the outputs that a request wants.
 
         Raises
         ------
         ConfigError
-            Inputs, outputs or parameters that there are not, or an output named twice.
+            An input, output or parameter is unknown, or an output is named twice.
         NeuroBentoError
-            As the front of the model's task raises.
+            As the handler of the model's task raises it.
         """
-        spec = self.spec(asked.model, asked.version)
+        spec = self.spec(request.model, request.version)
         task = self._tasks[spec.task]
-        tensor = _the_input(asked.inputs, list(task.gives))
-        _require_outputs(task.gives[tensor.name], asked.outputs)
-        makers = await task.infer(spec.name, tensor, asked.parameters, call)
-        wanted = asked.outputs or list(makers)
-        return await call.run(_packed([makers[name] for name in wanted], spec.name))
+        tensor = _only_input(request.inputs, list(task.outputs_of_input))
+        _check_outputs(task.outputs_of_input[tensor.name], request.outputs)
+        makers = await task.infer(spec.name, tensor, request.parameters, call)
+        wanted = request.outputs or list(makers)
+        return await call.run(_make_outputs([makers[name] for name in wanted], spec.name))
 
 
 def server_version() -> str:
-    """Of the package as it is installed; a bento holds the code alone, and has a version itself."""
+    """Return the version of the installed package; a bento holds the code without one."""
     try:
         return metadata.version(SERVER_NAME)
     except metadata.PackageNotFoundError:
         return "unknown"
 
 
-async def _packed(makers: Sequence[Callable[[], Tensor]], model: str) -> list[Tensor]:
+async def _make_outputs(makers: Sequence[Callable[[], Tensor]], model: str) -> list[Tensor]:
     with time_stage("encode", model), span("encode"):
         return await to_thread.run_sync(lambda: [make() for make in makers])
 
 
-def _the_input(inputs: Sequence[Tensor], known: Sequence[str]) -> Tensor:
-    """The one input of a request."""
+def _only_input(inputs: Sequence[Tensor], known: Sequence[str]) -> Tensor:
     if len(inputs) != 1 or inputs[0].name not in known:
         raise ConfigError(
             subject="inputs",
             expected=f"one input, {' or '.join(f'`{name}`' for name in known)}",
-            found=f"{len(inputs)}, or of another name",
+            found="another name" if len(inputs) == 1 else f"{len(inputs)} inputs",
             remedy=f"Send a file as `{known[0]}`, BYTES [1].",
         )
     return inputs[0]
 
 
-def _require_outputs(known: Sequence[str], wanted: Sequence[str]) -> None:
-    """Check that an input gives these outputs, each wanted once, before any work is done."""
+def _check_outputs(known: Sequence[str], wanted: Sequence[str]) -> None:
+    """Raise ConfigError for an output that is unknown or named twice, before any work is done."""
     if repeated := len(wanted) - len(set(wanted)):
         raise ConfigError(
             subject="outputs",
-            expected="each output to be asked for once",
+            expected="each output to be named once",
             found=f"{repeated} more than once",
             remedy="Name an output once, or none to get all.",
         )
@@ -160,11 +141,11 @@ def _require_outputs(known: Sequence[str], wanted: Sequence[str]) -> None:
             subject="outputs",
             expected=f"outputs among {', '.join(known)}",
             found=f"{unknown} others",
-            remedy="Ask for these, or for none by name to get all.",
+            remedy="Name some of these, or none to get all.",
         )
 
 
-def _described(tensors: TensorSpecs) -> list[dict[str, Any]]:
+def _spec_list(tensors: TensorSpecs) -> list[dict[str, Any]]:
     return [
         {"name": name, "datatype": datatype, "shape": shape}
         for name, (datatype, shape) in tensors.items()

@@ -1,4 +1,4 @@
-"""Tensors of the Open Inference Protocol, and what a task makes of them."""
+"""Tensors of the Open Inference Protocol, checked on the way in, and what a task does with them."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ __all__ = [
     "TaskTensors",
     "Tensor",
     "TensorSpecs",
-    "bad_tensor",
-    "content_of",
-    "images_of",
+    "file_content",
+    "grid_images",
     "json_tensor",
+    "tensor_error",
 ]
 
 DTYPES: dict[str, type] = {
@@ -33,26 +33,14 @@ DTYPES: dict[str, type] = {
     "FP32": np.float32,
     "FP64": np.float64,
 }
-"""Data types of the protocol that are used here, beside BYTES."""
+"""The protocol's data types that are used here, beside BYTES."""
 
-MOST_AXES = 8
+MAX_AXES = 8
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """A named tensor on its way in or out.
-
-    Attributes
-    ----------
-    name
-        As the metadata have it.
-    datatype
-        BYTES, or one of `DTYPES`.
-    shape
-        As many numbers as its values say.
-    values
-        An array, or for BYTES a list of bytes.
-    """
+    """A named tensor; its values are an array, or for BYTES a list of bytes."""
 
     name: str
     datatype: str
@@ -60,56 +48,57 @@ class Tensor:
     values: Any
 
     @classmethod
-    def of_array(cls, name: str, array: NDArray[Any]) -> Tensor:
-        """An array as a tensor."""
-        kind = next(name for name, dtype in DTYPES.items() if array.dtype == dtype)
-        return cls(name, kind, array.shape, np.ascontiguousarray(array))
+    def from_array(cls, name: str, array: NDArray[Any]) -> Tensor:
+        """Make a tensor of an array."""
+        datatype = next(name for name, dtype in DTYPES.items() if array.dtype == dtype)
+        return cls(name, datatype, array.shape, np.ascontiguousarray(array))
 
     @classmethod
-    def of_bytes(cls, name: str, content: bytes) -> Tensor:
-        """One string of bytes as a tensor."""
+    def from_bytes(cls, name: str, content: bytes) -> Tensor:
+        """Make a tensor of one byte string."""
         return cls(name, "BYTES", (1,), [content])
 
     @classmethod
-    def of_raw(cls, name: str, datatype: str, shape: Sequence[int], raw: bytes) -> Tensor:
-        """A tensor from the protocol's binary form.
+    def from_raw(cls, name: str, datatype: str, shape: Sequence[int], raw: bytes) -> Tensor:
+        """Make a tensor from the protocol's binary form.
 
         Raises
         ------
         ConfigError
-            Another data type, or not as many bytes as the shape says.
+            The data type is unknown, or the shape needs another number of bytes.
         """
         if datatype == "BYTES":
-            return cls.of_values(name, datatype, shape, _strings(raw, _count(shape)))
+            return cls.from_values(name, datatype, shape, _byte_strings(raw, _size(shape)))
         dtype = np.dtype(_dtype(datatype))
         if len(raw) % dtype.itemsize:
-            raise bad_tensor("as many bytes as its shape and data type say", f"{len(raw)}")
-        return cls.of_values(name, datatype, shape, np.frombuffer(raw, dtype))
+            raise tensor_error("as many bytes as its shape and data type need", f"{len(raw)}")
+        return cls.from_values(name, datatype, shape, np.frombuffer(raw, dtype))
 
     @classmethod
-    def of_values(
+    def from_values(
         cls,
         name: str,
         datatype: str,
         shape: Sequence[int],
         values: Sequence[Any] | NDArray[Any],
     ) -> Tensor:
-        """A tensor from its values one by one.
+        """Make a tensor from a flat sequence of values.
 
         Raises
         ------
         ConfigError
-            Another data type, not as many values as the shape says, or other ones.
+            The data type is unknown, the shape needs another number of values, or a value does
+            not fit the data type.
         """
-        if len(values) != _count(shape):
-            raise bad_tensor("as many values as its shape says", f"{len(values)}")
+        if len(values) != _size(shape):
+            raise tensor_error("as many values as its shape needs", f"{len(values)}")
         sizes = tuple(int(n) for n in shape)
         if datatype == "BYTES":
             return cls(name, datatype, sizes, [bytes(value) for value in values])
         try:
             array: NDArray[Any] = np.asarray(values, _dtype(datatype)).reshape(sizes)
         except (TypeError, ValueError, OverflowError):
-            raise bad_tensor("values of its data type", "others") from None
+            raise tensor_error("values of its data type", "values that do not fit it") from None
         return cls(name, datatype, sizes, array)
 
     @property
@@ -124,125 +113,107 @@ TensorSpecs = Mapping[str, tuple[str, list[int]]]
 """Name of a tensor -> data type and shape; -1 is any size."""
 
 OutputMakers = Mapping[str, Callable[[], Tensor]]
-"""Name of an output -> what makes it, once it is known that it is wanted."""
+"""Name of an output -> function that makes it, called only if the client wants the output."""
 
 
 class TaskTensors(Protocol):
-    """What the protocol offers of the models for one task.
-
-    Attributes
-    ----------
-    inputs, outputs
-        What it takes and gives.
-    gives
-        Which input gives which outputs. The first input is a file.
-    """
+    """The inputs and outputs that the models for one task have in the protocol."""
 
     inputs: TensorSpecs
+    """The first of them is a file."""
     outputs: TensorSpecs
-    gives: Mapping[str, tuple[str, ...]]
+    outputs_of_input: Mapping[str, tuple[str, ...]]
 
     async def infer(
         self, model: str, tensor: Tensor, parameters: Mapping[str, Any], call: RequestContext
     ) -> OutputMakers:
-        """What makes each output that an input gives."""
+        """Do the work on an input and return a maker of each of its outputs."""
 
 
-def content_of(tensor: Tensor) -> bytes:
-    """The content of one file.
-
-    Raises
-    ------
-    ConfigError
-        The tensor holds something else.
-    """
+def file_content(tensor: Tensor) -> bytes:
+    """Return the content of the one file in a tensor; raise ConfigError for any other tensor."""
     if tensor.datatype != "BYTES" or len(tensor.values) != 1:
         expected = f"`{tensor.name}` to be BYTES [1], the content of one file"
-        raise bad_tensor(expected, tensor.datatype)
+        raise tensor_error(expected, f"{tensor.datatype} {list(tensor.shape)}")
     return bytes(tensor.values[0])
 
 
-def images_of(tensor: Tensor, shape: tuple[int, ...], most: int, file: str) -> NDArray[np.float32]:
-    """Images (N, 1, *shape) on a network's grid.
+def grid_images(
+    tensor: Tensor, shape: tuple[int, ...], max_images: int, file_input: str
+) -> NDArray[np.float32]:
+    """Return the images (N, 1, *shape) in a tensor.
 
     Parameters
     ----------
-    tensor
-        As it came.
     shape
-        Of the grid.
-    most
-        Images in one request.
-    file
-        Name of the input to be used instead for what is not on the grid.
+        Of the network's grid.
+    file_input
+        Name of the input that takes a file; the message recommends it.
 
     Raises
     ------
     NotOnNetworkGrid
-        Another shape or type.
+        The images have another shape or data type.
     ConfigError
-        Too many of them, none, or other values than 0 to 1.
+        There are too many images or none, or a value is not between 0 and 1.
     """
     values = tensor.values
-    of_shape = tensor.datatype == "FP32" and values.ndim == 2 + len(shape)
-    if not of_shape or values.shape[1:] != (1, *shape):
+    has_axes = tensor.datatype == "FP32" and values.ndim == 2 + len(shape)
+    if not has_axes or values.shape[1:] != (1, *shape):
         raise NotOnNetworkGrid(
             expected=f"`{tensor.name}` to be FP32 [N, 1, {', '.join(map(str, shape))}]",
-            found=f"{len(tensor.shape)} dimensions, or others",
-            remedy=f"Send the file itself as `{file}`, and it is prepared here.",
+            found=f"{tensor.datatype} {list(tensor.shape)}",
+            remedy=f"Send the file itself as `{file_input}`, and it is prepared here.",
         )
-    if len(values) > most:
-        raise bad_tensor(f"at most {most} of them in `{tensor.name}`", f"{len(values)}")
-    if not (len(values) and np.isfinite(values).all() and 0 <= values.min() <= values.max() <= 1):
+    if len(values) > max_images:
+        raise tensor_error(f"at most {max_images} of them in `{tensor.name}`", f"{len(values)}")
+    if not len(values):
+        raise tensor_error(f"at least one image in `{tensor.name}`", "none")
+    if not (np.isfinite(values).all() and 0 <= values.min() <= values.max() <= 1):
         expected = f"`{tensor.name}` to hold finite values from 0 to 1"
-        raise bad_tensor(expected, "others, or no image")
+        raise tensor_error(expected, "values outside that range")
     return np.ascontiguousarray(values)
 
 
 def json_tensor(name: str, value: Mapping[str, Any]) -> Tensor:
-    """Facts as a tensor of one string of JSON."""
-    return Tensor.of_bytes(name, json.dumps(value).encode())
+    """Make a tensor of one string of JSON."""
+    return Tensor.from_bytes(name, json.dumps(value).encode())
 
 
-def _strings(raw: bytes, count: int) -> list[bytes]:
-    found: list[bytes] = []
-    place = 0
-    while place < len(raw):
-        size = int.from_bytes(raw[place : place + 4], "little")
-        end = place + 4 + size
-        if len(raw) < place + 4 or end > len(raw):
-            raise bad_tensor("each of its strings behind its length in four bytes", "fewer bytes")
-        if len(found) == count:
-            raise bad_tensor("as many values as its shape says", "more")
-        found.append(raw[place + 4 : end])
-        place = end
-    return found
-
-
-def _dtype(datatype: str) -> type:
-    if datatype not in DTYPES:
-        raise bad_tensor(f"a data type among BYTES, {', '.join(DTYPES)}", "another")
-    return DTYPES[datatype]
-
-
-def _count(shape: Sequence[int]) -> int:
-    """How many values a shape speaks of.
-
-    Raises
-    ------
-    ConfigError
-        It is no shape that anything here has.
-    """
-    if len(shape) > MOST_AXES or any(int(n) < 0 for n in shape):
-        raise bad_tensor(f"at most {MOST_AXES} axes, none below 0", "other axes")
-    return math.prod(int(n) for n in shape)
-
-
-def bad_tensor(expected: str, found: str) -> ConfigError:
-    """The error of a tensor that is not what it should be."""
+def tensor_error(expected: str, found: str) -> ConfigError:
+    """Return the error of a tensor that is not as it should be."""
     return ConfigError(
         subject="inputs",
         expected=f"a tensor with {expected}" if not expected.startswith("`") else expected,
         found=found,
-        remedy="The model's metadata say what it takes.",
+        remedy="The model's metadata state its inputs.",
     )
+
+
+def _byte_strings(raw: bytes, count: int) -> list[bytes]:
+    """Split the binary form of BYTES: each string follows its length in four bytes."""
+    strings: list[bytes] = []
+    start = 0
+    while start < len(raw):
+        length = int.from_bytes(raw[start : start + 4], "little")
+        end = start + 4 + length
+        if len(raw) < start + 4 or end > len(raw):
+            raise tensor_error("each string after its length in four bytes", "fewer bytes")
+        if len(strings) == count:
+            raise tensor_error("as many values as its shape needs", "more")
+        strings.append(raw[start + 4 : end])
+        start = end
+    return strings
+
+
+def _dtype(datatype: str) -> type:
+    if datatype not in DTYPES:
+        raise tensor_error(f"a data type among BYTES, {', '.join(DTYPES)}", "another data type")
+    return DTYPES[datatype]
+
+
+def _size(shape: Sequence[int]) -> int:
+    """Return the number of values of a shape; raise ConfigError for an impossible shape."""
+    if len(shape) > MAX_AXES or any(int(n) < 0 for n in shape):
+        raise tensor_error(f"at most {MAX_AXES} axes, none below 0", "other axes")
+    return math.prod(int(n) for n in shape)

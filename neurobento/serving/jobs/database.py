@@ -1,4 +1,4 @@
-"""The jobs' database: huey's queue and key-value store, in SQLite or Redis by URL."""
+"""Store jobs by URL in SQLite or Redis: a key-value store with a queue, and a store of files."""
 
 from __future__ import annotations
 
@@ -16,138 +16,132 @@ from neurobento.serving.jobs.huey_stores import Store, make_sqlite_file, redis_s
 
 __all__ = ["Database", "FileStore", "KeyValueStore"]
 
-RECORDS, BLOBS = "neurobento", "neurobentofiles"
-"""Names of the two stores: records are read all at once, blobs never are."""
+STORE_NAMES = ("neurobento", "neurobentofiles")
+"""Values and files are apart, since all values are read at once and files never are."""
 
 CHUNK_BYTES = 4 << 20
-"""Of a file in one value: what is in memory at a time, and well below Redis's 512 MiB."""
+"""Bytes of a file in one value: held in memory at a time, and well below Redis's 512 MiB."""
 
 REDIS_SCHEMES = ("redis", "rediss", "unix")
 
 
 class KeyValueStore:
-    """Small values by key, and a queue of keys.
+    """Small values by key, and a queue of names.
 
-    All methods raise `ServiceUnavailable` when the database cannot be reached or has no room.
+    All methods raise `ServiceUnavailable` if the database cannot be reached or its disk is full.
     """
 
-    def __init__(self, storage: Store) -> None:
-        self._storage = storage
+    def __init__(self, store: Store) -> None:
+        self._store = store
 
     def put(self, key: str, value: bytes) -> None:
-        """Write, whatever was there."""
-        with _reachable():
-            self._storage.put_data(key, value)
+        """Write a value, whatever the key had before."""
+        with _translated_errors():
+            self._store.put_data(key, value)
 
     def claim(self, key: str, value: bytes) -> bool:
-        """Write if nothing is there; whether what is there is this value.
+        """Write a value unless the key has one; return True if the key now has this value.
 
-        One of many that claim a key with values of their own has it, for as long as it is there.
+        Of many that claim a key with values of their own, one succeeds.
         """
-        with _reachable():
-            # a connection lost in between is tried again, and finds its own value
-            return self._storage.put_if_empty(key, value) or self.get(key) == value
+        with _translated_errors():
+            # huey repeats a write whose connection was lost: it may find its own value
+            return self._store.put_if_empty(key, value) or self.get(key) == value
 
     def get(self, key: str) -> bytes | None:
-        """What is there, if anything."""
-        with _reachable():
-            value = self._storage.peek_data(key)
+        """Return the value of a key, if it has one."""
+        with _translated_errors():
+            value = self._store.peek_data(key)
         return None if value is EmptyData else bytes(value)
 
     def delete(self, key: str) -> None:
-        """Remove what is there, if anything."""
-        with _reachable():
-            self._storage.delete_data(key)
+        """Delete a key, if it exists."""
+        with _translated_errors():
+            self._store.delete_data(key)
 
     def delete_if(self, key: str, value: bytes) -> None:
-        """Remove what is there if it is this value: somebody else may have written another."""
-        with _reachable():
-            self._storage.delete_if(key, value)
+        """Delete a key if it still has this value."""
+        with _translated_errors():
+            self._store.delete_if(key, value)
 
     def items(self) -> dict[str, bytes]:
-        """Everything."""
-        with _reachable():
-            return {key: bytes(value) for key, value in self._storage.result_items().items()}
+        """Return all keys and values."""
+        with _translated_errors():
+            return {key: bytes(value) for key, value in self._store.result_items().items()}
 
     def enqueue(self, name: str) -> None:
-        """Put a name at the end of the queue."""
-        with _reachable():
-            self._storage.enqueue(name.encode())
+        """Append a name to the queue."""
+        with _translated_errors():
+            self._store.enqueue(name.encode())
 
     def dequeue(self) -> str | None:
         """Take the first name out of the queue; nobody else gets it."""
-        with _reachable():
-            name = self._storage.dequeue()
+        with _translated_errors():
+            name = self._store.dequeue()
         return None if name is None else bytes(name).decode()
 
-    def queued(self) -> list[str]:
-        """The names in the queue, the first first."""
-        with _reachable():
-            return [bytes(name).decode() for name in self._storage.enqueued_items()]
+    def queued_names(self) -> list[str]:
+        """Return the names in the queue, in order."""
+        with _translated_errors():
+            return [bytes(name).decode() for name in self._store.enqueued_items()]
 
     def close(self) -> None:
-        """Let go of the connection."""
-        self._storage.close()
+        """Close the connection."""
+        self._store.close()
 
 
 class FileStore:
-    """Files of any length by name, in pieces; raises as `KeyValueStore` does.
+    """Files of any length by name, in pieces; methods raise as `KeyValueStore` does.
 
-    A file is there once it is whole: then its name stands for the number of its pieces.
+    A file exists once it is complete: then the value of its name is its number of pieces.
     """
 
-    def __init__(self, storage: Store) -> None:
-        self._records = KeyValueStore(storage)
-        self._storage = storage
+    def __init__(self, store: Store) -> None:
+        self._values = KeyValueStore(store)
+        self._store = store
 
     def write(self, name: str, source: BinaryIO) -> None:
-        """Copy what is left of an open file into the database."""
+        """Copy the rest of an open file into the database."""
         count = 0
         while chunk := source.read(CHUNK_BYTES):
-            self._records.put(f"{name}/{count}", chunk)
+            self._values.put(f"{name}/{count}", chunk)
             count += 1
-        self._records.put(name, str(count).encode())
+        self._values.put(name, str(count).encode())
 
     def chunks(self, name: str) -> Iterator[bytes]:
-        """Its pieces, one after the other.
-
-        Raises
-        ------
-        JobNotFound
-            It is not there, or went while it was read.
-        """
-        count = self._records.get(name)
+        """Yield the pieces of a file; raise JobNotFound if it does not exist or is deleted."""
+        count = self._values.get(name)
         if count is None:
-            raise _gone()
+            raise _file_deleted()
         for number in range(int(count)):
-            chunk = self._records.get(f"{name}/{number}")
+            chunk = self._values.get(f"{name}/{number}")
             if chunk is None:
-                raise _gone()
+                raise _file_deleted()
             yield chunk
 
     def delete(self, name: str) -> None:
-        """Remove it, or what there is of it."""
-        self._records.delete(name)
+        """Delete a file, complete or not."""
+        self._values.delete(name)
         count = 0
-        with _reachable():
-            while self._storage.has_data_for_key(f"{name}/{count}"):
+        with _translated_errors():
+            while self._store.has_data_for_key(f"{name}/{count}"):
                 count += 1
-        # the last first: what a kill leaves is found again from the first
+        # the last piece first: pieces that a kill leaves behind can be counted from the first
         for number in reversed(range(count)):
-            self._records.delete(f"{name}/{number}")
+            self._values.delete(f"{name}/{number}")
 
-    def parts(self) -> list[str]:
-        """The names of all files and pieces; `delete_part` takes them."""
-        with _reachable():
-            return self._storage.names()
+    def keys(self) -> list[str]:
+        """Return the keys of all files and pieces, for `delete_key`."""
+        with _translated_errors():
+            return self._store.keys()
 
-    def delete_part(self, name: str) -> None:
-        """Remove one of them."""
-        self._records.delete(name)
+    def delete_key(self, key: str) -> None:
+        """Delete one file's name or one piece."""
+        self._values.delete(key)
 
     def close(self) -> None:
-        """Let go of the connection."""
-        self._records.close()
+        """Close the connection."""
+        self._values.close()
 
 
 class Database:
@@ -162,52 +156,53 @@ class Database:
     Raises
     ------
     ConfigError
-        Another URL.
+        The URL is none of these.
     ServiceUnavailable
-        SQLite's file cannot be used. Redis is reached for when it is first asked.
+        SQLite's file cannot be used. Redis is not contacted yet.
     """
 
     def __init__(self, url: str) -> None:
         scheme, _, rest = url.partition("://")
         if scheme == "sqlite" and rest.startswith("/") and len(rest) > 1:
             file = Path(rest[1:])
-            with _reachable():
+            with _translated_errors():
                 make_sqlite_file(file)
-                stores: list[Store] = [sqlite_store(name, file) for name in (RECORDS, BLOBS)]
+                stores: list[Store] = [sqlite_store(name, file) for name in STORE_NAMES]
         elif scheme in REDIS_SCHEMES:
-            stores = [redis_store(name, url) for name in (RECORDS, BLOBS)]
+            stores = [redis_store(name, url) for name in STORE_NAMES]
         else:
             raise ConfigError(
                 subject="NEUROBENTO_JOBS",
-                # a URL may hold a password
                 expected="sqlite:///PATH or redis://HOST:PORT/NUMBER",
+                # the rest of the URL may hold a password
                 found=f"a URL that begins with {scheme[:12]!r}",
                 remedy="Correct it, or unset it for a SQLite file in BENTOML_HOME.",
             )
-        self.records, self.blobs = KeyValueStore(stores[0]), FileStore(stores[1])
+        self.values, self.files = KeyValueStore(stores[0]), FileStore(stores[1])
 
     def close(self) -> None:
-        """Let go of the connections."""
-        self.records.close()
-        self.blobs.close()
+        """Close both connections."""
+        self.values.close()
+        self.files.close()
 
 
-def _gone() -> JobNotFound:
+def _file_deleted() -> JobNotFound:
     return JobNotFound(
-        expected="a job's files for as long as there is the job",
-        found="that they are gone: it was deleted, or its time was over",
+        expected="a job's files to exist as long as the job",
+        found="a job that was deleted or has expired",
         remedy="Submit the scan again.",
     )
 
 
 @contextlib.contextmanager
-def _reachable() -> Iterator[None]:
+def _translated_errors() -> Iterator[None]:
+    """Raise ServiceUnavailable for the errors of the databases."""
     try:
         yield
     except (sqlite3.Error, RedisError, OSError) as error:
         raise ServiceUnavailable(
-            expected="the jobs database to take and give what it is asked for",
+            expected="the jobs database to answer",
             found=type(error).__name__,
-            remedy="Try again in a few seconds; see to the database, and to its room.",
+            remedy="Try again in a few seconds; check the database and its disk.",
             retry_after_s=5.0,
         ) from None

@@ -1,4 +1,4 @@
-"""Huey's stores, with what jobs need besides: SQLite's and Redis's."""
+"""Huey's SQLite and Redis stores, with the two operations that jobs need besides."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from neurobento.errors import ConfigError
 __all__ = ["Store", "make_sqlite_file", "redis_store", "sqlite_store"]
 
 LOCK_WAIT_S = 30.0
-"""How long SQLite waits for another server's write."""
+"""Seconds that SQLite waits for another server's write."""
 
 DELETE_IF = """
 if redis.call('hget', KEYS[1], ARGV[1]) == ARGV[2] then
@@ -27,16 +27,16 @@ return 0"""
 
 
 class SqliteStore(SqliteStorage):  # type: ignore[misc]
-    """Huey's, with two operations more, and no transaction left open by a commit that failed."""
+    """Huey's SQLite store; a failed commit leaves no transaction open."""
 
     _conn: sqlite3.Connection | None
 
     @contextlib.contextmanager
     def db(self, commit: bool = False, close: bool = False) -> Iterator[sqlite3.Cursor]:
-        """A cursor, in a transaction of its own if something is to be committed.
+        """Give a cursor, in a transaction of its own if the work is to be committed.
 
-        Huey's own leaves it open when there is no room at the commit: what was refused would then
-        be seen by all that read through this connection, until the next write fails.
+        Huey's own method leaves the transaction open if the disk is full at the commit. All reads
+        through the connection would then see the refused values, until the next write fails.
         """
         with self.lock:
             try:
@@ -47,41 +47,41 @@ class SqliteStore(SqliteStorage):  # type: ignore[misc]
                 if commit:
                     self.conn.commit()
             except sqlite3.IntegrityError:
-                # a claim that came second
+                # another server claimed the key first
                 self.conn.rollback()
                 raise
             except BaseException:
-                self._let_go()
+                self._disconnect()
                 raise
             if close:
-                self._let_go()
+                self._disconnect()
 
-    def _let_go(self) -> None:
+    def _disconnect(self) -> None:
         """Close the connection, which rolls back; the next use opens another."""
         if self._conn is not None:
             self._conn.close()
             self._conn = None
 
     def delete_if(self, key: str, value: bytes) -> None:
-        """Remove what is there if it is this value, in one step."""
+        """Delete a key if it has this value, in one step."""
         query = "delete from kv where queue = ? and key = ? and value = ?"
         self.sql(query, (self.name, key, self.to_blob(value)), commit=True)
 
-    def names(self) -> list[str]:
-        """All keys, without what they stand for."""
+    def keys(self) -> list[str]:
+        """Return all keys, without reading the values."""
         query = "select key from kv where queue = ?"
         return [key for (key,) in self.sql(query, (self.name,), results=True)]
 
 
 class RedisStore(RedisStorage):  # type: ignore[misc]
-    """Huey's, with two operations more."""
+    """Huey's Redis store."""
 
     def delete_if(self, key: str, value: bytes) -> None:
-        """Remove what is there if it is this value, in one step."""
+        """Delete a key if it has this value, in one step."""
         self.conn.eval(DELETE_IF, 1, self.result_key, key, value)
 
-    def names(self) -> list[str]:
-        """All keys, without what they stand for."""
+    def keys(self) -> list[str]:
+        """Return all keys, without reading the values."""
         return [key.decode() for key in self.conn.hkeys(self.result_key)]
 
 
@@ -89,7 +89,7 @@ Store = SqliteStore | RedisStore
 
 
 class _Connection(sqlite3.Connection):
-    """Cuts the write-ahead log, which else stays as long as it ever was."""
+    """Truncate the write-ahead log, which would otherwise keep its largest size."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -97,36 +97,30 @@ class _Connection(sqlite3.Connection):
 
 
 def make_sqlite_file(file: Path) -> None:
-    """An empty database that gives room back when rows go; scans are for nobody else's eyes."""
+    """Make an empty database that only its owner can read and that shrinks as rows are deleted."""
     file.parent.mkdir(parents=True, exist_ok=True)
     os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
     with contextlib.closing(sqlite3.connect(file, timeout=LOCK_WAIT_S)) as connection:
-        # takes effect before the first table is made, and never after; the second writes it down
+        # only takes effect before the first table is made; the second pragma writes it to disk
         connection.execute("pragma auto_vacuum = full")
         connection.execute("pragma user_version = 1")
 
 
 def sqlite_store(name: str, file: Path) -> Store:
-    """A store in the file, beside others."""
-    # strict: without, the place of a row that went is given to the next, before those that wait
+    """Return one of the stores in a file."""
     return SqliteStore(
         name,
         filename=str(file),
         fsync=True,
         timeout=LOCK_WAIT_S,
+        # otherwise a new entry may take the row id of a deleted one and overtake the queue
         strict_fifo=True,
         factory=_Connection,
     )
 
 
 def redis_store(name: str, url: str) -> Store:
-    """A store in the server of a URL, beside others.
-
-    Raises
-    ------
-    ConfigError
-        The URL cannot be read.
-    """
+    """Return one of the stores in a Redis server; raise ConfigError for a malformed URL."""
     try:
         pool = ConnectionPool.from_url(url, socket_timeout=30, socket_connect_timeout=5)
     except ValueError:

@@ -1,15 +1,16 @@
-"""What the jobs' database says of a job: that it was taken in, who worked on it, how it ended.
+"""Entries of the database about a job: the job itself, its leases, and its end.
 
-In its records, for a job's `id` and its `key`, which no other job ever has:
+A client knows a job by its `id`; the database knows it by its `key`, which no other job ever has.
+The key-value store holds:
 
-    job:ID             taken in
-    lease:KEY:N        its N-th turn is somebody's
-    end:KEY            how it ended: the first to write it has ended it; outlives job:ID
-    upload:KEY         since when a scan is being copied in; gone once the job is there
+    job:ID             the job was submitted
+    lease:KEY:N        somebody has its N-th attempt
+    end:KEY            the job has ended: the first to write it decides how; outlives job:ID
+    upload:KEY         since when its scan is being copied in; removed once the job exists
     beat:OWNER         changes while the owner lives
-    secret             what idempotency keys are hashed with
+    secret             hashes idempotency keys
 
-and among the blobs `KEY/scan` and `KEY/result/N`.
+and the file store holds `KEY/scan` and `KEY/result/N`.
 """
 
 from __future__ import annotations
@@ -21,45 +22,35 @@ from typing import Any, Literal, TypeVar
 from neurobento.serving.jobs.database import FileStore, KeyValueStore
 
 __all__ = [
+    "Attempt",
     "End",
     "Job",
     "Lease",
     "State",
     "from_json",
     "remove_files",
-    "result_file_name",
-    "scan_file_name",
-    "tidy_up",
+    "remove_leftovers",
+    "result_file",
+    "scan_file",
     "to_json",
 ]
 
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
 
-Record = TypeVar("Record")
+Entry = TypeVar("Entry")
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One that was taken in.
-
-    Attributes
-    ----------
-    id
-        What its client knows it by.
-    key
-        Names it in the database; a later job may have the same id, and has another key.
-    created
-        Seconds since 1970.
-    request
-        Hash of the scan and the options.
-    model, preprocessing, space
-        Of the parcellation.
-    """
+    """A submitted job."""
 
     id: str
     key: str
+    """A later job may have the same id, but never the same key."""
     created: float
+    """Seconds since 1970."""
     request: str
+    """Hash of the scan and the options."""
     model: str
     preprocessing: str
     space: str
@@ -67,89 +58,91 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Lease:
-    """A turn at a job: only its owner works on it, for as long as that lives.
-
-    Attributes
-    ----------
-    number
-        From 1; the turn after a lost one has the next.
-    owner
-        See `neurobento.serving.jobs.owners`.
-    begun
-        Seconds since 1970.
-    returned
-        The owner stopped before the job had ended, and says so.
-    mark
-        Unlike any other's: two threads of an owner may reach for a turn at the same moment.
-    """
+    """The right to work on an attempt, held as long as its owner lives."""
 
     number: int
+    """From 1; the attempt after a lost one has the next."""
     owner: str
+    """See `neurobento.serving.jobs.owners`."""
     begun: float
+    """Seconds since 1970."""
     returned: bool = False
+    """The owner stopped before the job had ended, and gave the job back."""
     mark: str = ""
+    """Unique: two threads of an owner may claim an attempt at the same moment."""
 
 
 @dataclasses.dataclass(frozen=True)
 class End:
-    """How a job ended; there is one for each, and it never changes but for `tidy`.
-
-    Attributes
-    ----------
-    state
-        "done", "failed" or "cancelled".
-    ended
-        Seconds since 1970.
-    number
-        Of the turn that ended it; 0 if none did.
-    status, kind, message
-        Of the error it failed with: HTTP status, class, public words.
-    tidy
-        Whether the scan, and the results of other turns, are gone.
-    """
+    """The end of a job; there is one for each, and it never changes but for `tidy`."""
 
     state: State
+    """One of the last three."""
     ended: float
+    """Seconds since 1970."""
     number: int = 0
+    """The attempt that ended the job; 0 if none did."""
     status: int = 0
+    """HTTP status of the error, if the job failed; class and public message follow."""
     kind: str = ""
     message: str = ""
     tidy: bool = False
+    """True once the scan, and the results of other attempts, are removed."""
 
 
-def to_json(record: Job | Lease | End) -> bytes:
-    """As JSON."""
-    return json.dumps(dataclasses.asdict(record)).encode()
+@dataclasses.dataclass(frozen=True)
+class Attempt:
+    """A job that this owner works on, and the number of the attempt."""
+
+    job: Job
+    number: int
+
+    @property
+    def lease_key(self) -> str:
+        """Key of its lease."""
+        return f"lease:{self.job.key}:{self.number}"
+
+    @property
+    def result_file(self) -> str:
+        """Name of its result."""
+        return result_file(self.job.key, self.number)
 
 
-def from_json(kind: type[Record], packed: bytes) -> Record:
-    """The record of a kind in JSON; what a newer version added is left out."""
+def to_json(entry: Job | Lease | End) -> bytes:
+    """Serialise an entry."""
+    return json.dumps(dataclasses.asdict(entry)).encode()
+
+
+def from_json(kind: type[Entry], packed: bytes) -> Entry:
+    """Return an entry of the given class; leave out fields that a newer version added."""
     values: dict[str, Any] = json.loads(packed)
     known = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     return kind(**{name: value for name, value in values.items() if name in known})
 
 
-def scan_file_name(key: str) -> str:
-    """Of a job's scan among the blobs."""
+def scan_file(key: str) -> str:
+    """Return the name of a job's scan."""
     return f"{key}/scan"
 
 
-def result_file_name(key: str, number: int) -> str:
-    """Of what a turn at a job made."""
+def result_file(key: str, number: int) -> str:
+    """Return the name of an attempt's result."""
     return f"{key}/result/{number}"
 
 
-def tidy_up(records: KeyValueStore, blobs: FileStore, key: str, end: End, turns: int) -> None:
-    """Remove the scan of an ended job, and results that are not its own."""
-    blobs.delete(scan_file_name(key))
-    for number in range(1, turns + 1):
+def remove_leftovers(
+    values: KeyValueStore, files: FileStore, key: str, end: End, attempts: int
+) -> None:
+    """Remove the scan of an ended job, and the results that are not its own."""
+    files.delete(scan_file(key))
+    for number in range(1, attempts + 1):
         if end.state != "done" or number != end.number:
-            blobs.delete(result_file_name(key, number))
-    records.put(f"end:{key}", to_json(dataclasses.replace(end, tidy=True)))
+            files.delete(result_file(key, number))
+    values.put(f"end:{key}", to_json(dataclasses.replace(end, tidy=True)))
 
 
-def remove_files(blobs: FileStore, key: str, turns: int) -> None:
-    """Remove all that a job has among the blobs."""
-    blobs.delete(scan_file_name(key))
-    for number in range(1, turns + 1):
-        blobs.delete(result_file_name(key, number))
+def remove_files(files: FileStore, key: str, attempts: int) -> None:
+    """Remove the scan and all results of a job."""
+    files.delete(scan_file(key))
+    for number in range(1, attempts + 1):
+        files.delete(result_file(key, number))

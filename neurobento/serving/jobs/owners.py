@@ -1,4 +1,4 @@
-"""Who works on a job, and whether it still lives: a server's process, here or elsewhere."""
+"""Name the process that works on a job, and judge whether another such process is alive."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from neurobento.serving.process.run_folder import process_start_time
 __all__ = ["LOST_AFTER_S", "Liveness", "this_owner"]
 
 LOST_AFTER_S = 60.0
-"""A process of another machine that has not been heard of for so long is taken for dead."""
+"""A process on another machine counts as dead after so long without a heartbeat."""
 
 
 def this_owner() -> str:
-    """This process, unlike any other there was or will be: `machine pid start`."""
+    """Return `machine pid start`, which no other process ever had or will have."""
     return f"{_machine()} {os.getpid()} {process_start_time(os.getpid())}"
 
 
 def _machine() -> str:
-    """Where a process id means the same process: host, boot, and the container's name space."""
+    """Return host, boot and container name space: within them a process id is unambiguous."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return f"{socket.gethostname()}/{boot}/{Path('/proc/self/ns/pid').readlink()}"
 
 
 class Liveness:
-    """Judges owners, by the system where it can, else by whether their beats change.
+    """Judge owners: on this machine by the system, elsewhere by whether their heartbeat changes.
 
-    No two machines' clocks are compared: what counts is how long this process has seen
-    the same beat. A time in which it did not look does not count: the other may have
-    been as unable to write as this one was to read.
+    Clocks of two machines are never compared. What counts is how long this process has seen the
+    same heartbeat, and only while it looked: if the database was away, the other process could
+    not write either.
 
     Parameters
     ----------
     lost_after_s
-        An owner elsewhere whose beat has been the same for so long is taken for dead; at
-        least four looks have to find it so.
+        An owner elsewhere counts as dead once its heartbeat has been the same for so long, in at
+        least four looks.
     """
 
     def __init__(self, lost_after_s: float = LOST_AFTER_S) -> None:
@@ -48,31 +48,31 @@ class Liveness:
         self._seen: dict[str, _Seen] = {}
         self._lock = threading.Lock()
 
-    def lives(self, owner: str, beat: bytes | None) -> bool:
-        """Whether an owner lives, given its newest beat."""
+    def is_alive(self, owner: str, heartbeat: bytes | None) -> bool:
+        """Return True if an owner is alive, given its latest heartbeat."""
         machine, pid, start = owner.rsplit(" ", 2)
         if machine == self._machine:
             return process_start_time(int(pid)) == start
         now = time.monotonic()
         with self._lock:
             seen = self._seen.get(owner)
-            if seen is None or seen.beat != beat:
-                self._seen[owner] = _Seen(beat, now)
+            if seen is None or seen.heartbeat != heartbeat:
+                self._seen[owner] = _Seen(heartbeat, now)
                 return True
             seen.silent_s += min(now - seen.looked, self._lost_after_s / 4)
             seen.looked = now
             return seen.silent_s < self._lost_after_s
 
-    def forget(self, owners: set[str]) -> None:
-        """Keep only what is known of these."""
+    def keep_only(self, owners: set[str]) -> None:
+        """Forget all other owners."""
         with self._lock:
             self._seen = {owner: seen for owner, seen in self._seen.items() if owner in owners}
 
 
 @dataclasses.dataclass
 class _Seen:
-    """A beat, when it was last looked at, and for how long it was seen not to change."""
+    """A heartbeat, when it was last looked at, and for how long it was seen not to change."""
 
-    beat: bytes | None
+    heartbeat: bytes | None
     looked: float
     silent_s: float = 0.0

@@ -1,13 +1,12 @@
-"""The queue of jobs: taking in, taking a turn, ending.
+"""Take jobs from the queue and end them; many servers share one queue.
 
-A name in the queue is only a hint to look at a job: one too many is harmless, and a lost one
-is put back by `neurobento.serving.jobs.sweep`, which looks after all that a kill may leave behind.
+A name in the queue is only a hint to look at a job: one too many is harmless, and a lost one is
+put back by the sweep.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import io
 import secrets
 import threading
@@ -17,59 +16,36 @@ from pathlib import Path
 from neurobento.errors import ServiceUnavailable
 from neurobento.serving.jobs.database import Database
 from neurobento.serving.jobs.job import (
+    Attempt,
     End,
     Job,
     Lease,
     State,
-    result_file_name,
-    scan_file_name,
-    tidy_up,
+    remove_leftovers,
+    scan_file,
     to_json,
 )
+from neurobento.serving.jobs.limits import JobLimits
 from neurobento.serving.jobs.owners import Liveness, this_owner
 from neurobento.serving.jobs.submissions import Submissions
-from neurobento.serving.jobs.sweep import JobLimits, Sweep
+from neurobento.serving.jobs.sweep import Sweep
 from neurobento.serving.process.exhaustion import map_exhaustion
 
-__all__ = ["Attempt", "JobLimits", "JobQueue"]
+__all__ = ["JobQueue"]
 
-MOST_TURNS = 5
-"""A job that this many owners died over takes no further one with it."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Attempt:
-    """A job that is this owner's to work on, and which turn at it this is."""
-
-    job: Job
-    number: int
-
-    @property
-    def lease(self) -> str:
-        """Name of its lease among the records."""
-        return f"lease:{self.job.key}:{self.number}"
-
-    @property
-    def result(self) -> str:
-        """Name of its result among the blobs."""
-        return result_file_name(self.job.key, self.number)
+MAX_LOST_ATTEMPTS = 5
+"""A job over which so many owners died is given up, so that it takes no further one with it."""
 
 
 class JobQueue(Submissions):
-    """Jobs in a database that other servers may share; every method may be called by any thread.
+    """The jobs in a database that other servers may share; all methods are thread-safe.
 
-    All methods raise `ServiceUnavailable` when the database cannot be reached or has no room.
+    All methods raise `ServiceUnavailable` if the database cannot be reached or its disk is full.
 
     Parameters
     ----------
-    database
-        Where everything is.
-    limits
-        See `JobLimits`.
-    liveness
-        Judges other owners.
     owner
-        Who this is; None: this process. Nobody else may be called so.
+        Name of this worker, unlike any other's; None for this process.
     """
 
     def __init__(
@@ -83,136 +59,134 @@ class JobQueue(Submissions):
         self._liveness = liveness or Liveness()
         self._owner = owner or this_owner()
         self._held: set[Attempt] = set()
-        self._holding = threading.Lock()
-        self._beats = 0
-        self._sweeping = threading.Lock()
+        self._held_lock = threading.Lock()
+        self._sweep_lock = threading.Lock()
+        self._heartbeats = 0
 
-    def state(self, job: Job, turns: list[Lease], end: End | None) -> State:
-        """What a job is doing, given its turns and its end."""
+    def state(self, job: Job, leases: list[Lease], end: End | None) -> State:
+        """Return the state of a job, given its leases and its end."""
         if end is not None:
             return end.state
-        return "running" if turns and self._is_held(job, turns[-1]) else "waiting"
+        return "running" if leases and self._is_running(job, leases[-1]) else "waiting"
 
     def take(self) -> Attempt | None:
-        """A turn at the first job that waits, if there is one; nobody else has it.
+        """Return an attempt at the first job that waits, if any; call `release` at its end.
 
-        It is this owner's until `let_go`.
+        Nobody else gets the same attempt.
         """
-        while (id := self._records.dequeue()) is not None:
-            job = self._job(id)
+        while (id := self._values.dequeue()) is not None:
+            job = self._find_job(id)
             if job is None or self.end(job) is not None:
                 continue
-            turns = self.turns(job)
-            if turns and self._is_held(job, turns[-1]):
+            leases = self.leases(job)
+            if leases and self._is_running(job, leases[-1]):
                 continue
-            if (died := sum(not turn.returned for turn in turns)) >= MOST_TURNS:
-                self._give_up(job, len(turns), died)
+            if (lost := sum(not lease.returned for lease in leases)) >= MAX_LOST_ATTEMPTS:
+                self._give_up(job, len(leases), lost)
                 continue
-            turn = Attempt(job, len(turns) + 1)
-            if self._is_ours(turn):
-                return turn
+            attempt = Attempt(job, len(leases) + 1)
+            if self._claim(attempt):
+                return attempt
         return None
 
-    def _is_ours(self, turn: Attempt) -> bool:
-        """Whether this owner gets a turn, at a job that still needs one."""
-        lease = Lease(turn.number, self._owner, time.time(), mark=secrets.token_hex(8))
+    def _claim(self, attempt: Attempt) -> bool:
+        """Claim an attempt; return False if somebody else has it or the job has ended."""
+        lease = Lease(attempt.number, self._owner, time.time(), mark=secrets.token_hex(8))
         is_ours = False
-        with self._holding:
-            if turn in self._held:
-                # another thread has it, or reaches for it: what it holds is not ours to let go
+        with self._held_lock:
+            if attempt in self._held:
+                # another thread has it, or is about to claim it: not ours to release
                 return False
-            self._held.add(turn)
+            self._held.add(attempt)
         try:
-            is_ours = self._records.claim(turn.lease, to_json(lease))
-            # it may have been ended since it was looked at; if not even that is known, the work
-            # is in vain at worst
+            is_ours = self._values.claim(attempt.lease_key, to_json(lease))
+            # the job may have ended meanwhile; if the database cannot say, at worst the work
+            # is not needed
             with contextlib.suppress(ServiceUnavailable):
-                is_ours = is_ours and self.is_wanted(turn)
+                is_ours = is_ours and self.is_wanted(attempt)
             return is_ours
         finally:
-            # after an error it may be written that the turn is ours: `_is_held` knows better
+            # after an error the database may say that the attempt is ours; `_held` decides
             if not is_ours:
-                self.let_go(turn)
+                self.release(attempt)
 
-    def let_go(self, turn: Attempt) -> None:
-        """Nobody here works on it any more, however that came."""
-        self._held.discard(turn)
+    def release(self, attempt: Attempt) -> None:
+        """Record that nobody here works on an attempt any more."""
+        self._held.discard(attempt)
 
-    def read(self, turn: Attempt, file: Path) -> None:
-        """Copy the job's scan into a file.
-
-        Raises
-        ------
-        JobNotFound
-            It is gone, as the job has ended.
-        ServiceUnavailable
-            Also when there is no room for the file.
-        """
+    def copy_scan(self, attempt: Attempt, file: Path) -> None:
+        """Copy the job's scan into a file; raise JobNotFound if the job was removed."""
         with map_exhaustion(), file.open("wb") as target:
-            for chunk in self._blobs.chunks(scan_file_name(turn.job.key)):
+            for chunk in self._files.chunks(scan_file(attempt.job.key)):
                 target.write(chunk)
 
-    def finish(self, turn: Attempt, result: bytes) -> bool:
-        """End a job with its result, a zip; whether this turn is the one that ended it.
+    def finish(self, attempt: Attempt, result: bytes) -> bool:
+        """End a job with its result, a zip; return True if this attempt is the one that ended it.
 
-        After an error it may be tried again, as `fail` may: it says the same as it would have.
+        After an error this may be repeated, as may `fail`: the answer is the same.
         """
-        self._blobs.write(turn.result, io.BytesIO(result))
-        return self._end(turn, End("done", time.time(), turn.number))
+        self._files.write(attempt.result_file, io.BytesIO(result))
+        return self._end(attempt, End("done", time.time(), attempt.number))
 
-    def fail(self, turn: Attempt, status: int, kind: str, message: str) -> bool:
-        """End a job with an error; whether this turn is the one that ended it."""
-        return self._end(turn, End("failed", time.time(), turn.number, status, kind, message))
+    def fail(self, attempt: Attempt, status: int, kind: str, message: str) -> bool:
+        """End a job with an error; return True if this attempt is the one that ended it."""
+        end = End("failed", time.time(), attempt.number, status, kind, message)
+        return self._end(attempt, end)
 
-    def give_back(self, turn: Attempt) -> None:
+    def give_back(self, attempt: Attempt) -> None:
         """Let others work on a job, as this owner is about to stop."""
-        lease = Lease(turn.number, self._owner, time.time(), returned=True)
-        self._records.put(turn.lease, to_json(lease))
-        self._records.enqueue(turn.job.id)
+        lease = Lease(attempt.number, self._owner, time.time(), returned=True)
+        self._values.put(attempt.lease_key, to_json(lease))
+        self._values.enqueue(attempt.job.id)
 
-    def is_wanted(self, turn: Attempt) -> bool:
-        """Whether a job's end is still to come."""
-        return self._is_there(turn.job) and self.end(turn.job) is None
+    def is_wanted(self, attempt: Attempt) -> bool:
+        """Return True while the job exists and has not ended."""
+        return self._exists(attempt.job) and self.end(attempt.job) is None
 
-    def beat(self) -> None:
-        """Say that this owner lives."""
-        self._beats += 1
-        self._records.put(f"beat:{self._owner}", str(self._beats).encode())
+    def send_heartbeat(self) -> None:
+        """Tell other servers that this owner is alive."""
+        self._heartbeats += 1
+        self._values.put(f"beat:{self._owner}", str(self._heartbeats).encode())
 
     def sweep(self) -> dict[State, int]:
-        """Put back what is lost, remove what is over; how many jobs are in which state."""
-        with self._sweeping:
+        """Repair what killed servers left, remove what has expired; count the jobs by state."""
+        with self._sweep_lock:
             return Sweep(
-                self._records, self._blobs, self._limits, self._liveness, self._is_worked_on
+                values=self._values,
+                files=self._files,
+                limits=self._limits,
+                liveness=self._liveness,
+                is_held=self._is_held,
             ).run()
 
-    def _is_held(self, job: Job, lease: Lease) -> bool:
-        return self._is_worked_on(job, lease, self._records.get(f"beat:{lease.owner}"))
+    def _is_running(self, job: Job, lease: Lease) -> bool:
+        return self._is_held(job, lease, self._values.get(f"beat:{lease.owner}"))
 
-    def _is_worked_on(self, job: Job, lease: Lease, beat: bytes | None) -> bool:
-        """Whether the last turn at a job goes on, given its owner's newest beat."""
+    def _is_held(self, job: Job, lease: Lease, heartbeat: bytes | None) -> bool:
+        """Return True if the owner of a job's last lease is alive, given its latest heartbeat."""
         if lease.returned:
             return False
         if lease.owner == self._owner:
             return Attempt(job, lease.number) in self._held
-        return self._liveness.lives(lease.owner, beat)
+        return self._liveness.is_alive(lease.owner, heartbeat)
 
-    def _end(self, turn: Attempt, end: End) -> bool:
-        # it may be this turn's own, from a try that the database took and did not answer
-        there = self.end(turn.job)
-        if there is None and self._is_there(turn.job):
-            is_first = self._records.claim(f"end:{turn.job.key}", to_json(end))
-            there = end if is_first else None
-        if there is None or (there.number, there.state) != (end.number, end.state):
-            self._blobs.delete(turn.result)
+    def _end(self, attempt: Attempt, end: End) -> bool:
+        key = attempt.job.key
+        # it may be this attempt's own, which the database wrote without answering
+        written = self.end(attempt.job)
+        if written is None and self._exists(attempt.job):
+            is_first = self._values.claim(f"end:{key}", to_json(end))
+            written = end if is_first else None
+        if written is None or (written.number, written.state) != (end.number, end.state):
+            self._files.delete(attempt.result_file)
             return False
-        tidy_up(self._records, self._blobs, turn.job.key, there, turn.number)
+        remove_leftovers(self._values, self._files, key, written, attempt.number)
         return True
 
-    def _give_up(self, job: Job, turns: int, died: int) -> None:
-        words = (
-            f"expected the job to end; found that {died} servers died over it. Look at the scan."
+    def _give_up(self, job: Job, attempts: int, lost: int) -> None:
+        message = (
+            f"expected the job to end; found that {lost} servers died over it. Look at the scan."
         )
-        end = End("failed", time.time(), 0, 500, "JobAbandoned", words)
-        if self._records.claim(f"end:{job.key}", to_json(end)):
-            tidy_up(self._records, self._blobs, job.key, end, turns)
+        end = End("failed", time.time(), 0, 500, "JobAbandoned", message)
+        if self._values.claim(f"end:{job.key}", to_json(end)):
+            remove_leftovers(self._values, self._files, job.key, end, attempts)

@@ -1,11 +1,11 @@
-"""`/v1/jobs`: taking scans in, and what became of them."""
+"""Serve `/v1/jobs`: submit a scan as a job, look at the job, read its result, delete it."""
 
 from __future__ import annotations
 
 import datetime
 import io
 import zipfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,141 +15,122 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from neurobento.contract.jobs import IDEMPOTENCY_KEY
-from neurobento.errors import ConfigError, JobConflict, NeuroBentoError
-from neurobento.serving.error_answers import error_body, error_headers, error_status
+from neurobento.errors import ConfigError, JobConflict
+from neurobento.serving.error_answers import error_body
 from neurobento.serving.http.downloads import FILE_STEM, GZIP, ZIP, file_response
+from neurobento.serving.http.error_responses import with_error_responses
 from neurobento.serving.jobs.job import End, Job
 from neurobento.serving.jobs.queue import JobQueue
-from neurobento.serving.tasks.parcellation.handler import Options
+from neurobento.serving.tasks.parcellation.options import ParcellationOptions
 
 __all__ = ["idempotency_key", "job_routes", "submit_job"]
 
 LIMITER = CapacityLimiter(8)
-"""Questions that the database is asked at the same time: if it hangs, nothing else runs short."""
+"""Threads for the database: if it hangs, the rest of the service keeps its own threads."""
 
-ASK_AGAIN_S = 5.0
+RETRY_AFTER_S = 5.0
 
 
 def idempotency_key(headers: Any) -> str | None:
-    """The client's key for its request, if it has one.
-
-    Raises
-    ------
-    ConfigError
-        It is no key.
-    """
+    """Return the client's key for its request, if any; raise ConfigError for a malformed key."""
     given: str | None = headers.get("idempotency-key")
     if given is not None and not IDEMPOTENCY_KEY.fullmatch(given):
         raise ConfigError(
             subject="Idempotency-Key",
             expected="1 to 255 visible ASCII characters",
-            found="something else",
+            found="other characters, or another length",
             remedy="Send a new UUID with each new request.",
         )
     return given
 
 
-async def submit_job(queue: JobQueue, file: Path, options: Options, key: str | None) -> Response:
-    """Take a scan in: 202, the job, and where to ask for it."""
-    asked = (options.model, options.preprocessing, options.space)
-    job = await _off_the_loop(queue.submit, file, asked, key)
-    described = await _off_the_loop(_described, queue, job)
-    return JSONResponse(described, 202, {"location": f"/v1/jobs/{job.id}"})
+async def submit_job(
+    queue: JobQueue, file: Path, options: ParcellationOptions, key: str | None
+) -> Response:
+    """Submit a scan; answer 202 with the job and its address."""
+    job = await _in_thread(queue.submit, file, options, key)
+    description = await _in_thread(_describe, queue, job)
+    return JSONResponse(description, 202, {"location": f"/v1/jobs/{job.id}"})
 
 
 def job_routes(queue: Callable[[], JobQueue]) -> list[Route]:
-    """What can be asked of a job, below /v1."""
+    """Return the routes of a job, below /v1; `queue` is called with each request."""
 
     async def status(request: Request) -> Response:
         def describe() -> dict[str, Any]:
-            return _described(queue(), queue().job(request.path_params["id"]))
+            return _describe(queue(), queue().job(request.path_params["id"]))
 
-        return JSONResponse(await _off_the_loop(describe))
+        return JSONResponse(await _in_thread(describe))
 
     async def result(request: Request) -> Response:
-        labels_alone = GZIP in request.headers.get("accept", "")
-        answer: Response = await _off_the_loop(_result, queue(), request, labels_alone)
+        labels_only = GZIP in request.headers.get("accept", "")
+        answer: Response = await _in_thread(_result, queue(), request, labels_only)
         return answer
 
     async def delete(request: Request) -> Response:
-        await _off_the_loop(queue().delete, request.path_params["id"])
+        await _in_thread(queue().delete, request.path_params["id"])
         return Response(status_code=204)
 
     return [
-        Route("/jobs/{id}", _answered(status), methods=["GET"]),
-        Route("/jobs/{id}", _answered(delete), methods=["DELETE"]),
-        Route("/jobs/{id}/result", _answered(result), methods=["GET"]),
+        Route("/jobs/{id}", with_error_responses(status), methods=["GET"]),
+        Route("/jobs/{id}", with_error_responses(delete), methods=["DELETE"]),
+        Route("/jobs/{id}/result", with_error_responses(result), methods=["GET"]),
     ]
 
 
-async def _off_the_loop(step: Callable[..., Any], *given: Any) -> Any:
-    return await to_thread.run_sync(step, *given, limiter=LIMITER)
+async def _in_thread(step: Callable[..., Any], *arguments: Any) -> Any:
+    return await to_thread.run_sync(step, *arguments, limiter=LIMITER)
 
 
-def _described(queue: JobQueue, job: Job) -> dict[str, Any]:
-    turns, end = queue.turns(job), queue.end(job)
-    described: dict[str, Any] = {
+def _describe(queue: JobQueue, job: Job) -> dict[str, Any]:
+    leases, end = queue.leases(job), queue.end(job)
+    description: dict[str, Any] = {
         "id": job.id,
-        "state": queue.state(job, turns, end),
+        "state": queue.state(job, leases, end),
         "model": job.model,
         "preprocessing": job.preprocessing,
         "space": job.space,
-        "created": _when(job.created),
-        "begun": _when(turns[-1].begun) if turns else None,
-        "turns": len(turns),
+        "created": _timestamp(job.created),
+        "begun": _timestamp(leases[-1].begun) if leases else None,
+        "turns": len(leases),
         "ended": None,
         "expires": None,
         "error": None,
         "result": None,
     }
     if end is not None:
-        described |= {"ended": _when(end.ended), "expires": _when(queue.expires(end))}
+        description["ended"] = _timestamp(end.ended)
+        description["expires"] = _timestamp(queue.expires(end))
     if end is not None and end.state == "done":
-        described["result"] = f"/v1/jobs/{job.id}/result"
+        description["result"] = f"/v1/jobs/{job.id}/result"
     if end is not None and end.state == "failed":
-        described["error"] = {"type": end.kind, "message": end.message}
-    return described
+        description["error"] = {"type": end.kind, "message": end.message}
+    return description
 
 
-def _when(seconds: float) -> str:
+def _timestamp(seconds: float) -> str:
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="milliseconds")
 
 
-def _result(queue: JobQueue, request: Request, labels_alone: bool) -> Response:
+def _result(queue: JobQueue, request: Request, labels_only: bool) -> Response:
     job = queue.job(request.path_params["id"])
     end = queue.end(job)
     if end is None or end.state == "cancelled":
-        raise _not_there(end)
+        raise _no_result(end)
     if end.state == "failed":
         body = error_body(end.kind, end.message, request.state.request_id)
         return JSONResponse(body, end.status)
     archive = b"".join(queue.result(job, end))
-    if not labels_alone:
+    if not labels_only:
         return file_response(archive, "parcellation.zip", ZIP)
     with zipfile.ZipFile(io.BytesIO(archive)) as files:
         return file_response(files.read(f"{FILE_STEM}_dseg.nii.gz"), "dseg.nii.gz", GZIP)
 
 
-def _not_there(end: End | None) -> JobConflict:
+def _no_result(end: End | None) -> JobConflict:
     return JobConflict(
         expected="a job that is done",
         found="one that was cancelled" if end else "one that has not ended",
         remedy="Submit the scan again." if end else "Ask again later.",
-        retry_after_s=None if end else ASK_AGAIN_S,
+        retry_after_s=None if end else RETRY_AFTER_S,
     )
-
-
-def _answered(
-    method: Callable[[Request], Awaitable[Response]],
-) -> Callable[[Request], Awaitable[Response]]:
-    """A route whose errors become answers."""
-
-    async def answer(request: Request) -> Response:
-        try:
-            return await method(request)
-        except NeuroBentoError as error:
-            kind, words = type(error).__name__, error.public_message
-            body = error_body(kind, words, request.state.request_id)
-            return JSONResponse(body, error_status(error), error_headers(error))
-
-    return answer

@@ -1,4 +1,4 @@
-"""What clients do with jobs: hand them in, look at them, delete them."""
+"""Submit jobs, look them up, read their results and delete them, for the client's requests."""
 
 from __future__ import annotations
 
@@ -20,203 +20,185 @@ from neurobento.serving.jobs.job import (
     Lease,
     from_json,
     remove_files,
-    result_file_name,
-    scan_file_name,
+    result_file,
+    scan_file,
     to_json,
 )
-from neurobento.serving.jobs.sweep import JobLimits
+from neurobento.serving.jobs.limits import JobLimits
+from neurobento.serving.tasks.parcellation.options import ParcellationOptions
 
 __all__ = ["Submissions"]
 
 
 class Submissions:
-    """Jobs as their clients have to do with them; see `JobQueue`.
-
-    Parameters
-    ----------
-    database
-        Where everything is.
-    limits
-        See `JobLimits`.
-    """
+    """The jobs in a database as clients see them; `JobQueue` adds the work on them."""
 
     def __init__(self, database: Database, limits: JobLimits) -> None:
-        self._records, self._blobs = database.records, database.blobs
+        self._values, self._files = database.values, database.files
         self._limits = limits
 
-    def submit(self, scan: Path, asked: tuple[str, str, str], key: str | None = None) -> Job:
-        """Take a scan in.
+    def submit(self, scan: Path, options: ParcellationOptions, key: str | None = None) -> Job:
+        """Copy a scan into the database and queue a job for it.
 
         Parameters
         ----------
-        scan
-            Its file; a copy is kept.
-        asked
-            Model, level and space.
         key
-            The client's: a second request with the same is the first one's job.
+            The client's idempotency key: a second request with the same key gets the first
+            one's job.
 
         Raises
         ------
         ServiceBusy
-            There are as many jobs as there may be.
+            Too many jobs wait.
         JobConflict
             The key was used for another request.
         """
-        request = hashlib.sha256("\n".join([file_sha256(scan), *asked]).encode()).hexdigest()
-        id = uuid.uuid4().hex if key is None else self._id_of(key)
-        if (there := self._job(id)) is not None:
-            return _same(there, request)
-        self._require_room()
-        job = Job(id, uuid.uuid4().hex, time.time(), request, *asked)
-        if not self._take_in(job, scan):
-            # another request with the key was quicker
-            return self.submit(scan, asked, key)
-        # it is taken in: what is not done here is done by the next sweep
+        chosen = (options.model, options.preprocessing, options.space)
+        request = hashlib.sha256("\n".join([file_sha256(scan), *chosen]).encode()).hexdigest()
+        id = uuid.uuid4().hex if key is None else self._id_from_key(key)
+        if (existing := self._find_job(id)) is not None:
+            return _require_same(existing, request)
+        self._require_capacity()
+        job = Job(
+            id=id,
+            key=uuid.uuid4().hex,
+            created=time.time(),
+            request=request,
+            model=options.model,
+            preprocessing=options.preprocessing,
+            space=options.space,
+        )
+        if not self._store(job, scan):
+            # another request with the key was faster
+            return self.submit(scan, options, key)
+        # the job exists now: the next sweep does what fails here
         with contextlib.suppress(ServiceUnavailable):
-            self._records.enqueue(id)
-            self._records.delete(f"upload:{job.key}")
+            self._values.enqueue(id)
+            self._values.delete(f"upload:{job.key}")
         return job
 
     def job(self, id: str) -> Job:
-        """The job of an id.
+        """Return a job; raise JobNotFound if it does not exist or was removed."""
+        return from_json(Job, self._packed_job(id))
 
-        Raises
-        ------
-        JobNotFound
-            There is none, or no more.
-        """
-        return from_json(Job, self._packed(id))
-
-    def turns(self, job: Job) -> list[Lease]:
-        """Every turn that was taken at it."""
+    def leases(self, job: Job) -> list[Lease]:
+        """Return the leases of all attempts at a job."""
         leases: list[Lease] = []
-        while (packed := self._records.get(f"lease:{job.key}:{len(leases) + 1}")) is not None:
+        while (packed := self._values.get(f"lease:{job.key}:{len(leases) + 1}")) is not None:
             leases.append(from_json(Lease, packed))
         return leases
 
     def end(self, job: Job) -> End | None:
-        """How it ended, if it has."""
-        packed = self._records.get(f"end:{job.key}")
+        """Return the end of a job, None while it has not ended."""
+        packed = self._values.get(f"end:{job.key}")
         return None if packed is None else from_json(End, packed)
 
     def expires(self, end: End) -> float:
-        """When an ended job goes, in seconds since 1970."""
+        """Return when an ended job is removed, in seconds since 1970."""
         return end.ended + self._limits.keep_s
 
     def result(self, job: Job, end: End) -> Iterator[bytes]:
-        """The zip of a job that is done, in pieces.
-
-        Raises
-        ------
-        JobNotFound
-            The job went, perhaps while its result was read.
-        """
-        return self._blobs.chunks(result_file_name(job.key, end.number))
+        """Yield the zip of a finished job in pieces; raise JobNotFound if the job is removed."""
+        return self._files.chunks(result_file(job.key, end.number))
 
     def delete(self, id: str) -> None:
-        """End a job, if it has not ended, and forget it.
+        """End a job that has not ended, and remove it; raise JobNotFound if it does not exist."""
+        self._remove(self._packed_job(id))
 
-        Raises
-        ------
-        JobNotFound
-            There is none, or no more.
-        """
-        self._forget(self._packed(id))
-
-    def _job(self, id: str) -> Job | None:
-        """The job of an id, if there is one."""
+    def _find_job(self, id: str) -> Job | None:
         with contextlib.suppress(JobNotFound):
             return self.job(id)
         return None
 
-    def _packed(self, id: str) -> bytes:
-        """The record of a job; one whose time is over is removed, if no sweep has done so yet."""
-        packed = self._records.get(f"job:{id}")
+    def _packed_job(self, id: str) -> bytes:
+        """Return the entry of a job; remove an expired job that no sweep has removed yet."""
+        packed = self._values.get(f"job:{id}")
         if packed is not None:
             end = self.end(from_json(Job, packed))
             if end is None or time.time() <= self.expires(end):
                 return packed
-            self._forget(packed)
+            self._remove(packed)
         raise JobNotFound(
             expected="the id of a job",
-            found="one that is not there, or not any more",
+            found="no such job, or one that was removed",
             remedy=f"Ended jobs are kept for {self._limits.keep_s:g} s; submit the scan again.",
         )
 
-    def _is_there(self, job: Job) -> bool:
-        """Whether the job of its id is still this one."""
-        packed = self._records.get(f"job:{job.id}")
+    def _exists(self, job: Job) -> bool:
+        """Return True unless the job was removed; a later job may have its id."""
+        packed = self._values.get(f"job:{job.id}")
         return packed is not None and from_json(Job, packed).key == job.key
 
-    def _forget(self, packed: bytes) -> None:
-        """End a job, if it has not ended, and remove it: this one, and no later one of its id."""
+    def _remove(self, packed: bytes) -> None:
+        """End a job that has not ended, and remove it, but no later job of the same id."""
         job = from_json(Job, packed)
-        # whoever works on it ends in vain, and finds out at the next beat
-        self._records.claim(f"end:{job.key}", to_json(End("cancelled", time.time())))
-        self._records.delete_if(f"job:{job.id}", packed)
-        remove_files(self._blobs, job.key, len(self.turns(job)))
+        # a worker that is busy with it notices at its next heartbeat
+        self._values.claim(f"end:{job.key}", to_json(End("cancelled", time.time())))
+        self._values.delete_if(f"job:{job.id}", packed)
+        remove_files(self._files, job.key, len(self.leases(job)))
 
-    def _require_room(self) -> None:
-        names = set(self._records.queued())
-        # some may be of jobs that were deleted: they are looked at only if it matters
-        if len(names) < self._limits.most or self._waiting(names) < self._limits.most:
+    def _require_capacity(self) -> None:
+        names = set(self._values.queued_names())
+        limit = self._limits.max_waiting
+        # names of deleted jobs count too at first: jobs are looked up only if it matters
+        if len(names) < limit or self._count_waiting(names) < limit:
             return
         raise ServiceBusy(
-            expected=f"fewer than {self._limits.most} jobs that wait",
+            expected=f"fewer than {limit} jobs that wait",
             found="as many",
             remedy="Submit it again when some have ended.",
             retry_after_s=60.0,
         )
 
-    def _waiting(self, names: set[str]) -> int:
-        jobs = [job for job in map(self._job, names) if job is not None]
+    def _count_waiting(self, names: set[str]) -> int:
+        jobs = [job for job in map(self._find_job, names) if job is not None]
         return sum(self.end(job) is None for job in jobs)
 
-    def _take_in(self, job: Job, scan: Path) -> bool:
-        """Copy a scan in and write its job down; whether no other has the id."""
-        self._records.put(f"upload:{job.key}", str(job.created).encode())
+    def _store(self, job: Job, scan: Path) -> bool:
+        """Copy a scan in and write its job; return False if another job has the id."""
+        self._values.put(f"upload:{job.key}", str(job.created).encode())
         try:
             with scan.open("rb") as source:
-                self._blobs.write(scan_file_name(job.key), source)
+                self._files.write(scan_file(job.key), source)
         except Exception:
             with contextlib.suppress(ServiceUnavailable):
                 self._withdraw(job)
             raise
-        # after an error all stays for a sweep to judge: the database may have taken this claim
-        if not self._records.claim(f"job:{job.id}", to_json(job)):
+        # an error here leaves all to the sweep: the database may have written the claim
+        if not self._values.claim(f"job:{job.id}", to_json(job)):
             self._withdraw(job)
             return False
-        # who stood still for so long may find that a sweep took the scan for nobody's
+        # a sweep may have removed the scan of an upload that stood still for so long
         if time.time() - job.created > self._limits.longest_s / 2:
-            self._forget(to_json(job))
+            self._remove(to_json(job))
             raise ServiceUnavailable(
-                expected="a scan that is taken in within minutes",
-                found="that it took longer",
+                expected="a scan to be copied within minutes",
+                found="an upload that took longer",
                 remedy="Submit it again.",
                 retry_after_s=5.0,
             )
         return True
 
     def _withdraw(self, job: Job) -> None:
-        self._blobs.delete(scan_file_name(job.key))
-        self._records.delete(f"upload:{job.key}")
+        self._files.delete(scan_file(job.key))
+        self._values.delete(f"upload:{job.key}")
 
-    def _id_of(self, key: str) -> str:
-        """One id for each key, which nobody guesses who knows the key alone."""
-        secret = self._records.get("secret")
+    def _id_from_key(self, key: str) -> str:
+        """Return one id for each key, which cannot be guessed from the key alone."""
+        secret = self._values.get("secret")
         if secret is None:
-            self._records.claim("secret", secrets.token_bytes(32))
-            secret = self._records.get("secret") or b""
+            self._values.claim("secret", secrets.token_bytes(32))
+            secret = self._values.get("secret") or b""
         return hmac.digest(secret, key.encode(), "sha256").hex()[:32]
 
 
-def _same(job: Job, request: str) -> Job:
+def _require_same(job: Job, request: str) -> Job:
+    """Return the job; raise JobConflict if it was submitted by another request."""
     if job.request != request:
         raise JobConflict(
             subject="Idempotency-Key",
             expected="one key for one request",
-            found="that it came with another scan, or other options, before",
+            found="a key that came with another scan or other options before",
             remedy="Choose another key for this request.",
         )
     return job

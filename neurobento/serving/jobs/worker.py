@@ -1,4 +1,4 @@
-"""Works on jobs: the same way as on requests, when no request waits."""
+"""Work on jobs in the same way as on requests, while no request waits."""
 
 from __future__ import annotations
 
@@ -13,17 +13,13 @@ from typing import Protocol
 
 from anyio import to_thread
 
-from neurobento.errors import (
-    ClientGone,
-    NeuroBentoError,
-    ServiceBusy,
-    ServiceUnavailable,
-)
+from neurobento.errors import ClientGone, NeuroBentoError, ServiceBusy, ServiceUnavailable
 from neurobento.serving.admission import Admission
 from neurobento.serving.error_answers import error_status
-from neurobento.serving.jobs.queue import Attempt, JobQueue
+from neurobento.serving.jobs.job import Attempt
+from neurobento.serving.jobs.queue import JobQueue
 from neurobento.serving.request import RequestContext
-from neurobento.serving.tasks.parcellation.handler import Options
+from neurobento.serving.tasks.parcellation.options import ParcellationOptions
 from neurobento.serving.tasks.uploaded_file import upload_folder
 from neurobento.serving.telemetry.logs import log_request
 from neurobento.serving.telemetry.metrics import JOBS
@@ -31,253 +27,240 @@ from neurobento.serving.telemetry.metrics import JOBS
 __all__ = ["JobWorker"]
 
 POLL_S = 0.5
-"""Between two looks for a job that another server took in."""
+"""Pause before the queue is read again, for a job that another server accepted."""
 
-BEAT_EVERY_S = 5.0
+HEARTBEAT_EVERY_S = 5.0
 SWEEP_EVERY_S = 10.0
 
-UNAVAILABLE_TRIES = 5
-"""A part of the service that goes missing so often under a scan is the scan's doing."""
+MAX_UNAVAILABLE = 5
+"""If parts of the service fail so often under a scan, the scan is to blame."""
 
-LONGEST_WAIT_S = 30.0
-"""Between two tries of one job."""
+MAX_PAUSE_S = 30.0
+"""Longest pause between two tries of one job."""
 
-PATIENCE_S = 60.0
-"""Requests go before jobs for so long; then a job has its turn among them."""
+MAX_YIELD_S = 60.0
+"""Requests are served before jobs for so long; then a job is queued among them."""
 
 logger = logging.getLogger("neurobento.serving")
 
 
-class Parcellating(Protocol):
-    """The front as jobs need it."""
+class OutputHandler(Protocol):
+    """The part of `ParcellationHandler` that jobs need."""
 
-    async def outputs(self, file: Path, options: Options, call: RequestContext) -> bytes:
-        """All output files of a scan, as a zip."""
+    async def outputs(
+        self, file: Path, options: ParcellationOptions, call: RequestContext
+    ) -> bytes:
+        """Return all output files of a scan, as a zip."""
 
 
 class _NotHere(Exception):
-    """This server cannot do a job for now, and others perhaps can."""
+    """This server cannot do a job for now, but others may."""
 
 
 @dataclasses.dataclass(eq=False)
-class _Work:
-    """A turn that is under way here.
+class _Run:
+    """An attempt in progress."""
 
-    Attributes
-    ----------
-    turn
-        At which job.
-    call
-        The try that is going on, or was the last.
-    until
-        On the monotonic clock: how long this server waits for room before it lets others have it.
-    missing
-        How often a part of the service went missing under it.
-    """
-
-    turn: Attempt
+    attempt: Attempt
     call: RequestContext
+    """The current try, or the last one."""
     until: float
-    missing: int = 0
+    """Monotonic time until which this server waits for a slot; then others get the job."""
+    unavailable: int = 0
+    """Times that a part of the service failed during the attempt."""
 
 
 class JobWorker:
-    """Takes jobs while the server runs.
+    """Take jobs from the queue while the server runs.
 
     Parameters
     ----------
-    queue
-        Where jobs are.
-    front
-        Does the work.
-    admission
-        Says how busy the server is, and whether it is about to stop.
-    ready
-        Whether all parts of the server are there, as they are not at its start.
+    is_ready
+        Returns True if every part of the service answers, which takes a while after its start.
     at_once
         Jobs worked on at the same time.
     limit_s
-        On one try of a job, and on waiting for one.
+        Seconds for one try of a job, and for waiting before one.
     """
 
     def __init__(
         self,
         queue: JobQueue,
-        front: Parcellating,
+        handler: OutputHandler,
         admission: Admission,
-        ready: Callable[[], Awaitable[bool]],
+        is_ready: Callable[[], Awaitable[bool]],
         at_once: int,
         limit_s: float,
     ) -> None:
-        self._queue, self._front, self._admission = queue, front, admission
-        self._ready, self._at_once, self._limit_s = ready, at_once, limit_s
+        self._queue, self._handler, self._admission = queue, handler, admission
+        self._is_ready, self._at_once, self._limit_s = is_ready, at_once, limit_s
         self._tasks: list[asyncio.Task[None]] = []
-        self._works: set[_Work] = set()
-        self._news = asyncio.Event()
+        self._runs: set[_Run] = set()
+        self._new_job = asyncio.Event()
 
     async def start(self) -> None:
-        """Begin."""
-        workers = [self._work() for _ in range(self._at_once)]
-        every = [
-            _every(BEAT_EVERY_S, self._beat),
-            _every(SWEEP_EVERY_S, self._sweep),
+        """Start to take jobs."""
+        loops = [
+            _repeat(HEARTBEAT_EVERY_S, self._send_heartbeat),
+            _repeat(SWEEP_EVERY_S, self._sweep),
+            *(self._work() for _ in range(self._at_once)),
         ]
-        self._tasks = [asyncio.create_task(each) for each in [*every, *workers]]
+        self._tasks = [asyncio.create_task(loop) for loop in loops]
 
     async def stop(self) -> None:
-        """End; what is under way is given back."""
+        """Stop, and give the jobs in progress back."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def say_new(self) -> None:
-        """Say that a job was taken in here."""
-        self._news.set()
+    def notify(self) -> None:
+        """Wake the worker up for a job that this server accepted."""
+        self._new_job.set()
 
     async def _work(self) -> None:
-        while not await self._ready():
+        while not await self._is_ready():
             await asyncio.sleep(POLL_S)
         while True:
-            await self._until_idle()
-            turn = None
+            await self._yield_to_requests()
+            attempt = None
             if not self._admission.draining:
-                with _logged("jobs: none could be taken"):
-                    turn = await to_thread.run_sync(self._queue.take)
-            if turn is not None:
-                with _logged("jobs: one was left"):
-                    if not await self._do(turn):
-                        # others first: whoever gave it back would be the quickest to take it again
-                        await asyncio.sleep(LONGEST_WAIT_S)
+                with _logged_errors("jobs: none could be taken"):
+                    attempt = await to_thread.run_sync(self._queue.take)
+            if attempt is not None:
+                with _logged_errors("jobs: one was abandoned"):
+                    if not await self._run(attempt):
+                        # let others take it: this server would be the first to take it again
+                        await asyncio.sleep(MAX_PAUSE_S)
                 continue
-            self._news.clear()
+            self._new_job.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), POLL_S)
+                await asyncio.wait_for(self._new_job.wait(), POLL_S)
 
-    async def _until_idle(self) -> None:
-        """Requests first, for some time."""
+    async def _yield_to_requests(self) -> None:
+        """Wait while requests wait, for some time."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(MAX_YIELD_S):
                 while not self._admission.can_start_now():
                     await asyncio.sleep(POLL_S)
 
-    async def _do(self, turn: Attempt) -> bool:
-        """Work on a job; whether to its end, and it was not given back."""
-        work = _Work(turn, self._call(turn), time.monotonic() + self._limit_s)
-        self._works.add(work)
+    async def _run(self, attempt: Attempt) -> bool:
+        """Work on a job; return False if it was given back before its end."""
+        run = _Run(attempt, self._new_call(attempt), time.monotonic() + self._limit_s)
+        self._runs.add(run)
         status: int | str = "given back"
         try:
-            status = await self._ended(work)
+            status = await self._run_to_end(run)
             return True
         except _NotHere:
-            await _as_often_as_needed(lambda: self._queue.give_back(turn))
+            await _retry_until_written(lambda: self._queue.give_back(attempt))
             return False
         except asyncio.CancelledError:
-            # the server stops, and others may go on at once
+            # the server stops, and others may continue at once
             with contextlib.suppress(ServiceUnavailable):
-                self._queue.give_back(turn)
+                self._queue.give_back(attempt)
             raise
         finally:
-            self._works.remove(work)
-            self._queue.let_go(turn)
-            log_request(work.call, status)
+            self._runs.remove(run)
+            self._queue.release(attempt)
+            log_request(run.call, status)
 
-    async def _ended(self, work: _Work) -> int:
-        """Work on a job until it has ended, whatever happens; with which status it did."""
-        turn = work.turn
+    async def _run_to_end(self, run: _Run) -> int:
+        """Work on a job until it ends with a result or an error; return its status."""
+        attempt = run.attempt
         try:
-            result = await self._result(work)
+            result = await self._result(run)
         except _NotHere:
             raise
         except ClientGone as error:
-            # it was deleted, or another server ended it
+            # the job was deleted, or another server ended it
             return error_status(error)
         except NeuroBentoError as error:
-            status, kind, words = error_status(error), type(error).__name__, error.public_message
+            status, kind, message = error_status(error), type(error).__name__, error.public_message
         except Exception:
-            logger.exception("job %s failed", turn.job.id)
-            status, kind, words = 500, "InternalError", "something went wrong here"
+            logger.exception("job %s failed", attempt.job.id)
+            status, kind, message = 500, "InternalError", "something went wrong here"
         else:
-            await _as_often_as_needed(lambda: self._queue.finish(turn, result))
+            await _retry_until_written(lambda: self._queue.finish(attempt, result))
             return 200
-        await _as_often_as_needed(lambda: self._queue.fail(turn, status, kind, words))
+        await _retry_until_written(lambda: self._queue.fail(attempt, status, kind, message))
         return status
 
-    async def _result(self, work: _Work) -> bytes:
-        """The zip of a job, in as many tries as it takes."""
+    async def _result(self, run: _Run) -> bytes:
+        """Return the zip of a job, in as many tries as it takes."""
         while True:
-            # each has the whole limit: that the server was busy is not the scan's doing
-            work.call = self._call(work.turn)
+            # each try has the whole limit: the scan is not to blame for a busy server
+            run.call = self._new_call(run.attempt)
             try:
-                return await self._tried(work)
+                return await self._try(run)
             except (ServiceBusy, ServiceUnavailable) as error:
-                if work.missing >= UNAVAILABLE_TRIES:
+                if run.unavailable >= MAX_UNAVAILABLE:
                     raise
-                wait_s = min(error.retry_after_s or 1.0, LONGEST_WAIT_S)
-            await self._wait(work, wait_s)
+                pause_s = min(error.retry_after_s or 1.0, MAX_PAUSE_S)
+            await self._pause(run, pause_s)
 
-    async def _tried(self, work: _Work) -> bytes:
-        job = work.turn.job
+    async def _try(self, run: _Run) -> bytes:
+        job = run.attempt.job
         with self._admission.slot(), upload_folder() as folder:
             scan = folder / "scan"
-            await to_thread.run_sync(self._queue.read, work.turn, scan)
-            options = Options(job.model, job.preprocessing, job.space)
+            await to_thread.run_sync(self._queue.copy_scan, run.attempt, scan)
+            options = ParcellationOptions(job.model, job.preprocessing, job.space)
             try:
-                return await self._front.outputs(scan, options, work.call)
+                return await self._handler.outputs(scan, options, run.call)
             except ServiceUnavailable:
-                work.missing += 1
+                run.unavailable += 1
                 raise
 
-    async def _wait(self, work: _Work, seconds: float) -> None:
-        """Wait, and then until all parts of the service are there."""
+    async def _pause(self, run: _Run, seconds: float) -> None:
+        """Wait, and then until all parts of the service answer."""
         wake = time.monotonic() + seconds
-        while time.monotonic() < wake or not await self._ready():
-            if self._admission.draining or time.monotonic() > work.until:
+        while time.monotonic() < wake or not await self._is_ready():
+            if self._admission.draining or time.monotonic() > run.until:
                 raise _NotHere
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(work.call.wait_abandoned(), POLL_S)
+                await asyncio.wait_for(run.call.wait_abandoned(), POLL_S)
                 raise ClientGone(
                     expected="a job that is wanted",
-                    found="that it is not",
+                    found="one that was deleted or has ended",
                     remedy="Nothing was kept.",
                 )
 
-    def _call(self, turn: Attempt) -> RequestContext:
-        return RequestContext(turn.job.id, "job", self._limit_s)
+    def _new_call(self, attempt: Attempt) -> RequestContext:
+        return RequestContext(attempt.job.id, "job", self._limit_s)
 
-    async def _beat(self) -> None:
-        await to_thread.run_sync(self._queue.beat)
-        for work in list(self._works):
-            if not await to_thread.run_sync(self._queue.is_wanted, work.turn):
-                work.call.abandon()
+    async def _send_heartbeat(self) -> None:
+        await to_thread.run_sync(self._queue.send_heartbeat)
+        for run in list(self._runs):
+            if not await to_thread.run_sync(self._queue.is_wanted, run.attempt):
+                run.call.abandon()
 
     async def _sweep(self) -> None:
-        states = await to_thread.run_sync(self._queue.sweep)
-        for state, count in states.items():
+        counts = await to_thread.run_sync(self._queue.sweep)
+        for state, count in counts.items():
             JOBS.labels(state).set(count)
 
 
-async def _every(seconds: float, step: Callable[[], Awaitable[None]]) -> None:
+async def _repeat(seconds: float, step: Callable[[], Awaitable[None]]) -> None:
     while True:
-        with _logged("jobs: the database was not looked after"):
+        with _logged_errors("jobs: no heartbeat or sweep"):
             await step()
         await asyncio.sleep(seconds)
 
 
-async def _as_often_as_needed(step: Callable[[], object]) -> None:
-    """A step that the database has to take, once it can."""
+async def _retry_until_written(step: Callable[[], object]) -> None:
+    """Repeat a step until the database accepts it."""
     while True:
-        with _logged("jobs: an end could not be written yet"):
+        with _logged_errors("jobs: an end could not be written yet"):
             await to_thread.run_sync(step)
             return
-        await asyncio.sleep(BEAT_EVERY_S)
+        await asyncio.sleep(HEARTBEAT_EVERY_S)
 
 
 @contextlib.contextmanager
-def _logged(words: str) -> Iterator[None]:
-    """What went wrong is logged; whoever does it goes on, and does it the next time."""
+def _logged_errors(text: str) -> Iterator[None]:
+    """Log any error and suppress it: the caller tries again later."""
     try:
         yield
     except ServiceUnavailable as error:
-        logger.warning("%s: %s", words, error.found)
+        logger.warning("%s: %s", text, error.found)
     except Exception:
-        logger.exception(words)
+        logger.exception(text)

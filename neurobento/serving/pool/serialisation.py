@@ -1,4 +1,7 @@
-"""What crosses from the preprocessing service to the front, as plain values and small arrays."""
+"""Serialise prepared scans, slices and errors between the preprocessing service and its caller.
+
+Large arrays stay in files, which the messages name.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from numpy.typing import NDArray
 from neurobento import errors
 from neurobento.anomaly.fit import FittedSlice
 from neurobento.imaging.geometry import Grid
-from neurobento.imaging.scan import NativeSpace
+from neurobento.imaging.native_space import NativeSpace
 from neurobento.parcellation.parcellator import PreparedScan
 from neurobento.serving.tasks.parcellation.image_files import open_image, write_image
 
@@ -22,25 +25,17 @@ __all__ = ["PreparedSlice", "pack_error", "pack_scan", "pack_slice", "unpack_sca
 
 @dataclass(frozen=True, eq=False)
 class PreparedSlice:
-    """A slice as it was read, and what of it a network sees.
-
-    Attributes
-    ----------
-    pixels
-        (rows, columns) float32, in a file.
-    fitted
-        On the network's grid, and the way back.
-    seconds
-        Of each stage so far.
-    """
+    """A slice as it was read, and as the network sees it."""
 
     pixels: NDArray[np.float32]
+    """(rows, columns), in a file."""
     fitted: FittedSlice
     seconds: dict[str, float]
+    """Of each stage so far."""
 
 
 def pack_scan(prepared: PreparedScan, file: Path) -> dict[str, Any]:
-    """A prepared scan as a dictionary of arrays and plain values; its image goes into a file."""
+    """Return a prepared scan as plain values and small arrays; write its image to a file."""
     write_image(file, prepared.image)
     return {
         "image": str(file),
@@ -56,10 +51,7 @@ def pack_scan(prepared: PreparedScan, file: Path) -> dict[str, Any]:
 def pack_slice(
     pixels: NDArray[np.float32], fitted: FittedSlice, seconds: dict[str, float], file: Path
 ) -> dict[str, Any]:
-    """A slice as a dictionary of arrays and plain values; its pixels go into a file.
-
-    The network's small image crosses in the message.
-    """
+    """Return a slice as plain values and the network's small image; write its pixels to a file."""
     write_image(file, pixels)
     return {
         "pixels": str(file),
@@ -72,18 +64,12 @@ def pack_slice(
 
 
 def pack_error(error: errors.NeuroBentoError) -> dict[str, Any]:
-    """An error as plain values; its subject, which may be a path, stays behind."""
+    """Return an error as plain values, without its subject, which may be a path."""
     return {"error": type(error).__name__, **error.parts, "subject": None}
 
 
 def unpack_scan(values: dict[str, Any]) -> PreparedScan:
-    """The prepared scan that was packed.
-
-    Raises
-    ------
-    NeuroBentoError
-        The error that was packed instead.
-    """
+    """Return the scan that `pack_scan` packed, or raise the error that `pack_error` packed."""
     _raise_error(values)
     shape = tuple(values["native_shape"])
     block = bytes(values["native_header"])
@@ -99,7 +85,7 @@ def unpack_scan(values: dict[str, Any]) -> PreparedScan:
 
 
 def unpack_slice(values: dict[str, Any]) -> PreparedSlice:
-    """The slice that was packed; raises as `unpack_scan` does."""
+    """Return the slice that `pack_slice` packed, or raise the error that `pack_error` packed."""
     _raise_error(values)
     rows, columns = values["shape"]
     top, left = values["corner"]

@@ -1,4 +1,4 @@
-"""What the fronts of all tasks share: turns, runners and their rooms, work that is ended."""
+"""Base of the request handlers: admission, calls to the other services, and cancellation."""
 
 from __future__ import annotations
 
@@ -26,42 +26,39 @@ logger = logging.getLogger("neurobento.serving")
 
 
 class PreprocessingService(Protocol):
-    """The preprocessing service as a front calls it."""
+    """The preprocessing service as handlers call it."""
 
     async def prepare(self, path: str, kind: str, ticket: str) -> dict[str, Any]:
-        """What was made of a file, or an error, packed; see `neurobento.serving.pool.serialisation`."""
+        """Return what was made of a file, or its error, packed (see `pool.serialisation`)."""
 
     async def end(self, ticket: str) -> None:
         """End the work of a ticket."""
 
     async def call(self, method: str) -> Any:
-        """Ask for a method by name, as has to be done while the front starts."""
+        """RequestContext a method by its name; during start-up BentoML offers no other way."""
 
 
 class Runner(Protocol):
-    """A network's runner as the fronts of all tasks call it."""
+    """The runner of one model as the handlers of all tasks call it."""
 
     async def describe(self) -> dict[str, Any]:
-        """Model and backend, for run.json."""
+        """Return the model and the backend, for run.json."""
 
 
 OwnRunner = TypeVar("OwnRunner", bound=Runner)
 
 
 class TaskHandler(Generic[OwnRunner]):
-    """Answers requests for one task with the services behind it, over HTTP and gRPC alike.
+    """Handle the requests for one task, whether they came by HTTP, by gRPC or as jobs.
 
     Parameters
     ----------
-    preprocessing
-        Reads files, and prepares what is in them.
     runners
         Name of a model for the task -> its runner.
-    admission
-        Says whose turn it is.
     batches
-        Model name -> images in a batch of its runner at most. A runner holds calls for two, one
-        in the network and one that waits for it; others wait here, where they can leave.
+        Model name -> images in a batch of its runner at most. A runner is sent two batches at a
+        time, one in the network and one that waits for it; other calls wait here, where they can
+        be cancelled.
     """
 
     task: str
@@ -76,31 +73,21 @@ class TaskHandler(Generic[OwnRunner]):
         self._preprocessing = preprocessing
         self._runners = dict(runners)
         self._batches = dict(batches)
-        self._rooms = {name: asyncio.Semaphore(2 * images) for name, images in batches.items()}
+        self._slots = {name: asyncio.Semaphore(2 * images) for name, images in batches.items()}
         self._admission = admission
         self._facts: dict[str, dict[str, Any]] = {}
 
-    def require(self, model: str) -> None:
-        """That there is such a model for the task.
-
-        Raises
-        ------
-        ModelNotFound
-        """
+    def require_model(self, model: str) -> None:
+        """Raise ModelNotFound unless this task has the model."""
         self._runner(model)
 
     async def facts(self, model: str) -> dict[str, Any]:
-        """Model and backend, for run.json; a runner is call_service once.
-
-        Raises
-        ------
-        ModelNotFound, ServiceUnavailable
-        """
+        """Return the model and the backend for run.json; each runner is called once."""
         if model not in self._facts:
             self._facts[model] = await call_service(self._runner(model).describe())
         return self._facts[model]
 
-    async def _answered(
+    async def _run_admitted(
         self,
         call: RequestContext,
         model: str,
@@ -108,9 +95,9 @@ class TaskHandler(Generic[OwnRunner]):
         work: Callable[[], Coroutine[Any, Any, Result]],
         *size: Hashable,
     ) -> Result:
-        """Work in its turn, within its call's limits; its size foretells how long it takes."""
+        """Do some work in its turn and within its deadline; the size helps to predict how long."""
         self._runner(model)
-        # the metrics' labels: only what there is
+        # only once the model is known to exist: metrics have no labels that clients made up
         call.model, call.preprocessing = model, kind
         with (
             self._admission.join_queue(call, (model, kind, *size), queue_for(kind)),
@@ -118,28 +105,28 @@ class TaskHandler(Generic[OwnRunner]):
         ):
             return await call.run(work())
 
-    async def _prepared(self, file: Path, kind: Kind, call: RequestContext) -> dict[str, Any]:
-        """What preprocessing makes of a file, or an error, packed; see `neurobento.serving.pool.serialisation`."""
+    async def _preprocess(self, file: Path, kind: Kind, call: RequestContext) -> dict[str, Any]:
+        """Have a file prepared; return what was made of it, or its error, packed."""
         try:
             return await call_service(self._preprocessing.prepare(str(file), kind, call.ticket))
         except asyncio.CancelledError:
-            # leaving does not stop what the other process does; what is not there has stopped
+            # the other process goes on working after we left; a service that is gone has stopped
             with contextlib.suppress(ServiceUnavailable):
                 await call_service(self._preprocessing.end(call.ticket))
             raise
 
-    async def _in_room(
-        self, model: str, ask: Callable[[OwnRunner], Coroutine[Any, Any, Result]]
+    async def _call_runner(
+        self, model: str, request: Callable[[OwnRunner], Coroutine[Any, Any, Result]]
     ) -> Result:
-        """What a model's runner answers, once there is room for one more call in it.
+        """Return a runner's answer, once it has a free slot.
 
-        The runner finishes what it was call_service for, whoever has left by then: a call keeps its
-        room there until it is done, so that calls nobody waits for cannot pile up.
+        The runner finishes a call even if its client has left. The call keeps its slot until
+        then, so that abandoned calls cannot pile up.
         """
-        runner, room = self._runner(model), self._rooms[model]
-        await room.acquire()
-        work = asyncio.ensure_future(call_service(ask(runner)))
-        work.add_done_callback(functools.partial(_leave, room))
+        runner, slot = self._runner(model), self._slots[model]
+        await slot.acquire()
+        work = asyncio.ensure_future(call_service(request(runner)))
+        work.add_done_callback(functools.partial(_release, slot))
         return await asyncio.shield(work)
 
     def _runner(self, model: str) -> OwnRunner:
@@ -154,35 +141,35 @@ class TaskHandler(Generic[OwnRunner]):
         return self._runners[model]
 
 
-def _leave(room: asyncio.Semaphore, work: asyncio.Future[Any]) -> None:
-    room.release()
+def _release(slot: asyncio.Semaphore, work: asyncio.Future[Any]) -> None:
+    slot.release()
     if not work.cancelled():
-        # an error that nobody looks at is written out by asyncio, words and all
+        # asyncio logs an exception that nobody has retrieved, with its message
         work.exception()
 
 
 async def call_service(answer: Coroutine[Any, Any, Result]) -> Result:
-    """What another service answers.
+    """Return what another service answers.
 
     Raises
     ------
     ServiceUnavailable
-        It is gone or restarting, or has no room. Its own words are for nobody.
+        It is gone or restarting, or out of memory. Its own message is not passed on.
     RuntimeError
-        It failed, and would again.
+        It failed, and would fail again.
     """
     from aiohttp import ClientError
 
     try:
         return await answer
     except (BentoMLException, ClientError, OSError) as error:
-        # the error's own, as the service answered it; its class's says nothing
+        # the code that the service answered with; the class's own default says nothing
         if vars(error).get("error_code") == HTTPStatus.INTERNAL_SERVER_ERROR:
             raise RuntimeError("a service failed") from None
         logger.warning("a service did not answer: %s", type(error).__name__)
         raise ServiceUnavailable(
             expected="every part of the service to be there",
-            found="that one did not answer",
+            found="one that did not answer",
             remedy="Try again in a few seconds.",
             retry_after_s=5.0,
         ) from None

@@ -1,4 +1,4 @@
-"""What came with a request, in a folder that goes with it."""
+"""Keep what a request brought in a temporary folder that lasts as long as the request."""
 
 from __future__ import annotations
 
@@ -18,13 +18,7 @@ UPLOAD_PREFIX = "neurobento-upload-"
 
 @contextlib.contextmanager
 def upload_folder() -> Iterator[Path]:
-    """A folder for what a request brought, for as long as the context lasts.
-
-    Raises
-    ------
-    ServiceUnavailable
-        There is no room for one.
-    """
+    """Make a folder for the context; raise ServiceUnavailable if the disk is full."""
     with contextlib.ExitStack() as stack:
         with map_exhaustion():
             made = stack.enter_context(tempfile.TemporaryDirectory(prefix=UPLOAD_PREFIX))
@@ -33,13 +27,7 @@ def upload_folder() -> Iterator[Path]:
 
 @contextlib.asynccontextmanager
 async def uploaded_file(content: bytes) -> AsyncIterator[Path]:
-    """A file that a request brought, for as long as the context lasts.
-
-    Raises
-    ------
-    ServiceUnavailable
-        There is no room for it.
-    """
+    """Write a file for the context; raise ServiceUnavailable if the disk is full."""
     with upload_folder() as folder:
         file = folder / "scan"
         with map_exhaustion():

@@ -15,7 +15,7 @@ from neurobento.imaging.native_space import space_of
 from neurobento.parcellation.parcellator import Parcellation, PreparedScan, restore_and_measure
 from neurobento.serving.inference_protocol.protocol import OpenInference
 from neurobento.serving.request import RequestContext
-from neurobento.serving.tasks.parcellation.handler import Options
+from neurobento.serving.tasks.parcellation.options import ParcellationOptions
 from neurobento.serving.tasks.parcellation.tensors import ParcellationTensors
 from neurobento.spec import ModelSpec
 
@@ -58,7 +58,7 @@ class FakeFront:
         )
         self.parcellation = restore_and_measure(prepared, labels, {"infer": 0.1})
         self.error, self.endless = error, endless
-        self.asked: list[Options] = []
+        self.asked: list[ParcellationOptions] = []
         self.contents: list[bytes] = []
         self.calls: list[RequestContext] = []
         self.ended = 0
@@ -67,20 +67,22 @@ class FakeFront:
         """Model and backend."""
         return FACTS
 
-    async def parcellate(self, file: Path, options: Options, call: RequestContext) -> Parcellation:
+    async def parcellate(
+        self, file: Path, options: ParcellationOptions, call: RequestContext
+    ) -> Parcellation:
         """The parcellation, of any file."""
         self.contents.append(file.read_bytes())
         await self._work(options, call)
         return self.parcellation
 
     async def segment(
-        self, images: NDArray[np.float32], options: Options, call: RequestContext
+        self, images: NDArray[np.float32], options: ParcellationOptions, call: RequestContext
     ) -> NDArray[np.uint8]:
         """Labels of images."""
         await self._work(options, call)
         return labels_of(images)
 
-    async def _work(self, options: Options, call: RequestContext) -> None:
+    async def _work(self, options: ParcellationOptions, call: RequestContext) -> None:
         self.asked.append(options)
         self.calls.append(call)
         if self.error is not None:

@@ -1,4 +1,4 @@
-"""What the front service does with a slice: fit, score, restore, hand over."""
+"""Handle anomaly requests: fit the slice, score it, restore the heat map, encode the answer."""
 
 from __future__ import annotations
 
@@ -24,31 +24,30 @@ from neurobento.serving.telemetry.metrics import observe_stages, time_stage
 from neurobento.serving.telemetry.tracing import record_stage_spans, span
 from neurobento.spec import ModelSpec
 
-__all__ = ["AnomalyHandler", "thresholds_of"]
+__all__ = ["AnomalyHandler", "model_thresholds"]
 
 Result = TypeVar("Result")
+ScoresAndMaps = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 KIND: Kind = "slice"
 
-AT_ONCE = 2
-"""Answers that are worked out at the same time: each of the largest slice holds some of its
-pictures in memory, and there are as many callers as places."""
+MAX_THREADS = 2
+"""Answers that are encoded at the same time: for a slice of the largest size each holds several
+pictures in memory, and there are as many callers as slots."""
 
 
 class Detector(Runner, Protocol):
-    """A network's runner as this front calls it."""
+    """The runner of an anomaly model."""
 
     async def detect(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """What is found in images (N, 1, 128, 128); see `neurobento.serving.tasks.anomaly.batches`."""
+        """Return packed scores and error maps of images (N, 1, 128, 128) (see `batches`)."""
 
 
 class AnomalyHandler(TaskHandler[Detector]):
-    """Answers requests about anomalies; see `TaskHandler`.
+    """Handle requests about anomalies.
 
     Parameters
     ----------
-    preprocessing, runners, admission, batches
-        As of every front.
     thresholds
         Model name -> the score above which a slice is called anomalous.
     """
@@ -65,105 +64,89 @@ class AnomalyHandler(TaskHandler[Detector]):
     ) -> None:
         super().__init__(preprocessing, runners, admission, batches)
         self._thresholds = dict(thresholds)
-        self._workers = CapacityLimiter(AT_ONCE)
+        self._threads = CapacityLimiter(MAX_THREADS)
 
     async def answer(self, file: Path, model: str, media_type: str, call: RequestContext) -> bytes:
-        """What is found in a slice's file, as JSON, a picture, or a zip of both and more.
-
-        Raises as `detect` does.
-        """
+        """Return the anomaly of a slice's file as JSON, a picture, or a zip of all output files."""
 
         async def work() -> bytes:
             detection = await self._detect(file, model, call)
             with time_stage("encode", model), span("encode"):
-                return await self._worked_out(ENCODERS[media_type], detection, call.id)
+                return await self._run_in_thread(ENCODERS[media_type], detection, call.id)
 
-        return await self._answered(call, model, KIND, work)
+        return await self._run_admitted(call, model, KIND, work)
 
     async def detect(self, file: Path, model: str, call: RequestContext) -> Detection:
-        """What is found in a slice's file.
+        """Return the anomaly of a slice's file.
 
         Raises
         ------
         ModelNotFound
-            There is no such model for the task.
+            The model does not exist for this task.
         ScanError, PreprocessingError
             The slice cannot be used.
         ServiceBusy, ServiceUnavailable
-            Not now; both say when.
+            Not now; both say when to try again.
         DeadlineExceeded, ClientGone
-            The work was ended, in all processes.
+            The work was ended in all processes.
         """
         work = functools.partial(self._detect, file, model, call)
-        return await self._answered(call, model, KIND, work)
+        return await self._run_admitted(call, model, KIND, work)
 
     async def score(
         self, images: NDArray[np.float32], model: str, call: RequestContext
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Scores (N,) and error maps (N, 128, 128) of images (N, 1, 128, 128).
+    ) -> ScoresAndMaps:
+        """Return scores (N,) and error maps (N, 128, 128) of images (N, 1, 128, 128)."""
 
-        Raises as `detect` does.
-        """
-
-        async def work() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        async def work() -> ScoresAndMaps:
             with time_stage("infer", model):
                 return await self._score(images, model)
 
-        return await self._answered(call, model, KIND, work, len(images))
+        return await self._run_admitted(call, model, KIND, work, len(images))
 
     async def _detect(self, file: Path, model: str, call: RequestContext) -> Detection:
-        prepared = unpack_slice(await self._prepared(file, KIND, call))
+        prepared = unpack_slice(await self._preprocess(file, KIND, call))
         record_stage_spans(prepared.seconds)
         facts = await self.facts(model)
         start = time.perf_counter()
         scores, maps = await self._score(prepared.fitted.image[None, None], model)
         seconds = {**prepared.seconds, "infer": time.perf_counter() - start}
         with span("restore"):
-            restore = functools.partial(_restored, prepared, facts, seconds)
+            restore = functools.partial(_restore, prepared, facts, seconds)
             threshold = self._thresholds[model]
-            found = await self._worked_out(restore, float(scores[0]), maps[0], threshold)
-        observe_stages(model, found.seconds)
-        return found
+            detection = await self._run_in_thread(restore, float(scores[0]), maps[0], threshold)
+        observe_stages(model, detection.seconds)
+        return detection
 
-    async def _score(
-        self, images: NDArray[np.float32], model: str
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Of images, in pieces that fit into a batch: one after the other, to let others in."""
-        most = self._batches[model]
-        found = []
+    async def _score(self, images: NDArray[np.float32], model: str) -> ScoresAndMaps:
+        """Score images batch after batch, so that other calls get in between."""
+        size = self._batches[model]
+        results = []
         with span("infer", model=model):
-            for first in range(0, len(images), most):
-                found.append(await self._score_piece(images[first : first + most], model))
-        scores, maps = zip(*found, strict=True)
+            for first in range(0, len(images), size):
+                results.append(await self._score_batch(images[first : first + size], model))
+        scores, maps = zip(*results, strict=True)
         return np.concatenate(scores), np.concatenate(maps)
 
-    async def _score_piece(
-        self, images: NDArray[np.float32], model: str
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    async def _score_batch(self, images: NDArray[np.float32], model: str) -> ScoresAndMaps:
         start = time.perf_counter()
-        rows = await self._in_room(model, lambda runner: runner.detect(images))
+        rows = await self._call_runner(model, lambda runner: runner.detect(images))
         scores, maps, network_s = unpack_outputs(rows)
         waited_s = max(0.0, time.perf_counter() - start - network_s)
         for _ in images:
             observe_stages(model, {"queue": waited_s})
         return scores, maps
 
-    async def _worked_out(self, work: Callable[..., Result], *of: Any) -> Result:
-        return await to_thread.run_sync(work, *of, limiter=self._workers)
+    async def _run_in_thread(self, work: Callable[..., Result], *arguments: Any) -> Result:
+        return await to_thread.run_sync(work, *arguments, limiter=self._threads)
 
 
-def thresholds_of(specs: Sequence[ModelSpec]) -> dict[str, float]:
-    """Name of a model for anomalies -> the score above which it calls a slice anomalous.
-
-    Raises
-    ------
-    SpecMismatch
-        A spec states none.
-    """
+def model_thresholds(specs: Sequence[ModelSpec]) -> dict[str, float]:
+    """Return the threshold of each anomaly model; raise SpecMismatch if a spec states none."""
     return {spec.name: slice_threshold(spec) for spec in specs if spec.task == AnomalyHandler.task}
 
 
-def _restored(
+def _restore(
     prepared: PreparedSlice,
     facts: dict[str, Any],
     seconds: dict[str, float],
@@ -171,6 +154,7 @@ def _restored(
     error_map: NDArray[np.float32],
     threshold: float,
 ) -> Detection:
+    """Bring the error map back to the slice's own pixels."""
     start = time.perf_counter()
     anomaly = slice_anomaly(prepared.fitted, score, error_map, threshold)
     seconds = {**seconds, "restore": time.perf_counter() - start}

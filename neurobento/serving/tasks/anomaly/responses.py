@@ -1,4 +1,4 @@
-"""What is said of a slice: as JSON, as a picture, or as a zip of files."""
+"""Encode the anomaly of a slice for a response: JSON, a picture, or a zip of all output files."""
 
 from __future__ import annotations
 
@@ -26,78 +26,72 @@ __all__ = [
     "draw_overlay",
 ]
 
-
 DRAWING = threading.BoundedSemaphore(2)
-"""Pictures that are drawn at the same time, whichever way they were asked for: each of the largest
-slice holds some of its pictures in memory, and there are as many callers as places."""
+"""Pictures drawn at the same time, over all protocols: for a slice of the largest size each holds
+several pictures in memory, and there are as many callers as slots."""
 
 
 @dataclass(frozen=True, eq=False)
 class Detection:
-    """All that there is to say of a slice.
-
-    Attributes
-    ----------
-    pixels
-        (rows, columns) float32, as it was read.
-    anomaly
-        What was found.
-    error_map
-        (128, 128) float32, as the network gave it.
-    facts
-        Model and backend.
-    seconds
-        Of each stage.
-    """
+    """The anomaly of a slice, and all that its output files state."""
 
     pixels: NDArray[np.float32]
+    """(rows, columns), as read."""
     anomaly: SliceAnomaly
     error_map: NDArray[np.float32]
+    """(128, 128), as the network gave it."""
     facts: dict[str, Any]
+    """Model and backend."""
     seconds: dict[str, float]
+    """Of each stage."""
 
 
 def detection_facts(detection: Detection) -> dict[str, Any]:
-    """The facts of a slice, those that `slice_output_files` writes."""
-    of = detection.pixels, detection.anomaly, detection.facts, detection.seconds
-    return slice_facts(*of)
+    """Return the facts that `slice_output_files` writes."""
+    return slice_facts(detection.pixels, detection.anomaly, detection.facts, detection.seconds)
 
 
 def draw_overlay(detection: Detection) -> bytes:
-    """A PNG of the slice, without and with its heat map."""
+    """Return a PNG of the slice without and with its heat map."""
     with DRAWING:
         return png_bytes(slice_figure(detection.pixels, detection.anomaly))
 
 
-def _json(detection: Detection, request_id: str) -> bytes:
+def _encode_json(detection: Detection, request_id: str) -> bytes:
     return json_bytes({**detection_facts(detection), "request_id": request_id})
 
 
-def _picture(detection: Detection, _: str) -> bytes:
+def _encode_png(detection: Detection, _: str) -> bytes:
     return draw_overlay(detection)
 
 
-def _archive(detection: Detection, _: str) -> bytes:
-    of = detection.pixels, detection.anomaly, detection.facts, detection.seconds
+def _encode_zip(detection: Detection, _: str) -> bytes:
     with DRAWING:
-        return zip_files(slice_output_files(FILE_STEM, *of))
+        files = slice_output_files(
+            FILE_STEM,
+            detection.pixels,
+            detection.anomaly,
+            detection.facts,
+            detection.seconds,
+        )
+        return zip_files(files)
 
 
 ENCODERS: Mapping[str, Callable[[Detection, str], bytes]] = {
-    JSON: _json,
-    PNG: _picture,
-    ZIP: _archive,
+    JSON: _encode_json,
+    PNG: _encode_png,
+    ZIP: _encode_zip,
 }
-"""Media type -> what makes such an answer, of a detection and a request's id."""
+"""Media type -> encoder of a detection and a request id."""
 
 FILE_NAMES: Mapping[str, str] = {JSON: "anomaly.json", PNG: "overlay.png", ZIP: "anomaly.zip"}
-"""What an answer is called, behind the stem of all file names."""
+"""Media type -> name of the download, after the stem of all file names."""
 
 
 def choose_media_type(accept: str) -> str:
-    """What to answer with, by the `Accept` of a request: JSON unless it names another first."""
+    """Return the first media type of an `Accept` header that there is an encoder for, else JSON."""
     named = [each.partition(";")[0].strip().lower() for each in accept.split(",")]
-    # a browser names pictures among all that it can show
+    # a browser lists pictures too, among all that it can show
     if "text/html" in named:
         return JSON
     return next((each for each in named if each in ENCODERS), JSON)

@@ -1,6 +1,6 @@
-"""Anomalies by the Open Inference Protocol.
+"""Offer anomaly detection through the Open Inference Protocol.
 
-A request brings either `slice`, the bytes of a slice's file, or `image`, slices on the
+A request brings either `slice`, the bytes of a slice's file, or `image`, slices that are on the
 network's grid already.
 """
 
@@ -17,8 +17,8 @@ from neurobento.serving.inference_protocol.tensors import (
     OutputMakers,
     Tensor,
     TensorSpecs,
-    content_of,
-    images_of,
+    file_content,
+    grid_images,
     json_tensor,
 )
 from neurobento.serving.request import RequestContext
@@ -28,8 +28,8 @@ from neurobento.serving.tasks.uploaded_file import uploaded_file
 
 __all__ = ["AnomalyTensors"]
 
-MOST_IMAGES = 64
-"""In one request: 4 MiB of them, which come back as as many of error maps."""
+MAX_IMAGES = 64
+"""In one request: 4 MiB, and the error maps in the answer are as large again."""
 
 INPUTS: TensorSpecs = {"slice": ("BYTES", [1]), "image": ("FP32", [-1, 1, *SLICE_SHAPE])}
 OUTPUTS: TensorSpecs = {
@@ -40,55 +40,48 @@ OUTPUTS: TensorSpecs = {
     "overlay": ("BYTES", [1]),
     "run": ("BYTES", [1]),
 }
-GIVES: Mapping[str, tuple[str, ...]] = {
+OUTPUTS_OF_INPUT: Mapping[str, tuple[str, ...]] = {
     "slice": ("score", "error_map", "heat_map", "overlay", "run"),
     "image": ("score", "error_map", "run"),
 }
-"""Which input gives which outputs."""
 
 
 class AnomalyTensors:
-    """Slices in, scores and maps out; see `neurobento.serving.inference_protocol.tensors.TaskTensors`.
+    """Score the tensors of a request; see `inference_protocol.tensors.TaskTensors`."""
 
-    Parameters
-    ----------
-    front
-        Answers.
-    """
-
-    def __init__(self, front: AnomalyHandler) -> None:
-        self._front = front
-        self.inputs, self.outputs, self.gives = INPUTS, OUTPUTS, GIVES
+    def __init__(self, handler: AnomalyHandler) -> None:
+        self._handler = handler
+        self.inputs, self.outputs, self.outputs_of_input = INPUTS, OUTPUTS, OUTPUTS_OF_INPUT
 
     async def infer(
         self, model: str, tensor: Tensor, parameters: Mapping[str, Any], call: RequestContext
     ) -> OutputMakers:
-        """What makes each output that an input gives; raises as `AnomalyHandler.detect`."""
+        """Return a maker of each output; raise as `AnomalyHandler.detect` does."""
         if tensor.name == "slice":
-            return await self._of_slice(content_of(tensor), model, call)
-        images = images_of(tensor, SLICE_SHAPE, MOST_IMAGES, "slice")
-        return await self._of_image(images, model, call)
+            return await self._infer_slice(file_content(tensor), model, call)
+        images = grid_images(tensor, SLICE_SHAPE, MAX_IMAGES, "slice")
+        return await self._infer_images(images, model, call)
 
-    async def _of_slice(self, content: bytes, model: str, call: RequestContext) -> OutputMakers:
+    async def _infer_slice(self, content: bytes, model: str, call: RequestContext) -> OutputMakers:
         async with uploaded_file(content) as file:
-            # its pixels stay to be read: the file that they are in is open
-            found = await self._front.detect(file, model, call)
+            # its pixels outlive the folder: their file stays open
+            found = await self._handler.detect(file, model, call)
         score = np.array([found.anomaly.score], np.float32)
         return {
-            "score": lambda: Tensor.of_array("score", score),
-            "error_map": lambda: Tensor.of_array("error_map", found.error_map[None]),
-            "heat_map": lambda: Tensor.of_array("heat_map", found.anomaly.heat_map),
-            "overlay": lambda: Tensor.of_bytes("overlay", draw_overlay(found)),
+            "score": lambda: Tensor.from_array("score", score),
+            "error_map": lambda: Tensor.from_array("error_map", found.error_map[None]),
+            "heat_map": lambda: Tensor.from_array("heat_map", found.anomaly.heat_map),
+            "overlay": lambda: Tensor.from_bytes("overlay", draw_overlay(found)),
             "run": lambda: json_tensor("run", detection_facts(found)),
         }
 
-    async def _of_image(
+    async def _infer_images(
         self, images: NDArray[np.float32], model: str, call: RequestContext
     ) -> OutputMakers:
-        scores, maps = await self._front.score(images, model, call)
-        facts = await call.run(self._front.facts(model))
+        scores, maps = await self._handler.score(images, model, call)
+        facts = await call.run(self._handler.facts(model))
         return {
-            "score": lambda: Tensor.of_array("score", scores),
-            "error_map": lambda: Tensor.of_array("error_map", maps),
+            "score": lambda: Tensor.from_array("score", scores),
+            "error_map": lambda: Tensor.from_array("error_map", maps),
             "run": lambda: json_tensor("run", facts),
         }

@@ -1,8 +1,8 @@
-"""Images on the network grid on their way between processes: in files, which messages name.
+"""Pass images on the network grid between processes as files, which messages name.
 
-An image is 5.5 MB, and each service that it went through in a message would copy it
-several times, on cores that the network could use. A file lies beside the upload that it
-comes from and goes with it. One that is gone most likely belonged to a caller that left.
+An image is 5.5 MB, and every service that a message passes through would copy it several times,
+on cores that the network could use. The file lies beside the upload that it comes from and is
+removed with it, so a missing file most likely belonged to a client that left.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from neurobento.imaging.geometry import NETWORK_SHAPE
 
 __all__ = ["MISSING", "has_missing", "open_image", "pack_paths", "segment_files", "write_image"]
 
-NAME_BYTES = 1024
+PATH_BYTES = 1024
 IMAGE_BYTES = 4 * math.prod(NETWORK_SHAPE)
 
 MISSING = 255
-"""Every label of an image that was not there, or not whole; class indices end at 116."""
+"""Every label of an image whose file was missing or cut short; class indices end at 116."""
 
 Infer = Callable[[NDArray[np.float32]], NDArray[np.uint8]]
 
@@ -35,62 +35,62 @@ def write_image(path: Path, image: NDArray[np.float32]) -> None:
 
 
 def open_image(path: Path, shape: tuple[int, ...] = NETWORK_SHAPE) -> NDArray[np.float32]:
-    """The image of a shape in a file, read when it is looked at."""
+    """Map an image from its file; it is read when its voxels are used."""
     return np.memmap(path, np.float32, "r", shape=shape)
 
 
 def pack_paths(paths: Sequence[Path]) -> NDArray[np.uint8]:
-    """(N, 1024) uint8: names of files as an array, which BentoML can put into batches.
+    """Return paths as an array (N, 1024), since BentoML makes batches of arrays alone.
 
     Raises
     ------
     ValueError
-        A name is too long.
+        A path is too long.
     """
     names = [bytes(path) for path in paths]
-    if max(map(len, names)) > NAME_BYTES:
-        raise ValueError(f"expected names of at most {NAME_BYTES} bytes")
-    return np.array([list(name.ljust(NAME_BYTES, b"\0")) for name in names], np.uint8)
+    if max(map(len, names)) > PATH_BYTES:
+        raise ValueError(f"expected names of at most {PATH_BYTES} bytes")
+    return np.array([list(name.ljust(PATH_BYTES, b"\0")) for name in names], np.uint8)
 
 
 def segment_files(
-    names: NDArray[np.uint8], infer: Infer, waited: Callable[[float], None]
+    paths: NDArray[np.uint8], infer: Infer, on_wait: Callable[[float], None]
 ) -> NDArray[np.uint8]:
-    """Labels (N, 91, 122, 123) of the images in files; `MISSING` everywhere of one that is gone.
+    """Return labels (N, 91, 122, 123) of images in files, `MISSING` throughout where a file is.
 
     Parameters
     ----------
-    names
-        Of the files, as `pack_paths` gives them.
+    paths
+        As `pack_paths` gives them.
     infer
         Gives the labels of images (M, 1, 91, 122, 123).
-    waited
-        Told of each image how many seconds it lay in its file.
+    on_wait
+        Called for each image with the seconds since its file was written.
     """
-    images = np.empty((len(names), 1, *NETWORK_SHAPE), np.float32)
+    images = np.empty((len(paths), 1, *NETWORK_SHAPE), np.float32)
     waits_s = [
-        _read(Path(name.tobytes().rstrip(b"\0").decode()), images[i])
-        for i, name in enumerate(names)
+        _read(Path(path.tobytes().rstrip(b"\0").decode()), images[i])
+        for i, path in enumerate(paths)
     ]
     for wait_s in waits_s:
         if wait_s is not None:
-            waited(wait_s)
-    there = [wait_s is not None for wait_s in waits_s]
-    if all(there):
+            on_wait(wait_s)
+    is_whole = [wait_s is not None for wait_s in waits_s]
+    if all(is_whole):
         return infer(images)
-    labels = np.full((len(names), *NETWORK_SHAPE), MISSING, np.uint8)
-    if any(there):
-        labels[there] = infer(images[there])
+    labels = np.full((len(paths), *NETWORK_SHAPE), MISSING, np.uint8)
+    if any(is_whole):
+        labels[is_whole] = infer(images[is_whole])
     return labels
 
 
 def has_missing(labels: NDArray[np.uint8]) -> bool:
-    """Whether an image was gone, by the labels (N, 91, 122, 123) that `segment_files` gave."""
+    """Return True if the file of an image was missing, given labels (N, 91, 122, 123)."""
     return bool((labels[:, 0, 0, 0] == MISSING).any())
 
 
 def _read(path: Path, image: NDArray[np.float32]) -> float | None:
-    """Fill an image from a file; the seconds since it was written, None if it is not whole."""
+    """Fill an image from its file; return the file's age in seconds, None if it is not whole."""
     try:
         with path.open("rb") as file:
             wait_s = max(0.0, time.time() - os.fstat(file.fileno()).st_mtime)

@@ -1,7 +1,7 @@
-"""Parcellation by the Open Inference Protocol.
+"""Offer parcellation through the Open Inference Protocol.
 
-A request brings either `scan`, the bytes of a scan's file, or `image`, scans on the network
-grid already; parameters say the preprocessing and the space, as the HTTP form does.
+A request brings either `scan`, the bytes of a scan's file, or `image`, scans that are on the
+network grid already. Parameters choose the preprocessing and the space, as in the HTTP form.
 """
 
 from __future__ import annotations
@@ -19,25 +19,27 @@ from neurobento.serving.inference_protocol.tensors import (
     OutputMakers,
     Tensor,
     TensorSpecs,
-    content_of,
-    images_of,
+    file_content,
+    grid_images,
     json_tensor,
 )
 from neurobento.serving.request import RequestContext
-from neurobento.serving.tasks.parcellation.handler import Options, ParcellationHandler, dseg
+from neurobento.serving.tasks.parcellation.handler import ParcellationHandler
+from neurobento.serving.tasks.parcellation.options import ParcellationOptions
+from neurobento.serving.tasks.parcellation.responses import encode_labels
 from neurobento.serving.tasks.uploaded_file import uploaded_file
 
 __all__ = ["ParcellationTensors"]
 
 REGIONS = CLASS_COUNT - 1
-MOST_IMAGES = 16
-"""In one request: it has one place, like a single scan."""
+MAX_IMAGES = 16
+"""In one request, since it takes one slot, like a single scan."""
 
 DEFAULT_PREPROCESSING = "full"
 
 INPUTS: TensorSpecs = {"scan": ("BYTES", [1]), "image": ("FP32", [-1, 1, *NETWORK_SHAPE])}
 OUTPUTS: TensorSpecs = {
-    # of `image` one dimension more, the scans
+    # for `image` there is a first axis more, the scans
     "labels": ("UINT8", [-1, -1, -1]),
     "affine": ("FP64", [4, 4]),
     "volumes_mm3": ("FP64", [REGIONS]),
@@ -45,72 +47,64 @@ OUTPUTS: TensorSpecs = {
     "dseg": ("BYTES", [1]),
     "run": ("BYTES", [1]),
 }
-GIVES: Mapping[str, tuple[str, ...]] = {
+OUTPUTS_OF_INPUT: Mapping[str, tuple[str, ...]] = {
     "scan": ("labels", "affine", "volumes_mm3", "dseg", "run"),
     "image": ("labels", "voxels", "run"),
 }
-"""Which input gives which outputs."""
 
 
 class ParcellationTensors:
-    """Scans in, labels out; see `neurobento.serving.inference_protocol.tensors.TaskTensors`.
+    """Parcellate the tensors of a request; see `inference_protocol.tensors.TaskTensors`."""
 
-    Parameters
-    ----------
-    front
-        Answers.
-    """
-
-    def __init__(self, front: ParcellationHandler) -> None:
-        self._front = front
-        self.inputs, self.outputs, self.gives = INPUTS, OUTPUTS, GIVES
+    def __init__(self, handler: ParcellationHandler) -> None:
+        self._handler = handler
+        self.inputs, self.outputs, self.outputs_of_input = INPUTS, OUTPUTS, OUTPUTS_OF_INPUT
 
     async def infer(
         self, model: str, tensor: Tensor, parameters: Mapping[str, Any], call: RequestContext
     ) -> OutputMakers:
-        """What makes each output that an input gives; raises as `ParcellationHandler.parcellate`."""
+        """Return a maker of each output; raise as `ParcellationHandler.parcellate` does."""
         preprocessing = str(parameters.get("preprocessing", DEFAULT_PREPROCESSING))
         space = str(parameters.get("space", "native"))
         if tensor.name == "scan":
-            return await self._of_scan(
-                content_of(tensor), Options(model, preprocessing, space), call
-            )
-        images = images_of(tensor, NETWORK_SHAPE, MOST_IMAGES, "scan")
-        return await self._of_image(images, Options(model, "none", space), call)
+            options = ParcellationOptions(model, preprocessing, space)
+            return await self._infer_scan(file_content(tensor), options, call)
+        images = grid_images(tensor, NETWORK_SHAPE, MAX_IMAGES, "scan")
+        return await self._infer_images(images, ParcellationOptions(model, "none", space), call)
 
-    async def _of_scan(
-        self, content: bytes, options: Options, call: RequestContext
+    async def _infer_scan(
+        self, content: bytes, options: ParcellationOptions, call: RequestContext
     ) -> OutputMakers:
         async with uploaded_file(content) as file:
-            found = await self._front.parcellate(file, options, call)
-        facts = await call.run(self._front.facts(options.model))
+            found = await self._handler.parcellate(file, options, call)
+        facts = await call.run(self._handler.facts(options.model))
         native = options.space == "native"
         grid = found.prepared.grid
         labels = found.labels if native else found.network_labels
         affine = found.prepared.space.voxel_to_ras if native else grid.network_voxel_to_ras
         volumes = np.array([v.volume_mm3 for v in found.volumes], np.float64)
         return {
-            "labels": lambda: Tensor.of_array("labels", labels),
-            "affine": lambda: Tensor.of_array("affine", np.asarray(affine, np.float64)),
-            "volumes_mm3": lambda: Tensor.of_array("volumes_mm3", volumes),
-            "dseg": lambda: Tensor.of_bytes("dseg", dseg(found, options.space)),
+            "labels": lambda: Tensor.from_array("labels", labels),
+            "affine": lambda: Tensor.from_array("affine", np.asarray(affine, np.float64)),
+            "volumes_mm3": lambda: Tensor.from_array("volumes_mm3", volumes),
+            "dseg": lambda: Tensor.from_bytes("dseg", encode_labels(found, options.space)),
             "run": lambda: json_tensor("run", run_facts(found, facts)),
         }
 
-    async def _of_image(
-        self, images: NDArray[np.float32], options: Options, call: RequestContext
+    async def _infer_images(
+        self, images: NDArray[np.float32], options: ParcellationOptions, call: RequestContext
     ) -> OutputMakers:
-        labels = await self._front.segment(images, options, call)
-        facts = await call.run(self._front.facts(options.model))
+        labels = await self._handler.segment(images, options, call)
+        facts = await call.run(self._handler.facts(options.model))
         return {
-            "labels": lambda: Tensor.of_array("labels", labels),
-            "voxels": lambda: Tensor.of_array("voxels", _counts(labels)),
+            "labels": lambda: Tensor.from_array("labels", labels),
+            "voxels": lambda: Tensor.from_array("voxels", _region_voxels(labels)),
             "run": lambda: json_tensor("run", facts),
         }
 
 
-def _counts(labels: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """(N, 116) voxels of each region."""
+def _region_voxels(labels: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Count the voxels of each region; (N, 116)."""
     return np.stack(
         [np.bincount(each.ravel(), minlength=CLASS_COUNT)[1:CLASS_COUNT] for each in labels]
     ).astype(np.int64)

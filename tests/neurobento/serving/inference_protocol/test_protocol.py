@@ -40,7 +40,7 @@ from tests.neurobento.serving.fakes import (
 )
 
 GRID = (91, 122, 123)
-SCAN = Tensor.of_bytes("scan", CONTENT)
+SCAN = Tensor.from_bytes("scan", CONTENT)
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def image(count: int = 1) -> Any:
 
 
 def image_tensor(values: Any) -> Tensor:
-    return Tensor.of_array("image", values)
+    return Tensor.from_array("image", values)
 
 
 ARRAYS: dict[str, Any] = {
@@ -85,8 +85,8 @@ ARRAYS: dict[str, Any] = {
 
 @pytest.mark.parametrize("kind", DTYPES)
 def test_a_raw_tensor_comes_back_to_the_bit(kind: str) -> None:
-    sent = Tensor.of_array("x", ARRAYS[kind])
-    back = Tensor.of_raw("x", kind, sent.shape, sent.raw)
+    sent = Tensor.from_array("x", ARRAYS[kind])
+    back = Tensor.from_raw("x", kind, sent.shape, sent.raw)
     assert (sent.datatype, back.datatype, back.shape) == (kind, kind, (2, 3))
     assert back.values.dtype == ARRAYS[kind].dtype
     assert np.array_equal(back.values, ARRAYS[kind])
@@ -95,14 +95,14 @@ def test_a_raw_tensor_comes_back_to_the_bit(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", DTYPES)
 def test_a_tensor_by_value_is_the_same_as_a_raw_one(kind: str) -> None:
-    back = Tensor.of_values("x", kind, (2, 3), ARRAYS[kind].ravel().tolist())
+    back = Tensor.from_values("x", kind, (2, 3), ARRAYS[kind].ravel().tolist())
     assert back.values.dtype == ARRAYS[kind].dtype
     assert back.raw == ARRAYS[kind].tobytes()
 
 
 def test_a_tensor_that_is_not_contiguous_is_sent_in_its_own_order() -> None:
     turned = np.arange(6, dtype=np.int64).reshape(2, 3).T
-    assert Tensor.of_array("x", turned).raw == np.array([0, 3, 1, 4, 2, 5]).tobytes()
+    assert Tensor.from_array("x", turned).raw == np.array([0, 3, 1, 4, 2, 5]).tobytes()
 
 
 STRINGS = [b"", b"\x00\xff", b"a" * 70_000]
@@ -113,10 +113,10 @@ def test_strings_are_sent_behind_their_lengths() -> None:
     from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor
 
     theirs = serialize_byte_tensor(np.array(STRINGS, object)).item()
-    ours = Tensor.of_raw("x", "BYTES", (3,), theirs)
+    ours = Tensor.from_raw("x", "BYTES", (3,), theirs)
     assert ours.values == STRINGS
     assert ours.raw == theirs
-    assert deserialize_bytes_tensor(Tensor.of_bytes("x", b"abc").raw).tolist() == [b"abc"]
+    assert deserialize_bytes_tensor(Tensor.from_bytes("x", b"abc").raw).tolist() == [b"abc"]
 
 
 LIES: dict[str, tuple[str, list[int], bytes]] = {
@@ -146,7 +146,7 @@ LIES: dict[str, tuple[str, list[int], bytes]] = {
 @pytest.mark.parametrize("lie", LIES)
 def test_a_raw_tensor_that_lies_is_refused(lie: str) -> None:
     with pytest.raises(ConfigError):
-        Tensor.of_raw("x", *LIES[lie])
+        Tensor.from_raw("x", *LIES[lie])
 
 
 UNTRUE: dict[str, tuple[str, list[int], list[Any]]] = {
@@ -167,12 +167,12 @@ UNTRUE: dict[str, tuple[str, list[int], list[Any]]] = {
 @pytest.mark.parametrize("lie", UNTRUE)
 def test_a_tensor_by_value_that_lies_is_refused(lie: str) -> None:
     with pytest.raises(ConfigError):
-        Tensor.of_values("x", *UNTRUE[lie])
+        Tensor.from_values("x", *UNTRUE[lie])
 
 
 def test_a_refusal_repeats_nothing_of_the_tensor() -> None:
     with pytest.raises(ConfigError) as caught:
-        Tensor.of_values("JANE", "DOE", [1], ["secret"])
+        Tensor.from_values("JANE", "DOE", [1], ["secret"])
     assert not {"JANE", "DOE", "secret"} & set(str(caught.value).split())
 
 
@@ -322,7 +322,7 @@ def test_an_output_that_there_is_not_is_refused_before_any_work(
 def test_an_output_asked_for_again_is_refused_before_any_work(
     tensor: Tensor, times: int, front: FakeFront, ask: Any
 ) -> None:
-    with pytest.raises(ConfigError, match=rf"asked for once; found {times - 1} more than once"):
+    with pytest.raises(ConfigError, match=rf"named once; found {times - 1} more than once"):
         ask(tensor, outputs=["run", *["labels"] * times])
     assert front.asked == []
 
@@ -339,7 +339,7 @@ def packing_without_end(ask: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[t
         over.wait(20)
         return b""
 
-    monkeypatch.setattr("neurobento.serving.tasks.parcellation.tensors.dseg", pack)
+    monkeypatch.setattr("neurobento.serving.tasks.parcellation.tensors.encode_labels", pack)
     yield begun
     over.set()
 
@@ -385,8 +385,8 @@ REFUSED: dict[str, tuple[type[NeuroBentoError], tuple[Tensor, ...]]] = {
     "nothing": (ConfigError, ()),
     "two inputs": (ConfigError, (SCAN, SCAN)),
     "both inputs": (ConfigError, (SCAN, image_tensor(image()))),
-    "another name": (ConfigError, (Tensor.of_bytes("scans", CONTENT),)),
-    "a scan of numbers": (ConfigError, (Tensor.of_array("scan", np.zeros(1, np.uint8)),)),
+    "another name": (ConfigError, (Tensor.from_bytes("scans", CONTENT),)),
+    "a scan of numbers": (ConfigError, (Tensor.from_array("scan", np.zeros(1, np.uint8)),)),
     "two scans": (ConfigError, (Tensor("scan", "BYTES", (2,), [b"a", b"b"]),)),
     "no scan": (ConfigError, (Tensor("scan", "BYTES", (0,), []),)),
     "no image": (ConfigError, (image_tensor(np.zeros((0, 1, *GRID), np.float32)),)),

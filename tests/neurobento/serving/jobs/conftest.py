@@ -14,10 +14,11 @@ import pytest
 import redis
 
 from neurobento.serving.jobs import Database, JobLimits, JobQueue
+from neurobento.serving.tasks.parcellation.options import ParcellationOptions
 
-ASKED = ("compact", "none", "native")
+OPTIONS = ParcellationOptions("compact", "none", "native")
 DATABASES = ("sqlite", "redis")
-LIMITS = JobLimits(most=1000, keep_s=3600, longest_s=3600)
+LIMITS = JobLimits(max_waiting=1000, keep_s=3600, longest_s=3600)
 
 
 @pytest.fixture(scope="session")
@@ -92,4 +93,4 @@ def scan_file(tmp_path: Path) -> Callable[[bytes], Path]:
 @pytest.fixture
 def submit(queue: JobQueue, scan_file: Any) -> Callable[..., Any]:
     """Submits a scan."""
-    return lambda content=b"a scan", key=None: queue.submit(scan_file(content), ASKED, key)
+    return lambda content=b"a scan", key=None: queue.submit(scan_file(content), OPTIONS, key)

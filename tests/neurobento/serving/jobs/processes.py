@@ -14,10 +14,10 @@ from pathlib import Path
 from neurobento.errors import NeuroBentoError
 from neurobento.serving.admission import Admission
 from neurobento.serving.jobs import Database, JobLimits, JobQueue, JobWorker, worker
-from neurobento.serving.jobs.queue import Attempt
+from neurobento.serving.jobs.job import Attempt
 from neurobento.serving.request import RequestContext
-from neurobento.serving.tasks.parcellation.handler import Options
-from tests.neurobento.serving.jobs.conftest import ASKED
+from neurobento.serving.tasks.parcellation.options import ParcellationOptions
+from tests.neurobento.serving.jobs.conftest import OPTIONS
 
 WORK_S = 0.1
 SWEEP_EVERY_S = 1.0
@@ -43,7 +43,9 @@ def result_of(scan: bytes) -> bytes:
 class Front:
     """Works on a scan for some time."""
 
-    async def outputs(self, file: Path, options: Options, call: RequestContext) -> bytes:
+    async def outputs(
+        self, file: Path, options: ParcellationOptions, call: RequestContext
+    ) -> bytes:
         async def work() -> bytes:
             await asyncio.sleep(WORK_S)
             return result_of(file.read_bytes())
@@ -52,14 +54,14 @@ class Front:
 
 
 class NotedQueue(JobQueue):
-    """Writes a line, `id turn`, for each job that it has ended."""
+    """Writes a line, `id attempt`, for each job that it has ended."""
 
     log: Path
 
-    def finish(self, turn: Attempt, result: bytes) -> bool:
-        ended = super().finish(turn, result)
+    def finish(self, attempt: Attempt, result: bytes) -> bool:
+        ended = super().finish(attempt, result)
         if ended:
-            note(self.log, f"{turn.job.id} {turn.number}")
+            note(self.log, f"{attempt.job.id} {attempt.number}")
         return ended
 
 
@@ -73,7 +75,7 @@ def note(log: Path, line: str) -> None:
 def serve(url: str, limits: JobLimits, log: Path) -> None:
     """Work on jobs until killed."""
     tempfile.tempdir = str(log.parent)
-    worker.SWEEP_EVERY_S, worker.BEAT_EVERY_S = SWEEP_EVERY_S, BEAT_EVERY_S
+    worker.SWEEP_EVERY_S, worker.HEARTBEAT_EVERY_S = SWEEP_EVERY_S, BEAT_EVERY_S
 
     async def run() -> None:
         queue = NotedQueue(Database(url), limits)
@@ -102,7 +104,7 @@ def submit(url: str, limits: JobLimits, log: Path, numbers: range) -> None:
         while number not in accepted:
             scan.write_bytes(scan_of(number))
             try:
-                job = queue.submit(scan, ASKED, f"key-{number}")
+                job = queue.submit(scan, OPTIONS, f"key-{number}")
             except NeuroBentoError:
                 time.sleep(0.05)
                 continue

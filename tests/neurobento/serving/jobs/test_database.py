@@ -26,29 +26,29 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CHUNK_BYTES", PIECE)
 
 
-def content_of(database: Database, name: str) -> bytes:
-    return b"".join(database.blobs.chunks(name))
+def file_content(database: Database, name: str) -> bytes:
+    return b"".join(database.files.chunks(name))
 
 
 def test_a_value_is_there_until_it_is_removed(database: Database) -> None:
-    records = database.records
-    assert records.get("a") is None
-    records.put("a", b"1")
-    records.put("a", b"2")
-    assert records.get("a") == b"2"
-    assert records.items() == {"a": b"2"}
-    records.delete("a")
-    records.delete("a")
-    assert records.get("a") is None
-    assert records.items() == {}
+    values = database.values
+    assert values.get("a") is None
+    values.put("a", b"1")
+    values.put("a", b"2")
+    assert values.get("a") == b"2"
+    assert values.items() == {"a": b"2"}
+    values.delete("a")
+    values.delete("a")
+    assert values.get("a") is None
+    assert values.items() == {}
 
 
 def test_a_claim_is_the_first_ones(database: Database) -> None:
-    assert database.records.claim("a", b"mine")
-    assert not database.records.claim("a", b"yours")
-    assert database.records.get("a") == b"mine"
+    assert database.values.claim("a", b"mine")
+    assert not database.values.claim("a", b"yours")
+    assert database.values.get("a") == b"mine"
     # one that was tried again by a connection that had been lost
-    assert database.records.claim("a", b"mine")
+    assert database.values.claim("a", b"mine")
 
 
 def test_of_many_that_claim_one_has_it(database_url: str) -> None:
@@ -57,43 +57,43 @@ def test_of_many_that_claim_one_has_it(database_url: str) -> None:
 
     def claim(number: int) -> bool:
         start.wait()
-        return databases[number % 4].records.claim("a", str(number).encode())
+        return databases[number % 4].values.claim("a", str(number).encode())
 
     with ThreadPoolExecutor(8) as pool:
         won = list(pool.map(claim, range(8)))
     assert sum(won) == 1
-    assert databases[0].records.get("a") == str(won.index(True)).encode()
+    assert databases[0].values.get("a") == str(won.index(True)).encode()
     for database in databases:
         database.close()
 
 
 def test_only_what_is_still_there_is_removed(database: Database) -> None:
-    database.records.put("a", b"new")
-    database.records.delete_if("a", b"old")
-    assert database.records.get("a") == b"new"
-    database.records.delete_if("a", b"new")
-    assert database.records.get("a") is None
-    database.records.delete_if("a", b"new")
+    database.values.put("a", b"new")
+    database.values.delete_if("a", b"old")
+    assert database.values.get("a") == b"new"
+    database.values.delete_if("a", b"new")
+    assert database.values.get("a") is None
+    database.values.delete_if("a", b"new")
 
 
 def test_names_leave_the_queue_as_they_came(database: Database) -> None:
-    records = database.records
+    values = database.values
     for name in ("a", "b", "c"):
-        records.enqueue(name)
-    assert records.queued() == ["a", "b", "c"]
-    assert records.dequeue() == "a"
-    records.enqueue("d")
-    assert [records.dequeue() for _ in range(4)] == ["b", "c", "d", None]
+        values.enqueue(name)
+    assert values.queued_names() == ["a", "b", "c"]
+    assert values.dequeue() == "a"
+    values.enqueue("d")
+    assert [values.dequeue() for _ in range(4)] == ["b", "c", "d", None]
 
 
 def test_a_name_is_nobody_elses(database_url: str) -> None:
     databases = [Database(database_url) for _ in range(4)]
     names = {str(number) for number in range(60)}
     for name in names:
-        databases[0].records.enqueue(name)
+        databases[0].values.enqueue(name)
 
     def take(database: Database) -> list[str | None]:
-        return list(iter(database.records.dequeue, None))
+        return list(iter(database.values.dequeue, None))
 
     with ThreadPoolExecutor(4) as pool:
         taken = [name for got in pool.map(take, databases) for name in got]
@@ -107,20 +107,20 @@ def test_a_name_is_nobody_elses(database_url: str) -> None:
 @pytest.mark.parametrize("length", [0, 1, PIECE - 1, PIECE, PIECE + 1, 5 * PIECE])
 def test_files_come_back_as_they_were(database: Database, length: int) -> None:
     content = bytes(i % 251 for i in range(length))
-    database.blobs.write("key/scan", io.BytesIO(content))
-    assert content_of(database, "key/scan") == content
-    database.blobs.delete("key/scan")
-    assert database.blobs.parts() == []
+    database.files.write("key/scan", io.BytesIO(content))
+    assert file_content(database, "key/scan") == content
+    database.files.delete("key/scan")
+    assert database.files.keys() == []
     with pytest.raises(JobNotFound):
-        content_of(database, "key/scan")
+        file_content(database, "key/scan")
 
 
 def test_pieces_are_of_four_mebibytes(database: Database) -> None:
     content = bytes(range(256)) * (9 << 12)
-    database.blobs.write("key/scan", io.BytesIO(content))
-    sizes = [len(piece) for piece in database.blobs.chunks("key/scan")]
+    database.files.write("key/scan", io.BytesIO(content))
+    sizes = [len(piece) for piece in database.files.chunks("key/scan")]
     assert sizes == [4 << 20, 4 << 20, 1 << 20]
-    assert content_of(database, "key/scan") == content
+    assert file_content(database, "key/scan") == content
 
 
 @pytest.mark.usefixtures("small_pieces")
@@ -134,55 +134,55 @@ def test_half_a_file_is_none(database: Database) -> None:
             return super().read(size)
 
     with pytest.raises(OSError, match="gone"):
-        database.blobs.write("key/scan", Cut(bytes(5 * PIECE)))
+        database.files.write("key/scan", Cut(bytes(5 * PIECE)))
     with pytest.raises(JobNotFound):
-        content_of(database, "key/scan")
-    assert len(database.blobs.parts()) == 2
-    database.blobs.delete("key/scan")
-    assert database.blobs.parts() == []
+        file_content(database, "key/scan")
+    assert len(database.files.keys()) == 2
+    database.files.delete("key/scan")
+    assert database.files.keys() == []
 
 
 @pytest.mark.usefixtures("small_pieces")
 def test_who_reads_a_file_that_goes_is_told(database: Database) -> None:
-    database.blobs.write("key/scan", io.BytesIO(bytes(5 * PIECE)))
-    pieces = database.blobs.chunks("key/scan")
+    database.files.write("key/scan", io.BytesIO(bytes(5 * PIECE)))
+    pieces = database.files.chunks("key/scan")
     next(pieces)
-    database.blobs.delete("key/scan")
+    database.files.delete("key/scan")
     with pytest.raises(JobNotFound):
         list(pieces)
 
 
 def test_what_is_written_is_there_for_others_and_later(database_url: str) -> None:
     first, second = Database(database_url), Database(database_url)
-    first.records.put("a", b"1")
-    assert second.records.get("a") == b"1"
+    first.values.put("a", b"1")
+    assert second.values.get("a") == b"1"
     for each in (first, second):
         each.close()
     third = Database(database_url)
-    assert third.records.get("a") == b"1"
+    assert third.values.get("a") == b"1"
     third.close()
 
 
 def test_many_may_begin_at_the_same_time(database_url: str) -> None:
     """Processes, as SQLite's locks are the process's."""
     words = "import sys; from neurobento.serving.jobs import Database; d = Database(sys.argv[1])"
-    words += "; d.records.put(sys.argv[2], b'1'); d.close()"
+    words += "; d.values.put(sys.argv[2], b'1'); d.close()"
     children = [
         subprocess.Popen([sys.executable, "-c", words, database_url, str(n)]) for n in range(4)
     ]
     assert [child.wait(240) for child in children] == [0] * 4
     database = Database(database_url)
-    assert set(database.records.items()) == {"0", "1", "2", "3"}
+    assert set(database.values.items()) == {"0", "1", "2", "3"}
     database.close()
 
 
 def test_a_database_is_for_nobody_elses_eyes_and_gives_room_back(tmp_path: Path) -> None:
     file = tmp_path / "jobs.sqlite"
     database = Database(f"sqlite:///{file}")
-    database.blobs.write("key/scan", io.BytesIO(bytes(20 << 20)))
+    database.files.write("key/scan", io.BytesIO(bytes(20 << 20)))
     for part in tmp_path.iterdir():
         assert stat.S_IMODE(part.stat().st_mode) == 0o600, part.name
-    database.blobs.delete("key/scan")
+    database.files.delete("key/scan")
     database.close()
     assert sum(part.stat().st_size for part in tmp_path.iterdir()) < 1 << 20
 
@@ -196,29 +196,29 @@ def test_a_database_that_is_locked_is_waited_for(
     other = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
     other.execute("begin exclusive")
     with pytest.raises(ServiceUnavailable) as caught:
-        database.records.put("a", b"1")
+        database.values.put("a", b"1")
     assert caught.value.retry_after_s
     threading.Timer(0.1, lambda: other.execute("rollback")).start()
-    database.records.put("a", b"2")
-    assert database.records.get("a") == b"2"
+    database.values.put("a", b"2")
+    assert database.values.get("a") == b"2"
     other.close()
     database.close()
 
 
 def test_what_a_full_database_refused_is_seen_by_nobody(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path / 'jobs.sqlite'}")
-    storage: Any = database.records._storage
+    storage: Any = database.values._store
     storage.conn.execute(f"pragma max_page_count = {_pages(storage) + 2}")
     with pytest.raises(ServiceUnavailable):
-        database.records.claim("a", bytes(1 << 20))
-    assert database.records.get("a") is None
-    assert database.records.claim("a", b"1")
+        database.values.claim("a", bytes(1 << 20))
+    assert database.values.get("a") is None
+    assert database.values.claim("a", b"1")
     database.close()
 
 
 def test_a_commit_that_fails_leaves_nothing_open(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path / 'jobs.sqlite'}")
-    storage: Any = database.records._storage
+    storage: Any = database.values._store
 
     class Failing:
         def __init__(self, behind: Any) -> None:
@@ -229,10 +229,10 @@ def test_a_commit_that_fails_leaves_nothing_open(tmp_path: Path) -> None:
 
     storage._conn = Failing(storage.conn)
     with pytest.raises(ServiceUnavailable):
-        database.records.put("a", b"1")
-    assert database.records.get("a") is None
-    database.records.put("a", b"2")
-    assert database.records.get("a") == b"2"
+        database.values.put("a", b"1")
+    assert database.values.get("a") is None
+    database.values.put("a", b"2")
+    assert database.values.get("a") == b"2"
     database.close()
 
 
@@ -243,7 +243,7 @@ def _pages(storage: Any) -> int:
 def test_a_redis_that_is_not_there_is_said_to_be_away() -> None:
     database = Database("redis://127.0.0.1:1/0")
     with pytest.raises(ServiceUnavailable):
-        database.records.get("a")
+        database.values.get("a")
     database.close()
 
 

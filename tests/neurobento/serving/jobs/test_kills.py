@@ -19,16 +19,16 @@ import redis
 
 from neurobento.errors import JobNotFound
 from neurobento.serving.jobs import Database, JobLimits, JobQueue
-from neurobento.serving.jobs.queue import Attempt
-from tests.neurobento.serving.jobs.conftest import ASKED
-from tests.neurobento.serving.jobs.doubles import left_over
+from neurobento.serving.jobs.job import Attempt
+from tests.neurobento.serving.jobs.conftest import OPTIONS
+from tests.neurobento.serving.jobs.faults import left_over
 from tests.neurobento.serving.jobs.processes import lines, result_of, scan_of, serve, submit
 
 # tens of seconds on an idle machine
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 JOBS, KILLS, SERVERS = 200, 10, 3
-LIMITS = JobLimits(most=1000, keep_s=3600, longest_s=3600)
+LIMITS = JobLimits(max_waiting=1000, keep_s=3600, longest_s=3600)
 KEEP_S = 3.0
 WAIT_S = 120
 """On a machine that others keep busy; it takes a few seconds."""
@@ -108,8 +108,8 @@ def check_ended_once(url: str, folder: Path) -> None:
     assert len(accepted) == len(set(accepted.values())) == JOBS
     noted = collections.Counter(line.split()[0] for line in lines(folder / "ended"))
     assert set(noted.values()) == {1}, "a job was ended twice"
-    turns = [int(line.split()[1]) for line in lines(folder / "ended")]
-    assert max(turns) > 1, "nobody was killed over a job"
+    attempts = [int(line.split()[1]) for line in lines(folder / "ended")]
+    assert max(attempts) > 1, "nobody was killed over a job"
     # who is killed between an end and its line leaves none: two jobs at a time, ten times
     assert len(noted) >= JOBS - 2 * KILLS
     database = Database(url)
@@ -125,7 +125,7 @@ def check_ended_once(url: str, folder: Path) -> None:
     scan = folder / "repeated"
     for number in list(accepted)[::20]:
         scan.write_bytes(scan_of(int(number)))
-        assert queue.submit(scan, ASKED, f"key-{number}").id == accepted[number]
+        assert queue.submit(scan, OPTIONS, f"key-{number}").id == accepted[number]
     assert len(left_over(database)["job"]) == JOBS
     database.close()
 
@@ -133,7 +133,7 @@ def check_ended_once(url: str, folder: Path) -> None:
 def forget_all(url: str) -> None:
     """Sweep until nothing is left, as servers do whose results live for a second."""
     database = Database(url)
-    queue = JobQueue(database, JobLimits(most=1000, keep_s=1.0, longest_s=1.0))
+    queue = JobQueue(database, JobLimits(max_waiting=1000, keep_s=1.0, longest_s=1.0))
     wait_until(lambda: bool(queue.sweep()) and left_over(database) == {})
     database.close()
 
@@ -160,7 +160,7 @@ def test_jobs_outlive_servers_that_are_killed(database_url: str, tmp_path: Path)
     check_ended_once(database_url, tmp_path)
     # held open, so that no last one to leave tidies up
     held = Database(database_url)
-    held.records.queued()
+    held.values.queued_names()
     forget_all(database_url)
     if on_sqlite:
         file, log = sizes(database_url)
@@ -179,7 +179,7 @@ def test_jobs_outlive_servers_that_are_killed(database_url: str, tmp_path: Path)
 def test_results_are_there_until_their_time_and_then_gone(
     database_url: str, tmp_path: Path
 ) -> None:
-    limits = JobLimits(most=1000, keep_s=KEEP_S, longest_s=KEEP_S)
+    limits = JobLimits(max_waiting=1000, keep_s=KEEP_S, longest_s=KEEP_S)
     with running(serve, database_url, limits, tmp_path / "ended"):
         submit(database_url, limits, tmp_path / "accepted", range(5))
         database = Database(database_url)
@@ -204,12 +204,12 @@ def test_results_are_there_until_their_time_and_then_gone(
 def take_and_stand_still(url: str, log: Path) -> None:
     """Take a job, stand still until somebody says go on, and end it."""
     queue = JobQueue(Database(url), LIMITS)
-    turn: Attempt | None = None
-    while turn is None:
-        turn = queue.take()
+    attempt: Attempt | None = None
+    while attempt is None:
+        attempt = queue.take()
     log.touch()
     os.kill(os.getpid(), signal.SIGSTOP)
-    log.with_name("answer").write_text(str(queue.finish(turn, result_of(scan_of(0)))))
+    log.with_name("answer").write_text(str(queue.finish(attempt, result_of(scan_of(0)))))
 
 
 def test_a_server_that_stands_still_keeps_its_job_and_goes_on(

@@ -14,7 +14,7 @@ import pytest
 from neurobento.serving.jobs import owners
 from neurobento.serving.jobs.owners import Liveness, this_owner
 from neurobento.serving.process.run_folder import process_start_time
-from tests.neurobento.serving.jobs.doubles import dead_owner, foreign_owner
+from tests.neurobento.serving.jobs.faults import dead_owner, foreign_owner
 
 
 class Clock:
@@ -46,78 +46,78 @@ def owner_of(pid: int) -> str:
 
 
 def test_this_process_lives_and_one_that_never_was_does_not() -> None:
-    assert Liveness().lives(this_owner(), None)
-    assert not Liveness().lives(dead_owner(), b"1")
+    assert Liveness().is_alive(this_owner(), None)
+    assert not Liveness().is_alive(dead_owner(), b"1")
 
 
 def test_a_process_of_this_machine_is_judged_at_once(child: subprocess.Popen[bytes]) -> None:
     owner, liveness = owner_of(child.pid), Liveness()
-    assert liveness.lives(owner, None)
+    assert liveness.is_alive(owner, None)
     os.kill(child.pid, signal.SIGSTOP)
-    assert liveness.lives(owner, None), "a process that stands still may go on"
+    assert liveness.is_alive(owner, None), "a process that stands still may go on"
     child.kill()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     # its parent has not asked for its end yet, as a container's first process may never do
-    assert not liveness.lives(owner, None)
+    assert not liveness.is_alive(owner, None)
     child.wait()
-    assert not liveness.lives(owner, None)
+    assert not liveness.is_alive(owner, None)
 
 
 def test_a_process_id_that_is_used_again_is_another_process(
     child: subprocess.Popen[bytes],
 ) -> None:
     machine, pid, start = owner_of(child.pid).rsplit(" ", 2)
-    assert not Liveness().lives(f"{machine} {pid} {int(start) - 1}", None)
+    assert not Liveness().is_alive(f"{machine} {pid} {int(start) - 1}", None)
 
 
 def test_another_machines_process_lives_while_its_beat_changes(clock: Clock) -> None:
     liveness, owner = Liveness(60), foreign_owner()
     for beat in range(100):
-        assert liveness.lives(owner, str(beat).encode())
+        assert liveness.is_alive(owner, str(beat).encode())
         clock.now += 20
 
 
 def test_it_is_lost_when_its_beat_has_not_changed_for_long(clock: Clock) -> None:
     liveness, owner = Liveness(60), foreign_owner()
-    assert liveness.lives(owner, b"7")
+    assert liveness.is_alive(owner, b"7")
     for _ in range(5):
         clock.now += 10
-        assert liveness.lives(owner, b"7")
+        assert liveness.is_alive(owner, b"7")
     clock.now += 10
-    assert not liveness.lives(owner, b"7")
-    assert liveness.lives(owner, b"8"), "it was only slow"
+    assert not liveness.is_alive(owner, b"7")
+    assert liveness.is_alive(owner, b"8"), "it was only slow"
 
 
 def test_one_without_any_beat_is_given_as_long(clock: Clock) -> None:
     liveness, owner = Liveness(60), foreign_owner()
-    assert liveness.lives(owner, None)
+    assert liveness.is_alive(owner, None)
     for _ in range(6):
         clock.now += 10
-        alive = liveness.lives(owner, None)
+        alive = liveness.is_alive(owner, None)
     assert not alive
 
 
 def test_a_time_without_looking_says_nothing_of_others(clock: Clock) -> None:
     """After a database was away for an hour all have an old beat, and all live."""
     liveness, owner = Liveness(60), foreign_owner()
-    assert liveness.lives(owner, b"7")
+    assert liveness.is_alive(owner, b"7")
     clock.now += 3600
-    assert liveness.lives(owner, b"7")
+    assert liveness.is_alive(owner, b"7")
     clock.now += 5
-    assert liveness.lives(owner, b"8")
+    assert liveness.is_alive(owner, b"8")
 
 
 def test_who_is_forgotten_is_new_again(clock: Clock) -> None:
     liveness, owner = Liveness(60), foreign_owner()
-    liveness.lives(owner, b"7")
+    liveness.is_alive(owner, b"7")
     for _ in range(10):
         clock.now += 10
-        liveness.lives(owner, b"7")
-    assert not liveness.lives(owner, b"7")
-    liveness.forget({owner})
-    assert not liveness.lives(owner, b"7")
-    liveness.forget(set())
-    assert liveness.lives(owner, b"7")
+        liveness.is_alive(owner, b"7")
+    assert not liveness.is_alive(owner, b"7")
+    liveness.keep_only({owner})
+    assert not liveness.is_alive(owner, b"7")
+    liveness.keep_only(set())
+    assert liveness.is_alive(owner, b"7")
 
 
 def test_threads_may_look_and_forget_at_the_same_time() -> None:
@@ -128,9 +128,9 @@ def test_threads_may_look_and_forget_at_the_same_time() -> None:
     def look(number: int) -> None:
         while time.monotonic() < until:
             if number:
-                assert all(liveness.lives(owner, None) for owner in others)
+                assert all(liveness.is_alive(owner, None) for owner in others)
             else:
-                liveness.forget(set(others[::2]))
+                liveness.keep_only(set(others[::2]))
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(look, range(4)))

@@ -13,10 +13,11 @@ import pytest
 from neurobento.errors import JobConflict, JobNotFound, ServiceBusy
 from neurobento.serving.jobs import Database, JobLimits, JobQueue
 from neurobento.serving.jobs import queue as module
+from neurobento.serving.jobs.job import Attempt
 from neurobento.serving.jobs.owners import Liveness
-from neurobento.serving.jobs.queue import Attempt
-from tests.neurobento.serving.jobs.conftest import ASKED, LIMITS
-from tests.neurobento.serving.jobs.doubles import dead_owner, foreign_owner, left_over
+from neurobento.serving.tasks.parcellation.options import ParcellationOptions
+from tests.neurobento.serving.jobs.conftest import LIMITS, OPTIONS
+from tests.neurobento.serving.jobs.faults import dead_owner, foreign_owner, left_over
 
 CONTENT = bytes(range(256)) * 40
 RESULT = b"a zip"
@@ -24,13 +25,13 @@ RESULT = b"a zip"
 
 def state(queue: JobQueue, id: str) -> str:
     job = queue.job(id)
-    return queue.state(job, queue.turns(job), queue.end(job))
+    return queue.state(job, queue.leases(job), queue.end(job))
 
 
 def taken(queue: JobQueue) -> Attempt:
-    turn = queue.take()
-    assert turn is not None
-    return turn
+    attempt = queue.take()
+    assert attempt is not None
+    return attempt
 
 
 def result(queue: JobQueue, id: str) -> bytes:
@@ -45,22 +46,22 @@ def test_a_job_goes_from_waiting_to_running_to_done(
 ) -> None:
     job = submit(CONTENT)
     assert state(queue, job.id) == "waiting"
-    assert (job.model, job.preprocessing, job.space) == ASKED
-    turn = taken(queue)
+    assert (job.model, job.preprocessing, job.space) == ("compact", "none", "native")
+    attempt = taken(queue)
     assert state(queue, job.id) == "running"
-    queue.read(turn, tmp_path / "scan")
+    queue.copy_scan(attempt, tmp_path / "scan")
     assert (tmp_path / "scan").read_bytes() == CONTENT
     assert queue.take() is None
-    assert queue.is_wanted(turn)
-    assert queue.finish(turn, RESULT)
-    assert not queue.is_wanted(turn)
+    assert queue.is_wanted(attempt)
+    assert queue.finish(attempt, RESULT)
+    assert not queue.is_wanted(attempt)
     assert state(queue, job.id) == "done"
     assert result(queue, job.id) == RESULT
 
 
 def test_an_empty_scan_is_a_scan(queue: JobQueue, submit: Any, tmp_path: Path) -> None:
     submit(b"")
-    queue.read(taken(queue), tmp_path / "scan")
+    queue.copy_scan(taken(queue), tmp_path / "scan")
     assert (tmp_path / "scan").read_bytes() == b""
 
 
@@ -73,7 +74,7 @@ def test_an_ended_job_keeps_its_result_alone(
         "job": [f"job:{job.id}"],
         "lease": [f"lease:{job.key}:1"],
         "end": [f"end:{job.key}"],
-        "blobs": [f"{job.key}/result/1", f"{job.key}/result/1/0"],
+        "files": [f"{job.key}/result/1", f"{job.key}/result/1/0"],
     }
 
 
@@ -85,7 +86,7 @@ def test_a_failed_job_says_why_and_keeps_no_file(
     end = queue.end(job)
     assert end is not None
     assert (end.state, end.status, end.kind) == ("failed", 422, "EmptyScan")
-    assert "blobs" not in left_over(database)
+    assert "files" not in left_over(database)
 
 
 def test_jobs_are_taken_in_the_order_they_came(queue: JobQueue, submit: Any) -> None:
@@ -110,9 +111,9 @@ def test_a_key_does_not_tell_the_id(database_url: str, submit: Any) -> None:
     assert len(id) == 32
     assert int(id, 16)
     database = Database(database_url)
-    database.records.put("secret", b"another")
+    database.values.put("secret", b"another")
     again = JobQueue(database, LIMITS)
-    assert again._id_of("a-key") != id
+    assert again._id_from_key("a-key") != id
     database.close()
 
 
@@ -122,9 +123,14 @@ def test_one_key_for_two_requests_is_a_conflict(
     submit(b"a scan", "a-key")
     with pytest.raises(JobConflict):
         submit(b"another", "a-key")
-    for asked in (("other", *ASKED[1:]), ("compact", "full", "native"), ("compact", "none", "x")):
+    others = (
+        ("other", "none", "native"),
+        ("compact", "full", "native"),
+        ("compact", "none", "network"),
+    )
+    for options in others:
         with pytest.raises(JobConflict):
-            queue.submit(scan_file(b"a scan"), asked, "a-key")
+            queue.submit(scan_file(b"a scan"), ParcellationOptions(*options), "a-key")
 
 
 def test_many_requests_with_one_key_make_one_job(database_url: str, tmp_path: Path) -> None:
@@ -133,12 +139,12 @@ def test_many_requests_with_one_key_make_one_job(database_url: str, tmp_path: Pa
     scan = tmp_path / "scan"
     scan.write_bytes(CONTENT)
     with ThreadPoolExecutor(4) as pool:
-        jobs = list(pool.map(lambda q: q.submit(scan, ASKED, "a-key"), queues * 3))
+        jobs = list(pool.map(lambda q: q.submit(scan, OPTIONS, "a-key"), queues * 3))
     assert len({job.key for job in jobs}) == 1
     left = left_over(databases[0])
     assert len(left["job"]) == len(left["queue"]) == 1
     assert "upload" not in left
-    assert left["blobs"] == [f"{jobs[0].key}/scan", f"{jobs[0].key}/scan/0"]
+    assert left["files"] == [f"{jobs[0].key}/scan", f"{jobs[0].key}/scan/0"]
     for database in databases:
         database.close()
 
@@ -151,17 +157,17 @@ def test_no_two_owners_have_one_turn(database_url: str, submit: Any) -> None:
     for queue in queues:
         # every job is there twice, as after two sweeps at the same time
         queue.sweep()
-    names = databases[0].records.queued()
+    names = databases[0].values.queued_names()
     for name in names:
-        databases[0].records.enqueue(name)
+        databases[0].values.enqueue(name)
 
     def take(queue: JobQueue) -> list[Attempt]:
         return list(iter(queue.take, None))
 
     with ThreadPoolExecutor(8) as pool:
-        turns = [turn for got in pool.map(take, queues * 2) for turn in got]
-    assert len(turns) == 30
-    assert len({turn.job.key for turn in turns}) == 30
+        attempts = [attempt for got in pool.map(take, queues * 2) for attempt in got]
+    assert len(attempts) == 30
+    assert len({attempt.job.key for attempt in attempts}) == 30
     for database in databases:
         database.close()
 
@@ -171,43 +177,43 @@ def test_two_threads_that_reach_for_a_turn_at_the_same_moment_are_told_apart(
 ) -> None:
     job = submit()
     monkeypatch.setattr(module.time, "time", lambda: 1e9)
-    turn = Attempt(job, 1)
-    assert queue._is_ours(turn)
-    assert not queue._is_ours(turn)
+    attempt = Attempt(job, 1)
+    assert queue._claim(attempt)
+    assert not queue._claim(attempt)
     # and the one that came second has not let go what the first holds
-    assert queue.state(job, queue.turns(job), None) == "running"
-    database.records.enqueue(job.id)
+    assert queue.state(job, queue.leases(job), None) == "running"
+    database.values.enqueue(job.id)
     queue.sweep()
     assert queue.take() is None
 
 
 @pytest.fixture
 def full(database: Database) -> JobQueue:
-    return JobQueue(database, JobLimits(most=2, keep_s=3600, longest_s=3600))
+    return JobQueue(database, JobLimits(max_waiting=2, keep_s=3600, longest_s=3600))
 
 
 def test_no_more_wait_than_may(full: JobQueue, scan_file: Any) -> None:
-    ids = [full.submit(scan_file(), ASKED, key).id for key in ("a", "b")]
+    ids = [full.submit(scan_file(), OPTIONS, key).id for key in ("a", "b")]
     with pytest.raises(ServiceBusy) as caught:
-        full.submit(scan_file(), ASKED, "c")
+        full.submit(scan_file(), OPTIONS, "c")
     assert caught.value.retry_after_s
-    assert full.submit(scan_file(), ASKED, "a").id == ids[0], "it is there already"
+    assert full.submit(scan_file(), OPTIONS, "a").id == ids[0], "it is there already"
     taken(full)
-    full.submit(scan_file(), ASKED, "c")
+    full.submit(scan_file(), OPTIONS, "c")
 
 
 def test_deleted_jobs_take_nobodys_place(
     full: JobQueue, scan_file: Any, database: Database
 ) -> None:
     for _ in range(10):
-        full.delete(full.submit(scan_file(), ASKED).id)
-    assert len(database.records.queued()) == 10
+        full.delete(full.submit(scan_file(), OPTIONS).id)
+    assert len(database.values.queued_names()) == 10
     full.sweep()
-    assert database.records.queued() == []
-    full.submit(scan_file(), ASKED)
-    full.submit(scan_file(), ASKED)
+    assert database.values.queued_names() == []
+    full.submit(scan_file(), OPTIONS)
+    full.submit(scan_file(), OPTIONS)
     with pytest.raises(ServiceBusy):
-        full.submit(scan_file(), ASKED)
+        full.submit(scan_file(), OPTIONS)
 
 
 def test_a_deleted_job_is_gone_with_all_it_had(
@@ -220,7 +226,7 @@ def test_a_deleted_job_is_gone_with_all_it_had(
     with pytest.raises(JobNotFound):
         queue.delete(job.id)
     assert queue.take() is None
-    assert "blobs" not in left_over(database)
+    assert "files" not in left_over(database)
     assert submit(key="a-key").key != job.key
 
 
@@ -228,13 +234,13 @@ def test_a_job_deleted_while_it_runs_ends_in_vain(
     queue: JobQueue, submit: Any, database: Database, tmp_path: Path
 ) -> None:
     job = submit()
-    turn = taken(queue)
+    attempt = taken(queue)
     queue.delete(job.id)
-    assert not queue.is_wanted(turn)
+    assert not queue.is_wanted(attempt)
     with pytest.raises(JobNotFound):
-        queue.read(turn, tmp_path / "scan")
-    assert not queue.finish(turn, RESULT)
-    assert "blobs" not in left_over(database)
+        queue.copy_scan(attempt, tmp_path / "scan")
+    assert not queue.finish(attempt, RESULT)
+    assert "files" not in left_over(database)
 
 
 def test_a_deleted_job_is_not_a_later_one_of_its_key(queue: JobQueue, submit: Any) -> None:
@@ -242,18 +248,18 @@ def test_a_deleted_job_is_not_a_later_one_of_its_key(queue: JobQueue, submit: An
 
     What it read then is removed, and nothing else."""
     first = submit(key="a-key")
-    packed = queue._packed(first.id)
+    packed = queue._packed_job(first.id)
     queue.delete(first.id)
     second = submit(key="a-key")
-    queue._forget(packed)
+    queue._remove(packed)
     assert queue.job(second.id) == second
     assert taken(queue).job == second
 
 
 def test_results_go_on_time(database: Database, scan_file: Any) -> None:
     """Also where no sweep has been yet; then the key makes a new job."""
-    queue = JobQueue(database, JobLimits(most=10, keep_s=1.0, longest_s=3600))
-    job = queue.submit(scan_file(), ASKED, "a-key")
+    queue = JobQueue(database, JobLimits(max_waiting=10, keep_s=1.0, longest_s=3600))
+    job = queue.submit(scan_file(), OPTIONS, "a-key")
     queue.finish(taken(queue), RESULT)
     end = queue.end(job)
     assert end is not None
@@ -262,8 +268,8 @@ def test_results_go_on_time(database: Database, scan_file: Any) -> None:
     time.sleep(max(0.0, queue.expires(end) - time.time()) + 0.05)
     with pytest.raises(JobNotFound):
         queue.job(job.id)
-    assert "blobs" not in left_over(database)
-    assert queue.submit(scan_file(), ASKED, "a-key").key != job.key
+    assert "files" not in left_over(database)
+    assert queue.submit(scan_file(), OPTIONS, "a-key").key != job.key
 
 
 def test_a_result_that_goes_while_it_is_read_is_an_error(
@@ -295,14 +301,14 @@ def test_a_dead_owners_job_is_anothers(
     lost = taken(dead)
     assert state(queue, job.id) == "waiting"
     queue.sweep()
-    turn = taken(queue)
-    assert (turn.job, turn.number) == (job, 2)
-    assert queue.finish(turn, RESULT)
+    attempt = taken(queue)
+    assert (attempt.job, attempt.number) == (job, 2)
+    assert queue.finish(attempt, RESULT)
     # it was not dead, but stood still
     assert not dead.finish(lost, b"late")
     assert not dead.fail(lost, 500, "Late", "late")
     assert result(queue, job.id) == RESULT
-    assert left_over(database)["blobs"] == [f"{job.key}/result/2", f"{job.key}/result/2/0"]
+    assert left_over(database)["files"] == [f"{job.key}/result/2", f"{job.key}/result/2/0"]
 
 
 def test_who_was_taken_for_dead_may_still_be_first(
@@ -312,20 +318,20 @@ def test_who_was_taken_for_dead_may_still_be_first(
     job = submit()
     lost = taken(slow)
     queue.sweep()
-    turn = taken(queue)
+    attempt = taken(queue)
     assert slow.finish(lost, b"first")
-    assert not queue.is_wanted(turn)
+    assert not queue.is_wanted(attempt)
     with pytest.raises(JobNotFound):
-        queue.read(turn, tmp_path / "scan")
-    assert not queue.finish(turn, b"second")
+        queue.copy_scan(attempt, tmp_path / "scan")
+    assert not queue.finish(attempt, b"second")
     assert result(queue, job.id) == b"first"
 
 
 def test_an_end_after_everything_was_forgotten_is_none(
     database: Database, other: Any, scan_file: Any
 ) -> None:
-    queue = JobQueue(database, JobLimits(most=10, keep_s=0.1, longest_s=0.1))
-    queue.submit(scan_file(), ASKED)
+    queue = JobQueue(database, JobLimits(max_waiting=10, keep_s=0.1, longest_s=0.1))
+    queue.submit(scan_file(), OPTIONS)
     dead = other(dead_owner())
     lost = taken(dead)
     queue.sweep()
@@ -342,14 +348,14 @@ def test_an_end_after_everything_was_forgotten_is_none(
 def test_a_turn_at_what_was_forgotten_is_none(
     database: Database, submit: Any, queue: JobQueue
 ) -> None:
-    """A server stood still between its look at a job and its claim of a turn."""
+    """A server stood still between its look at a job and its claim of a attempt."""
     job = submit()
     queue.delete(job.id)
-    last = JobQueue(database, JobLimits(most=10, keep_s=0.0, longest_s=0.0))
+    last = JobQueue(database, JobLimits(max_waiting=10, keep_s=0.0, longest_s=0.0))
     time.sleep(0.01)
     last.sweep()
     assert left_over(database) == {}
-    assert not queue._is_ours(Attempt(job, 1))
+    assert not queue._claim(Attempt(job, 1))
     last.sweep()
     assert left_over(database) == {}
 
@@ -359,20 +365,20 @@ def test_another_machines_job_is_taken_once_its_owner_is_lost(
 ) -> None:
     foreign = JobQueue(database, LIMITS, owner=foreign_owner())
     queue = JobQueue(database, LIMITS, Liveness(lost_after_s=0.4))
-    job = queue.submit(scan_file(), ASKED)
-    foreign.beat()
+    job = queue.submit(scan_file(), OPTIONS)
+    foreign.send_heartbeat()
     taken(foreign)
     for _ in range(8):
-        foreign.beat()
+        foreign.send_heartbeat()
         assert queue.sweep() == {"waiting": 0, "running": 1}
         assert queue.take() is None
         time.sleep(0.1)
     deadline = time.monotonic() + 30
-    while (turn := queue.take()) is None and time.monotonic() < deadline:
+    while (attempt := queue.take()) is None and time.monotonic() < deadline:
         queue.sweep()
         time.sleep(0.05)
-    assert turn is not None
-    assert (turn.job.id, turn.number) == (job.id, 2)
+    assert attempt is not None
+    assert (attempt.job.id, attempt.number) == (job.id, 2)
 
 
 def test_what_is_given_back_is_taken_at_once(queue: JobQueue, submit: Any, other: Any) -> None:
@@ -385,8 +391,8 @@ def test_what_is_given_back_is_taken_at_once(queue: JobQueue, submit: Any, other
 
 def test_who_lets_go_of_a_turn_leaves_it_to_be_found(queue: JobQueue, submit: Any) -> None:
     job = submit()
-    turn = taken(queue)
-    queue.let_go(turn)
+    attempt = taken(queue)
+    queue.release(attempt)
     assert state(queue, job.id) == "waiting"
     queue.sweep()
     assert taken(queue).number == 2
@@ -396,7 +402,7 @@ def test_a_job_that_servers_die_over_is_given_up(
     queue: JobQueue, submit: Any, other: Any, database: Database
 ) -> None:
     job = submit()
-    for _ in range(module.MOST_TURNS):
+    for _ in range(module.MAX_LOST_ATTEMPTS):
         stopping = other("here 1 1")
         stopping.give_back(taken(stopping))
         queue.sweep()
@@ -407,4 +413,4 @@ def test_a_job_that_servers_die_over_is_given_up(
     assert end is not None
     assert (end.state, end.status, end.kind) == ("failed", 500, "JobAbandoned")
     assert "5 servers" in end.message
-    assert "blobs" not in left_over(database)
+    assert "files" not in left_over(database)

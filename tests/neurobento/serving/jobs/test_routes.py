@@ -20,8 +20,8 @@ from neurobento.serving.http.downloads import zip_files
 from neurobento.serving.http.models_page import models_app
 from neurobento.serving.jobs import JobQueue
 from neurobento.serving.jobs.routes import idempotency_key, job_routes, submit_job
-from neurobento.serving.tasks.parcellation.handler import Options
-from tests.neurobento.serving.jobs.conftest import ASKED
+from neurobento.serving.tasks.parcellation.options import ParcellationOptions
+from tests.neurobento.serving.jobs.conftest import OPTIONS
 
 LABELS = b"\x1f\x8b labels"
 RESULT = zip_files({"scan_dseg.nii.gz": LABELS, "scan_run.json": b"{}"})
@@ -100,9 +100,9 @@ def test_a_job_that_runs(queue: JobQueue, submit: Any, ask: Any) -> None:
 
 def test_a_job_that_is_done(queue: JobQueue, submit: Any, ask: Any) -> None:
     job = submit()
-    turn = queue.take()
-    assert turn is not None
-    queue.finish(turn, RESULT)
+    attempt = queue.take()
+    assert attempt is not None
+    queue.finish(attempt, RESULT)
     told = ask("GET", f"/jobs/{job.id}").json()
     assert (told["state"], told["error"]) == ("done", None)
     assert told["result"] == f"/v1/jobs/{job.id}/result"
@@ -122,9 +122,9 @@ def test_a_job_that_is_done(queue: JobQueue, submit: Any, ask: Any) -> None:
 @pytest.mark.parametrize("accept", ["application/gzip", "application/gzip, */*;q=0.1"])
 def test_the_labels_alone(queue: JobQueue, submit: Any, ask: Any, accept: str) -> None:
     job = submit()
-    turn = queue.take()
-    assert turn is not None
-    queue.finish(turn, RESULT)
+    attempt = queue.take()
+    assert attempt is not None
+    queue.finish(attempt, RESULT)
     answer = ask("GET", f"/jobs/{job.id}/result", accept=accept)
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/gzip"
@@ -136,10 +136,10 @@ def test_a_job_that_failed_answers_what_a_request_would_have_been(
     queue: JobQueue, submit: Any, ask: Any
 ) -> None:
     job = submit()
-    turn = queue.take()
-    assert turn is not None
+    attempt = queue.take()
+    assert attempt is not None
     words = "expected a head; found none. Look."
-    queue.fail(turn, 422, "EmptyScan", words)
+    queue.fail(attempt, 422, "EmptyScan", words)
     told = ask("GET", f"/jobs/{job.id}").json()
     assert (told["state"], told["result"]) == ("failed", None)
     assert told["error"] == {"type": "EmptyScan", "message": words}
@@ -161,7 +161,7 @@ def test_a_job_that_a_killed_server_was_deleting_is_cancelled(
 ) -> None:
     job = submit()
     with monkeypatch.context() as killed:
-        killed.setattr(queue._records, "delete_if", lambda *_: (_ for _ in ()).throw(KeyError()))
+        killed.setattr(queue._values, "delete_if", lambda *_: (_ for _ in ()).throw(KeyError()))
         with pytest.raises(KeyError):
             queue.delete(job.id)
     assert ask("GET", f"/jobs/{job.id}").json()["state"] == "cancelled"
@@ -174,11 +174,13 @@ def test_a_result_that_goes_while_it_is_read(
     queue: JobQueue, submit: Any, ask: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = submit()
-    turn = queue.take()
-    assert turn is not None
-    queue.finish(turn, RESULT)
+    attempt = queue.take()
+    assert attempt is not None
+    queue.finish(attempt, RESULT)
     end = queue.end
-    monkeypatch.setattr(queue, "end", lambda job: (end(job), queue._blobs.delete(turn.result))[0])
+    monkeypatch.setattr(
+        queue, "end", lambda job: (end(job), queue._files.delete(attempt.result_file))[0]
+    )
     assert error(ask("GET", f"/jobs/{job.id}/result")) == (404, "JobNotFound")
 
 
@@ -195,7 +197,7 @@ def test_a_database_that_is_away(
             expected="a database", found="none", remedy="Wait.", retry_after_s=5
         )
 
-    monkeypatch.setattr(queue._records, "get", refuse)
+    monkeypatch.setattr(queue._values, "get", refuse)
     answer = ask("GET", f"/jobs/{NOWHERE}")
     assert error(answer) == (503, "ServiceUnavailable")
     assert answer.headers["retry-after"] == "5"
@@ -207,7 +209,7 @@ def test_other_methods_are_refused(ask: Any) -> None:
 
 
 def accept(queue: JobQueue, scan: Path, key: str | None, options: Any = None) -> Response:
-    return asyncio.run(submit_job(queue, scan, options or Options(*ASKED), key))
+    return asyncio.run(submit_job(queue, scan, options or OPTIONS, key))
 
 
 def test_what_is_taken_in_is_described_and_located(
@@ -223,7 +225,7 @@ def test_a_repeated_key_is_answered_with_the_same_job(queue: JobQueue, scan_file
     assert first.headers["location"] == second.headers["location"]
     assert first.status_code == second.status_code == 202
     with pytest.raises(JobConflict):
-        accept(queue, scan_file(), "a-key", Options("compact", "full", "native"))
+        accept(queue, scan_file(), "a-key", ParcellationOptions("compact", "full", "native"))
 
 
 def request(**headers: str) -> Request:

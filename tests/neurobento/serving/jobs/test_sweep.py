@@ -18,21 +18,21 @@ from neurobento.errors import JobNotFound, ServiceUnavailable
 from neurobento.serving.jobs import Database, JobLimits, JobQueue, sweep
 from neurobento.serving.jobs import database as database_module
 from neurobento.serving.jobs.huey_stores import SqliteStore
-from neurobento.serving.jobs.queue import Attempt
-from tests.neurobento.serving.jobs.conftest import ASKED, LIMITS
-from tests.neurobento.serving.jobs.doubles import Faulty, Killed, Way, dead_owner, left_over
+from neurobento.serving.jobs.job import Attempt
+from tests.neurobento.serving.jobs.conftest import LIMITS, OPTIONS
+from tests.neurobento.serving.jobs.faults import Faulty, Killed, Way, dead_owner, left_over
 
 CONTENT = b"scan of jane"
 RESULT = b"result of jane"
 KEY = "a-key"
-SHORT = JobLimits(most=1000, keep_s=0.0, longest_s=0.0)
+SHORT = JobLimits(max_waiting=1000, keep_s=0.0, longest_s=0.0)
 """Everything that ended is over, and everything that is not done is nobody's."""
 
 Step = Callable[[JobQueue, Path], None]
 
 
 def submit(queue: JobQueue, scan: Path) -> None:
-    queue.submit(scan, ASKED, KEY)
+    queue.submit(scan, OPTIONS, KEY)
 
 
 def take(queue: JobQueue, scan: Path) -> Attempt | None:
@@ -41,37 +41,37 @@ def take(queue: JobQueue, scan: Path) -> Attempt | None:
 
 
 def finish(queue: JobQueue, scan: Path) -> None:
-    turn = take(queue, scan)
-    if turn is not None:
-        queue.read(turn, scan.with_name("taken"))
-        queue.finish(turn, RESULT)
+    attempt = take(queue, scan)
+    if attempt is not None:
+        queue.copy_scan(attempt, scan.with_name("taken"))
+        queue.finish(attempt, RESULT)
 
 
 def fail(queue: JobQueue, scan: Path) -> None:
-    turn = take(queue, scan)
-    if turn is not None:
-        queue.fail(turn, 422, "EmptyScan", "expected a head; found none. Look.")
+    attempt = take(queue, scan)
+    if attempt is not None:
+        queue.fail(attempt, 422, "EmptyScan", "expected a head; found none. Look.")
 
 
 def give_back(queue: JobQueue, scan: Path) -> None:
-    turn = take(queue, scan)
-    if turn is not None:
-        queue.give_back(turn)
+    attempt = take(queue, scan)
+    if attempt is not None:
+        queue.give_back(attempt)
 
 
 def delete_waiting(queue: JobQueue, scan: Path) -> None:
-    queue.delete(queue.submit(scan, ASKED, KEY).id)
+    queue.delete(queue.submit(scan, OPTIONS, KEY).id)
 
 
 def delete_running(queue: JobQueue, scan: Path) -> None:
-    turn = take(queue, scan)
-    if turn is not None:
-        queue.delete(turn.job.id)
-        queue.finish(turn, RESULT)
+    attempt = take(queue, scan)
+    if attempt is not None:
+        queue.delete(attempt.job.id)
+        queue.finish(attempt, RESULT)
 
 
 def delete_done(queue: JobQueue, scan: Path) -> None:
-    job = queue.submit(scan, ASKED, KEY)
+    job = queue.submit(scan, OPTIONS, KEY)
     finish(queue, scan)
     queue.delete(job.id)
 
@@ -79,7 +79,7 @@ def delete_done(queue: JobQueue, scan: Path) -> None:
 def swept(queue: JobQueue, scan: Path) -> None:
     """All that a sweep does: a job put back, one expired, an upload, a deleted job's name."""
     finish(queue, scan)
-    queue.delete(queue.submit(scan, ASKED).id)
+    queue.delete(queue.submit(scan, OPTIONS).id)
     queue._limits = SHORT
     queue.sweep()
     queue.sweep()
@@ -121,8 +121,8 @@ def scan(tmp_path: Path) -> Path:
 
 
 def empty(database: Database) -> None:
-    for store in (database.records, database.blobs):
-        store._storage.flush_all()
+    for store in (database.values, database.files):
+        store._store.flush_all()
 
 
 def operations(url: str, database: Database, scenario: Step, scan: Path) -> int:
@@ -135,7 +135,7 @@ def operations(url: str, database: Database, scenario: Step, scan: Path) -> int:
 
 
 def ends_of(database: Database) -> dict[str, bytes]:
-    return {k: v for k, v in database.records.items().items() if k.startswith("end:")}
+    return {k: v for k, v in database.values.items().items() if k.startswith("end:")}
 
 
 def state_of(end: bytes) -> str:
@@ -147,27 +147,27 @@ def come_right(database: Database, scan: Path) -> None:
     ends = ends_of(database)
     queue = JobQueue(database, LIMITS)
     queue.sweep()
-    while (turn := queue.take()) is not None:
-        queue.read(turn, scan.with_name("read"))
+    while (attempt := queue.take()) is not None:
+        queue.copy_scan(attempt, scan.with_name("read"))
         assert scan.with_name("read").read_bytes() == CONTENT
-        assert turn.lease.split(":")[1] not in {name.split(":")[1] for name in ends}
-        assert queue.finish(turn, RESULT)
-        queue.let_go(turn)
+        assert attempt.lease_key.split(":")[1] not in {name.split(":")[1] for name in ends}
+        assert queue.finish(attempt, RESULT)
+        queue.release(attempt)
     # who was killed had no answer, and asks again: the same job, or the first of its key
-    job = queue.submit(scan, ASKED, KEY)
+    job = queue.submit(scan, OPTIONS, KEY)
     if queue.end(job) is None:
-        turn = queue.take()
-        assert turn is not None
-        assert turn.job == job
-        assert queue.finish(turn, RESULT)
-        queue.let_go(turn)
+        attempt = queue.take()
+        assert attempt is not None
+        assert attempt.job == job
+        assert queue.finish(attempt, RESULT)
+        queue.release(attempt)
     end = queue.end(job)
     assert end is not None
     if end.state == "done":
         assert b"".join(queue.result(job, end)) == RESULT
     assert queue.take() is None
     for name, before in ends.items():
-        after = database.records.get(name)
+        after = database.values.get(name)
         assert after is None or state_of(after) == state_of(before), "a job was ended twice"
     time.sleep(0.002)
     last = JobQueue(database, SHORT)
@@ -202,18 +202,18 @@ def test_every_operation_may_be_the_last(
 def test_an_end_that_is_tried_again_is_one_end(
     database_url: str, database: Database, scan: Path, ending: str, way: Way
 ) -> None:
-    """Whichever operation failed: the second try says that this turn ended the job, and it did."""
+    """Whichever operation failed, the second try ends the job and says so."""
     for at in range(30):
         empty(database)
         faulty = Faulty(database_url, None, way)
         queue = JobQueue(faulty, LIMITS)  # type: ignore[arg-type]
-        job = queue.submit(scan, ASKED)
-        turn = queue.take()
-        assert turn is not None
+        job = queue.submit(scan, OPTIONS)
+        attempt = queue.take()
+        assert attempt is not None
         faulty.at = faulty.count + at
         steps: dict[str, Callable[[], bool]] = {
-            "finish": lambda: queue.finish(turn, RESULT),  # noqa: B023
-            "fail": lambda: queue.fail(turn, 422, "EmptyScan", "none"),  # noqa: B023
+            "finish": lambda: queue.finish(attempt, RESULT),  # noqa: B023
+            "fail": lambda: queue.fail(attempt, 422, "EmptyScan", "none"),  # noqa: B023
         }
         try:
             ended = steps[ending]()
@@ -242,16 +242,16 @@ def test_a_submission_that_is_tried_again_with_its_key_is_one_job(
         faulty = Faulty(database_url, at, way)
         queue = JobQueue(faulty, LIMITS)  # type: ignore[arg-type]
         try:
-            queue.submit(scan, ASKED, KEY)
+            queue.submit(scan, OPTIONS, KEY)
         except ServiceUnavailable:
-            queue.submit(scan, ASKED, KEY)
+            queue.submit(scan, OPTIONS, KEY)
         queue.sweep()
-        turn = queue.take()
-        assert turn is not None
-        queue.read(turn, scan.with_name("read"))
+        attempt = queue.take()
+        assert attempt is not None
+        queue.copy_scan(attempt, scan.with_name("read"))
         assert scan.with_name("read").read_bytes() == CONTENT
-        assert queue.finish(turn, RESULT)
-        queue.let_go(turn)
+        assert queue.finish(attempt, RESULT)
+        queue.release(attempt)
         assert queue.take() is None
         faulty.close()
 
@@ -260,7 +260,7 @@ def test_a_submission_that_is_tried_again_with_its_key_is_one_job(
 def test_a_turn_that_nobody_knows_of_is_not_held_for_ever(
     database_url: str, database: Database, scan: Path, way: Way
 ) -> None:
-    """The server lives on, so that nobody else may take its turns: it finds them itself."""
+    """The server lives on, so that nobody else may take its attempts: it finds them itself."""
     before = operations(database_url, database, submit, scan)
     for at in range(
         before, operations(database_url, database, lambda q, s: take(q, s) and None, scan)
@@ -269,14 +269,14 @@ def test_a_turn_that_nobody_knows_of_is_not_held_for_ever(
         faulty = Faulty(database_url, at, way)
         queue = JobQueue(faulty, LIMITS)  # type: ignore[arg-type]
         submit(queue, scan)
-        turn = None
+        attempt = None
         try:
-            turn = queue.take()
+            attempt = queue.take()
         except ServiceUnavailable:
             queue.sweep()
-            turn = queue.take()
-        assert turn is not None
-        assert queue.finish(turn, RESULT)
+            attempt = queue.take()
+        assert attempt is not None
+        assert queue.finish(attempt, RESULT)
         faulty.close()
 
 
@@ -284,39 +284,39 @@ def test_an_upload_that_stood_still_for_too_long_is_no_job(
     database: Database, scan: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A sweep took its scan for nobody's: it must not be accepted without one."""
-    queue = JobQueue(database, JobLimits(most=10, keep_s=3600, longest_s=0.2))
-    write = database.blobs.write
+    queue = JobQueue(database, JobLimits(max_waiting=10, keep_s=3600, longest_s=0.2))
+    write = database.files.write
 
     def stand_still(*given: Any) -> None:
         write(*given)
         time.sleep(0.25)
         JobQueue(database, queue._limits).sweep()
         JobQueue(database, queue._limits).sweep()
-        assert database.blobs.parts() == []
+        assert database.files.keys() == []
 
-    monkeypatch.setattr(database.blobs, "write", stand_still)
+    monkeypatch.setattr(database.files, "write", stand_still)
     with pytest.raises(ServiceUnavailable):
-        queue.submit(scan, ASKED, KEY)
+        queue.submit(scan, OPTIONS, KEY)
     assert queue.take() is None
     monkeypatch.undo()
-    assert queue.submit(scan, ASKED, KEY)
+    assert queue.submit(scan, OPTIONS, KEY)
 
 
 def test_a_scan_that_is_being_copied_in_is_left_alone(
     database: Database, scan: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queue, other = JobQueue(database, LIMITS), JobQueue(database, LIMITS)
-    put = database.blobs._records.put
+    put = database.files._values.put
 
     def swept_between(*given: Any) -> None:
         put(*given)
         other.sweep()
 
-    monkeypatch.setattr(database.blobs._records, "put", swept_between)
-    queue.submit(scan, ASKED)
-    turn = queue.take()
-    assert turn is not None
-    queue.read(turn, scan.with_name("read"))
+    monkeypatch.setattr(database.files._values, "put", swept_between)
+    queue.submit(scan, OPTIONS)
+    attempt = queue.take()
+    assert attempt is not None
+    queue.copy_scan(attempt, scan.with_name("read"))
     assert scan.with_name("read").read_bytes() == CONTENT
 
 
@@ -327,8 +327,8 @@ def test_a_clock_that_is_behind_loses_no_job(
     ahead = time.time() + 3600
     monkeypatch.setattr("neurobento.serving.jobs.submissions.time.time", lambda: ahead)
     queue = JobQueue(database, LIMITS)
-    queue.submit(scan, ASKED)
-    assert database.records.dequeue()
+    queue.submit(scan, OPTIONS)
+    assert database.values.dequeue()
     monkeypatch.undo()
     assert queue.sweep() == {"waiting": 1, "running": 0}
     assert queue.take() is not None
@@ -337,27 +337,27 @@ def test_a_clock_that_is_behind_loses_no_job(
 def test_a_sweep_counts_and_changes_nothing_that_goes_well(database: Database, scan: Path) -> None:
     queue = JobQueue(database, LIMITS)
     for _ in range(3):
-        queue.submit(scan, ASKED)
+        queue.submit(scan, OPTIONS)
     queue.take()
     done = queue.take()
     assert done is not None
     queue.finish(done, RESULT)
-    queue.beat()
-    before = {**database.records.items()}, database.blobs.parts(), database.records.queued()
+    queue.send_heartbeat()
+    before = {**database.values.items()}, database.files.keys(), database.values.queued_names()
     assert queue.sweep() == {"waiting": 1, "running": 1}
     assert queue.sweep() == {"waiting": 1, "running": 1}
     assert before == (
-        {**database.records.items()},
-        database.blobs.parts(),
-        database.records.queued(),
+        {**database.values.items()},
+        database.files.keys(),
+        database.values.queued_names(),
     )
 
 
 def test_beats_of_the_dead_go_and_those_of_the_living_stay(database: Database) -> None:
     queue = JobQueue(database, LIMITS)
-    queue.beat()
-    JobQueue(database, LIMITS, owner=dead_owner()).beat()
+    queue.send_heartbeat()
+    JobQueue(database, LIMITS, owner=dead_owner()).send_heartbeat()
     queue.sweep()
-    assert [name for name in database.records.items() if name.startswith("beat:")] == [
+    assert [name for name in database.values.items() if name.startswith("beat:")] == [
         f"beat:{queue._owner}"
     ]

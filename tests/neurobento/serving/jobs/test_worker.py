@@ -26,8 +26,8 @@ from neurobento.serving.jobs.job import End, Job
 from neurobento.serving.process import run_folder
 from neurobento.serving.process.run_folder import RunFolder
 from neurobento.serving.request import RequestContext
-from neurobento.serving.tasks.parcellation.handler import Options
-from tests.neurobento.serving.jobs.conftest import ASKED, LIMITS
+from neurobento.serving.tasks.parcellation.options import ParcellationOptions
+from tests.neurobento.serving.jobs.conftest import LIMITS, OPTIONS
 
 PARTS = {"expected": "a head", "found": "a tail", "remedy": "Turn it round."}
 SOON_S = 60.0
@@ -37,9 +37,9 @@ RESULT = b"a zip"
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Short waits; temporary files below the test's own folder."""
-    for name in ("POLL_S", "BEAT_EVERY_S", "SWEEP_EVERY_S"):
+    for name in ("POLL_S", "HEARTBEAT_EVERY_S", "SWEEP_EVERY_S"):
         monkeypatch.setattr(module, name, 0.05)
-    monkeypatch.setattr(module, "LONGEST_WAIT_S", 0.1)
+    monkeypatch.setattr(module, "MAX_PAUSE_S", 0.1)
     monkeypatch.setattr(run_folder.tempfile, "tempdir", str(tmp_path))
     monkeypatch.delenv("NEUROBENTO_RUN", raising=False)
     RunFolder.make().make_current()
@@ -51,10 +51,12 @@ class Front:
     def __init__(self, *answers: Any) -> None:
         self.answers = list(answers) or [RESULT]
         self.scans: list[bytes] = []
-        self.options: list[Options] = []
+        self.options: list[ParcellationOptions] = []
         self.ended = 0
 
-    async def outputs(self, file: Path, options: Options, call: RequestContext) -> bytes:
+    async def outputs(
+        self, file: Path, options: ParcellationOptions, call: RequestContext
+    ) -> bytes:
         self.scans.append(file.read_bytes())
         self.options.append(options)
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
@@ -123,12 +125,12 @@ def test_a_job_is_worked_on_as_it_was_asked(queue: JobQueue, submit: Any, tmp_pa
         front = Front()
         async with serving(queue, front) as server:
             job = submit(b"the bytes")
-            server.worker.say_new()
+            server.worker.notify()
             end = await server.ended(job)
             assert (end.state, b"".join(queue.result(job, end))) == ("done", RESULT)
         assert front.scans == [b"the bytes"]
         (options,) = front.options
-        assert (options.model, options.preprocessing, options.space) == ASKED
+        assert vars(options) == vars(OPTIONS)
         assert not list(tmp_path.rglob("neurobento-upload-*"))
 
     play(scene)
@@ -183,7 +185,7 @@ def test_requests_go_first(queue: JobQueue, submit: Any, monkeypatch: pytest.Mon
         async with serving(queue, front) as server:
             with server.admission.join_queue(RequestContext("a", "http", 60), "kind"):
                 job = submit()
-                server.worker.say_new()
+                server.worker.notify()
                 await asyncio.sleep(0.5)
                 # one that was being looked for already may be taken, and no more
                 later = submit()
@@ -196,7 +198,7 @@ def test_requests_go_first(queue: JobQueue, submit: Any, monkeypatch: pytest.Mon
 
 
 def test_but_not_for_ever(queue: JobQueue, submit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(module, "MAX_YIELD_S", 0.2)
 
     async def scene() -> None:
         async with serving(queue, Front()) as server:
@@ -215,7 +217,7 @@ def test_a_busy_server_is_no_reason_to_fail(queue: JobQueue, submit: Any) -> Non
             job = submit()
             assert (await server.ended(job)).state == "done"
             assert len(front.scans) == 21
-            assert len(queue.turns(job)) == 1
+            assert len(queue.leases(job)) == 1
 
     play(scene)
 
@@ -225,7 +227,7 @@ def test_without_a_place_it_waits_for_one(queue: JobQueue, submit: Any) -> None:
         async with serving(queue, Front()) as server:
             with server.admission.slot(), server.admission.slot():
                 job = submit()
-                await server.until(lambda: queue.turns(job))
+                await server.until(lambda: queue.leases(job))
                 await asyncio.sleep(0.3)
                 assert queue.end(job) is None
             assert (await server.ended(job)).state == "done"
@@ -240,7 +242,7 @@ def test_a_server_that_stays_busy_lets_others_have_the_job(
         busy = Front(ServiceBusy(**PARTS, retry_after_s=0.02))
         async with serving(queue, busy, limit_s=0.5) as server:
             job = submit()
-            await server.until(lambda: any(turn.returned for turn in queue.turns(job)))
+            await server.until(lambda: any(lease.returned for lease in queue.leases(job)))
             idle = JobQueue(database, LIMITS, owner="another 1 1")
             async with serving(idle, Front()) as other:
                 assert (await other.ended(job)).state == "done"
@@ -263,7 +265,7 @@ def test_a_part_that_comes_back_is_waited_for(queue: JobQueue, submit: Any) -> N
             server.is_ready = True
             assert (await server.ended(job)).state == "done"
             assert tries <= 2
-            assert len(queue.turns(job)) == 1
+            assert len(queue.leases(job)) == 1
 
     play(scene)
 
@@ -275,7 +277,7 @@ def test_a_scan_that_parts_go_missing_under_is_failed(queue: JobQueue, submit: A
         async with serving(queue, front) as server:
             end = await server.ended(submit())
             assert (end.status, end.kind) == (503, "ServiceUnavailable")
-            assert len(front.scans) == module.UNAVAILABLE_TRIES
+            assert len(front.scans) == module.MAX_UNAVAILABLE
 
     play(scene)
 
@@ -288,7 +290,7 @@ def test_nothing_is_begun_before_all_parts_are_there(queue: JobQueue, submit: An
         server.is_ready = False
         await server.worker.start()
         await asyncio.sleep(0.5)
-        assert not queue.turns(job)
+        assert not queue.leases(job)
         server.is_ready = True
         await server.ended(job)
         await server.worker.stop()
@@ -310,7 +312,7 @@ def test_a_job_deleted_while_it_runs_is_ended_and_leaves_nothing(
             assert (await server.ended(submit())).state == "done"
             with pytest.raises(JobNotFound):
                 queue.job(job.id)
-            await server.until(lambda: all(job.key not in part for part in database.blobs.parts()))
+            await server.until(lambda: not any(job.key in name for name in stored_files(database)))
 
     play(scene)
 
@@ -335,7 +337,7 @@ def test_a_server_that_stops_gives_back(queue: JobQueue, submit: Any, database: 
             job = submit()
             await server.until(lambda: front.scans)
         assert front.ended == 1
-        assert [turn.returned for turn in queue.turns(job)] == [True]
+        assert [lease.returned for lease in queue.leases(job)] == [True]
         async with serving(JobQueue(database, LIMITS, owner="another 1 1"), Front()) as server:
             end = await server.ended(job)
             assert (end.state, end.number) == ("done", 2)
@@ -352,7 +354,7 @@ def test_a_server_about_to_stop_begins_nothing_and_gives_back_what_waits(
             job = submit()
             await server.until(lambda: front.scans)
             RunFolder.current().drain()
-            await server.until(lambda: [turn.returned for turn in queue.turns(job)] == [True])
+            await server.until(lambda: [lease.returned for lease in queue.leases(job)] == [True])
             front.answers = [RESULT]
             later = submit()
             await asyncio.sleep(0.5)
@@ -379,7 +381,9 @@ def away(queue: Any, *names: str) -> Any:
             setattr(queue, name, method)
 
 
-@pytest.mark.parametrize("at", ["take", "read", "finish", "sweep", "beat", "is_wanted"])
+@pytest.mark.parametrize(
+    "at", ["take", "copy_scan", "finish", "sweep", "send_heartbeat", "is_wanted"]
+)
 def test_a_database_that_is_away_for_a_while_fails_no_job(
     queue: JobQueue, submit: Any, at: str
 ) -> None:
@@ -387,7 +391,7 @@ def test_a_database_that_is_away_for_a_while_fails_no_job(
         async with serving(queue, Front()) as server:
             with away(queue, at):
                 job = submit()
-                server.worker.say_new()
+                server.worker.notify()
                 await asyncio.sleep(0.6)
             end = await server.ended(job)
             assert (end.state, end.number) == ("done", 1)
@@ -401,7 +405,7 @@ def test_an_error_that_nobody_expected_stops_no_worker(
 ) -> None:
     async def scene() -> None:
         async with serving(queue, Front()) as server:
-            for name in ("take", "sweep", "beat"):
+            for name in ("take", "sweep", "send_heartbeat"):
                 with away(queue):
                     before = getattr(queue, name)
                     setattr(queue, name, lambda: {}["none"])
@@ -423,9 +427,9 @@ def test_a_full_disk_is_waited_for(
                 def no_room(*_: Any) -> Any:
                     raise OSError(errno.ENOSPC, "no space")
 
-                full.setattr(queue._blobs, "chunks", no_room)
+                full.setattr(queue._files, "chunks", no_room)
                 job = submit()
-                await server.until(lambda: queue.turns(job))
+                await server.until(lambda: queue.leases(job))
                 await asyncio.sleep(0.3)
                 assert queue.end(job) is None
             assert (await server.ended(job)).state == "done"
@@ -441,7 +445,7 @@ def test_as_many_at_once_as_is_said(queue: JobQueue, submit: Any, database: Data
             await server.until(lambda: len(front.scans) == 2)
             await asyncio.sleep(0.3)
             assert len(front.scans) == 2
-            assert [bool(queue.turns(job)) for job in jobs] == [True, True, False]
+            assert [bool(queue.leases(job)) for job in jobs] == [True, True, False]
 
     play(scene)
 
@@ -453,15 +457,19 @@ def test_none_are_worked_on_where_none_may_be(queue: JobQueue, submit: Any) -> N
         async with serving(queue, Front(), at_once=0) as server:
             job = submit()
             await asyncio.sleep(0.3)
-            assert not queue.turns(job)
+            assert not queue.leases(job)
             queue.delete(job.id)
             await server.until(lambda: not left_over_names(queue))
 
     play(scene)
 
 
+def stored_files(database: Database) -> list[str]:
+    return database.files.keys()
+
+
 def left_over_names(queue: Any) -> list[str]:
-    return list(queue._records.queued())
+    return list(queue._values.queued_names())
 
 
 def test_a_jobs_end_is_logged_by_its_id_alone(

@@ -25,7 +25,6 @@ import numpy as np
 import psutil
 import pytest
 
-import neurobento.serving.pool.pool
 from neurobento.anomaly.fit import fit_slice
 from neurobento.errors import (
     ClientGone,
@@ -38,25 +37,21 @@ from neurobento.errors import (
 from neurobento.imaging.scan import read_scan
 from neurobento.imaging.slices.reader import read_slice
 from neurobento.parcellation.parcellator import prepare
+from neurobento.serving.pool import pool as pool_module
+from neurobento.serving.pool import process as process_module
+from neurobento.serving.pool import queue as queue_module
+from neurobento.serving.pool import worker
 from neurobento.serving.pool.pool import PreprocessingPool
 from neurobento.serving.pool.serialisation import unpack_scan, unpack_slice
 from neurobento.serving.process.priority import NICENESS
 from neurobento.serving.telemetry.metrics import RESTARTS
 from tests.neurobento.imaging.slices.files import grey, grey_png
+from tests.neurobento.serving.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parents[4]
 FOLDERS = "neurobento-scan-*"
 GRANDCHILD = functools.partial(subprocess.Popen, ["sleep", "60"], start_new_session=True)
 """As ROBEX is started: in a session of its own, which no signal to a group reaches."""
-
-
-def wait_for(truth: Callable[[], Any], what: str, limit_s: float = 10.0) -> Any:
-    """What is true in the end; the test fails if it never is."""
-    end = time.monotonic() + limit_s
-    while not (found := truth()):
-        assert time.monotonic() < end, f"{what}: not within {limit_s} s"
-        time.sleep(0.01)
-    return found
 
 
 def ended(pid: int) -> bool:
@@ -120,15 +115,15 @@ class Driver:
         """Let the loop run."""
         self.loop.run(asyncio.sleep(seconds))
 
-    def warm(self, lane: str = "quick") -> bool:
-        """Whether the one process of a lane takes scans."""
-        (child,) = self.pool._lanes[lane]._children
-        return bool(child.warm)
+    def warm(self, queue: str = "quick") -> bool:
+        """Whether the one process of a queue is ready."""
+        (process,) = self.pool._queues[queue]._workers
+        return bool(process.ready)
 
-    def pid(self, lane: str = "quick") -> int:
-        """Of the one process of a lane."""
-        (child,) = self.pool._lanes[lane]._children
-        return int(child._process.pid)
+    def pid(self, queue: str = "quick") -> int:
+        """Return the process id of a queue's one worker."""
+        (process,) = self.pool._queues[queue]._workers
+        return int(process._process.pid)
 
     async def _prepare(self, path: Path, preprocessing: str, ticket: str) -> dict[str, Any]:
         return await self.pool.prepare(path, preprocessing, ticket)  # type: ignore[arg-type]
@@ -138,8 +133,8 @@ class Driver:
 def driven(imports: Callable[[], Any] | None = None) -> Iterator[Driver]:
     """A pool with one process in each lane, neither of which imports the heavy libraries."""
     with pytest.MonkeyPatch.context() as patch, asyncio.Runner() as loop:
-        patch.setattr(neurobento.serving.pool.pool, "_import_all", bool)
-        patch.setattr(neurobento.serving.pool.pool, "_import_readers", imports or bool)
+        patch.setattr(pool_module, "import_toolkits", bool)
+        patch.setattr(pool_module, "import_readers", imports or bool)
         driver = Driver(loop, PreprocessingPool(processes=1, threads=1))
         try:
             loop.run(driver.pool.start())
@@ -167,7 +162,7 @@ def shared_pool() -> Iterator[Driver]:
 def pool(shared_pool: Driver, temporary: Path) -> Iterator[Driver]:
     """A pool that a test leaves idle, and nothing of its scans behind."""
     yield shared_pool
-    for ticket in (left := list(shared_pool.pool._under_way)):
+    for ticket in (left := list(shared_pool.pool._running)):
         shared_pool.end(ticket)
     assert left == [], "a test left a scan under way"
     assert not list(temporary.glob(FOLDERS))
@@ -268,8 +263,8 @@ def test_no_room_is_for_the_service_to_mend_and_not_the_scan(
     def fail(path: Path) -> None:
         raise error
 
-    monkeypatch.setattr(neurobento.serving.pool.pool, "read_scan", fail)
-    packed = neurobento.serving.pool.pool._prepared(Path("scan"), "none", Path("image"))
+    monkeypatch.setattr(worker, "read_scan", fail)
+    packed = worker.prepare_file(Path("scan"), "none", Path("image"))
     assert "JANE_DOE" not in repr(packed)
     with pytest.raises(ServiceUnavailable, match=what) as caught:
         unpack_scan(packed)
@@ -383,18 +378,20 @@ def test_all_work_is_ended_at_once(pool: Driver, scan: Path, endless: Path) -> N
     assert "image" in pool.prepare(scan)
 
 
-def test_a_process_that_hangs_as_it_starts_is_started_again(
-    scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(neurobento.serving.pool.pool, "START_LIMIT_S", 3.0)
-    with driven(functools.partial(hang_once, tmp_path / "hung")) as pool:
+def test_a_process_that_hangs_as_it_starts_is_started_again(scan: Path, tmp_path: Path) -> None:
+    flag = tmp_path / "flag"
+    with contextlib.ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(process_module, "START_LIMIT_S", 1.0)
+            pool = stack.enter_context(driven(functools.partial(hang_without, flag)))
+        assert not pool.warm()
+        flag.touch()
         assert "image" in pool.prepare(scan)
 
 
-def hang_once(flag: Path) -> None:
-    """What the first process does as it starts, and no other."""
+def hang_without(flag: Path) -> None:
+    """Hang as a process starts, unless there is a file."""
     if not flag.exists():
-        flag.touch()
         time.sleep(60)
 
 
@@ -456,8 +453,8 @@ def test_what_a_process_starts_as_it_is_ended_ends_with_it() -> None:
 
     with driven(functools.partial(start_many, mark)) as pool:
         wait_for(left, "the process to start others")
-        (child,) = pool.pool._lanes["quick"]._children
-        child.end()
+        (process,) = pool.pool._queues["quick"]._workers
+        process.kill()
         survivors = left()
         for each in survivors:
             each.kill()
@@ -472,7 +469,7 @@ def start_another_and_hang() -> None:
         subprocess.Popen(sleep, start_new_session=True)
         time.sleep(60)
 
-    neurobento.serving.pool.pool._prepared = hang  # type: ignore[assignment]
+    worker.prepare_file = hang  # type: ignore[assignment]
 
 
 def test_what_a_process_had_started_ends_when_it_is_killed(scan: Path, temporary: Path) -> None:
@@ -574,7 +571,7 @@ def answer(pool: Driver, scan: Path) -> dict[str, Any]:
 def test_nobody_waits_for_a_process_that_never_starts(
     scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(neurobento.serving.pool.pool, "TRIES", 1)
+    monkeypatch.setattr(queue_module, "MAX_STARTS", 1)
     flag = tmp_path / "flag"
     with driven(functools.partial(os.stat, flag)) as pool:
         waiting = [pool.begin(scan, ticket=name) for name in ("first", "second")]
@@ -605,9 +602,7 @@ def test_a_process_logs_none_of_an_exceptions_words(capfd: pytest.CaptureFixture
 
 def test_scan_processes_give_way_to_the_front(pool: Driver, scan: Path) -> None:
     pool.prepare(scan)
-    # 19 is as far as Linux goes
-    expected = min(psutil.Process().nice() + NICENESS, 19)
-    assert psutil.Process(pool.pid()).nice() == expected
+    assert psutil.Process(pool.pid()).nice() == max(psutil.Process().nice(), NICENESS)
 
 
 def test_a_process_for_which_there_is_no_room_is_started_later(
@@ -651,15 +646,15 @@ def test_closing_ends_all_and_starts_nothing(scan: Path, endless: Path, temporar
 PARENT = """
 import asyncio, sys
 from pathlib import Path
-import neurobento.serving.pool.pool
+from neurobento.serving.pool import pool
 from neurobento.serving.pool.pool import PreprocessingPool
 
 async def main():
-    neurobento.serving.pool.pool._import_all = bool
-    pool = PreprocessingPool(processes=1, threads=1)
-    await pool.start()
-    print(*(lane._children[0]._process.pid for lane in pool._lanes.values()), flush=True)
-    await pool.prepare(Path(sys.argv[1]), "full", "ticket")
+    pool.import_toolkits = bool
+    workers = PreprocessingPool(processes=1, threads=1)
+    await workers.start()
+    print(*(queue._workers[0]._process.pid for queue in workers._queues.values()), flush=True)
+    await workers.prepare(Path(sys.argv[1]), "full", "ticket")
 
 if __name__ == "__main__":
     asyncio.run(main())

@@ -35,7 +35,7 @@ from neurobento.serving.request import RequestContext
 from neurobento.serving.settings import RUN_VARIABLE
 from neurobento.serving.tasks.anomaly import handler as handler_module
 from neurobento.serving.tasks.anomaly.batches import pack_outputs
-from neurobento.serving.tasks.anomaly.handler import AnomalyHandler, thresholds_of
+from neurobento.serving.tasks.anomaly.handler import AnomalyHandler, model_thresholds
 from neurobento.serving.tasks.anomaly.responses import choose_media_type
 from tests.neurobento.anomaly.known_anomaly import THRESHOLD, KnownBackend, known_spec
 from tests.neurobento.imaging.slices.files import grey, grey_png
@@ -276,9 +276,9 @@ def test_every_stage_of_a_slice_is_counted_once(front: AnomalyHandler, image: Pa
 
 def test_thresholds_are_those_of_the_models_for_the_task() -> None:
     scans = known_spec("parcellation", name="compact", detection={})
-    assert thresholds_of([known_spec(), scans]) == {"anomaly": THRESHOLD}
+    assert model_thresholds([known_spec(), scans]) == {"anomaly": THRESHOLD}
     with pytest.raises(SpecMismatch, match="threshold"):
-        thresholds_of([known_spec(detection={})])
+        model_thresholds([known_spec(detection={})])
 
 
 @pytest.mark.parametrize(

@@ -18,13 +18,13 @@ from neurobento.serving.inference_protocol.protocol import InferRequest, OpenInf
 from neurobento.serving.inference_protocol.tensors import Tensor
 from neurobento.serving.request import RequestContext
 from neurobento.serving.tasks.anomaly.responses import Detection, detection_facts, draw_overlay
-from neurobento.serving.tasks.anomaly.tensors import MOST_IMAGES, AnomalyTensors
+from neurobento.serving.tasks.anomaly.tensors import MAX_IMAGES, AnomalyTensors
 from tests.neurobento.anomaly.known_anomaly import THRESHOLD, known_spec
 from tests.neurobento.imaging.slices.files import SHAPE, grey
 
 CONTENT = b"the bytes of a slice"
 FACTS = {"model": {"name": "anomaly"}, "backend": {"name": "fake"}}
-SLICE = Tensor.of_bytes("slice", CONTENT)
+SLICE = Tensor.from_bytes("slice", CONTENT)
 GRID = (128, 128)
 
 
@@ -82,7 +82,7 @@ def images(count: int = 1) -> Any:
 
 
 def image_tensor(values: Any) -> Tensor:
-    return Tensor.of_array("image", values)
+    return Tensor.from_array("image", values)
 
 
 def test_metadata_say_what_a_model_takes_and_gives(inference: OpenInference, ask: Any) -> None:
@@ -155,8 +155,8 @@ def test_only_what_is_wanted_is_made(
 REFUSED: dict[str, tuple[type[NeuroBentoError], tuple[Tensor, ...]]] = {
     "nothing": (ConfigError, ()),
     "both": (ConfigError, (SLICE, image_tensor(images()))),
-    "a scan": (ConfigError, (Tensor.of_bytes("scan", CONTENT),)),
-    "a slice of numbers": (ConfigError, (Tensor.of_array("slice", np.zeros(1, np.uint8)),)),
+    "a scan": (ConfigError, (Tensor.from_bytes("scan", CONTENT),)),
+    "a slice of numbers": (ConfigError, (Tensor.from_array("slice", np.zeros(1, np.uint8)),)),
     "two slices": (ConfigError, (Tensor("slice", "BYTES", (2,), [b"a", b"b"]),)),
     "no image": (ConfigError, (image_tensor(images()[:0]),)),
     "an image of bytes": (NotOnNetworkGrid, (Tensor("image", "BYTES", (1,), [CONTENT]),)),
@@ -166,7 +166,7 @@ REFUSED: dict[str, tuple[type[NeuroBentoError], tuple[Tensor, ...]]] = {
     "another grid": (NotOnNetworkGrid, (image_tensor(images()[..., 1:]),)),
     "above 1": (ConfigError, (image_tensor(images() + 1),)),
     "not a number": (ConfigError, (image_tensor(images() * np.float32(np.nan)),)),
-    "too many": (ConfigError, (image_tensor(images(MOST_IMAGES + 1)),)),
+    "too many": (ConfigError, (image_tensor(images(MAX_IMAGES + 1)),)),
 }
 
 
@@ -182,4 +182,4 @@ def test_inputs_that_are_not_what_they_should_be_are_refused(
 
 def test_a_file_sent_as_image_is_told_where_it_belongs(ask: Any) -> None:
     with pytest.raises(NotOnNetworkGrid, match="as `slice`"):
-        ask(Tensor.of_bytes("image", CONTENT))
+        ask(Tensor.from_bytes("image", CONTENT))

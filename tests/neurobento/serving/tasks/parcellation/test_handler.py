@@ -39,14 +39,15 @@ from neurobento.serving.pool.serialisation import pack_error, pack_scan
 from neurobento.serving.request import RequestContext
 from neurobento.serving.settings import RUN_VARIABLE
 from neurobento.serving.tasks.parcellation import handler as handler_module
-from neurobento.serving.tasks.parcellation.handler import Options, ParcellationHandler
+from neurobento.serving.tasks.parcellation.handler import ParcellationHandler
 from neurobento.serving.tasks.parcellation.image_files import segment_files
+from neurobento.serving.tasks.parcellation.options import ParcellationOptions
 
 NETWORK = (91, 122, 123)
 MNI = nib.affines.from_matvec(np.diag([1.5, 1.25, 1.1]), [-68.0, -90.0, -60.0])
 ZIPPED = ["scan_dseg.nii.gz", "scan_dseg.tsv", "scan_overlay.png", "scan_run.json"]
 FACTS = {"model": {"name": "compact"}, "backend": {"name": "fake"}}
-AS_IT_IS = Options("compact", "none", "native")
+AS_IT_IS = ParcellationOptions("compact", "none", "native")
 LONG_S = 30.0
 
 GONE = [
@@ -202,7 +203,7 @@ def label_values() -> set[str]:
     ],
 )
 def test_report_as_booleans_are_levels(query: dict[str, str], preprocessing: str) -> None:
-    options = Options.of_report(query, "compact")
+    options = ParcellationOptions.from_report_query(query, "compact")
     assert (options.preprocessing, options.model, options.space) == (
         preprocessing,
         "compact",
@@ -211,20 +212,22 @@ def test_report_as_booleans_are_levels(query: dict[str, str], preprocessing: str
 
 
 def test_report_as_model_and_our_space_are_taken() -> None:
-    options = Options.of_report({"model": "unet", "space": "network"}, "compact")
+    options = ParcellationOptions.from_report_query(
+        {"model": "unet", "space": "network"}, "compact"
+    )
     assert (options.model, options.space) == ("unet", "network")
 
 
 @pytest.mark.parametrize("query", [{"preprocessing": "yes"}, {"preprocessing": ""}, {"space": "x"}])
 def test_other_options_are_refused_and_the_known_ones_named(query: dict[str, str]) -> None:
     with pytest.raises(ConfigError) as caught:
-        Options.of_report(query, "compact")
+        ParcellationOptions.from_report_query(query, "compact")
     assert "full, stripped, none" in str(caught.value) or "native, network" in str(caught.value)
 
 
 def test_a_long_option_is_not_repeated() -> None:
     with pytest.raises(ConfigError) as caught:
-        Options("compact", "JANE_DOE" * 10, "native")
+        ParcellationOptions("compact", "JANE_DOE" * 10, "native")
     assert "JANE_DOE" not in str(caught.value)
     assert "80" in caught.value.found
 
@@ -236,7 +239,7 @@ def test_labels_are_in_native_space(front: ParcellationHandler, scan: Path, labe
 
 
 def test_the_runner_asked_for_answers(front: ParcellationHandler, scan: Path, labels: Any) -> None:
-    answer = done(front.labels(scan, Options("next", "none", "native"), a_call()))
+    answer = done(front.labels(scan, ParcellationOptions("next", "none", "native"), a_call()))
     assert np.array_equal(np.asarray(read(answer).dataobj), (labels + 1) % 117)
 
 
@@ -252,7 +255,9 @@ def test_network_space_is_the_grid_the_network_saw(
     tilted: tuple[Path, ParcellationHandler], labels: Any
 ) -> None:
     scan, front = tilted
-    network = read(done(front.labels(scan, Options("compact", "none", "network"), a_call())))
+    network = read(
+        done(front.labels(scan, ParcellationOptions("compact", "none", "network"), a_call()))
+    )
     assert np.array_equal(np.asarray(network.dataobj), labels)
     assert network.affine == pytest.approx(MNI, abs=1e-5)
     native = read(done(front.labels(scan, AS_IT_IS, a_call())))
@@ -294,7 +299,7 @@ def test_zip_and_labels_are_the_same_bytes(
     tilted: tuple[Path, ParcellationHandler], space: str
 ) -> None:
     scan, front = tilted
-    options = Options("compact", "none", space)
+    options = ParcellationOptions("compact", "none", space)
     zipped = zipfile.ZipFile(io.BytesIO(done(front.outputs(scan, options, a_call()))))
     assert zipped.read("scan_dseg.nii.gz") == done(front.labels(scan, options, a_call()))
     assert sorted(zipped.namelist()) == [*ZIPPED, "scan_volumes.tsv"]
@@ -310,7 +315,7 @@ def test_an_unknown_model_is_refused_before_the_scan_is_touched(admission: Admis
     preprocessing = FakePreprocessing()
     front = ParcellationHandler(preprocessing, {"compact": FakeRunner()}, admission, BATCHES)
     with pytest.raises(ModelNotFound, match="one of compact"):
-        done(front.labels(Path("none"), Options("grand", "none", "native"), a_call()))
+        done(front.labels(Path("none"), ParcellationOptions("grand", "none", "native"), a_call()))
     assert preprocessing.asked == []
 
 
@@ -319,8 +324,12 @@ def test_metrics_know_models_that_there_are_and_no_others(
 ) -> None:
     unknown, known = a_call(), a_call()
     with pytest.raises(ModelNotFound):
-        done(front.labels(scan, Options("made-up-by-a-client", "none", "native"), unknown))
-    done(front.labels(scan, Options("next", "none", "native"), known))
+        done(
+            front.labels(
+                scan, ParcellationOptions("made-up-by-a-client", "none", "native"), unknown
+            )
+        )
+    done(front.labels(scan, ParcellationOptions("next", "none", "native"), known))
     assert unknown.model == unknown.preprocessing == "none asked for"
     assert (known.model, known.preprocessing) == ("next", "none")
     assert "next" in label_values()
@@ -485,7 +494,7 @@ def test_who_still_waits_for_an_image_that_was_lost_gets_no_labels(
         front.labels(scan, AS_IT_IS, a_call()),
         front.segment(images, AS_IT_IS, a_call()),
     ):
-        with pytest.raises(ServiceUnavailable, match="it was gone") as caught:
+        with pytest.raises(ServiceUnavailable, match="a file that is gone") as caught:
             done(work)
         assert caught.value.retry_after_s
 
@@ -547,7 +556,7 @@ def test_the_forecast_of_images_knows_how_many_there_are() -> None:
 
 
 def test_a_new_front_ends_what_another_had_asked_for(front: ParcellationHandler) -> None:
-    done(front.end_left_work())
+    done(front.end_abandoned_work())
     assert front._preprocessing.ended == ["end_all"]  # type: ignore[attr-defined]
 
 
@@ -563,7 +572,7 @@ def test_a_front_starts_whatever_preprocessing_says(
 
     preprocessing = FakePreprocessing()
     monkeypatch.setattr(preprocessing, "call", fails)
-    assert done(ParcellationHandler(preprocessing, {}, admission, {}).end_left_work()) is None
+    assert done(ParcellationHandler(preprocessing, {}, admission, {}).end_abandoned_work()) is None
 
 
 def test_what_nobody_expected_of_a_service_is_not_taken_for_its_absence(

@@ -13,7 +13,7 @@ import pytest
 from neurobento.labels import CLASS_COUNT
 from neurobento.serving.tasks.parcellation.image_files import (
     MISSING,
-    NAME_BYTES,
+    PATH_BYTES,
     has_missing,
     open_image,
     pack_paths,
@@ -52,7 +52,7 @@ def test_an_image_comes_back_to_the_bit(tmp_path: Path) -> None:
 
 def test_each_image_gets_its_own_labels(files: list[Path]) -> None:
     names = pack_paths(files)
-    assert names.shape == (3, NAME_BYTES)
+    assert names.shape == (3, PATH_BYTES)
     labels = segment_files(names, infer, ignore)
     assert not has_missing(labels)
     assert [np.unique(each).tolist() for each in labels] == [[1], [2], [3]]
@@ -109,4 +109,4 @@ def test_no_class_index_is_taken_for_the_mark_of_an_image_that_is_gone() -> None
 
 def test_a_name_that_does_not_fit_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at most 1024 bytes"):
-        pack_paths([tmp_path / ("x" * NAME_BYTES)])
+        pack_paths([tmp_path / ("x" * PATH_BYTES)])

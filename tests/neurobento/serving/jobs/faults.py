@@ -36,10 +36,10 @@ class Faulty:
         self.count = 0
         self.over = False
         self._behind = Database(url)
-        self.records = _Store(self._behind.records, self)
-        self.blobs = self._behind.blobs
+        self.values = _Store(self._behind.values, self)
+        self.files = self._behind.files
         # each piece of a file is an operation
-        self.blobs._records = _Store(self.blobs._records, self)
+        self.files._values = _Store(self.files._values, self)
 
     def close(self) -> None:
         self._behind.close()
@@ -89,14 +89,14 @@ def foreign_owner() -> str:
 
 
 def left_over(database: Database) -> dict[str, list[str]]:
-    """Everything in a database but the secret and the beats: by kind of record, blobs, names."""
+    """Everything in a database but the secret and the beats: by kind of record, files, names."""
     found: dict[str, list[str]] = {}
-    for name in sorted(database.records.items()):
+    for name in sorted(database.values.items()):
         kind = name.partition(":")[0]
         if kind not in ("secret", "beat"):
             found.setdefault(kind, []).append(name)
-    if parts := sorted(database.blobs.parts()):
-        found["blobs"] = parts
-    if names := database.records.queued():
+    if parts := sorted(database.files.keys()):
+        found["files"] = parts
+    if names := database.values.queued_names():
         found["queue"] = names
     return found

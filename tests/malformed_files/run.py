@@ -53,7 +53,7 @@ class Outcome:
 
 
 def outcomes(seed: int, count: int) -> list[Outcome]:
-    """Return the results of `count` malformed files under preprocessing "none"; warnings are crashes."""
+    """Return the results of `count` malformed files; a warning counts as a crash."""
     warnings.simplefilter("error")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "scan"

@@ -56,7 +56,7 @@ def dim(*lengths: int) -> list[int]:
     return [len(lengths), *lengths, *[1] * (7 - len(lengths))]
 
 
-def refused(head: bytes, leaf: type[ScanError], limits: ScanLimits = LIMITS) -> ScanError:
+def refusal(head: bytes, leaf: type[ScanError], limits: ScanLimits = LIMITS) -> ScanError:
     """The error, whose type is the leaf itself and none of its relatives."""
     with pytest.raises(ScanError) as caught:
         parse_header(head, limits)
@@ -102,31 +102,31 @@ def test_a_good_mgh_header_is_read_as_nibabel_reads_it() -> None:
     ],
 )
 def test_other_content_is_an_unknown_format(head: bytes) -> None:
-    refused(head, UnknownFormat)
+    refusal(head, UnknownFormat)
 
 
 @pytest.mark.parametrize("magic", [b"ni1\0", b"\0\0\0\0", b"n+3\0"])
 def test_analyze_and_pairs_are_an_unknown_format(magic: bytes) -> None:
     head = nifti()
-    refused(head[:344] + magic + head[348:], UnknownFormat)
+    refusal(head[:344] + magic + head[348:], UnknownFormat)
 
 
 @pytest.mark.parametrize("kind", NIFTI_KINDS)
 @pytest.mark.parametrize("offset", [0, 100, -352, 1 << 30])
 def test_an_impossible_voxel_offset_is_an_unknown_format(kind: Any, offset: int) -> None:
-    refused(nifti(kind, vox_offset=offset), UnknownFormat)
+    refusal(nifti(kind, vox_offset=offset), UnknownFormat)
 
 
 @pytest.mark.parametrize("offset", [np.nan, np.inf, -np.inf])
 def test_a_voxel_offset_that_is_no_number_is_an_unknown_format(offset: float) -> None:
-    refused(nifti(vox_offset=offset), UnknownFormat)
+    refusal(nifti(vox_offset=offset), UnknownFormat)
 
 
 @pytest.mark.parametrize(
     "head", [nifti(nib.Nifti2Header)[:539], nifti(nib.Nifti2Header)[:16], mgh()[:283], mgh()[:6]]
 )
 def test_half_a_header_is_a_truncated_scan(head: bytes) -> None:
-    refused(head, TruncatedScan)
+    refusal(head, TruncatedScan)
 
 
 @pytest.mark.parametrize(
@@ -135,12 +135,12 @@ def test_half_a_header_is_a_truncated_scan(head: bytes) -> None:
 )
 @pytest.mark.parametrize("kind", NIFTI_KINDS)
 def test_what_is_not_one_3d_image_is_refused(kind: Any, lengths: tuple[int, ...]) -> None:
-    refused(nifti(kind, dim=dim(*lengths)), UnsupportedDimensions)
+    refusal(nifti(kind, dim=dim(*lengths)), UnsupportedDimensions)
 
 
 @pytest.mark.parametrize("ndim", [0, -3, 8, 32767])
 def test_an_impossible_number_of_dimensions_is_refused(ndim: int) -> None:
-    refused(nifti(dim=[ndim, *SHAPE, 1, 1, 1, 1]), UnsupportedDimensions)
+    refusal(nifti(dim=[ndim, *SHAPE, 1, 1, 1, 1]), UnsupportedDimensions)
 
 
 @pytest.mark.parametrize("lengths", [(*SHAPE, 1), (*SHAPE, 1, 1), (*SHAPE, 1, 1, 1, 1)])
@@ -154,7 +154,7 @@ def test_lengths_behind_the_last_dimension_do_not_count() -> None:
 
 @pytest.mark.parametrize("frames", [2, 300])
 def test_an_mgh_series_is_refused(frames: int) -> None:
-    refused(mgh(dims=[*SHAPE, frames]), UnsupportedDimensions)
+    refusal(mgh(dims=[*SHAPE, frames]), UnsupportedDimensions)
 
 
 @pytest.mark.parametrize("axis", range(3))
@@ -162,7 +162,7 @@ def test_an_mgh_series_is_refused(frames: int) -> None:
 def test_an_axis_out_of_range_is_refused(axis: int, length: int) -> None:
     lengths = list(SHAPE)
     lengths[axis] = length
-    refused(nifti(dim=dim(*lengths)), UnsupportedDimensions)
+    refusal(nifti(dim=dim(*lengths)), UnsupportedDimensions)
 
 
 @pytest.mark.parametrize("length", [16, 512])
@@ -172,7 +172,7 @@ def test_an_axis_at_the_limit_is_accepted(length: int) -> None:
 
 
 def test_a_grid_above_the_limit_has_too_many_voxels() -> None:
-    refused(nifti(dim=dim(512, 512, 257), **HALF_MM), TooManyVoxels)
+    refusal(nifti(dim=dim(512, 512, 257), **HALF_MM), TooManyVoxels)
     head = nifti(dim=dim(512, 512, 256), **HALF_MM)
     assert parse_header(head, LIMITS).space.shape == (512, 512, 256)
 
@@ -183,7 +183,7 @@ def test_a_grid_above_the_limit_has_too_many_voxels() -> None:
 def test_a_field_of_view_beyond_any_head_is_refused(lengths: tuple[int, int, int]) -> None:
     """Few voxels, but step 3 would make 1 mm of each: a small file would cost gigabytes."""
     two_mm = {"srow_x": [-2, 0, 0, 0], "srow_y": [0, 2, 0, 0], "srow_z": [0, 0, 2, 0]}
-    refused(nifti(dim=dim(*lengths), **two_mm), BadFieldOfView)
+    refusal(nifti(dim=dim(*lengths), **two_mm), BadFieldOfView)
 
 
 def test_a_field_of_view_at_the_limit_is_accepted() -> None:
@@ -194,25 +194,25 @@ def test_a_field_of_view_at_the_limit_is_accepted() -> None:
 
 def test_a_product_beyond_64_bits_is_refused() -> None:
     huge = (1 << 40, 1 << 40, 1 << 40)
-    refused(nifti(nib.Nifti2Header, dim=dim(*huge)), UnsupportedDimensions)
+    refusal(nifti(nib.Nifti2Header, dim=dim(*huge)), UnsupportedDimensions)
 
 
 @pytest.mark.parametrize(
     "code", [0, 1, 32, 128, 255, 1536, 1792, 2048, 2304, 7, -4], ids=lambda c: f"code{c}"
 )
 def test_a_datatype_that_is_no_number_is_unsupported(code: int) -> None:
-    error = refused(nifti(datatype=code), UnsupportedDatatype)
+    error = refusal(nifti(datatype=code), UnsupportedDatatype)
     assert str(code) in error.found
 
 
 @pytest.mark.parametrize("code", [7, 2, -1, 99])
 def test_an_unknown_mgh_type_is_an_unsupported_datatype(code: int) -> None:
-    refused(mgh(type=code), UnsupportedDatatype)
+    refusal(mgh(type=code), UnsupportedDatatype)
 
 
 @pytest.mark.parametrize("kind", NIFTI_KINDS)
 def test_without_qform_and_sform_the_orientation_is_missing(kind: Any) -> None:
-    refused(nifti(kind, qform_code=0, sform_code=0), MissingOrientation)
+    refusal(nifti(kind, qform_code=0, sform_code=0), MissingOrientation)
 
 
 def test_an_mgh_header_that_disowns_its_orientation_has_none() -> None:
@@ -220,7 +220,7 @@ def test_an_mgh_header_that_disowns_its_orientation_has_none() -> None:
     raw = bytearray(mgh())
     (offset,) = [MGHHeader.template_dtype.fields["goodRASFlag"][1]]
     raw[offset : offset + 2] = struct.pack(">h", 0)
-    refused(bytes(raw), MissingOrientation)
+    refusal(bytes(raw), MissingOrientation)
 
 
 @pytest.mark.parametrize("code", ["qform_code", "sform_code"])
@@ -247,17 +247,17 @@ def test_a_qfac_of_zero_means_one() -> None:
 def test_an_affine_that_is_not_finite_is_bad(value: float, row: str, column: int) -> None:
     numbers = np.array(AFFINE[["srow_x", "srow_y", "srow_z"].index(row)])
     numbers[column] = value
-    refused(nifti(**{row: numbers}), BadAffine)
+    refusal(nifti(**{row: numbers}), BadAffine)
 
 
 @pytest.mark.parametrize("field", ["quatern_b", "quatern_c", "qoffset_x"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_quaternion_that_is_not_finite_is_bad(field: str, value: float) -> None:
-    refused(nifti(sform_code=0, **{field: value}), BadAffine)
+    refusal(nifti(sform_code=0, **{field: value}), BadAffine)
 
 
 def test_an_impossible_rotation_is_a_bad_affine() -> None:
-    refused(nifti(sform_code=0, quatern_b=0.9, quatern_c=0.9, quatern_d=0.9), BadAffine)
+    refusal(nifti(sform_code=0, quatern_b=0.9, quatern_c=0.9, quatern_d=0.9), BadAffine)
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_an_impossible_rotation_is_a_bad_affine() -> None:
 )
 def test_axes_in_one_plane_are_a_bad_affine(columns: list[list[float]]) -> None:
     rows = dict(zip(["srow_x", "srow_y", "srow_z"], columns, strict=True))
-    refused(nifti(**{row: [*numbers, 0] for row, numbers in rows.items()}), BadAffine)
+    refusal(nifti(**{row: [*numbers, 0] for row, numbers in rows.items()}), BadAffine)
 
 
 def test_a_shear_that_keeps_the_axes_apart_is_accepted() -> None:
@@ -283,20 +283,20 @@ def test_a_shear_that_keeps_the_axes_apart_is_accepted() -> None:
 def test_a_voxel_size_out_of_range_is_refused(size: float, axis: int) -> None:
     row = np.zeros(4)
     row[axis] = size
-    refused(nifti(**{["srow_x", "srow_y", "srow_z"][axis]: row}), BadVoxelSize)
+    refusal(nifti(**{["srow_x", "srow_y", "srow_z"][axis]: row}), BadVoxelSize)
 
 
 def test_the_voxel_size_of_a_qform_counts_too() -> None:
-    refused(nifti(sform_code=0, pixdim=[1, 2, 0, 2, 0, 0, 0, 0]), BadVoxelSize)
+    refusal(nifti(sform_code=0, pixdim=[1, 2, 0, 2, 0, 0, 0, 0]), BadVoxelSize)
 
 
 @pytest.mark.parametrize("size", [0.0, 0.1, 50.0])
 def test_the_voxel_size_of_an_mgh_header_counts_too(size: float) -> None:
-    refused(mgh(delta=[1, size, 1]), BadVoxelSize)
+    refusal(mgh(delta=[1, size, 1]), BadVoxelSize)
 
 
 def test_an_mgh_affine_that_is_not_finite_is_bad() -> None:
-    refused(mgh(Pxyz_c=[0, np.nan, 0]), BadAffine)
+    refusal(mgh(Pxyz_c=[0, np.nan, 0]), BadAffine)
 
 
 @pytest.mark.parametrize("slope", [0, np.nan, np.inf])
@@ -336,7 +336,7 @@ def test_a_refusal_repeats_no_header_text() -> None:
         ({"qform_code": 0, "sform_code": 0}, MissingOrientation),
         ({"vox_offset": 0}, UnknownFormat),
     ):
-        error = refused(nifti(**junk, **fields), leaf)
+        error = refusal(nifti(**junk, **fields), leaf)
         assert "JANE" not in str(error) + repr(error)
 
 
@@ -368,9 +368,9 @@ def test_no_short_header_raises_anything_but_a_scan_error(size: int) -> None:
 
 def test_limits_are_the_callers() -> None:
     narrow = ScanLimits(max_voxels=100, min_axis=2)
-    refused(nifti(), TooManyVoxels, narrow)
-    refused(nifti(), UnsupportedDimensions, ScanLimits(max_axis=19))
-    refused(nifti(), BadVoxelSize, ScanLimits(max_voxel_mm=2.5))
+    refusal(nifti(), TooManyVoxels, narrow)
+    refusal(nifti(), UnsupportedDimensions, ScanLimits(max_axis=19))
+    refusal(nifti(), BadVoxelSize, ScanLimits(max_voxel_mm=2.5))
 
 
 def test_the_affine_is_float64_and_its_own() -> None:

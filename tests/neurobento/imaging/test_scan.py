@@ -70,7 +70,7 @@ def claiming(lengths: tuple[int, int, int], datatype: int, bitpix: int) -> bytes
     return bytes(header.binaryblock)
 
 
-def refused(path: Path, leaf: type[ScanError], limits: ScanLimits | None = None) -> ScanError:
+def refusal(path: Path, leaf: type[ScanError], limits: ScanLimits | None = None) -> ScanError:
     """The error, whose type is the leaf itself and which names the file to the caller only."""
     with pytest.raises(ScanError) as caught:
         read_scan(path, limits)
@@ -231,14 +231,14 @@ def test_zeros_behind_a_gzip_stream_are_padding(tmp_path: Path) -> None:
 def test_a_gzip_stream_that_ends_early_is_corrupt(missing: int, tmp_path: Path) -> None:
     path = tmp_path / "scan.nii.gz"
     path.write_bytes(gzip.compress(nifti_bytes())[:-missing])
-    refused(path, CorruptCompression)
+    refusal(path, CorruptCompression)
 
 
 @pytest.mark.parametrize("size", [2, 3, 9, 10, 12, 60])
 def test_the_first_bytes_of_a_gzip_stream_are_corrupt(size: int, tmp_path: Path) -> None:
     path = tmp_path / "scan.nii.gz"
     path.write_bytes(gzip.compress(nifti_bytes())[:size])
-    refused(path, CorruptCompression)
+    refusal(path, CorruptCompression)
 
 
 @pytest.mark.parametrize("where", [-6, -2])
@@ -247,7 +247,7 @@ def test_a_wrong_checksum_or_length_is_corrupt(where: int, tmp_path: Path) -> No
     data[where] ^= 0xFF
     path = tmp_path / "scan.nii.gz"
     path.write_bytes(data)
-    refused(path, CorruptCompression)
+    refusal(path, CorruptCompression)
 
 
 def test_a_flipped_bit_in_the_stream_is_corrupt(tmp_path: Path) -> None:
@@ -255,14 +255,14 @@ def test_a_flipped_bit_in_the_stream_is_corrupt(tmp_path: Path) -> None:
     data[len(data) // 2] ^= 0x10
     path = tmp_path / "scan.nii.gz"
     path.write_bytes(data)
-    refused(path, CorruptCompression)
+    refusal(path, CorruptCompression)
 
 
 @pytest.mark.parametrize("size", [0, 1, 347, 351, 352, 5000])
 def test_a_whole_gzip_stream_of_too_few_bytes_is_truncated(size: int, tmp_path: Path) -> None:
     path = tmp_path / "scan.nii.gz"
     path.write_bytes(gzip.compress(nifti_bytes()[:size]))
-    refused(path, TruncatedScan if size >= 348 else UnknownFormat)
+    refusal(path, TruncatedScan if size >= 348 else UnknownFormat)
 
 
 # --- what is refused: unreadable ---
@@ -273,14 +273,14 @@ def test_a_whole_gzip_stream_of_too_few_bytes_is_truncated(size: int, tmp_path: 
 def test_other_files_are_an_unknown_format(content: bytes, compress: bool, tmp_path: Path) -> None:
     path = tmp_path / "scan.nii.gz"
     path.write_bytes(gzip.compress(content) if compress else content)
-    refused(path, UnknownFormat)
+    refusal(path, UnknownFormat)
 
 
 @pytest.mark.parametrize("missing", [1, 2, 1000, 17000])
 def test_a_file_cut_short_is_truncated(missing: int, tmp_path: Path) -> None:
     path = tmp_path / "scan.nii"
     path.write_bytes(nifti_bytes()[:-missing])
-    refused(path, TruncatedScan)
+    refusal(path, TruncatedScan)
 
 
 @pytest.mark.parametrize("suffix", [".mgh", ".mgz"])
@@ -288,7 +288,7 @@ def test_a_mgh_file_cut_short_is_truncated(suffix: str, tmp_path: Path) -> None:
     whole = bytes(nib.MGHImage(voxels(), AFFINE).to_bytes())[:9000]
     path = tmp_path / f"scan{suffix}"
     path.write_bytes(gzip.compress(whole) if suffix == ".mgz" else whole)
-    refused(path, TruncatedScan)
+    refusal(path, TruncatedScan)
 
 
 @pytest.mark.parametrize("compress", [True, False])
@@ -299,7 +299,7 @@ def test_a_file_much_longer_than_its_header_says_is_overlong(
     path = tmp_path / "scan.nii"
     data = nifti_bytes() + tail
     path.write_bytes(gzip.compress(data, compresslevel=1) if compress else data)
-    refused(path, OverlongScan)
+    refusal(path, OverlongScan)
 
 
 def test_a_missing_file_is_not_a_scan_error(tmp_path: Path) -> None:
@@ -336,7 +336,7 @@ def test_a_claim_of_gigabytes_costs_nothing(
     tracemalloc.start()
     start = time.perf_counter()
     try:
-        refused(path, leaf)
+        refusal(path, leaf)
         assert time.perf_counter() - start < 0.5
         assert tracemalloc.get_traced_memory()[1] < 5 << 20
     finally:
@@ -356,7 +356,7 @@ def test_a_gzip_bomb_is_stopped_early(claim: str, tmp_path: Path) -> None:
     tracemalloc.start()
     start = time.perf_counter()
     try:
-        refused(path, SuspiciousCompression if claim != "far too little" else OverlongScan)
+        refusal(path, SuspiciousCompression if claim != "far too little" else OverlongScan)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -369,14 +369,14 @@ def test_a_bomb_of_many_members_is_stopped_too(members: int, tmp_path: Path) -> 
     head = claiming((512, 512, 200), 8, 32).ljust(352, b"\0")
     path = tmp_path / "bomb.nii.gz"
     path.write_bytes(gzip.compress(head) + gzip.compress(bytes(4 << 20)) * members)
-    refused(path, SuspiciousCompression)
+    refusal(path, SuspiciousCompression)
 
 
 def test_a_file_above_the_limit_is_too_large(tmp_path: Path) -> None:
     path = tmp_path / "scan.nii"
     path.write_bytes(nifti_bytes())
     size = path.stat().st_size
-    error = refused(path, FileTooLarge, ScanLimits(max_file_bytes=size - 1))
+    error = refusal(path, FileTooLarge, ScanLimits(max_file_bytes=size - 1))
     assert str(size) in error.found
     assert read_scan(path, ScanLimits(max_file_bytes=size)).shape == SHAPE
 
@@ -387,7 +387,7 @@ def test_a_sparse_file_of_a_gigabyte_is_not_read(tmp_path: Path) -> None:
     with path.open("wb") as file:
         file.truncate(1 << 30)
     start = time.perf_counter()
-    refused(path, FileTooLarge)
+    refusal(path, FileTooLarge)
     assert time.perf_counter() - start < 0.5
 
 
@@ -415,39 +415,39 @@ def test_header_refusals_reach_the_caller_with_the_file_as_subject(
     fields: dict[str, Any], leaf: type[ScanError], name: str, kind: Any, write_nifti: Writer
 ) -> None:
     path = write_nifti(voxels(), AFFINE, name, kind, descrip=b"JANE DOE", **fields)
-    error = refused(path, leaf)
+    error = refusal(path, leaf)
     assert "JANE" not in error.public_message
     assert "JANE DOE" not in str(error)
 
 
 def test_a_series_of_volumes_is_unsupported(write_nifti: Writer) -> None:
-    refused(write_nifti(np.stack([voxels()] * 3, axis=-1)), UnsupportedDimensions)
+    refusal(write_nifti(np.stack([voxels()] * 3, axis=-1)), UnsupportedDimensions)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32])
 def test_zeros_are_an_empty_scan(dtype: Any, write_nifti: Writer) -> None:
-    refused(write_nifti(np.zeros(SHAPE, dtype)), EmptyScan)
+    refusal(write_nifti(np.zeros(SHAPE, dtype)), EmptyScan)
 
 
 def test_zeros_and_nan_are_an_empty_scan(write_nifti: Writer) -> None:
     array = np.zeros(SHAPE, np.float32)
     array[:4] = np.nan
-    refused(write_nifti(array), EmptyScan)
+    refusal(write_nifti(array), EmptyScan)
 
 
 @pytest.mark.parametrize("value", [1, -3, 100])
 def test_one_value_everywhere_is_a_constant_scan(value: int, write_nifti: Writer) -> None:
-    refused(write_nifti(np.full(SHAPE, value, np.int16)), ConstantScan)
+    refusal(write_nifti(np.full(SHAPE, value, np.int16)), ConstantScan)
 
 
 def test_scaling_can_make_a_scan_constant(write_nifti: Writer) -> None:
     path = write_nifti(voxels(), scl_slope=1e-30, scl_inter=5)
-    refused(path, ConstantScan)
+    refusal(path, ConstantScan)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_scan_without_a_finite_voxel_is_not_finite(value: float, write_nifti: Writer) -> None:
-    refused(write_nifti(np.full(SHAPE, value, np.float32)), NotFiniteScan)
+    refusal(write_nifti(np.full(SHAPE, value, np.float32)), NotFiniteScan)
 
 
 @pytest.mark.parametrize("seed", range(2))

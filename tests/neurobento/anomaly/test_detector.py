@@ -71,13 +71,13 @@ def test_a_slice_is_anomalous_above_the_threshold(score: float, verdict: bool) -
 
 def test_a_slice_is_scored_by_what_the_network_gives(backend: KnownBackend, phantom: Any) -> None:
     pixels = phantom.image[:, :, phantom.shape[2] // 2]
-    told: list[str] = []
-    anomaly = AnomalyDetector(backend).detect(pixels, told.append)
+    stages: list[str] = []
+    anomaly = AnomalyDetector(backend).detect(pixels, stages.append)
     fitted = fit_slice(pixels)
     assert anomaly.score == pytest.approx(fitted.image.mean(), rel=1e-5)
     assert np.array_equal(anomaly.heat_map, fitted.restore(fitted.image))
     assert anomaly.threshold == THRESHOLD
-    assert told == ["fit", "infer", "restore"]
+    assert stages == ["fit", "infer", "restore"]
 
 
 # --- where things lie in a scan ---
@@ -254,13 +254,13 @@ def test_half_a_head_has_no_mirror_place_to_be_compared_with() -> None:
 
 def test_many_slices_go_through_in_batches(phantom_on: Callable[..., Any]) -> None:
     backend = KnownBackend()
-    told: list[str] = []
+    stages: list[str] = []
     scan = phantom_on("RAS", (6.0, 6.0, 3.0)).scan()
-    found = AnomalyDetector(backend).detect_scan(scan, told.append)
+    found = AnomalyDetector(backend).detect_scan(scan, stages.append)
     sizes = [len(batch) for batch in backend.batches]
     assert sum(sizes) == len(found.slices) > 2 * BATCH_SIZE
     assert set(sizes[:-1]) == {BATCH_SIZE}
-    assert told == ["fit", "infer", "restore"]
+    assert stages == ["fit", "infer", "restore"]
 
 
 @pytest.mark.parametrize("value", [0.0, 7.0])

@@ -24,6 +24,8 @@ from neurobento.cohort.cluster import (
 )
 from neurobento.errors import ConfigError, EmptyScan, WorkerLost
 
+Finish = Callable[..., dict[int, ItemResult[int]]]
+
 LETHAL = 3
 """The item that kills the process that works on it."""
 
@@ -71,7 +73,7 @@ def client() -> Iterator[Any]:
 
 
 @pytest.fixture
-def finish(client: Any, tmp_path: Path) -> Callable[..., dict[int, ItemResult[int]]]:
+def finish(client: Any, tmp_path: Path) -> Finish:
     """What became of twelve items, by item."""
 
     def run(work: Callable[[int, Path], int], items: int = 12) -> dict[int, ItemResult[int]]:
@@ -90,18 +92,14 @@ def times(folder: Path, item: int) -> int:
     return (folder / f"count-{item}").stat().st_size
 
 
-def test_every_item_is_done_once(
-    finish: Callable[..., dict[int, ItemResult[int]]], tmp_path: Path
-) -> None:
+def test_every_item_is_done_once(finish: Finish, tmp_path: Path) -> None:
     done = finish(square)
     assert {item: each.value for item, each in done.items()} == {n: n * n for n in range(12)}
     assert {each.attempts for each in done.values()} == {1}
     assert {times(tmp_path, item) for item in done} == {1}
 
 
-def test_a_worker_that_dies_costs_its_running_item_alone(
-    finish: Callable[..., dict[int, ItemResult[int]]], tmp_path: Path
-) -> None:
+def test_a_worker_that_dies_costs_its_running_item_alone(finish: Finish, tmp_path: Path) -> None:
     """What the worker had done before is not done again."""
     done = finish(kill_once)
     assert {item: each.value for item, each in done.items()} == {n: n * n for n in range(12)}
@@ -110,7 +108,7 @@ def test_a_worker_that_dies_costs_its_running_item_alone(
 
 
 def test_an_item_that_kills_its_workers_is_given_up_and_its_neighbours_are_not(
-    finish: Callable[..., dict[int, ItemResult[int]]], tmp_path: Path
+    finish: Finish, tmp_path: Path
 ) -> None:
     done = finish(kill_always)
     lost = done.pop(LETHAL)
@@ -122,7 +120,7 @@ def test_an_item_that_kills_its_workers_is_given_up_and_its_neighbours_are_not(
 
 
 def test_an_error_of_ours_comes_back_as_it_was_raised(
-    finish: Callable[..., dict[int, ItemResult[int]]],
+    finish: Finish,
 ) -> None:
     refused = finish(refuse)[LETHAL].value
     assert isinstance(refused, EmptyScan)

@@ -49,8 +49,8 @@ def test_a_changed_or_lost_output_ends_it(record: Path, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def parts(tmp_path: Path) -> Path:
-    made = tmp_path / "parts"
+def staging(tmp_path: Path) -> Path:
+    made = tmp_path / "staging"
     made.mkdir()
     return made
 
@@ -59,31 +59,31 @@ def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_a_folder_replaces_an_earlier_one_whole(tmp_path: Path, parts: Path) -> None:
+def test_a_folder_replaces_an_earlier_one_whole(tmp_path: Path, staging: Path) -> None:
     folder = tmp_path / "sub-01" / "a"
-    replace_folder(folder, {"a_1": b"old", "a_2": b"old"}, "a_", parts)
-    replace_folder(folder, {"a_1": b"new"}, "a_", parts)
+    replace_folder(folder, {"a_1": b"old", "a_2": b"old"}, "a_", staging)
+    replace_folder(folder, {"a_1": b"new"}, "a_", staging)
     assert content(folder) == {"a_1": b"new"}
-    assert list(parts.iterdir()) == []
+    assert list(staging.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "a_more/b"])
 def test_what_is_not_of_an_earlier_run_is_left_alone(
-    name: str, tmp_path: Path, parts: Path
+    name: str, tmp_path: Path, staging: Path
 ) -> None:
     foreign = tmp_path / "a" / name
     foreign.parent.mkdir(parents=True)
     foreign.write_bytes(b"mine")
     with pytest.raises(ConfigError, match="1 other file"):
-        replace_folder(tmp_path / "a", {"a_1": b"new"}, "a_", parts)
+        replace_folder(tmp_path / "a", {"a_1": b"new"}, "a_", staging)
     assert foreign.read_bytes() == b"mine"
 
 
 def test_a_full_disk_leaves_the_earlier_folder(
-    tmp_path: Path, parts: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, staging: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "a"
-    replace_folder(folder, {"a_1": b"old", "a_2": b"old"}, "a_", parts)
+    replace_folder(folder, {"a_1": b"old", "a_2": b"old"}, "a_", staging)
     write = Path.write_bytes
 
     def full(path: Path, data: bytes) -> int:
@@ -93,12 +93,12 @@ def test_a_full_disk_leaves_the_earlier_folder(
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="No space"):
-        replace_folder(folder, {"a_1": b"new", "a_2": b"new"}, "a_", parts)
+        replace_folder(folder, {"a_1": b"new", "a_2": b"new"}, "a_", staging)
     assert content(folder) == {"a_1": b"old", "a_2": b"old"}
 
 
 def test_a_twin_that_was_quicker_keeps_its_place(
-    tmp_path: Path, parts: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, staging: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker that the scheduler gave up may live, and finish the same scan."""
     folder = tmp_path / "a"
@@ -111,6 +111,6 @@ def test_a_twin_that_was_quicker_keeps_its_place(
         return real(path, target)
 
     monkeypatch.setattr(Path, "rename", rename)
-    replace_folder(folder, {"a_1": b"ours"}, "a_", parts)
+    replace_folder(folder, {"a_1": b"ours"}, "a_", staging)
     assert content(folder) == {"a_1": b"twin's"}
-    assert list(parts.iterdir()) == []
+    assert list(staging.iterdir()) == []

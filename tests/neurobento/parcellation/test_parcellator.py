@@ -78,26 +78,30 @@ def labels(known_labels: Callable[[int], Any]) -> Any:
 
 
 @pytest.fixture(scope="module")
-def told() -> list[str]:
+def stages() -> list[str]:
     return []
 
 
 @pytest.fixture(scope="module")
-def as_it_is(labels: Any, spec: ModelSpec, told: list[str]) -> Parcellation:
-    """Of a scan at level `none`, whose labels the backend knows by intensity."""
+def as_it_is(labels: Any, spec: ModelSpec, stages: list[str]) -> Parcellation:
+    """The parcellation of a scan on the network grid; the backend reads labels from intensities."""
     backend = FakeBackend(lambda image: np.rint(image * 116), spec)
-    return Parcellator(backend).parcellate(on_network_grid(labels), "none", progress=told.append)
+    return Parcellator(backend).parcellate(on_network_grid(labels), "none", progress=stages.append)
 
 
 @pytest.fixture(scope="module", params=GRIDS)
 def stripped(
     request: pytest.FixtureRequest, phantom_on: Callable[..., Any], spec: ModelSpec
 ) -> tuple[Any, Parcellation, list[str]]:
-    """The phantom, its parcellation at level `stripped`, and the stages told."""
+    """The phantom, its parcellation with preprocessing `stripped`, and the stages reported."""
     phantom = phantom_on(**GRIDS[request.param])
-    told: list[str] = []
+    stages: list[str] = []
     parcellator = Parcellator(FakeBackend(brightest, spec))
-    return phantom, parcellator.parcellate(phantom.scan(), "stripped", progress=told.append), told
+    return (
+        phantom,
+        parcellator.parcellate(phantom.scan(), "stripped", progress=stages.append),
+        stages,
+    )
 
 
 def test_on_the_network_grid_the_labels_are_the_networks(
@@ -117,15 +121,15 @@ def test_volumes_are_voxels_times_the_affines_determinant(
     assert [v.volume_mm3 for v in as_it_is.volumes] == pytest.approx(expected.tolist())
 
 
-def test_seconds_name_every_stage_of_level_none(as_it_is: Parcellation) -> None:
+def test_seconds_name_every_stage_on_the_network_grid(as_it_is: Parcellation) -> None:
     assert list(as_it_is.seconds) == ["check", "infer", "restore", "measure"]
     assert all(seconds >= 0 for seconds in as_it_is.seconds.values())
 
 
-def test_progress_is_told_every_stage_before_it_begins(
-    as_it_is: Parcellation, told: list[str]
+def test_progress_names_every_stage_before_it_begins(
+    as_it_is: Parcellation, stages: list[str]
 ) -> None:
-    assert told == list(as_it_is.seconds)
+    assert stages == list(as_it_is.seconds)
 
 
 def test_the_backend_gets_a_batch_of_one_image(labels: Any, spec: ModelSpec) -> None:
@@ -155,7 +159,7 @@ def test_the_landmarks_volume_is_that_of_its_sphere(stripped: Any) -> None:
     assert parcellation.volumes[0].volume_mm3 == pytest.approx(4 / 3 * np.pi * 16**3, rel=0.15)
 
 
-def test_seconds_name_every_stage_of_level_stripped(stripped: Any) -> None:
+def test_seconds_name_every_stage_of_a_stripped_scan(stripped: Any) -> None:
     _, parcellation, _ = stripped
     assert list(parcellation.seconds) == [*STRIPPED_STEPS, "infer", "restore", "measure"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
+from importlib import import_module, metadata
 
 from neurobento.errors import ConfigError
 
@@ -30,7 +30,7 @@ def naming_extra(extra: str, subject: str) -> Iterator[None]:
             subject=subject,
             expected=f"the packages of the extra {extra}",
             found=f"no package {missing}" if missing else str(error),
-            remedy=f"Install them: `pip install 'neurobento[{extra}]'`.",
+            remedy=f"Install them: `pip install '{_distribution()}[{extra}]'`.",
         ) from error
 
 
@@ -39,3 +39,10 @@ def require_extra(extra: str, subject: str, *modules: str) -> None:
     with naming_extra(extra, subject):
         for module in modules:
             import_module(module)
+
+
+def _distribution() -> str:
+    """Return the name to install: the whole package's or, if that is not here, the client's."""
+    names = {distribution.name for distribution in metadata.distributions()}
+    only_client = "neurobento-client" in names and "neurobento" not in names
+    return "neurobento-client" if only_client else "neurobento"

@@ -85,8 +85,8 @@ def _local_processor(args: argparse.Namespace, progress: Progress) -> ProcessFil
 
 @contextmanager
 def _service_processor(args: argparse.Namespace, progress: Progress) -> Iterator[ProcessFile]:
+    from neurobento.cli.service_outputs import answer_output_files
     from neurobento.client import Client
-    from neurobento.client.outputs import answer_output_files
     from neurobento.imaging.scan import scan_name
 
     last_stage = ""

@@ -55,7 +55,7 @@ def open_transport(url: str, token: str | None) -> Transport:
         return HttpTransport(url.rstrip("/"), token)
     only_host_and_port = bool(parts["port"]) and parts["path"] in (None, "/")
     require_option(only_host_and_port, "url", f"{parts['scheme']}://HOST:PORT", shown)
-    with naming_extra("client-grpc", "client"):
+    with naming_extra("grpc", "client"):
         from neurobento.client.grpc import GrpcTransport
     target = f"{parts['host']}{parts['port']}"
     return GrpcTransport(target, token, tls=parts["scheme"] == "grpcs")

@@ -613,8 +613,8 @@ def test_a_limit_is_more_than_nothing(timeout_s: float) -> None:
     ("url", "package", "module", "extra"),
     [
         ("http://127.0.0.1:9", "httpx", "http", "client"),
-        ("grpc://127.0.0.1:9", "grpc", "grpc", "client-grpc"),
-        ("grpc://127.0.0.1:9", "numpy", "grpc", "client-grpc"),
+        ("grpc://127.0.0.1:9", "grpc", "grpc", "grpc"),
+        ("grpc://127.0.0.1:9", "numpy", "grpc", "grpc"),
     ],
 )
 def test_missing_packages_are_named_with_the_extra(

@@ -1,11 +1,13 @@
-"""A CUDA runtime and a TensorRT in numpy, for machines without a GPU."""
+"""Fakes of CUDA and TensorRT in NumPy, and a model with weights."""
 
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import itertools
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -13,6 +15,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from neurobento.files import file_sha256
+from neurobento.registry import Model, open_model
 
 Work = Callable[[], None]
 
@@ -273,3 +278,37 @@ def tensorrt(monkeypatch: pytest.MonkeyPatch, cuda: NumpyCuda, tmp_path: Path) -
         monkeypatch.setitem(sys.modules, name, library)
     monkeypatch.setenv("NEUROBENTO_ENGINES", str(tmp_path / "engines"))
     return library
+
+
+def known_network() -> Any:
+    """The known model's rule with its one weight, for PyTorch."""
+    import torch
+
+    class Known(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.classes = torch.nn.Parameter(torch.zeros(()))
+
+        def labels(self, image: Any) -> Any:
+            return torch.round(image[:, 0] * self.classes).to(torch.uint8)
+
+    return Known()
+
+
+@pytest.fixture(scope="module")
+def model(known_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+    """The known model with weights beside it."""
+    import torch
+
+    folder = tmp_path_factory.mktemp("weighted") / "compact"
+    shutil.copytree(known_model, folder)
+    average = {"classes": torch.tensor(116.0)}
+    values = {"format": 1, "recipe": {"network": "known"}, "average": average}
+    torch.save(values, folder / "weights.pt")
+    spec = dataclasses.replace(
+        open_model(known_model).spec, weights_sha256=file_sha256(folder / "weights.pt")
+    )
+    spec.write(folder / "spec.json")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("neurobento.networks.weights.build", lambda _: known_network())
+        yield open_model(folder)

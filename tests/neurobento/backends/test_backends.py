@@ -1,15 +1,11 @@
-"""One suite that every installed backend passes, and how one is chosen."""
+"""One suite that every installed backend passes."""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib
 import importlib.util
-import logging
-import shutil
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
-from types import SimpleNamespace
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,67 +15,31 @@ from neurobento.backends import (
     BACKENDS,
     Backend,
     BackendConfig,
-    BackendEntry,
     list_backend_configs,
     open_backend,
-    selection,
 )
-from neurobento.backends.cuda import Gpu
-from neurobento.backends.selection import AUTO_ORDER
-from neurobento.errors import BackendUnavailable, ConfigError, EngineMismatch
-from neurobento.files import file_sha256
-from neurobento.registry import Model, open_model
+from neurobento.errors import BackendUnavailable
+from neurobento.registry import Model
 
 NETWORK = (91, 122, 123)
+
 INSTALLED = [
     name for name, entry in BACKENDS.items() if "cpu" in entry.precisions and entry.is_installed()
 ]
+
 ON_CPU = [
     config
     for config in list_backend_configs()
     if config.device == "cpu" and config.backend in INSTALLED
 ]
-GPU = Gpu("NVIDIA GeForce RTX 4090", "8.9")
+
+
 Draw = Callable[[int], Any]
 
 
 def case(config: BackendConfig) -> Any:
     marks = [pytest.mark.slow] if config.backend == "pytorch-compiled" else []
     return pytest.param(config, marks=marks, id=str(config).replace(" ", "-"))
-
-
-def known_network() -> Any:
-    """The known model's rule with its one weight, for PyTorch."""
-    import torch
-
-    class Known(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.classes = torch.nn.Parameter(torch.zeros(()))
-
-        def labels(self, image: Any) -> Any:
-            return torch.round(image[:, 0] * self.classes).to(torch.uint8)
-
-    return Known()
-
-
-@pytest.fixture(scope="module")
-def model(known_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
-    """The known model with weights beside it."""
-    import torch
-
-    folder = tmp_path_factory.mktemp("weighted") / "compact"
-    shutil.copytree(known_model, folder)
-    average = {"classes": torch.tensor(116.0)}
-    values = {"format": 1, "recipe": {"network": "known"}, "average": average}
-    torch.save(values, folder / "weights.pt")
-    spec = dataclasses.replace(
-        open_model(known_model).spec, weights_sha256=file_sha256(folder / "weights.pt")
-    )
-    spec.write(folder / "spec.json")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("neurobento.networks.weights.build", lambda _: known_network())
-        yield open_model(folder)
 
 
 @pytest.fixture(scope="module", params=map(case, ON_CPU))
@@ -104,20 +64,6 @@ def backend(request: pytest.FixtureRequest, model: Model) -> Iterator[Backend]:
 def image_of(labels: Any) -> Any:
     """(1, 91, 122, 123): the image for which the known model answers these labels."""
     return (labels / np.float32(116)).astype(np.float32)[None]
-
-
-@pytest.fixture
-def hide(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Makes packages look as if they were not installed."""
-    find = importlib.util.find_spec
-
-    def hide_packages(*packages: str) -> None:
-        def find_others(name: str, package: str | None = None) -> Any:
-            return None if name in packages else find(name, package)
-
-        monkeypatch.setattr(importlib.util, "find_spec", find_others)
-
-    return hide_packages
 
 
 def test_at_least_one_backend_is_installed() -> None:
@@ -229,345 +175,3 @@ def test_openvino_computes_in_bf16_by_itself_only_where_the_model_was_verified_i
     spec = dataclasses.replace(model.spec, verification=verification)
     open_backend(dataclasses.replace(model, spec=spec), "openvino", threads=1).close()
     assert found == [expected]
-
-
-def test_an_unknown_backend_is_refused_and_the_known_ones_named(model: Model) -> None:
-    with pytest.raises(ConfigError) as caught:
-        open_backend(model, "abacus")
-    assert all(name in caught.value.expected for name in BACKENDS)
-    assert "abacus" in caught.value.found
-
-
-@pytest.mark.parametrize("name", INSTALLED)
-def test_an_unknown_precision_is_refused_and_the_known_ones_named(model: Model, name: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        open_backend(model, name, device="cpu", precision="fp7")
-    assert all(precision in caught.value.expected for precision in BACKENDS[name].precisions["cpu"])
-    assert "fp7" in caught.value.found
-
-
-@pytest.mark.parametrize(
-    ("name", "device", "precision"),
-    [
-        ("onnxruntime", "cpu", "bf16"),
-        ("onnxruntime", "cuda", "fp16"),
-        ("openvino", "cpu", "fp16"),
-        ("pytorch", "cpu", "fp16"),
-    ],
-)
-def test_a_precision_of_another_backend_or_device_is_refused(
-    model: Model, name: str, device: str, precision: str
-) -> None:
-    with pytest.raises(ConfigError, match=f"for {name} on {device}"):
-        open_backend(model, name, device=device, precision=precision)
-
-
-def test_an_unknown_device_is_refused_and_the_known_ones_named(model: Model) -> None:
-    with pytest.raises(ConfigError, match="auto or one of cpu, cuda; found 'tpu'"):
-        open_backend(model, device="tpu")
-
-
-@pytest.mark.parametrize(
-    ("name", "device", "served"),
-    [
-        ("openvino", "cuda", "cpu"),
-        ("tensorrt", "cpu", "cuda"),
-        ("tensorrt-rtx", "cpu", "cuda"),
-        ("onnxruntime-tensorrt", "cpu", "cuda"),
-    ],
-)
-def test_a_device_that_a_backend_does_not_serve_is_refused(
-    model: Model, fakes: Fakes, name: str, device: str, served: str
-) -> None:
-    with pytest.raises(ConfigError, match=f"auto or one of {served} for the backend {name}"):
-        open_backend(model, name, device=device)
-    assert fakes.tried == []
-
-
-@pytest.mark.parametrize("name", BACKENDS)
-def test_what_is_not_installed_is_an_error_that_says_how_to_install_it(
-    model: Model, hide: Callable[..., None], name: str
-) -> None:
-    entry = BACKENDS[name]
-    hide(entry.package)
-    with pytest.raises(BackendUnavailable, match="pip install") as caught:
-        open_backend(model, name)
-    assert entry.package in caught.value.expected
-    assert (f"neurobento[{entry.extra}]" if entry.extra else entry.package) in caught.value.remedy
-
-
-@pytest.mark.parametrize("name", [n for n, d in AUTO_ORDER if d == "cpu" and n in INSTALLED])
-def test_auto_takes_the_one_that_is_installed(
-    model: Model, hide: Callable[..., None], name: str
-) -> None:
-    package = BACKENDS[name].package
-    hide("cuda", *({entry.package for entry in BACKENDS.values()} - {package}))
-    opened = open_backend(model, "auto")
-    assert opened.name == name
-    opened.close()
-
-
-def test_auto_with_nothing_installed_is_an_error(model: Model, hide: Callable[..., None]) -> None:
-    hide("cuda", *(entry.package for entry in BACKENDS.values()))
-    with pytest.raises(BackendUnavailable, match="pip install openvino"):
-        open_backend(model)
-
-
-class Fakes:
-    """Stand-ins for all backends, installed and able unless said otherwise.
-
-    Attributes
-    ----------
-    tried
-        Backend, device, precision and threads, as they were asked for.
-    unable
-        (backend, device) -> the error it ends with.
-    """
-
-    def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        self._patch = patch
-        self.tried: list[tuple[str, str, str, int]] = []
-        self.unable: dict[tuple[str, str], Exception] = {}
-        self._entries = {
-            name: BackendEntry("numpy", entry.extra, self._opener(name), entry.precisions)
-            for name, entry in BACKENDS.items()
-        }
-        patch.setattr(selection, "BACKENDS", self._entries)
-        self.have_gpu(None)
-
-    def _opener(self, name: str) -> Callable[..., Any]:
-        def open_it(model: Model, device: str, precision: str, threads: int) -> Any:
-            self.tried.append((name, device, precision, threads))
-            if (name, device) in self.unable:
-                raise self.unable[name, device]
-            return SimpleNamespace(name=name, device=device, precision=precision)
-
-        return open_it
-
-    def have_gpu(self, gpu: Gpu | None) -> None:
-        def require() -> Gpu:
-            if gpu is None:
-                raise error(BackendUnavailable, "no GPU")
-            return gpu
-
-        self._patch.setattr(selection, "find_gpu", lambda: gpu)
-        self._patch.setattr(selection, "require_gpu", require)
-
-    def leave_out(self, *names: str) -> None:
-        for name in names:
-            entry = dataclasses.replace(self._entries[name], package="no_such_package")
-            self._entries[name] = entry
-
-
-def error(kind: type[Any], found: str) -> Any:
-    return kind(subject="test", expected="another", found=found, remedy="None.")
-
-
-NO_ENGINE = error(EngineMismatch, "no engine")
-NO_PROVIDER = error(BackendUnavailable, "no provider")
-GPU_ORDER = [("tensorrt", "cuda"), ("tensorrt-rtx", "cuda"), ("onnxruntime", "cuda")]
-
-
-@pytest.fixture
-def fakes(monkeypatch: pytest.MonkeyPatch) -> Fakes:
-    return Fakes(monkeypatch)
-
-
-@pytest.mark.parametrize("unable", range(4))
-def test_auto_takes_the_first_on_the_gpu_that_can_run_the_model(
-    model: Model, fakes: Fakes, unable: int
-) -> None:
-    """And a CPU where none can."""
-    fakes.have_gpu(GPU)
-    fakes.unable = dict.fromkeys(GPU_ORDER[:unable], NO_ENGINE)
-    opened: Any = open_backend(model)
-    expected = [*GPU_ORDER, ("openvino", "cpu")]
-    assert (opened.name, opened.device) == expected[unable]
-    assert [(name, device) for name, device, *_ in fakes.tried] == expected[: unable + 1]
-
-
-def test_auto_passes_over_what_is_not_installed(model: Model, fakes: Fakes) -> None:
-    fakes.have_gpu(GPU)
-    fakes.leave_out("tensorrt", "tensorrt-rtx")
-    assert open_backend(model).name == "onnxruntime"
-    assert len(fakes.tried) == 1
-
-
-def test_auto_says_in_the_log_what_it_left_out(
-    model: Model, fakes: Fakes, caplog: pytest.LogCaptureFixture
-) -> None:
-    fakes.have_gpu(GPU)
-    fakes.unable = {("tensorrt", "cuda"): NO_ENGINE}
-    open_backend(model)
-    (record,) = caplog.records
-    assert record.levelno == logging.WARNING
-    assert "tensorrt left out: expected another; found no engine" in record.message
-
-
-def test_auto_warns_that_a_visible_gpu_is_not_used(
-    model: Model, fakes: Fakes, caplog: pytest.LogCaptureFixture
-) -> None:
-    fakes.leave_out("tensorrt", "tensorrt-rtx", "onnxruntime")
-    open_backend(model)
-    assert caplog.records == []
-    fakes.have_gpu(GPU)
-    open_backend(model, device="cpu")
-    assert caplog.records == []
-    open_backend(model)
-    (record,) = caplog.records
-    assert record.levelno == logging.WARNING
-    assert record.message == "a GPU is visible, but openvino runs on the CPU"
-
-
-@pytest.mark.parametrize(
-    "verification",
-    [
-        {},
-        {"openvino int8": {"not_verified": "no labels"}, "onnxruntime int8": {"passed": True}},
-        {"openvino int8": {"passed": False}},
-    ],
-)
-@pytest.mark.parametrize("name", ["openvino", "auto"])
-def test_int8_runs_only_where_it_was_verified(
-    model: Model, fakes: Fakes, name: str, verification: dict[str, Any]
-) -> None:
-    """Or for the verification itself."""
-    spec = dataclasses.replace(model.spec, verification=verification)
-    model = dataclasses.replace(model, spec=spec)
-    with pytest.raises(BackendUnavailable, match=r"verified in openvino int8.*export\.quantise"):
-        open_backend(model, name, precision="int8")
-    assert fakes.tried == []
-    open_backend(model, name, precision="int8", unverified=True)
-    assert fakes.tried == [("openvino", "cpu", "int8", 0)]
-
-
-def test_int8_that_was_verified_runs(model: Model, fakes: Fakes) -> None:
-    verification = {"onnxruntime int8": {"passed": True}}
-    spec = dataclasses.replace(model.spec, verification=verification)
-    open_backend(dataclasses.replace(model, spec=spec), "onnxruntime", precision="int8")
-    assert fakes.tried == [("onnxruntime", "cpu", "int8", 0)]
-
-
-def test_auto_asks_nothing_of_a_gpu_where_there_is_none(model: Model, fakes: Fakes) -> None:
-    opened: Any = open_backend(model, threads=3)
-    assert (opened.name, opened.device) == ("openvino", "cpu")
-    assert fakes.tried == [("openvino", "cpu", "auto", 3)]
-
-
-def test_auto_on_a_cpu_that_was_asked_for_leaves_the_gpu_alone(model: Model, fakes: Fakes) -> None:
-    fakes.have_gpu(GPU)
-    open_backend(model, device="cpu")
-    assert fakes.tried == [("openvino", "cpu", "auto", 0)]
-
-
-def test_auto_does_not_hide_that_an_installed_cpu_backend_fails(model: Model, fakes: Fakes) -> None:
-    fakes.unable = {("openvino", "cpu"): NO_PROVIDER}
-    with pytest.raises(BackendUnavailable, match="no provider"):
-        open_backend(model)
-    assert len(fakes.tried) == 1
-
-
-def test_a_gpu_that_was_asked_for_and_is_not_there_is_an_error(model: Model, fakes: Fakes) -> None:
-    with pytest.raises(BackendUnavailable, match="no GPU"):
-        open_backend(model, device="cuda")
-    assert fakes.tried == []
-
-
-def test_no_cpu_stands_in_for_a_gpu_that_was_asked_for(model: Model, fakes: Fakes) -> None:
-    fakes.have_gpu(GPU)
-    fakes.unable = {**dict.fromkeys(GPU_ORDER, NO_PROVIDER), GPU_ORDER[0]: NO_ENGINE}
-    with pytest.raises(EngineMismatch, match="no engine"):
-        open_backend(model, device="cuda")
-    assert [(name, device) for name, device, *_ in fakes.tried] == GPU_ORDER
-
-
-def test_with_nothing_installed_for_the_gpu_the_error_names_what_there_is(
-    model: Model, fakes: Fakes
-) -> None:
-    fakes.have_gpu(GPU)
-    fakes.leave_out("tensorrt", "tensorrt-rtx", "onnxruntime")
-    with pytest.raises(BackendUnavailable, match=r"one of the packages .*found none of them"):
-        open_backend(model, device="cuda")
-
-
-@pytest.mark.parametrize(
-    ("gpu", "precision", "expected"),
-    [
-        (GPU, "fp16", ("tensorrt", "cuda")),
-        (None, "bf16", ("openvino", "cpu")),
-        (None, "fp32", ("openvino", "cpu")),
-    ],
-)
-def test_auto_takes_only_what_has_the_precision(
-    model: Model, fakes: Fakes, gpu: Gpu | None, precision: str, expected: tuple[str, str]
-) -> None:
-    fakes.have_gpu(gpu)
-    opened: Any = open_backend(model, precision=precision)
-    assert (opened.name, opened.device, opened.precision) == (*expected, precision)
-
-
-def test_auto_never_changes_the_precision(model: Model, fakes: Fakes) -> None:
-    fakes.have_gpu(GPU)
-    fakes.unable = dict.fromkeys(GPU_ORDER, NO_ENGINE)
-    with pytest.raises(EngineMismatch):
-        open_backend(model, precision="fp16")
-    assert [name for name, *_ in fakes.tried] == ["tensorrt", "tensorrt-rtx"]
-
-
-def test_auto_without_a_backend_of_the_precision_is_refused(model: Model, fakes: Fakes) -> None:
-    with pytest.raises(ConfigError, match="'fp16'"):
-        open_backend(model, precision="fp16")
-    assert fakes.tried == []
-
-
-@pytest.mark.parametrize("name", BACKENDS)
-def test_nothing_stands_in_for_what_was_asked_for_by_name(
-    model: Model, fakes: Fakes, name: str
-) -> None:
-    fakes.have_gpu(GPU)
-    fakes.unable = dict.fromkeys([(name, "cpu"), (name, "cuda")], NO_ENGINE)
-    with pytest.raises(EngineMismatch, match="no engine"):
-        open_backend(model, name)
-    assert [tried for tried, *_ in fakes.tried] == [name]
-
-
-@pytest.mark.parametrize("name", BACKENDS)
-@pytest.mark.parametrize("gpu", [GPU, None], ids=["gpu", "no-gpu"])
-def test_a_backend_takes_the_gpu_if_it_can_and_there_is_one(
-    model: Model, fakes: Fakes, name: str, gpu: Gpu | None
-) -> None:
-    """Or if it has no other device: it will say what is missing."""
-    fakes.have_gpu(gpu)
-    open_backend(model, name)
-    served: Mapping[str, Any] = BACKENDS[name].precisions
-    takes_gpu = "cpu" not in served or (gpu is not None and "cuda" in served)
-    assert fakes.tried == [(name, "cuda" if takes_gpu else "cpu", "auto", 0)]
-
-
-def test_every_config_is_listed_once_and_has_a_name_of_its_own() -> None:
-    configs = list_backend_configs()
-    assert len({str(config) for config in configs}) == len(set(configs)) == len(configs)
-    assert {config.backend for config in configs} == set(BACKENDS)
-    for config in configs:
-        assert config.precision in BACKENDS[config.backend].precisions[config.device]
-
-
-@pytest.mark.parametrize(
-    ("config", "name"),
-    [
-        (BackendConfig("openvino", "cpu", "bf16"), "openvino bf16"),
-        (BackendConfig("onnxruntime", "cpu", "fp32"), "onnxruntime fp32"),
-        (BackendConfig("onnxruntime", "cuda", "fp32"), "onnxruntime fp32 cuda"),
-        (BackendConfig("tensorrt", "cuda", "fp16"), "tensorrt fp16"),
-    ],
-)
-def test_a_config_is_named_by_its_device_where_there_is_a_choice(
-    config: BackendConfig, name: str
-) -> None:
-    assert str(config) == name
-
-
-def test_every_extra_that_an_error_names_is_one_of_the_projects() -> None:
-    requirements = Path(__file__).resolve().parents[3] / "requirements"
-    for entry in BACKENDS.values():
-        assert not entry.extra or (requirements / f"{entry.extra}.txt").is_file()

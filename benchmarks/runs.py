@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from benchmarks.machine import environment, load_warnings
+from benchmarks.machine import load_warnings, machine_facts
 from neurobento.errors import ConfigError
 from neurobento.files import write_atomically
 
@@ -58,7 +58,7 @@ class Run:
     kind: Kind
     # threads, rounds, warm-up and the like
     scenario: Mapping[str, Any]
-    # from `benchmarks.machine.environment`; its date is when the run began
+    # from `benchmarks.machine.machine_facts`; its date is when the run began
     environment: Mapping[str, Any]
     # model name -> SHA-256 of its ONNX file
     models: Mapping[str, str]
@@ -121,7 +121,7 @@ class Run:
 
 def begin_run(kind: Kind, scenario: Mapping[str, Any], models: Mapping[str, str]) -> Run:
     """Return a run without samples, dated now; a busy machine is recorded and printed."""
-    machine = environment()
+    machine = machine_facts()
     warnings = load_warnings(machine)
     for warning in warnings:
         print(f"warning: {warning}", flush=True)

@@ -23,7 +23,7 @@ from neurobento.networks.weights import load_network, read_values, write_weights
 from neurobento.registry import ONNX_FILE, SPEC_FILE, WEIGHTS_FILE, Model, open_model
 from neurobento.spec import ModelSpec
 
-__all__ = ["publish", "publish_again", "staged"]
+__all__ = ["publish", "publish_again", "staging_folder"]
 
 
 def publish(
@@ -45,7 +45,7 @@ def publish(
     # Bad scans are refused before anything is made.
     task = task_of(load_network(checkpoint))
     images, labels = _read_compared(task, scans)
-    with staged(folder) as new_folder:
+    with staging_folder(folder) as new_folder:
         values = read_values(checkpoint)
         write_weights(values, new_folder / WEIGHTS_FILE)
         export_onnx(new_folder / WEIGHTS_FILE, new_folder / ONNX_FILE)
@@ -74,7 +74,7 @@ def publish_again(folder: Path, scans: Sequence[Path]) -> ModelSpec:
     """
     model = open_model(folder)
     images, labels = _read_compared(model.spec.task, scans)
-    with staged(folder) as new_folder:
+    with staging_folder(folder) as new_folder:
         shutil.copy(open_weights(model), new_folder / WEIGHTS_FILE)
         export_onnx(new_folder / WEIGHTS_FILE, new_folder / ONNX_FILE)
         spec = dataclasses.replace(
@@ -87,7 +87,7 @@ def publish_again(folder: Path, scans: Sequence[Path]) -> ModelSpec:
 
 
 @contextlib.contextmanager
-def staged(folder: Path) -> Iterator[Path]:
+def staging_folder(folder: Path) -> Iterator[Path]:
     """Yield a new folder that replaces `folder` at the end, unless an error occurs."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=folder.parent) as temporary:

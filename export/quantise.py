@@ -27,7 +27,7 @@ import numpy as np
 import onnx
 
 from export.graph.constants import load_in_single
-from export.publish import staged
+from export.publish import staging_folder
 from export.verification.configs import configs_to_verify
 from export.verification.labels import (
     ALLOWED_DICE_LOSS,
@@ -124,7 +124,7 @@ def publish_int8(
     """
     model = open_model(folder)
     network = load_network(open_weights(model))
-    with staged(folder) as new_folder:
+    with staging_folder(folder) as new_folder:
         shutil.copytree(folder, new_folder, dirs_exist_ok=True)
         quantise(model.onnx, calibration, new_folder / INT8_FILE, spare_ends=spare_ends)
         spec = dataclasses.replace(model.spec, int8_sha256=file_sha256(new_folder / INT8_FILE))

@@ -31,12 +31,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.cohort.simulation import write_model, write_scan
-from benchmarks.machine import environment, load_warnings
+from benchmarks.machine import load_warnings, machine_facts
 from neurobento.cohort.cluster import map_on_cluster, open_cluster, scratch_folder
 from neurobento.cohort.resume import matching_record
 from neurobento.files import file_sha256, write_atomically
 
-__all__ = ["differing_files", "exponent", "main"]
+__all__ = ["cost_exponent", "differing_files", "main"]
 
 COHORT_RUN_FORMAT = 1
 """Version of the file that `main` writes."""
@@ -148,10 +148,10 @@ def differing_files(one: Path, other: Path) -> list[str]:
     return sorted(dict(hashes[0].items() ^ hashes[1].items()))
 
 
-def exponent(sizes: Sequence[int], costs: Sequence[float]) -> float:
+def cost_exponent(sizes: Sequence[int], costs: Sequence[float]) -> float:
     """Return the slope of log cost over log size, by least squares; 1 if cost is linear.
 
-    >>> exponent([1, 2, 4], [3.0, 6.0, 12.0])
+    >>> cost_exponent([1, 2, 4], [3.0, 6.0, 12.0])
     1.0
     """
     return round(float(np.polyfit(np.log(sizes), np.log(costs), 1)[0]), 4)
@@ -165,8 +165,8 @@ def _growth(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     whole = [run["cpu_s"]["all"] for run in runs]
     per_scan, start = np.polyfit(sizes, whole, 1)
     return {
-        "exponent_of_scans_cpu_s": exponent(sizes, [run["cpu_s"]["scans"] for run in runs]),
-        "exponent_of_all_cpu_s": exponent(sizes, whole),
+        "exponent_of_scans_cpu_s": cost_exponent(sizes, [run["cpu_s"]["scans"] for run in runs]),
+        "exponent_of_all_cpu_s": cost_exponent(sizes, whole),
         "line_of_all_cpu_s": {
             "start_s": round(float(start), 2),
             "per_scan_s": round(float(per_scan), 4),
@@ -225,7 +225,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--no-ops", type=int, default=10_000)
     args = parser.parse_args(argv)
-    machine = environment()
+    machine = machine_facts()
     result: dict[str, Any] = {
         "format": COHORT_RUN_FORMAT,
         "scenario": {

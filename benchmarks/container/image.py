@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["folder_bytes", "largest_packages", "layers", "read_stored", "start_facts"]
+__all__ = ["folder_bytes", "image_layers", "largest_packages", "read_stored", "start_facts"]
 
 PACKAGES = "app/.venv/lib/python3.11/site-packages"
 """BentoML installs packages here, below the image's root."""
@@ -28,7 +28,7 @@ def start_facts(inspected: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def layers(
+def image_layers(
     inspected: Mapping[str, Any], stored: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
     """Return the layers from the lowest up, each with its unpacked bytes and its build step.

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["PROBE", "container_pids", "proofs", "violations"]
+__all__ = ["PROBE_FILE", "container_pids", "kernel_facts", "violations"]
 
 PROC = Path("/proc")
 NO_CAPABILITIES = {f"Cap{kind}": 0 for kind in ("Inh", "Prm", "Eff", "Bnd", "Amb")}
 
-PROBE = "tmp/probe"
+PROBE_FILE = "tmp/probe"
 """Before it became the server, the first process recorded here which writes failed."""
 
 ALWAYS_WRITABLE = ("/proc", "/dev/shm")
@@ -34,7 +34,7 @@ def container_pids(pid: int, proc: Path = PROC) -> list[int]:
     return sorted(pids)
 
 
-def proofs(pid: int, proc: Path = PROC) -> dict[str, Any]:
+def kernel_facts(pid: int, proc: Path = PROC) -> dict[str, Any]:
     """Return what the kernel reports of a container and all its processes.
 
     `pid` is its first process, as seen from outside.
@@ -42,7 +42,7 @@ def proofs(pid: int, proc: Path = PROC) -> dict[str, Any]:
     pids = container_pids(pid, proc)
     statuses = [_status(proc / str(each)) for each in pids]
     mounts = [line.split() for line in (proc / str(pid) / "mountinfo").read_text().splitlines()]
-    probe = (proc / str(pid) / "root" / PROBE).read_text().splitlines()
+    probe = (proc / str(pid) / "root" / PROBE_FILE).read_text().splitlines()
     return {
         "processes": len(pids),
         "uids": sorted({each for status in statuses for each in status["Uid"].split()}),
@@ -65,7 +65,7 @@ def _status(folder: Path) -> dict[str, str]:
 
 
 def violations(found: Mapping[str, Any], writable: Sequence[str], own: Sequence[str]) -> list[str]:
-    """Return every breach of isolation in what `proofs` returned.
+    """Return every breach of isolation in what `kernel_facts` returned.
 
     Folders in `writable` may be written to; those in `own` belong to the server's user, so
     only a read-only file system protects them.

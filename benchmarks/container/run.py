@@ -26,13 +26,13 @@ from typing import Any
 from benchmarks.container.comparison import compare_scan, compare_slice, write_middle_slice
 from benchmarks.container.image import (
     folder_bytes,
+    image_layers,
     largest_packages,
-    layers,
     read_stored,
     start_facts,
 )
-from benchmarks.container.lockdown import proofs, violations
-from benchmarks.machine import environment, load_warnings
+from benchmarks.container.lockdown import kernel_facts, violations
+from benchmarks.machine import load_warnings, machine_facts
 from neurobento.client import Client, Retries
 from neurobento.errors import ConfigError, ServiceError
 from neurobento.files import file_sha256
@@ -66,13 +66,13 @@ def wait_until(
         time.sleep(POLL_S)
 
 
-def _lives(pid: int) -> bool:
+def _is_running(pid: int) -> bool:
     with contextlib.suppress(OSError):
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     return False
 
 
-def _ready() -> bool:
+def _is_ready() -> bool:
     with Client(URL, retries=Retries(0)) as client:
         try:
             return client.ready()
@@ -80,7 +80,7 @@ def _ready() -> bool:
             return False
 
 
-def _answers(scan: Path, preprocessing: Any) -> dict[str, Any]:
+def _compare_answers(scan: Path, preprocessing: Any) -> dict[str, Any]:
     """Return the container's answers compared with the CLI's."""
     with tempfile.TemporaryDirectory() as folder:
         image = Path(folder) / "slice.png"
@@ -111,16 +111,16 @@ def _stop(pid: int) -> float:
     """Return the seconds from SIGTERM until the container has ended."""
     start = time.perf_counter()
     os.kill(pid, signal.SIGTERM)
-    wait_until(lambda: not _lives(pid), STOP_LIMIT_S, "an end after SIGTERM", lambda: True)
+    wait_until(lambda: not _is_running(pid), STOP_LIMIT_S, "an end after SIGTERM", lambda: True)
     return time.perf_counter() - start
 
 
 def _image(inspected: Path, store: Path, root: Path) -> dict[str, Any]:
     content = json.loads(inspected.read_text())
-    image_layers = layers(content, read_stored(store))
+    stored_layers = image_layers(content, read_stored(store))
     return {
-        "bytes": sum(layer["bytes"] for layer in image_layers),
-        "layers": image_layers,
+        "bytes": sum(layer["bytes"] for layer in stored_layers),
+        "layers": stored_layers,
         "largest_packages_bytes": largest_packages(root),
         "bytecode_bytes": folder_bytes(root / "app", "*.pyc"),
         **start_facts(content),
@@ -145,13 +145,13 @@ def _log(text: str) -> None:
 
 def _check(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     """Return the result, and what is wrong with it."""
-    machine = environment()
-    wait_until(_ready, READY_LIMIT_S, "ready", lambda: _lives(args.pid))
+    machine = machine_facts()
+    wait_until(_is_ready, READY_LIMIT_S, "ready", lambda: _is_running(args.pid))
     start_s = time.time() - args.started
     _log(f"ready after {start_s:.1f} s")
-    answers = _answers(args.scan, args.preprocessing)
+    answers = _compare_answers(args.scan, args.preprocessing)
     # Only after the answers have all processes been started.
-    locked = proofs(args.pid)
+    locked = kernel_facts(args.pid)
     wrong = violations(locked, args.writable, args.own)
     wrong += [f"{kind}: {each} differs" for kind in answers for each in answers[kind]["different"]]
     stop_s = _stop(args.pid)

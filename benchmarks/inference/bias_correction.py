@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.machine import environment
+from benchmarks.machine import machine_facts
 from neurobento.command import run
 from neurobento.files import write_atomically
 from neurobento.imaging.scan import Scan, read_scan, scan_name
@@ -157,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     result = {
         "format": BIAS_CORRECTION_FORMAT,
         "rounds": args.rounds,
-        "environment": environment(),
+        "environment": machine_facts(),
         "scans": scans,
     }
     for path in args.scans:

@@ -13,7 +13,7 @@ from neurobento.backends.cuda import find_gpu
 from neurobento.errors import BackendUnavailable, ConfigError, EngineMismatch
 from neurobento.registry import Model, find_model, list_specs
 
-__all__ = ["REFERENCE", "Candidate", "add_choices", "choose", "open_all", "yardstick_of"]
+__all__ = ["REFERENCE", "Candidate", "add_choices", "choose_candidates", "open_all", "yardstick_of"]
 
 REFERENCE_MODEL = "unet"
 REFERENCE = f"{REFERENCE_MODEL} pytorch fp32"
@@ -66,7 +66,7 @@ def add_choices(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of each candidate")
 
 
-def choose(args: argparse.Namespace) -> list[Candidate]:
+def choose_candidates(args: argparse.Namespace) -> list[Candidate]:
     """Return the candidates that the options of `add_choices` name, yardsticks first.
 
     The yardsticks, PyTorch fp32 eager of each model and of report A's U-Net, are always

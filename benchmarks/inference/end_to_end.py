@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.inference.candidates import Candidate, choose, open_all
-from benchmarks.inference.rounds import Call, measure, resumed, timed, warm_up
+from benchmarks.inference.candidates import Candidate, choose_candidates, open_all
+from benchmarks.inference.rounds import Call, measure_rounds, resumed_run, time_batch, warm_up
 from benchmarks.peers.atlas_registration import find_atlas, parcellate_by_registration
 from benchmarks.runs import Entry, Run, begin_run
 from neurobento.backends import Backend
@@ -22,7 +22,7 @@ from neurobento.imaging.scan import Scan, read_scan
 from neurobento.parcellation.parcellator import Parcellation, Parcellator
 from neurobento.preprocessing import Preprocessing
 
-__all__ = ["REGISTRATION", "measure_end_to_end", "stages"]
+__all__ = ["REGISTRATION", "measure_end_to_end", "stage_seconds"]
 
 REGISTRATION = "atlas registration"
 """The candidate that registers the atlas instead of running a network."""
@@ -30,7 +30,7 @@ REGISTRATION = "atlas registration"
 WARM_UP = "inferences on zeros; the libraries of preprocessing imported"
 
 
-def stages(path: Path, parcellate: Callable[[Scan], Parcellation]) -> Mapping[str, float]:
+def stage_seconds(path: Path, parcellate: Callable[[Scan], Parcellation]) -> Mapping[str, float]:
     """Return the seconds of every stage of one scan, `read_s` first and `total_s` last.
 
     The total also holds Python's own work between the stages.
@@ -46,7 +46,7 @@ def stages(path: Path, parcellate: Callable[[Scan], Parcellation]) -> Mapping[st
 
 def measure_end_to_end(args: argparse.Namespace) -> Run:
     """Measure a raw scan from file to regions; options as `benchmarks.inference.latency`."""
-    candidates = choose(args)
+    candidates = choose_candidates(args)
     atlas = find_atlas(args.atlas) if args.registration else None
     fresh = begin_run(
         "end_to_end",
@@ -62,7 +62,7 @@ def measure_end_to_end(args: argparse.Namespace) -> Run:
     if not args.resume:
         fresh.require_writable(args.output)
     backends, left_out = open_all(candidates, args.threads, args.device)
-    ready, failed = _warmed(backends, args.warm_up)
+    ready, failed = _warm_up_all(backends, args.warm_up)
     preprocessing: Preprocessing = args.preprocessing
     entries: dict[str, Entry] = {}
     calls: dict[str, Call] = {}
@@ -73,19 +73,19 @@ def measure_end_to_end(args: argparse.Namespace) -> Run:
         calls[candidate.name] = _call(args.end_to_end, Parcellator(backend), preprocessing)
     if atlas:
         entries[REGISTRATION] = Entry({"method": "ANTs SyN, genericLabel"})
-        calls[REGISTRATION] = lambda: stages(
+        calls[REGISTRATION] = lambda: stage_seconds(
             args.end_to_end, lambda scan: parcellate_by_registration(scan, preprocessing, atlas)
         )
     fresh = dataclasses.replace(fresh, entries=entries, left_out={**left_out, **failed})
-    begun = resumed(fresh, args.output) if args.resume else fresh
-    return measure(begun, calls, args.rounds, args.output, minutes=args.minutes)
+    begun = resumed_run(fresh, args.output) if args.resume else fresh
+    return measure_rounds(begun, calls, args.rounds, args.output, minutes=args.minutes)
 
 
 def _call(path: Path, parcellator: Parcellator, preprocessing: Preprocessing) -> Call:
-    return lambda: stages(path, lambda scan: parcellator.parcellate(scan, preprocessing))
+    return lambda: stage_seconds(path, lambda scan: parcellator.parcellate(scan, preprocessing))
 
 
-def _warmed(
+def _warm_up_all(
     backends: list[tuple[Candidate, Backend]], times: int
 ) -> tuple[dict[str, Call], dict[str, str]]:
     """Return the candidates that can run, and the reasons of the others.
@@ -96,5 +96,5 @@ def _warmed(
     import monai.transforms  # noqa: F401
 
     image = np.zeros((1, 1, *NETWORK_SHAPE), np.float32)
-    calls = {c.name: functools.partial(timed, backend.infer, image) for c, backend in backends}
+    calls = {c.name: functools.partial(time_batch, backend.infer, image) for c, backend in backends}
     return warm_up(calls, times)

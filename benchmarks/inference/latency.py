@@ -22,9 +22,22 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.inference.candidates import REFERENCE, Candidate, add_choices, choose, open_all
+from benchmarks.inference.candidates import (
+    REFERENCE,
+    Candidate,
+    add_choices,
+    choose_candidates,
+    open_all,
+)
 from benchmarks.inference.end_to_end import measure_end_to_end
-from benchmarks.inference.rounds import Call, add_round_options, measure, resumed, timed, warm_up
+from benchmarks.inference.rounds import (
+    Call,
+    add_round_options,
+    measure_rounds,
+    resumed_run,
+    time_batch,
+    warm_up,
+)
 from benchmarks.runs import Entry, Run, begin_run, summary
 from neurobento.anomaly.fit import fit_slice
 from neurobento.command import run
@@ -46,7 +59,7 @@ def entry_name(candidate: Candidate, batch: int) -> str:
 def measure_network(args: argparse.Namespace) -> Run:
     """Measure SingleStream and Offline, network alone; `main` has the options."""
     image = _image(args)
-    candidates = choose(args)
+    candidates = choose_candidates(args)
     fresh = begin_run(
         "slices" if args.slice else "latency",
         {
@@ -68,15 +81,17 @@ def measure_network(args: argparse.Namespace) -> Run:
         for batch in args.batches:
             name, images = entry_name(candidate, batch), np.repeat(image, batch, axis=0)
             entries[name] = Entry({**candidate.facts(), "batch": batch, **backend.details})
-            calls[name] = functools.partial(timed, backend.run, images)
+            calls[name] = functools.partial(time_batch, backend.run, images)
     ready, failed = warm_up(calls, args.warm_up)
     fresh = dataclasses.replace(
         fresh,
         entries={name: entries[name] for name in ready},
         left_out={**left_out, **failed},
     )
-    begun = resumed(fresh, args.output) if args.resume else fresh
-    return measure(begun, ready, args.rounds, args.output, least_s=args.turn, minutes=args.minutes)
+    begun = resumed_run(fresh, args.output) if args.resume else fresh
+    return measure_rounds(
+        begun, ready, args.rounds, args.output, least_s=args.turn, minutes=args.minutes
+    )
 
 
 def _image(args: argparse.Namespace) -> NDArray[np.float32]:

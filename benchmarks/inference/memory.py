@@ -18,13 +18,13 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.inference.candidates import Candidate, add_choices, choose
+from benchmarks.inference.candidates import Candidate, add_choices, choose_candidates
 from benchmarks.inference.latency import entry_name
 from benchmarks.machine import gpu_memory_used_bytes
 from benchmarks.runs import Entry, Run, begin_run
 from neurobento.command import run
 
-__all__ = ["GpuMemoryWatch", "main", "probe"]
+__all__ = ["GpuMemoryWatch", "main", "probe_memory"]
 
 POLL_S = 0.2
 """Allocators keep their memory, so no peak passes between two polls."""
@@ -63,15 +63,21 @@ class GpuMemoryWatch:
             self.rise_bytes = peak - before
 
 
-def probe(candidate: Candidate, batch: int, args: argparse.Namespace) -> dict[str, float] | str:
+def probe_memory(
+    candidate: Candidate, batch: int, args: argparse.Namespace
+) -> dict[str, float] | str:
     """Return the figures of one candidate in bytes, or the reason why there are none."""
-    command = [
-        *(sys.executable, "-m", "benchmarks.inference.memory_probe"),
-        *("--model", candidate.model.spec.name, "--backend", candidate.backend),
-        *("--precision", candidate.precision, "--device", args.device),
-        *("--models-folder", str(candidate.model.folder.parent)),
-        *("--batch", str(batch), "--threads", str(args.threads)),
-    ]
+    options = {
+        "--model": candidate.model.spec.name,
+        "--backend": candidate.backend,
+        "--precision": candidate.precision,
+        "--device": args.device,
+        "--models-folder": candidate.model.folder.parent,
+        "--batch": batch,
+        "--threads": args.threads,
+    }
+    command = [sys.executable, "-m", "benchmarks.inference.memory_probe"]
+    command += [str(word) for option in options.items() for word in option]
     try:
         with GpuMemoryWatch() as device:
             done = subprocess.run(
@@ -95,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=1)
     add_choices(parser)
     args = parser.parse_args(argv)
-    candidates = choose(args)
+    candidates = choose_candidates(args)
     scenario = {key: getattr(args, key) for key in ("threads", "device", "batches", "rounds")}
     models = {c.model.spec.name: c.model.spec.onnx_sha256 for c in candidates}
     done = begin_run("memory", scenario, models)
@@ -111,7 +117,7 @@ def _with_candidate(done: Run, candidate: Candidate, batch: int, args: argparse.
     name = entry_name(candidate, batch)
     samples: dict[str, list[float]] = {}
     for _ in range(args.rounds):
-        figures = probe(candidate, batch, args)
+        figures = probe_memory(candidate, batch, args)
         if isinstance(figures, str):
             print(f"left out: {name}: {figures}", flush=True)
             return dataclasses.replace(done, left_out={**done.left_out, name: figures})

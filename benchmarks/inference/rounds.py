@@ -18,7 +18,7 @@ from benchmarks.runs import Entry, Run, require_comparable
 from neurobento.backends import ImageBatch
 from neurobento.errors import ConfigError
 
-__all__ = ["Call", "add_round_options", "measure", "resumed", "timed", "warm_up"]
+__all__ = ["Call", "add_round_options", "measure_rounds", "resumed_run", "time_batch", "warm_up"]
 
 Call = Callable[[], Mapping[str, float]]
 """Run a candidate once; return its samples, quantity -> value."""
@@ -35,7 +35,7 @@ def add_round_options(parser: argparse.ArgumentParser, rounds: int) -> None:
     parser.add_argument("--resume", action="store_true", help="continue the run in OUTPUT")
 
 
-def timed(infer: Callable[[ImageBatch], object], images: ImageBatch) -> Mapping[str, float]:
+def time_batch(infer: Callable[[ImageBatch], object], images: ImageBatch) -> Mapping[str, float]:
     """Return the wall-clock seconds of one batch."""
     start = time.perf_counter()
     infer(images)
@@ -58,7 +58,7 @@ def warm_up(calls: Mapping[str, Call], times: int) -> tuple[dict[str, Call], dic
     return ready, left_out
 
 
-def measure(
+def measure_rounds(
     run: Run,
     calls: Mapping[str, Call],
     rounds: int,
@@ -85,7 +85,7 @@ def measure(
     return run
 
 
-def resumed(fresh: Run, output: Path) -> Run:
+def resumed_run(fresh: Run, output: Path) -> Run:
     """Return the run in `output`, to be continued.
 
     Raises ConfigError unless scenario, candidates, machine, versions and models equal those

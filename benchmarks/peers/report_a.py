@@ -31,7 +31,7 @@ from neurobento.networks.weights import load_network
 from neurobento.preprocessing import preprocess
 from neurobento.registry import WEIGHTS_FILE, find_model
 
-__all__ = ["Predict", "application", "main", "pytorch"]
+__all__ = ["Predict", "application", "main", "pytorch_predictor"]
 
 Predict = Callable[[NDArray[np.float32]], NDArray[np.uint8]]
 """Return the labels of one image on the network grid."""
@@ -39,7 +39,7 @@ Predict = Callable[[NDArray[np.float32]], NDArray[np.uint8]]
 ModelName = Annotated[str, Query(alias="model")]
 
 
-def pytorch(weights: Path, threads: int) -> Predict:
+def pytorch_predictor(weights: Path, threads: int) -> Predict:
     """Return a network in eager mode and single precision, on a GPU if there is one."""
     import torch
 
@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args(argv)
     weights = find_model(args.model).folder / WEIGHTS_FILE
-    app = application(args.model, pytorch(weights, args.threads))
+    app = application(args.model, pytorch_predictor(weights, args.threads))
     uvicorn.run(app, host="127.0.0.1", port=args.port, access_log=False)
     return 0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["BATCH_METRIC", "Histograms", "between", "parse"]
+__all__ = ["BATCH_METRIC", "Histograms", "batches_between", "parse_batch_sizes"]
 
 BATCH_METRIC = "bentoml_service_adaptive_batch_size"
 """BentoML 1.4's histogram of dispatched batches (_bentoml_impl/server/app.py)."""
@@ -13,7 +13,7 @@ Histograms = dict[str, dict[str, float]]
 """Runner -> batches "up to 1", "up to 2", ... "above", their number and the scans in them."""
 
 
-def parse(metrics: str) -> Histograms:
+def parse_batch_sizes(metrics: str) -> Histograms:
     """Return each runner's batches since it started, from /metrics in Prometheus's format."""
     from prometheus_client.parser import text_string_to_metric_families
 
@@ -39,7 +39,7 @@ def parse(metrics: str) -> Histograms:
     return histograms
 
 
-def between(before: Mapping[str, Mapping[str, float]], after: Histograms) -> Histograms:
+def batches_between(before: Mapping[str, Mapping[str, float]], after: Histograms) -> Histograms:
     """Return the batches made between two readings, without runners that made none."""
     made = {
         runner: {key: value - before.get(runner, {}).get(key, 0.0) for key, value in counts.items()}

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.runs import Entry, Run, begin_run, summary
-from benchmarks.service.batch_sizes import Histograms, between, parse
+from benchmarks.service.batch_sizes import Histograms, batches_between, parse_batch_sizes
 from benchmarks.service.open_loop import (
     ARRIVALS,
     ScheduledRequest,
@@ -163,7 +163,7 @@ async def measure_load(args: argparse.Namespace, begun: Run) -> Run:
             requests = await send_on_schedule(
                 due_s, send, clients_limit=args.clients_limit, timeout_s=args.timeout
             )
-            entry = rate_entry(requests, rate, between(before, _batches(args.metrics_url)))
+            entry = rate_entry(requests, rate, batches_between(before, _batches(args.metrics_url)))
             begun = dataclasses.replace(begun, entries={**begun.entries, f"{rate:g}/s": entry})
             begun.write(args.output)
             _print_rate(rate, entry)
@@ -172,7 +172,7 @@ async def measure_load(args: argparse.Namespace, begun: Run) -> Run:
 
 def _batches(url: str | None) -> Histograms:
     page = read_page(url, "/metrics") if url else None
-    return {} if page is None else parse(page.text)
+    return {} if page is None else parse_batch_sizes(page.text)
 
 
 def _print_rate(rate: float, entry: Entry) -> None:
@@ -195,7 +195,7 @@ def _require_capacity(capacity: float, rates: Sequence[float]) -> None:
 
 
 def _print_verdict(run: Run, capacity: float, highest: float) -> int:
-    findings = judge(*(run.entries[f"{rate:g}/s"] for rate in (capacity, highest)))
+    findings = judge(run.entries[f"{capacity:g}/s"], run.entries[f"{highest:g}/s"])
     print(f"{highest:g}/s against {capacity:g}/s, the capacity:", flush=True)
     return print_findings(findings)
 

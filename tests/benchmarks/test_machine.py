@@ -1,4 +1,4 @@
-"""The environment says what the machine is, with nulls for what it lacks."""
+"""The facts of a machine have nulls for what it lacks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks import machine
-from benchmarks.machine import environment, gpu_memory_used_bytes, load_warnings
+from benchmarks.machine import gpu_memory_used_bytes, load_warnings, machine_facts
 
 SMI = """#!/bin/sh
 case "$*" in
@@ -32,7 +32,7 @@ def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_environment_names_machine_and_versions() -> None:
-    found = environment()
+    found = machine_facts()
     assert found["cores"] == os.cpu_count()
     assert found["versions"]["numpy"] == np.__version__
     assert {"tensorrt", "tensorrt_rtx", "onnxruntime-gpu"} <= set(found["versions"])
@@ -41,18 +41,18 @@ def test_the_environment_names_machine_and_versions() -> None:
 
 def test_what_is_not_installed_is_null(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "LIBRARIES", ("no-such-library",))
-    assert environment()["versions"] == {"no-such-library": None}
+    assert machine_facts()["versions"] == {"no-such-library": None}
 
 
 def test_flags_are_whole_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_cpuinfo", lambda: "flags : avx512f_new amx_bf16\n")
-    assert environment()["cpu_flags"] == ["amx_bf16"]
+    assert machine_facts()["cpu_flags"] == ["amx_bf16"]
 
 
 @pytest.mark.usefixtures("nvidia_smi")
 def test_a_gpu_is_named_with_its_driver_and_memory() -> None:
     gpu = {"name": "NVIDIA Abacus", "driver": "570.1", "memory_bytes": 1 << 30}
-    assert environment()["gpu"] == gpu
+    assert machine_facts()["gpu"] == gpu
     assert gpu_memory_used_bytes() == 3 << 20
 
 
@@ -66,7 +66,7 @@ def test_without_a_driver_there_is_no_gpu(
         raise error
 
     monkeypatch.setattr(subprocess, "run", fail)
-    assert environment()["gpu"] is None
+    assert machine_facts()["gpu"] is None
     assert gpu_memory_used_bytes() is None
 
 

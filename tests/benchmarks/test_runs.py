@@ -97,7 +97,7 @@ def test_a_noisy_start_is_recorded_and_printed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(
-        runs, "environment", lambda: {"load_at_start": [3.0, 0, 0], "date": "2026-01-02T03:04"}
+        runs, "machine_facts", lambda: {"load_at_start": [3.0, 0, 0], "date": "2026-01-02T03:04"}
     )
     begun = begin_run("latency", {}, {})
     assert len(begun.warnings) == 1

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.cohort.run import differing_files, exponent, main
+from benchmarks.cohort.run import cost_exponent, differing_files, main
 
 
 @pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
 def test_the_exponent_is_the_power_of_the_cost(power: float) -> None:
     sizes = [125, 250, 500, 1000]
-    assert exponent(sizes, [3 * size**power for size in sizes]) == pytest.approx(power, abs=1e-4)
+    assert cost_exponent(sizes, [3 * size**power for size in sizes]) == pytest.approx(
+        power, abs=1e-4
+    )
 
 
 def test_files_differ_by_content_and_by_being_there(tmp_path: Path) -> None:

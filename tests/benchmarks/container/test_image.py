@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmarks.container.image import folder_bytes, largest_packages, layers
+from benchmarks.container.image import folder_bytes, image_layers, largest_packages
 
 
 def step(created_by: str, **more: bool) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def test_layers_stand_beside_the_steps_that_made_them() -> None:
         {"diff-digest": name, "diff-size": size}
         for name, size in zip("abc", (5, 3, 4), strict=True)
     ]
-    assert layers(image, [*stored, {"id": "not yet packed"}]) == [
+    assert image_layers(image, [*stored, {"id": "not yet packed"}]) == [
         {"bytes": 5, "made_by": "the base image"},
         {"bytes": 3, "made_by": "mkdir $HERE"},
         {"bytes": 4, "made_by": "COPY dir:d932 in ./"},

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.container.lockdown import PROBE, container_pids, proofs, violations
+from benchmarks.container.lockdown import PROBE_FILE, container_pids, kernel_facts, violations
 
 HOME = "/home/bentoml"
 ROOT_MOUNT = "21 1 0:20 / / ro,nosuid,nodev - overlay overlay rw"
@@ -40,12 +40,14 @@ def proc(tmp_path: Path) -> Path:
     process(tmp_path, 1, "outside", status(Uid="0\t0\t0\t0"))
     (first / "mountinfo").write_text(f"{ROOT_MOUNT}\n{TMP_MOUNT}\n")
     (first / "root/tmp").mkdir(parents=True)
-    (first / "root" / PROBE).write_text(f"/: Permission denied\n{HOME}: Read-only file system\n")
+    (first / "root" / PROBE_FILE).write_text(
+        f"/: Permission denied\n{HOME}: Read-only file system\n"
+    )
     return tmp_path
 
 
 def wrong(proc: Path) -> list[str]:
-    return violations(proofs(7, proc), ["/tmp"], [HOME])
+    return violations(kernel_facts(7, proc), ["/tmp"], [HOME])
 
 
 def test_a_locked_container_violates_nothing(proc: Path) -> None:
@@ -94,5 +96,5 @@ def test_more_than_the_temporary_folder_is_writable(
     ],
 )
 def test_what_the_first_process_could_write_counts(proc: Path, probe: str, message: str) -> None:
-    (proc / "7" / "root" / PROBE).write_text(probe)
+    (proc / "7" / "root" / PROBE_FILE).write_text(probe)
     assert message in wrong(proc)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.inference.candidates import REFERENCE, add_choices, choose, open_all
+from benchmarks.inference.candidates import REFERENCE, add_choices, choose_candidates, open_all
 from neurobento.errors import ConfigError, ModelNotFound
 from neurobento.spec import ModelSpec
 
@@ -33,13 +33,13 @@ def options(folder: Path, *extra: str) -> argparse.Namespace:
 
 
 def test_every_model_and_backend_takes_part_once(two_models: Path) -> None:
-    names = [candidate.name for candidate in choose(options(two_models))]
+    names = [candidate.name for candidate in choose_candidates(options(two_models))]
     ways = ("pytorch fp32", "openvino fp32", "openvino bf16", "tensorrt fp16")
     assert sorted(names) == sorted(f"{m} {way}" for m in ("compact", "unet") for way in ways)
 
 
 def test_yardsticks_always_take_part(two_models: Path) -> None:
-    chosen = choose(
+    chosen = choose_candidates(
         options(
             two_models,
             *("--models", "compact", "--backends", "openvino", "--precisions", "bf16"),
@@ -49,13 +49,15 @@ def test_yardsticks_always_take_part(two_models: Path) -> None:
 
 
 def test_without_a_unet_there_is_no_reference(known_model: Path) -> None:
-    names = [c.name for c in choose(options(known_model.parent, "--backends", "pytorch"))]
+    names = [
+        c.name for c in choose_candidates(options(known_model.parent, "--backends", "pytorch"))
+    ]
     assert names == ["compact pytorch fp32"]
 
 
 def test_on_a_device_only_what_it_serves_takes_part(two_models: Path) -> None:
     names = {
-        device: [c.name for c in choose(options(two_models, "--device", device))]
+        device: [c.name for c in choose_candidates(options(two_models, "--device", device))]
         for device in ("cpu", "cuda")
     }
     assert {name.split(" ", 1)[1] for name in names["cuda"]} == {"pytorch fp32", "tensorrt fp16"}
@@ -65,18 +67,20 @@ def test_on_a_device_only_what_it_serves_takes_part(two_models: Path) -> None:
 @pytest.mark.parametrize("option", ["--backends", "--precisions"])
 def test_unknown_names_are_refused(option: str, two_models: Path) -> None:
     with pytest.raises(ConfigError, match="steam"):
-        choose(options(two_models, option, "steam"))
+        choose_candidates(options(two_models, option, "steam"))
 
 
 def test_an_unknown_model_is_refused(two_models: Path) -> None:
     with pytest.raises(ModelNotFound):
-        choose(options(two_models, "--models", "steam"))
+        choose_candidates(options(two_models, "--models", "steam"))
 
 
 def test_candidates_that_cannot_run_are_left_out_with_the_reason(
     two_models: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    opened, left_out = open_all(choose(options(two_models, "--models", "compact")), threads=1)
+    opened, left_out = open_all(
+        choose_candidates(options(two_models, "--models", "compact")), threads=1
+    )
     assert [candidate.backend for candidate, _ in opened] == [
         *("pytorch", "pytorch", "openvino", "openvino")
     ]

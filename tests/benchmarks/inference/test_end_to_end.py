@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks.inference import end_to_end
-from benchmarks.inference.end_to_end import REGISTRATION, stages
+from benchmarks.inference.end_to_end import REGISTRATION, stage_seconds
 from benchmarks.inference.latency import main
 from benchmarks.runs import Run
 from neurobento.parcellation.parcellator import Parcellator, prepare, restore_and_measure
@@ -74,7 +74,9 @@ def test_the_stages_make_up_the_whole(scan: Path) -> None:
             return images[:, 0].astype("uint8")
 
     backend: Any = Still()
-    found = dict(stages(scan, lambda read: Parcellator(backend).parcellate(read, "stripped")))
+    found = dict(
+        stage_seconds(scan, lambda read: Parcellator(backend).parcellate(read, "stripped"))
+    )
     total = found.pop("total_s")
     assert 0.8 * total < sum(found.values()) <= total
 
@@ -86,7 +88,7 @@ def test_nothing_that_all_candidates_use_is_loaded_in_a_round(
     backend: Any = types.SimpleNamespace(infer=lambda images: called.append(images.shape))
     broken: Any = types.SimpleNamespace(infer=lambda _: [][1])
     one, two, other = (types.SimpleNamespace(name=name) for name in ("one", "two", "other"))
-    ready, left_out = end_to_end._warmed([(one, backend), (other, broken), (two, backend)], 2)
+    ready, left_out = end_to_end._warm_up_all([(one, backend), (other, broken), (two, backend)], 2)
     assert {"ants", "monai.transforms"} <= set(sys.modules)
     assert called == [(1, 1, 91, 122, 123)] * 4
     assert (list(ready), list(left_out)) == (["one", "two"], ["other"])

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.inference.latency import main
-from benchmarks.inference.rounds import timed
+from benchmarks.inference.rounds import time_batch
 from benchmarks.runs import Run
 from neurobento.errors import ConfigError
 from tests.neurobento.anomaly.known_anomaly import write_known_model
@@ -37,8 +37,8 @@ def arguments(
 
 def test_a_slow_candidate_is_measured_as_slow() -> None:
     images = np.zeros((1, 1, 2, 2, 2), np.float32)
-    assert timed(lambda _: time.sleep(0.03), images)["seconds"] >= 0.03
-    assert timed(lambda _: None, images)["seconds"] < 0.03
+    assert time_batch(lambda _: time.sleep(0.03), images)["seconds"] >= 0.03
+    assert time_batch(lambda _: None, images)["seconds"] < 0.03
 
 
 @pytest.mark.usefixtures("idle_backends")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks.inference import rounds
-from benchmarks.inference.rounds import measure, resumed, warm_up
+from benchmarks.inference.rounds import measure_rounds, resumed_run, warm_up
 from benchmarks.runs import Entry, Run
 from neurobento.errors import ConfigError
 
@@ -33,7 +33,7 @@ def blank(make_run: MakeRun, **changes: Any) -> Run:
 
 def test_every_round_calls_every_candidate_once_in_order(tmp_path: Path, make_run: MakeRun) -> None:
     calls: list[str] = []
-    done = measure(blank(make_run), counting(calls), 2, tmp_path / "run.json")
+    done = measure_rounds(blank(make_run), counting(calls), 2, tmp_path / "run.json")
     assert calls == [*NAMES, *NAMES]
     assert {name: entry.samples["seconds"] for name, entry in done.entries.items()} == {
         "a": [1, 4],
@@ -59,12 +59,12 @@ def test_a_candidate_is_called_until_its_least_time_has_passed(
         return call
 
     candidates = {"a": taking("a", 1), "b": taking("b", 3), "c": taking("c", 10)}
-    done = measure(blank(make_run), candidates, 2, tmp_path / "run.json", least_s=3)
+    done = measure_rounds(blank(make_run), candidates, 2, tmp_path / "run.json", least_s=3)
     assert calls == ["a", "a", "a", "b", "c"] * 2
     assert {name: entry.facts["rounds"] for name, entry in done.entries.items()} == dict.fromkeys(
         NAMES, 2
     )
-    again = measure(done, candidates, 3, tmp_path / "run.json", least_s=3)
+    again = measure_rounds(done, candidates, 3, tmp_path / "run.json", least_s=3)
     assert len(again.entries["a"].samples["seconds"]) == 9
     assert len(again.entries["c"].samples["seconds"]) == 3
 
@@ -80,7 +80,7 @@ def test_an_interruption_loses_one_round_at_most(tmp_path: Path, make_run: MakeR
 
     candidates["c"] = interrupted
     with pytest.raises(KeyboardInterrupt):
-        measure(blank(make_run), candidates, 5, tmp_path / "run.json")
+        measure_rounds(blank(make_run), candidates, 5, tmp_path / "run.json")
     kept = Run.read(tmp_path / "run.json")
     assert {len(entry.samples["seconds"]) for entry in kept.entries.values()} == {2}
 
@@ -91,15 +91,15 @@ def test_no_round_begins_once_the_time_is_up(
     calls: list[str] = []
     # a minute passes with every call
     monkeypatch.setattr(rounds.time, "monotonic", lambda: 60.0 * len(calls))
-    done = measure(blank(make_run), counting(calls), 9, tmp_path / "run.json", minutes=4)
+    done = measure_rounds(blank(make_run), counting(calls), 9, tmp_path / "run.json", minutes=4)
     assert len(done.entries["a"].samples["seconds"]) == 2
 
 
 def test_a_resumed_run_makes_only_the_missing_rounds(tmp_path: Path, make_run: MakeRun) -> None:
     output, calls = tmp_path / "run.json", list[str]()
-    measure(blank(make_run), counting(calls), 2, output)
-    begun = resumed(blank(make_run, date="2026-01-09T00:00:00.000000+00:00"), output)
-    done = measure(begun, counting(calls), 3, output)
+    measure_rounds(blank(make_run), counting(calls), 2, output)
+    begun = resumed_run(blank(make_run, date="2026-01-09T00:00:00.000000+00:00"), output)
+    done = measure_rounds(begun, counting(calls), 3, output)
     assert calls == [*NAMES] * 3
     assert done.entries["b"].samples["seconds"] == [2, 5, 8]
     assert done.date == "2026-01-02"
@@ -119,10 +119,10 @@ def test_a_resumed_run_makes_only_the_missing_rounds(tmp_path: Path, make_run: M
 def test_a_run_continues_only_under_the_same_conditions(
     change: dict[str, Any], tmp_path: Path, make_run: MakeRun
 ) -> None:
-    measure(blank(make_run), counting([]), 1, tmp_path / "run.json")
+    measure_rounds(blank(make_run), counting([]), 1, tmp_path / "run.json")
     fresh = make_run(**{"entries": {name: Entry({}) for name in NAMES}, **change})
     with pytest.raises(ConfigError):
-        resumed(fresh, tmp_path / "run.json")
+        resumed_run(fresh, tmp_path / "run.json")
 
 
 def test_what_fails_in_warm_up_does_not_stop_the_others(

@@ -84,7 +84,7 @@ def test_nothing_of_a_request_stays_behind(
 
 def test_it_is_bound_to_this_machine_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     bound: dict[str, Any] = {}
-    monkeypatch.setattr(report_a, "pytorch", lambda *_: None)
+    monkeypatch.setattr(report_a, "pytorch_predictor", lambda *_: None)
     monkeypatch.setattr("uvicorn.run", lambda _, **options: bound.update(options))
     main(["--model", "unet", "--port", "8123"])
     assert (bound["host"], bound["port"]) == ("127.0.0.1", 8123)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
-from benchmarks.service.batch_sizes import BATCH_METRIC, between, parse
+from benchmarks.service.batch_sizes import BATCH_METRIC, batches_between, parse_batch_sizes
 
 LABELS = ["runner_name", "worker_index", "method_name", "service_version", "service_name"]
 EDGES = (1.0, 2.0, 4.0, 8.0)
@@ -37,7 +37,7 @@ class Metrics:
 def test_each_batch_is_counted_once() -> None:
     metrics = Metrics()
     metrics.count("runner-compact", 1, 1, 2, 3, 8, 9)
-    assert parse(metrics.text()) == {
+    assert parse_batch_sizes(metrics.text()) == {
         "runner-compact": {
             "up to 1": 2,
             "up to 2": 1,
@@ -55,7 +55,7 @@ def test_workers_of_a_runner_are_added_and_runners_are_not() -> None:
     metrics.count("runner-compact", 2, worker="1")
     metrics.count("runner-compact", 2, worker="2")
     metrics.count("runner-unet", 1)
-    found = parse(metrics.text())
+    found = parse_batch_sizes(metrics.text())
     assert found["runner-compact"]["up to 2"] == found["runner-compact"]["batches"] == 2
     assert found["runner-unet"]["scans"] == 1
 
@@ -64,9 +64,9 @@ def test_only_what_was_made_between_two_readings_counts() -> None:
     metrics = Metrics()
     metrics.count("runner-compact", 1, 1, 4)
     metrics.count("runner-unet", 1)
-    before = parse(metrics.text())
+    before = parse_batch_sizes(metrics.text())
     metrics.count("runner-compact", 4, 8)
-    made = between(before, parse(metrics.text()))
+    made = batches_between(before, parse_batch_sizes(metrics.text()))
     assert set(made) == {"runner-compact"}
     assert {name: count for name, count in made["runner-compact"].items() if count} == {
         "up to 4": 1,
@@ -77,7 +77,7 @@ def test_only_what_was_made_between_two_readings_counts() -> None:
 
 
 def test_other_metrics_are_ignored() -> None:
-    assert parse("# TYPE other counter\nother_total 3.0\n") == {}
+    assert parse_batch_sizes("# TYPE other counter\nother_total 3.0\n") == {}
 
 
 def test_the_name_is_bentomls_own() -> None:

@@ -127,7 +127,7 @@ def test_the_tree_in_the_architecture_is_the_repository() -> None:
     assert tree_paths() <= {*files} | folders
     named = {path for path in folders if path.startswith(CODE) and path.count("/") <= 2}
     named |= {path for path in folders if path.startswith("neurobento/serving/")}
-    named |= {path for path in files if re.fullmatch(r"neurobento/[a-z]\w*\.py", path)}
+    named |= {path for path in files if re.fullmatch(r"neurobento/(serving/)?[a-z]\w*\.py", path)}
     named -= {f"{parent}/data/" for parent in ("training", "benchmarks")}
     assert named - tree_paths() == set()
 

@@ -19,7 +19,7 @@ from neurobento.serving.admission import Admission
 from neurobento.serving.batching import batch_limit
 from neurobento.serving.container_image import IMAGE
 from neurobento.serving.http.downloads import GZIP, JSON, ZIP, answer_errors, file_response
-from neurobento.serving.http.middleware import RequestMiddleware
+from neurobento.serving.http.middleware import guard_requests
 from neurobento.serving.http.models_page import models_app
 from neurobento.serving.inference_protocol.protocol import OpenInference
 from neurobento.serving.inference_protocol.rest import rest_app
@@ -56,6 +56,7 @@ async def _ready() -> bool:
     return not ADMISSION.draining and bool(await _instance().ready())
 
 
+@guard_requests(ADMISSION, SETTINGS.limits, TOKEN)
 @bentoml.asgi_app(rest_app(lambda: _instance().inference, _ready), path="/v2")
 @bentoml.asgi_app(models_app(SPECS, job_routes(lambda: _instance().jobs)), path="/v1")
 @bentoml.service(name="neurobento", image=IMAGE, **SERVICE_OPTIONS)
@@ -198,8 +199,3 @@ class NeuroBento:
         media_type = choose_media_type(ctx.request.headers.get("accept", ""))
         found = await self.slices.answer(file, model, media_type, ctx.request.state.context)
         return file_response(found, FILE_NAMES[media_type], media_type)  # type: ignore[return-value]
-
-
-NeuroBento.add_asgi_middleware(
-    RequestMiddleware, admission=ADMISSION, limits=SETTINGS.limits, token=TOKEN
-)

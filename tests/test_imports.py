@@ -30,8 +30,11 @@ FORBIDDEN = {
     "neurobento.preprocessing": WINGS,
     "neurobento.imaging": WINGS,
     "neurobento.backends": WINGS,
+    "neurobento.serving": {"neurobento.client"},
+    "neurobento.client": {"neurobento.serving"},
 }
-"""Folder -> folders it must not import: the wings know neither each other nor what uses them."""
+"""Folder -> folders it must not import: the wings know neither each other nor what uses them,
+and the server and its client share `neurobento.contract` alone."""
 
 HEAVY = ("torch", "monai", "ants", "openvino", "matplotlib")
 FILES = [
@@ -72,7 +75,7 @@ def test_a_part_imports_only_what_it_may(file: Path) -> None:
 
 
 @pytest.mark.parametrize("package", FORBIDDEN)
-def test_the_wings_stay_apart(package: str) -> None:
+def test_the_wings_and_server_and_client_stay_apart(package: str) -> None:
     files = [file for file in FILES if package == ".".join(file.parts[:2])]
     assert files
     for file in files:

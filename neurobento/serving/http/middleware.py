@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeVar
 
 from neurobento.errors import ConfigError, NeuroBentoError
 from neurobento.serving.admission import Admission
@@ -21,9 +21,10 @@ from neurobento.serving.telemetry.logs import log_request
 from neurobento.serving.token import Token
 from neurobento.serving.web.page import PAGE
 
-__all__ = ["RequestMiddleware"]
+__all__ = ["RequestMiddleware", "guard_requests"]
 
 Scope = MutableMapping[str, Any]
+Service = TypeVar("Service", bound=Any)
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 TIMEOUT_HEADER = b"x-request-timeout"
@@ -126,6 +127,20 @@ class RequestMiddleware:
                 await writer.crash()
             elif not writer.started:
                 await writer.error(*body.refused.answer)
+
+
+def guard_requests(
+    admission: Admission, limits: RequestLimits, token: Token
+) -> Callable[[Service], Service]:
+    """Decorate a BentoML service with the middleware."""
+
+    def decorate(service: Service) -> Service:
+        service.add_asgi_middleware(
+            RequestMiddleware, admission=admission, limits=limits, token=token
+        )
+        return service
+
+    return decorate
 
 
 def _stated_length(headers: dict[bytes, bytes]) -> int:

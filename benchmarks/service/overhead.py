@@ -108,7 +108,7 @@ def _service(send_scan: SendScan, content: bytes) -> GetLabels:
                 subject="the service",
                 expected="an answer to every request",
                 found=status,
-                remedy="Let nothing else use it, and give it more NEUROBENTO_PLACES than clients.",
+                remedy="Let nothing else use it, and give it more NEUROBENTO_SLOTS than clients.",
             )
         return labels
 

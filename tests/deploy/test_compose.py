@@ -49,7 +49,7 @@ def test_it_is_what_the_compose_specification_allows(file: Path) -> None:
         {"restarts": "always"},
         {"restart": "now and then"},
         {"read_only": "perhaps"},
-        {"environment": {"NEUROBENTO_PLACES": [1]}},
+        {"environment": {"NEUROBENTO_SLOTS": [1]}},
         {"stop_grace_period": "a while"},
         {"healthcheck": {"tests": ["CMD", "true"]}},
     ],

@@ -101,7 +101,7 @@ def stack(models: Path, scan: bytes, tmp_path_factory: pytest.TempPathFactory) -
     text = put_here("\n".join(f"{k}={v}" for k, v in variables.items()), places)
     settings = dict(line.split("=", 1) for line in text.splitlines())
     # two places, so that a third request is refused
-    with serving(models, here, PLACES="2", **_ours(settings)) as server:
+    with serving(models, here, SLOTS="2", **_ours(settings)) as server:
         server.client.headers["authorization"] = f"Bearer {TOKEN}"
         port = free_port()
         with program(_prometheus(here, server.url, token, port), here / "prometheus.log"):

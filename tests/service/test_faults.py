@@ -36,7 +36,7 @@ WHOLE_AGAIN_S = 15
 def tight(known_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A server with few places, that wants a token."""
     home = tmp_path_factory.mktemp("tight")
-    settings = {"PLACES": str(PLACES), "TOKEN": TOKEN, "DRAIN_S": "60"}
+    settings = {"SLOTS": str(PLACES), "TOKEN": TOKEN, "DRAIN_S": "60"}
     with serving(known_model.parent, home, **settings) as server:
         server.client.headers["authorization"] = f"Bearer {TOKEN}"
         yield server

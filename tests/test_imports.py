@@ -32,6 +32,7 @@ FORBIDDEN = {
     "neurobento.backends": WINGS,
     "neurobento.serving": {"neurobento.client"},
     "neurobento.client": {"neurobento.serving"},
+    "neurobento.networks": WINGS,
 }
 """Folder -> folders it must not import: the wings know neither each other nor what uses them,
 and the server and its client share `neurobento.contract` alone."""

@@ -13,15 +13,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-import neurobento.cohort.worker as worker
+from neurobento import backends
 from neurobento.cli.main import main
+from neurobento.cohort import worker
 from neurobento.labels import aal116
 
 Command = Callable[..., int]
 
 MNI = nib.affines.from_matvec(np.diag([1.5, 1.25, 1.1]), [-68.0, -90.0, -60.0])
-
-
 ENDINGS = ("cohort.json", "dseg.nii.gz", "dseg.tsv", "overlay.png", "run.json", "volumes.tsv")
 
 
@@ -184,7 +183,7 @@ def test_other_options_or_another_model_are_done_again_and_threads_are_not(
     spec = json.loads((known_model / "spec.json").read_text())
     assert record["options"]["model_sha256"] == spec["onnx_sha256"]
     assert record["options"]["backend"] == "onnxruntime"
-    # the key of earlier versions: their records go on counting
+    # the key of earlier versions: their records still match
     assert record["options"]["level"] == "none"
 
 
@@ -192,16 +191,14 @@ def test_other_options_or_another_model_are_done_again_and_threads_are_not(
 def test_one_model_is_opened_for_all_scans(
     cohort: Command, dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import neurobento.backends
-
     opened: list[Any] = []
-    real = neurobento.backends.open_backend
+    real = backends.open_backend
 
     def counted(*arguments: Any, **options: Any) -> Any:
         opened.append(options["threads"])
         return real(*arguments, **options)
 
-    monkeypatch.setattr(neurobento.backends, "open_backend", counted)
+    monkeypatch.setattr(backends, "open_backend", counted)
     cohort(dataset)
     assert opened == [1]
 
@@ -211,11 +208,11 @@ def test_one_model_is_opened_for_all_scans(
 def test_a_model_that_cannot_run_ends_the_command(
     cohort: Command, dataset: Path, option: tuple[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It is no scan's fault, and every scan would fail of it."""
+    """Every scan would fail with it."""
     assert cohort(dataset / "sub-02/T1.nii.gz", *option) == 1
-    told = capsys.readouterr().err.splitlines()[-1]
-    assert told.startswith("neurobento: ")
-    assert "expected" in told
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith("neurobento: ")
+    assert "expected" in message
 
 
 @pytest.mark.usefixtures("in_this_process")
@@ -225,16 +222,8 @@ def test_a_worker_with_another_model_refuses(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    import neurobento.cohort.worker
-
-    monkeypatch.setattr(neurobento.cohort.worker, "model_sha256", lambda *_: "0" * 64)
-    real = neurobento.cohort.worker._require_same_model
-
-    def changed(model: Any, options: Any) -> None:
-        monkeypatch.setattr(neurobento.cohort.worker, "model_sha256", lambda *_: "1" * 64)
-        real(model, options)
-
-    monkeypatch.setattr(neurobento.cohort.worker, "_require_same_model", changed)
+    hashes = iter(["0" * 64, "1" * 64])
+    monkeypatch.setattr(worker, "model_sha256", lambda *_: next(hashes))
     assert cohort(dataset / "sub-02/T1.nii.gz") == 1
     assert "on a worker" in capsys.readouterr().err
 
@@ -246,7 +235,8 @@ def test_an_existing_scheduler_is_used_and_left_running(
         n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
     ) as cluster:
         arguments = ["-o", str(tmp_path / "out"), "--models", str(known_model.parent)]
-        arguments += ["--preprocessing", "none", "--scheduler", cluster.scheduler_address]
+        # --level is the name of --preprocessing in earlier versions
+        arguments += ["--level", "none", "--scheduler", cluster.scheduler_address]
         assert main(["cohort", str(dataset / "sub-02"), *arguments]) == 0
         with dask.distributed.Client(cluster) as client:
             assert client.submit(sum, [1, 2]).result() == 3

@@ -213,10 +213,10 @@ def http() -> Iterator[FakeService]:
 
 @pytest.fixture
 def ask(tmp_path: Path) -> Callable[..., int]:
-    """Run the command through a service, output in `tmp_path`/asked."""
+    """Run the command through a service, output in `tmp_path`/served."""
 
     def run(service: FakeService, *options: str) -> int:
-        out = str(tmp_path / "asked")
+        out = str(tmp_path / "served")
         return main(["parcellate", "-o", out, "--url", service.url, *options])
 
     return run
@@ -246,17 +246,17 @@ def test_through_a_service_come_the_same_files(
     service.replies = [Files(local) if service.scheme == "http" else served(local)]
     capsys.readouterr()
     assert ask(service, str(scan), "--preprocessing", "none", "--model", "grand") == 0
-    asked = tmp_path / "asked"
-    assert {path.name: path.read_bytes() for path in asked.iterdir()} == {
+    served_folder = tmp_path / "served"
+    assert {path.name: path.read_bytes() for path in served_folder.iterdir()} == {
         f"sub-01_T1w_{ending}": content for ending, content in local.items()
     }
     captured = capsys.readouterr()
-    assert captured.out == f"{asked / 'sub-01_T1w_dseg.nii.gz'}\n"
+    assert captured.out == f"{served_folder / 'sub-01_T1w_dseg.nii.gz'}\n"
     assert captured.err.startswith("uploading ...\n")
     warnings = json.loads(local["run.json"])["warnings"]
     assert warnings
-    told = "".join(f"warning: {warning}\n" for warning in warnings)
-    assert captured.err.endswith(f"write ...\n{told}")
+    lines = "".join(f"warning: {warning}\n" for warning in warnings)
+    assert captured.err.endswith(f"write ...\n{lines}")
     (seen,) = service.seen
     assert seen.fields["file"] == ("scan", scan.read_bytes())
     assert (seen.fields["preprocessing"], seen.fields["model"]) == ("none", "grand")
@@ -272,7 +272,7 @@ def test_a_services_refusal_reads_as_the_local_one(
 ) -> None:
     error = kind(expected="a head", found="a tail", remedy="Turn it round.")
     service.replies = [Refusal.of(422, "INVALID_ARGUMENT", error)]
-    message = refusal(ask(service, str(scan)), "asked")
+    message = refusal(ask(service, str(scan)), "served")
     assert message.groups() == (str(scan), "a head", "a tail", "Turn it round")
 
 
@@ -285,7 +285,7 @@ def test_a_file_that_is_no_scan_is_explained_in_the_same_words(
         read_scan(text)
     service.replies = [Refusal.of(422, "INVALID_ARGUMENT", caught.value)]
     here = refusal(parcellate(text))
-    there = refusal(ask(service, str(text)), "asked")
+    there = refusal(ask(service, str(text)), "served")
     assert there[0] == here[0]
 
 
@@ -295,7 +295,7 @@ def test_a_service_that_refuses_the_token_ends_the_command(
     service.replies = [Refusal(401, "UNAUTHENTICATED", "NotAuthorised", "no")]
     (tmp_path / "another.nii").write_bytes(scan.read_bytes())
     status = ask(service, str(scan), str(tmp_path / "another.nii"))
-    assert refusal(status, "asked")[1] == service.url
+    assert refusal(status, "served")[1] == service.url
     assert len(service.seen) == 1
 
 
@@ -345,7 +345,7 @@ def test_a_services_warnings_cannot_steer_the_terminal(
 def test_options_that_the_service_decides_are_refused_beside_a_url(
     ask: Command, service: FakeService, scan: Path, option: str, value: str, refusal: CheckRefusal
 ) -> None:
-    message = refusal(ask(service, str(scan), option, value), "asked")
+    message = refusal(ask(service, str(scan), option, value), "served")
     assert message[1] == option
     assert "--url" in message[2]
     assert service.seen == []
@@ -393,7 +393,7 @@ def test_tables_are_not_made_of_labels_that_do_not_belong(
     service.replies = [Files({**reply.files, "dseg.nii.gz": wrong[change]})]
     capsys.readouterr()
     try:
-        message = refusal(ask(service, str(scan)), "asked")
+        message = refusal(ask(service, str(scan)), "served")
         assert message[1] == str(scan)
         assert "same version" in message[4]
     finally:

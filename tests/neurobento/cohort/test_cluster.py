@@ -31,7 +31,7 @@ LETHAL = 3
 
 
 def count(item: int, folder: Path) -> int:
-    """The item's square; how often it was asked for stands in the folder."""
+    """Return the item's square, and count the calls in a file."""
     with (folder / f"count-{item}").open("ab") as file:
         file.write(b".")
     return item * item

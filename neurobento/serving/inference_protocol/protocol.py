@@ -30,8 +30,6 @@ EXTENSIONS = ("binary_tensor_data",)
 
 @dataclass(frozen=True)
 class InferRequest:
-    """A request for inference."""
-
     model: str
     version: str
     """An empty string stands for the only version."""
@@ -42,13 +40,7 @@ class InferRequest:
 
 
 class OpenInference:
-    """The protocol's operations on the models that are served.
-
-    Parameters
-    ----------
-    tasks
-        Name of a task -> the inputs and outputs of its models.
-    """
+    """The protocol's operations on the models that are served."""
 
     def __init__(self, specs: Sequence[ModelSpec], tasks: Mapping[str, TaskTensors]) -> None:
         self._specs = {spec.name: spec for spec in specs}
@@ -56,7 +48,6 @@ class OpenInference:
 
     @property
     def specs(self) -> list[ModelSpec]:
-        """Specs of all models that are served."""
         return list(self._specs.values())
 
     def spec(self, model: str, version: str = "") -> ModelSpec:
@@ -73,7 +64,6 @@ class OpenInference:
         return spec
 
     def metadata(self, model: str, version: str = "") -> dict[str, Any]:
-        """Return the name, versions, platform, inputs and outputs of a model."""
         spec = self.spec(model, version)
         task = self._tasks[spec.task]
         return {
@@ -84,23 +74,15 @@ class OpenInference:
             "outputs": _spec_list(task.outputs),
         }
 
-    async def infer(self, request: InferRequest, call: RequestContext) -> list[Tensor]:
-        """Return the outputs that a request wants.
-
-        Raises
-        ------
-        ConfigError
-            An input, output or parameter is unknown, or an output is named twice.
-        NeuroBentoError
-            As the handler of the model's task raises it.
-        """
+    async def infer(self, request: InferRequest, context: RequestContext) -> list[Tensor]:
+        """Return the outputs that a request wants; raise as the handler of its task does."""
         spec = self.spec(request.model, request.version)
         task = self._tasks[spec.task]
         tensor = _only_input(request.inputs, list(task.outputs_of_input))
         _check_outputs(task.outputs_of_input[tensor.name], request.outputs)
-        makers = await task.infer(spec.name, tensor, request.parameters, call)
+        makers = await task.infer(spec.name, tensor, request.parameters, context)
         wanted = request.outputs or list(makers)
-        return await call.run(_make_outputs([makers[name] for name in wanted], spec.name))
+        return await context.run(_make_outputs([makers[name] for name in wanted], spec.name))
 
 
 def server_version() -> str:

@@ -35,15 +35,7 @@ JSON_LENGTH = "inference-header-content-length"
 def rest_app(
     inference: Callable[[], OpenInference], is_ready: Callable[[], Awaitable[bool]]
 ) -> Starlette:
-    """Return the ASGI application to mount at /v2.
-
-    Parameters
-    ----------
-    inference
-        Returns the operations; called with each request, since they exist only after start-up.
-    is_ready
-        Returns True if every part of the service answers.
-    """
+    """Return the ASGI application to mount at /v2; `inference` is called with each request."""
     endpoints = _Endpoints(inference, is_ready)
     routes: list[tuple[str, Endpoint, str]] = [
         ("/", endpoints.server, "GET"),
@@ -125,7 +117,6 @@ def _model_and_version(request: Request) -> tuple[str, str]:
 
 
 def _parse_body(body: bytes, json_length: str | None) -> tuple[dict[str, Any], list[Tensor]]:
-    """Return the JSON part of a body and the tensors of its inputs."""
     length = len(body) if json_length is None else _integer(json_length)
     if not 0 <= length <= len(body):
         raise _request_error("a JSON part of the length in the header", "a shorter body")
@@ -166,7 +157,7 @@ def _flatten(values: list[Any]) -> list[Any]:
 
 
 def _binary_outputs(head: dict[str, Any]) -> Callable[[str], bool]:
-    """Return a function of an output's name: does the client want it in binary form?"""
+    """Return a function that says for an output's name if the client wants it in binary form."""
     default = bool(_dict(head, "parameters").get("binary_data_output", False))
     own = {
         str(output.get("name")): bool(_dict(output, "parameters").get("binary_data", default))

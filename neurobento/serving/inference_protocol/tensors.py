@@ -49,24 +49,16 @@ class Tensor:
 
     @classmethod
     def from_array(cls, name: str, array: NDArray[Any]) -> Tensor:
-        """Make a tensor of an array."""
         datatype = next(name for name, dtype in DTYPES.items() if array.dtype == dtype)
         return cls(name, datatype, array.shape, np.ascontiguousarray(array))
 
     @classmethod
     def from_bytes(cls, name: str, content: bytes) -> Tensor:
-        """Make a tensor of one byte string."""
         return cls(name, "BYTES", (1,), [content])
 
     @classmethod
     def from_raw(cls, name: str, datatype: str, shape: Sequence[int], raw: bytes) -> Tensor:
-        """Make a tensor from the protocol's binary form.
-
-        Raises
-        ------
-        ConfigError
-            The data type is unknown, or the shape needs another number of bytes.
-        """
+        """Make a tensor from the protocol's binary form; raise ConfigError if a size is wrong."""
         if datatype == "BYTES":
             return cls.from_values(name, datatype, shape, _byte_strings(raw, _size(shape)))
         dtype = np.dtype(_dtype(datatype))
@@ -82,14 +74,7 @@ class Tensor:
         shape: Sequence[int],
         values: Sequence[Any] | NDArray[Any],
     ) -> Tensor:
-        """Make a tensor from a flat sequence of values.
-
-        Raises
-        ------
-        ConfigError
-            The data type is unknown, the shape needs another number of values, or a value does
-            not fit the data type.
-        """
+        """Make a tensor from a flat sequence of values; raise ConfigError if they do not fit."""
         if len(values) != _size(shape):
             raise tensor_error("as many values as its shape needs", f"{len(values)}")
         sizes = tuple(int(n) for n in shape)
@@ -125,7 +110,7 @@ class TaskTensors(Protocol):
     outputs_of_input: Mapping[str, tuple[str, ...]]
 
     async def infer(
-        self, model: str, tensor: Tensor, parameters: Mapping[str, Any], call: RequestContext
+        self, model: str, tensor: Tensor, parameters: Mapping[str, Any], context: RequestContext
     ) -> OutputMakers:
         """Do the work on an input and return a maker of each of its outputs."""
 
@@ -141,21 +126,10 @@ def file_content(tensor: Tensor) -> bytes:
 def grid_images(
     tensor: Tensor, shape: tuple[int, ...], max_images: int, file_input: str
 ) -> NDArray[np.float32]:
-    """Return the images (N, 1, *shape) in a tensor.
+    """Return the images (N, 1, *shape) in a tensor, with values from 0 to 1.
 
-    Parameters
-    ----------
-    shape
-        Of the network's grid.
-    file_input
-        Name of the input that takes a file; the message recommends it.
-
-    Raises
-    ------
-    NotOnNetworkGrid
-        The images have another shape or data type.
-    ConfigError
-        There are too many images or none, or a value is not between 0 and 1.
+    Raise NotOnNetworkGrid for another shape or data type; its message recommends `file_input`, the
+    input that takes a file.
     """
     values = tensor.values
     has_axes = tensor.datatype == "FP32" and values.ndim == 2 + len(shape)
@@ -176,12 +150,10 @@ def grid_images(
 
 
 def json_tensor(name: str, value: Mapping[str, Any]) -> Tensor:
-    """Make a tensor of one string of JSON."""
     return Tensor.from_bytes(name, json.dumps(value).encode())
 
 
 def tensor_error(expected: str, found: str) -> ConfigError:
-    """Return the error of a tensor that is not as it should be."""
     return ConfigError(
         subject="inputs",
         expected=f"a tensor with {expected}" if not expected.startswith("`") else expected,

@@ -28,34 +28,28 @@ REDIS_SCHEMES = ("redis", "rediss", "unix")
 class KeyValueStore:
     """Small values by key, and a queue of names.
 
-    All methods raise `ServiceUnavailable` if the database cannot be reached or its disk is full.
+    Methods raise `ServiceUnavailable` if the database cannot be reached or its disk is full.
     """
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
     def put(self, key: str, value: bytes) -> None:
-        """Write a value, whatever the key had before."""
         with _translated_errors():
             self._store.put_data(key, value)
 
     def claim(self, key: str, value: bytes) -> bool:
-        """Write a value unless the key has one; return True if the key now has this value.
-
-        Of many that claim a key with values of their own, one succeeds.
-        """
+        """Write a value unless the key has another; of many that claim a key, one gets True."""
         with _translated_errors():
             # huey repeats a write whose connection was lost: it may find its own value
             return self._store.put_if_empty(key, value) or self.get(key) == value
 
     def get(self, key: str) -> bytes | None:
-        """Return the value of a key, if it has one."""
         with _translated_errors():
             value = self._store.peek_data(key)
         return None if value is EmptyData else bytes(value)
 
     def delete(self, key: str) -> None:
-        """Delete a key, if it exists."""
         with _translated_errors():
             self._store.delete_data(key)
 
@@ -65,12 +59,10 @@ class KeyValueStore:
             self._store.delete_if(key, value)
 
     def items(self) -> dict[str, bytes]:
-        """Return all keys and values."""
         with _translated_errors():
             return {key: bytes(value) for key, value in self._store.result_items().items()}
 
     def enqueue(self, name: str) -> None:
-        """Append a name to the queue."""
         with _translated_errors():
             self._store.enqueue(name.encode())
 
@@ -81,17 +73,15 @@ class KeyValueStore:
         return None if name is None else bytes(name).decode()
 
     def queued_names(self) -> list[str]:
-        """Return the names in the queue, in order."""
         with _translated_errors():
             return [bytes(name).decode() for name in self._store.enqueued_items()]
 
     def close(self) -> None:
-        """Close the connection."""
         self._store.close()
 
 
 class FileStore:
-    """Files of any length by name, in pieces; methods raise as `KeyValueStore` does.
+    """Files of any length by name, in pieces.
 
     A file exists once it is complete: then the value of its name is its number of pieces.
     """
@@ -101,7 +91,6 @@ class FileStore:
         self._store = store
 
     def write(self, name: str, source: BinaryIO) -> None:
-        """Copy the rest of an open file into the database."""
         count = 0
         while chunk := source.read(CHUNK_BYTES):
             self._values.put(f"{name}/{count}", chunk)
@@ -131,35 +120,19 @@ class FileStore:
             self._values.delete(f"{name}/{number}")
 
     def keys(self) -> list[str]:
-        """Return the keys of all files and pieces, for `delete_key`."""
+        """Return the keys of all files and of all their pieces."""
         with _translated_errors():
             return self._store.keys()
 
     def delete_key(self, key: str) -> None:
-        """Delete one file's name or one piece."""
         self._values.delete(key)
 
     def close(self) -> None:
-        """Close the connection."""
         self._values.close()
 
 
 class Database:
-    """Both stores.
-
-    Parameters
-    ----------
-    url
-        `sqlite:///PATH`, with a fourth slash for an absolute path, or `redis://HOST:PORT/NUMBER`
-        (also `rediss://`, `unix://`).
-
-    Raises
-    ------
-    ConfigError
-        The URL is none of these.
-    ServiceUnavailable
-        SQLite's file cannot be used. Redis is not contacted yet.
-    """
+    """Both stores at a URL, `sqlite:///PATH` or `redis://HOST:PORT/NUMBER` (`rediss://`, `unix://`)."""
 
     def __init__(self, url: str) -> None:
         scheme, _, rest = url.partition("://")
@@ -181,7 +154,6 @@ class Database:
         self.values, self.files = KeyValueStore(stores[0]), FileStore(stores[1])
 
     def close(self) -> None:
-        """Close both connections."""
         self.values.close()
         self.files.close()
 
@@ -196,7 +168,6 @@ def _file_deleted() -> JobNotFound:
 
 @contextlib.contextmanager
 def _translated_errors() -> Iterator[None]:
-    """Raise ServiceUnavailable for the errors of the databases."""
     try:
         yield
     except (sqlite3.Error, RedisError, OSError) as error:

@@ -33,10 +33,10 @@ class SqliteStore(SqliteStorage):  # type: ignore[misc]
 
     @contextlib.contextmanager
     def db(self, commit: bool = False, close: bool = False) -> Iterator[sqlite3.Cursor]:
-        """Give a cursor, in a transaction of its own if the work is to be committed.
+        """Give a cursor; if the work is to be committed, in a transaction of its own.
 
-        Huey's own method leaves the transaction open if the disk is full at the commit. All reads
-        through the connection would then see the refused values, until the next write fails.
+        Huey's method leaves it open if the disk is full at the commit: all reads through the
+        connection would see the refused values, until the next write fails.
         """
         with self.lock:
             try:
@@ -57,18 +57,15 @@ class SqliteStore(SqliteStorage):  # type: ignore[misc]
                 self._disconnect()
 
     def _disconnect(self) -> None:
-        """Close the connection, which rolls back; the next use opens another."""
         if self._conn is not None:
             self._conn.close()
             self._conn = None
 
     def delete_if(self, key: str, value: bytes) -> None:
-        """Delete a key if it has this value, in one step."""
         query = "delete from kv where queue = ? and key = ? and value = ?"
         self.sql(query, (self.name, key, self.to_blob(value)), commit=True)
 
     def keys(self) -> list[str]:
-        """Return all keys, without reading the values."""
         query = "select key from kv where queue = ?"
         return [key for (key,) in self.sql(query, (self.name,), results=True)]
 
@@ -77,11 +74,9 @@ class RedisStore(RedisStorage):  # type: ignore[misc]
     """Huey's Redis store."""
 
     def delete_if(self, key: str, value: bytes) -> None:
-        """Delete a key if it has this value, in one step."""
         self.conn.eval(DELETE_IF, 1, self.result_key, key, value)
 
     def keys(self) -> list[str]:
-        """Return all keys, without reading the values."""
         return [key.decode() for key in self.conn.hkeys(self.result_key)]
 
 
@@ -107,7 +102,6 @@ def make_sqlite_file(file: Path) -> None:
 
 
 def sqlite_store(name: str, file: Path) -> Store:
-    """Return one of the stores in a file."""
     return SqliteStore(
         name,
         filename=str(file),

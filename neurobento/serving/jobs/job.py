@@ -42,8 +42,6 @@ Entry = TypeVar("Entry")
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A submitted job."""
-
     id: str
     key: str
     """A later job may have the same id, but never the same key."""
@@ -99,34 +97,29 @@ class Attempt:
 
     @property
     def lease_key(self) -> str:
-        """Key of its lease."""
         return f"lease:{self.job.key}:{self.number}"
 
     @property
     def result_file(self) -> str:
-        """Name of its result."""
         return result_file(self.job.key, self.number)
 
 
 def to_json(entry: Job | Lease | End) -> bytes:
-    """Serialise an entry."""
     return json.dumps(dataclasses.asdict(entry)).encode()
 
 
 def from_json(kind: type[Entry], packed: bytes) -> Entry:
-    """Return an entry of the given class; leave out fields that a newer version added."""
+    """Return an entry of a class; leave out fields that a newer version added."""
     values: dict[str, Any] = json.loads(packed)
     known = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     return kind(**{name: value for name, value in values.items() if name in known})
 
 
 def scan_file(key: str) -> str:
-    """Return the name of a job's scan."""
     return f"{key}/scan"
 
 
 def result_file(key: str, number: int) -> str:
-    """Return the name of an attempt's result."""
     return f"{key}/result/{number}"
 
 
@@ -142,7 +135,6 @@ def remove_leftovers(
 
 
 def remove_files(files: FileStore, key: str, attempts: int) -> None:
-    """Remove the scan and all results of a job."""
     files.delete(scan_file(key))
     for number in range(1, attempts + 1):
         files.delete(result_file(key, number))

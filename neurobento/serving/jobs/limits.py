@@ -9,7 +9,7 @@ __all__ = ["JobLimits"]
 
 @dataclass(frozen=True)
 class JobLimits:
-    """How many jobs may wait, and how long things are kept."""
+    """Limits of waiting jobs and of the time that things are kept."""
 
     max_waiting: int
     """More jobs are refused."""

@@ -23,7 +23,7 @@ def this_owner() -> str:
 
 
 def _machine() -> str:
-    """Return host, boot and container name space: within them a process id is unambiguous."""
+    """Return host, boot and container: within them a process id is unambiguous."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return f"{socket.gethostname()}/{boot}/{Path('/proc/self/ns/pid').readlink()}"
 
@@ -31,15 +31,9 @@ def _machine() -> str:
 class Liveness:
     """Judge owners: on this machine by the system, elsewhere by whether their heartbeat changes.
 
-    Clocks of two machines are never compared. What counts is how long this process has seen the
-    same heartbeat, and only while it looked: if the database was away, the other process could
-    not write either.
-
-    Parameters
-    ----------
-    lost_after_s
-        An owner elsewhere counts as dead once its heartbeat has been the same for so long, in at
-        least four looks.
+    An owner elsewhere is dead if its heartbeat was the same for `lost_after_s`, in at least four
+    looks. Clocks of two machines are never compared, and only time in which this process looked
+    counts: while the database was away, the other process could not write either.
     """
 
     def __init__(self, lost_after_s: float = LOST_AFTER_S) -> None:
@@ -49,7 +43,7 @@ class Liveness:
         self._lock = threading.Lock()
 
     def is_alive(self, owner: str, heartbeat: bytes | None) -> bool:
-        """Return True if an owner is alive, given its latest heartbeat."""
+        """Judge an owner, given its latest heartbeat."""
         machine, pid, start = owner.rsplit(" ", 2)
         if machine == self._machine:
             return process_start_time(int(pid)) == start
@@ -71,8 +65,6 @@ class Liveness:
 
 @dataclasses.dataclass
 class _Seen:
-    """A heartbeat, when it was last looked at, and for how long it was seen not to change."""
-
     heartbeat: bytes | None
     looked: float
     silent_s: float = 0.0

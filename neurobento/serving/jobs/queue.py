@@ -40,12 +40,8 @@ MAX_LOST_ATTEMPTS = 5
 class JobQueue(Submissions):
     """The jobs in a database that other servers may share; all methods are thread-safe.
 
-    All methods raise `ServiceUnavailable` if the database cannot be reached or its disk is full.
-
-    Parameters
-    ----------
-    owner
-        Name of this worker, unlike any other's; None for this process.
+    Methods raise `ServiceUnavailable` if the database cannot be reached or its disk is full. No
+    two queues may have the same owner; by default it is this process.
     """
 
     def __init__(
@@ -64,16 +60,12 @@ class JobQueue(Submissions):
         self._heartbeats = 0
 
     def state(self, job: Job, leases: list[Lease], end: End | None) -> State:
-        """Return the state of a job, given its leases and its end."""
         if end is not None:
             return end.state
         return "running" if leases and self._is_running(job, leases[-1]) else "waiting"
 
     def take(self) -> Attempt | None:
-        """Return an attempt at the first job that waits, if any; call `release` at its end.
-
-        Nobody else gets the same attempt.
-        """
+        """Return an attempt at the first job that waits, which nobody else gets until `release`."""
         while (id := self._values.dequeue()) is not None:
             job = self._find_job(id)
             if job is None or self.end(job) is not None:
@@ -90,7 +82,7 @@ class JobQueue(Submissions):
         return None
 
     def _claim(self, attempt: Attempt) -> bool:
-        """Claim an attempt; return False if somebody else has it or the job has ended."""
+        """Return False if somebody else has the attempt, or the job has ended."""
         lease = Lease(attempt.number, self._owner, time.time(), mark=secrets.token_hex(8))
         is_ours = False
         with self._held_lock:
@@ -134,7 +126,7 @@ class JobQueue(Submissions):
         return self._end(attempt, end)
 
     def give_back(self, attempt: Attempt) -> None:
-        """Let others work on a job, as this owner is about to stop."""
+        """Return a job to the queue, as this owner is about to stop."""
         lease = Lease(attempt.number, self._owner, time.time(), returned=True)
         self._values.put(attempt.lease_key, to_json(lease))
         self._values.enqueue(attempt.job.id)
@@ -144,7 +136,6 @@ class JobQueue(Submissions):
         return self._exists(attempt.job) and self.end(attempt.job) is None
 
     def send_heartbeat(self) -> None:
-        """Tell other servers that this owner is alive."""
         self._heartbeats += 1
         self._values.put(f"beat:{self._owner}", str(self._heartbeats).encode())
 

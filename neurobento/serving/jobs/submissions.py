@@ -38,13 +38,7 @@ class Submissions:
         self._limits = limits
 
     def submit(self, scan: Path, options: ParcellationOptions, key: str | None = None) -> Job:
-        """Copy a scan into the database and queue a job for it.
-
-        Parameters
-        ----------
-        key
-            The client's idempotency key: a second request with the same key gets the first
-            one's job.
+        """Queue a job for a scan; a second request with the same idempotency key gets the first.
 
         Raises
         ------
@@ -82,14 +76,12 @@ class Submissions:
         return from_json(Job, self._packed_job(id))
 
     def leases(self, job: Job) -> list[Lease]:
-        """Return the leases of all attempts at a job."""
         leases: list[Lease] = []
         while (packed := self._values.get(f"lease:{job.key}:{len(leases) + 1}")) is not None:
             leases.append(from_json(Lease, packed))
         return leases
 
     def end(self, job: Job) -> End | None:
-        """Return the end of a job, None while it has not ended."""
         packed = self._values.get(f"end:{job.key}")
         return None if packed is None else from_json(End, packed)
 
@@ -98,11 +90,11 @@ class Submissions:
         return end.ended + self._limits.keep_s
 
     def result(self, job: Job, end: End) -> Iterator[bytes]:
-        """Yield the zip of a finished job in pieces; raise JobNotFound if the job is removed."""
+        """Yield the zip of a finished job in pieces."""
         return self._files.chunks(result_file(job.key, end.number))
 
     def delete(self, id: str) -> None:
-        """End a job that has not ended, and remove it; raise JobNotFound if it does not exist."""
+        """Remove a job, whether it has ended or not."""
         self._remove(self._packed_job(id))
 
     def _find_job(self, id: str) -> Job | None:
@@ -125,7 +117,6 @@ class Submissions:
         )
 
     def _exists(self, job: Job) -> bool:
-        """Return True unless the job was removed; a later job may have its id."""
         packed = self._values.get(f"job:{job.id}")
         return packed is not None and from_json(Job, packed).key == job.key
 
@@ -193,7 +184,6 @@ class Submissions:
 
 
 def _require_same(job: Job, request: str) -> Job:
-    """Return the job; raise JobConflict if it was submitted by another request."""
     if job.request != request:
         raise JobConflict(
             subject="Idempotency-Key",

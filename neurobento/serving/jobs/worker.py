@@ -48,9 +48,8 @@ class OutputHandler(Protocol):
     """The part of `ParcellationHandler` that jobs need."""
 
     async def outputs(
-        self, file: Path, options: ParcellationOptions, call: RequestContext
-    ) -> bytes:
-        """Return all output files of a scan, as a zip."""
+        self, file: Path, options: ParcellationOptions, context: RequestContext
+    ) -> bytes: ...
 
 
 class _NotHere(Exception):
@@ -59,10 +58,8 @@ class _NotHere(Exception):
 
 @dataclasses.dataclass(eq=False)
 class _Run:
-    """An attempt in progress."""
-
     attempt: Attempt
-    call: RequestContext
+    context: RequestContext
     """The current try, or the last one."""
     until: float
     """Monotonic time until which this server waits for a slot; then others get the job."""
@@ -71,16 +68,10 @@ class _Run:
 
 
 class JobWorker:
-    """Take jobs from the queue while the server runs.
+    """Take jobs from the queue while the server runs, `at_once` at a time.
 
-    Parameters
-    ----------
-    is_ready
-        Returns True if every part of the service answers, which takes a while after its start.
-    at_once
-        Jobs worked on at the same time.
-    limit_s
-        Seconds for one try of a job, and for waiting before one.
+    `limit_s` is the time for one try of a job, and for waiting before it. `is_ready` returns True
+    once every part of the service answers.
     """
 
     def __init__(
@@ -99,7 +90,6 @@ class JobWorker:
         self._new_job = asyncio.Event()
 
     async def start(self) -> None:
-        """Start to take jobs."""
         loops = [
             _repeat(HEARTBEAT_EVERY_S, self._send_heartbeat),
             _repeat(SWEEP_EVERY_S, self._sweep),
@@ -137,7 +127,6 @@ class JobWorker:
                 await asyncio.wait_for(self._new_job.wait(), POLL_S)
 
     async def _yield_to_requests(self) -> None:
-        """Wait while requests wait, for some time."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(MAX_YIELD_S):
                 while not self._admission.can_start_now():
@@ -145,7 +134,7 @@ class JobWorker:
 
     async def _run(self, attempt: Attempt) -> bool:
         """Work on a job; return False if it was given back before its end."""
-        run = _Run(attempt, self._new_call(attempt), time.monotonic() + self._limit_s)
+        run = _Run(attempt, self._new_context(attempt), time.monotonic() + self._limit_s)
         self._runs.add(run)
         status: int | str = "given back"
         try:
@@ -162,7 +151,7 @@ class JobWorker:
         finally:
             self._runs.remove(run)
             self._queue.release(attempt)
-            log_request(run.call, status)
+            log_request(run.context, status)
 
     async def _run_to_end(self, run: _Run) -> int:
         """Work on a job until it ends with a result or an error; return its status."""
@@ -186,10 +175,9 @@ class JobWorker:
         return status
 
     async def _result(self, run: _Run) -> bytes:
-        """Return the zip of a job, in as many tries as it takes."""
         while True:
             # each try has the whole limit: the scan is not to blame for a busy server
-            run.call = self._new_call(run.attempt)
+            run.context = self._new_context(run.attempt)
             try:
                 return await self._try(run)
             except (ServiceBusy, ServiceUnavailable) as error:
@@ -205,7 +193,7 @@ class JobWorker:
             await to_thread.run_sync(self._queue.copy_scan, run.attempt, scan)
             options = ParcellationOptions(job.model, job.preprocessing, job.space)
             try:
-                return await self._handler.outputs(scan, options, run.call)
+                return await self._handler.outputs(scan, options, run.context)
             except ServiceUnavailable:
                 run.unavailable += 1
                 raise
@@ -217,21 +205,21 @@ class JobWorker:
             if self._admission.draining or time.monotonic() > run.until:
                 raise _NotHere
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(run.call.wait_abandoned(), POLL_S)
+                await asyncio.wait_for(run.context.wait_abandoned(), POLL_S)
                 raise ClientGone(
                     expected="a job that is wanted",
                     found="one that was deleted or has ended",
                     remedy="Nothing was kept.",
                 )
 
-    def _new_call(self, attempt: Attempt) -> RequestContext:
+    def _new_context(self, attempt: Attempt) -> RequestContext:
         return RequestContext(attempt.job.id, "job", self._limit_s)
 
     async def _send_heartbeat(self) -> None:
         await to_thread.run_sync(self._queue.send_heartbeat)
         for run in list(self._runs):
             if not await to_thread.run_sync(self._queue.is_wanted, run.attempt):
-                run.call.abandon()
+                run.context.abandon()
 
     async def _sweep(self) -> None:
         counts = await to_thread.run_sync(self._queue.sweep)
@@ -247,7 +235,6 @@ async def _repeat(seconds: float, step: Callable[[], Awaitable[None]]) -> None:
 
 
 async def _retry_until_written(step: Callable[[], object]) -> None:
-    """Repeat a step until the database accepts it."""
     while True:
         with _logged_errors("jobs: an end could not be written yet"):
             await to_thread.run_sync(step)

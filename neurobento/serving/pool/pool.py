@@ -26,12 +26,7 @@ __all__ = ["PreprocessingPool"]
 class PreprocessingPool:
     """A pool of worker processes, used from one event loop.
 
-    Parameters
-    ----------
-    processes
-        Scans with or without skull that are prepared at the same time.
-    threads
-        Threads for each.
+    It prepares `processes` scans at the same time, each with its own `threads`.
     """
 
     def __init__(self, processes: int, threads: int) -> None:
@@ -61,12 +56,7 @@ class PreprocessingPool:
     async def prepare(self, path: Path, kind: Kind, ticket: str) -> dict[str, Any]:
         """Return what was made of a file, or the error it raised, packed (see `serialisation`).
 
-        Parameters
-        ----------
-        path, kind
-            The file, and what to make of it. Its array is written beside it.
-        ticket
-            Names the work, so that it can be ended, and the array's file.
+        Its array is written beside it. The ticket names the work, so that it can be ended.
 
         Raises
         ------
@@ -100,7 +90,6 @@ class PreprocessingPool:
             await asyncio.wait({task})
 
     async def end_all(self) -> None:
-        """End all work and wait until it has ended."""
         for ticket in list(self._running):
             await self.end(ticket)
 

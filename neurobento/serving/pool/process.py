@@ -29,15 +29,7 @@ START_LIMIT_S = 120.0
 
 
 class WorkerProcess:
-    """One worker process at a time, and the pipe to it.
-
-    Parameters
-    ----------
-    threads
-        Threads that its libraries use.
-    import_libraries
-        Called in the new process; it is ready afterwards.
-    """
+    """One worker process at a time, and the pipe to it."""
 
     def __init__(self, threads: int, import_libraries: Callable[[], None]) -> None:
         self._threads, self._import_libraries = threads, import_libraries
@@ -50,12 +42,10 @@ class WorkerProcess:
 
     @property
     def alive(self) -> bool:
-        """True while the process runs."""
         return self._process is not None and self._process.is_alive()
 
     @property
     def ready(self) -> bool:
-        """True while the process runs and can take a file."""
         return self._is_ready and self.alive
 
     def watch(self, on_end: Callable[[WorkerProcess], None]) -> None:
@@ -107,13 +97,7 @@ class WorkerProcess:
         return await loop.run_in_executor(self._reader, self._pipe.recv)
 
     async def prepare(self, path: Path, kind: Kind, ticket: str) -> dict[str, Any]:
-        """Return what the worker made of a file, packed; kill the worker if this is cancelled.
-
-        Raises
-        ------
-        ServiceUnavailable
-            The worker died.
-        """
+        """Return what the worker made of a file, packed; kill the worker if this is cancelled."""
         assert self._pipe is not None
         with map_exhaustion():
             folder = tempfile.mkdtemp(prefix=FOLDER_PREFIX)
@@ -160,7 +144,6 @@ def _kill_processes_naming(folder: str) -> None:
 
 
 def worker_died() -> ServiceUnavailable:
-    """Return the error of a file whose worker died."""
     return ServiceUnavailable(
         expected="a preprocessing process that answers",
         found="one that died",

@@ -60,13 +60,7 @@ class WorkerQueue:
             self._begin_restart(worker)
 
     async def prepare(self, path: Path, kind: Kind, ticket: str) -> dict[str, Any]:
-        """Wait for a free worker and return what it made of a file, packed.
-
-        Raises
-        ------
-        ServiceUnavailable
-            The worker died, or none can be started.
-        """
+        """Wait for a free worker and return what it made of a file, packed."""
         queued = time.monotonic()
         while not (worker := await self._next_free()).ready:
             self._begin_restart(worker)
@@ -120,7 +114,6 @@ class WorkerQueue:
         self._add_started(worker)
 
     async def close(self) -> None:
-        """Kill all workers and start no more."""
         for restart in self._restarts:
             restart.cancel()
         await asyncio.gather(*self._restarts, return_exceptions=True)

@@ -28,11 +28,9 @@ logger = logging.getLogger("neurobento.serving")
 class PreprocessingService(Protocol):
     """The preprocessing service as handlers call it."""
 
-    async def prepare(self, path: str, kind: str, ticket: str) -> dict[str, Any]:
-        """Return what was made of a file, or its error, packed (see `pool.serialisation`)."""
+    async def prepare(self, path: str, kind: str, ticket: str) -> dict[str, Any]: ...
 
-    async def end(self, ticket: str) -> None:
-        """End the work of a ticket."""
+    async def end(self, ticket: str) -> None: ...
 
     async def call(self, method: str) -> Any:
         """RequestContext a method by its name; during start-up BentoML offers no other way."""
@@ -41,8 +39,7 @@ class PreprocessingService(Protocol):
 class Runner(Protocol):
     """The runner of one model as the handlers of all tasks call it."""
 
-    async def describe(self) -> dict[str, Any]:
-        """Return the model and the backend, for run.json."""
+    async def describe(self) -> dict[str, Any]: ...
 
 
 OwnRunner = TypeVar("OwnRunner", bound=Runner)
@@ -51,14 +48,9 @@ OwnRunner = TypeVar("OwnRunner", bound=Runner)
 class TaskHandler(Generic[OwnRunner]):
     """Handle the requests for one task, whether they came by HTTP, by gRPC or as jobs.
 
-    Parameters
-    ----------
-    runners
-        Name of a model for the task -> its runner.
-    batches
-        Model name -> images in a batch of its runner at most. A runner is sent two batches at a
-        time, one in the network and one that waits for it; other calls wait here, where they can
-        be cancelled.
+    `batches` holds the largest batch of each model's runner. A runner is sent two batches at a
+    time, one in the network and one that waits for it; other calls wait here, where they can be
+    cancelled.
     """
 
     task: str
@@ -89,7 +81,7 @@ class TaskHandler(Generic[OwnRunner]):
 
     async def _run_admitted(
         self,
-        call: RequestContext,
+        context: RequestContext,
         model: str,
         kind: Kind,
         work: Callable[[], Coroutine[Any, Any, Result]],
@@ -98,34 +90,33 @@ class TaskHandler(Generic[OwnRunner]):
         """Do some work in its turn and within its deadline; the size helps to predict how long."""
         self._runner(model)
         # only once the model is known to exist: metrics have no labels that clients made up
-        call.model, call.preprocessing = model, kind
+        context.model, context.preprocessing = model, kind
         with (
-            self._admission.join_queue(call, (model, kind, *size), queue_for(kind)),
+            self._admission.join_queue(context, (model, kind, *size), queue_for(kind)),
             map_exhaustion(),
         ):
-            return await call.run(work())
+            return await context.run(work())
 
-    async def _preprocess(self, file: Path, kind: Kind, call: RequestContext) -> dict[str, Any]:
-        """Have a file prepared; return what was made of it, or its error, packed."""
+    async def _preprocess(self, file: Path, kind: Kind, context: RequestContext) -> dict[str, Any]:
         try:
-            return await call_service(self._preprocessing.prepare(str(file), kind, call.ticket))
+            return await call_service(self._preprocessing.prepare(str(file), kind, context.ticket))
         except asyncio.CancelledError:
-            # the other process goes on working after we left; a service that is gone has stopped
+            # cancelling stops nothing in the other process; a service that is gone has stopped
             with contextlib.suppress(ServiceUnavailable):
-                await call_service(self._preprocessing.end(call.ticket))
+                await call_service(self._preprocessing.end(context.ticket))
             raise
 
     async def _call_runner(
-        self, model: str, request: Callable[[OwnRunner], Coroutine[Any, Any, Result]]
+        self, model: str, method: Callable[[OwnRunner], Coroutine[Any, Any, Result]]
     ) -> Result:
         """Return a runner's answer, once it has a free slot.
 
-        The runner finishes a call even if its client has left. The call keeps its slot until
-        then, so that abandoned calls cannot pile up.
+        The runner finishes a call even if its client has left. The call keeps its slot until then,
+        so that abandoned calls cannot pile up.
         """
         runner, slot = self._runner(model), self._slots[model]
         await slot.acquire()
-        work = asyncio.ensure_future(call_service(request(runner)))
+        work = asyncio.ensure_future(call_service(method(runner)))
         work.add_done_callback(functools.partial(_release, slot))
         return await asyncio.shield(work)
 
@@ -149,14 +140,9 @@ def _release(slot: asyncio.Semaphore, work: asyncio.Future[Any]) -> None:
 
 
 async def call_service(answer: Coroutine[Any, Any, Result]) -> Result:
-    """Return what another service answers.
+    """Return what another service answers; raise ServiceUnavailable if it is gone or restarting.
 
-    Raises
-    ------
-    ServiceUnavailable
-        It is gone or restarting, or out of memory. Its own message is not passed on.
-    RuntimeError
-        It failed, and would fail again.
+    The RuntimeError of a service that failed says that it would fail again.
     """
     from aiohttp import ClientError
 

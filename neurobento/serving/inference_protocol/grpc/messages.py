@@ -28,12 +28,7 @@ CONTENTS = {
 async def receive_message(requests: AsyncIterator[Any], limit_s: float) -> Any:
     """Return the one message of a call.
 
-    Raises
-    ------
-    DeadlineExceeded
-        It is not complete in time; its sender holds a slot meanwhile.
-    ConfigError
-        There is none, more than one, or one that cannot be read.
+    Raise DeadlineExceeded if it is not complete in time: its sender holds a slot meanwhile.
     """
     messages = []
     try:
@@ -97,7 +92,6 @@ def parse_request(message: Any) -> InferRequest:
 
 
 def infer_response(message: Any, version: str, tensors: list[Tensor]) -> Any:
-    """Return the ModelInferResponse to a ModelInferRequest."""
     outputs = [
         pb.ModelInferResponse.InferOutputTensor(
             name=tensor.name, datatype=tensor.datatype, shape=tensor.shape

@@ -32,15 +32,7 @@ STOP_GRACE_S = 5.0
 
 
 class GrpcServer:
-    """The gRPC server, in the event loop of the service.
-
-    Parameters
-    ----------
-    admission, limits, token
-        The same as for HTTP.
-    is_ready
-        Returns True if every part of the service answers.
-    """
+    """The gRPC server, in the event loop of the service."""
 
     def __init__(
         self,
@@ -70,13 +62,7 @@ class GrpcServer:
         reflection.enable_server_reflection(names, self._server, _reflection_pool())
 
     async def start(self, host: str, port: int) -> int:
-        """Start to answer and return the port, which the system chooses if `port` is 0.
-
-        Raises
-        ------
-        ConfigError
-            The port is in use.
-        """
+        """Start to answer and return the port, which the system chooses if `port` is 0."""
         try:
             bound = self._server.add_insecure_port(f"{host}:{port}")
         except RuntimeError:
@@ -105,7 +91,6 @@ class GrpcServer:
             await self._health.set(name, status.SERVING if is_serving else status.NOT_SERVING)
 
     async def stop(self) -> None:
-        """Stop; calls in flight have a few seconds to end."""
         if self._health_task is not None:
             self._health_task.cancel()
         await self._server.stop(grace=STOP_GRACE_S)

@@ -51,36 +51,30 @@ class Servicer:
         self._limits, self._token, self._parts_ready = limits, token, is_ready
 
     async def ServerLive(self, request: Any, context: Any) -> Any:
-        """Report that the server runs."""
         return pb.ServerLiveResponse(live=True)
 
     async def ServerReady(self, request: Any, context: Any) -> Any:
-        """Report whether every part of the service answers."""
         return pb.ServerReadyResponse(ready=await self._is_ready())
 
     async def ModelReady(self, request: Any, context: Any) -> Any:
-        """Report whether a model can be used."""
-        async with self._errors(context, self._call(context)):
+        async with self._errors(context, self._request_context(context)):
             self._inference.spec(request.name, request.version)
             return pb.ModelReadyResponse(ready=await self._is_ready())
 
     async def ServerMetadata(self, request: Any, context: Any) -> Any:
-        """Report the server's name and version."""
-        async with self._errors(context, self._call(context)):
+        async with self._errors(context, self._request_context(context)):
             return pb.ServerMetadataResponse(
                 name=SERVER_NAME, version=server_version(), extensions=EXTENSIONS
             )
 
     async def ModelMetadata(self, request: Any, context: Any) -> Any:
-        """Report the inputs and outputs of a model."""
-        async with self._errors(context, self._call(context)):
+        async with self._errors(context, self._request_context(context)):
             return pb.ModelMetadataResponse(
                 **self._inference.metadata(request.name, request.version)
             )
 
     async def RepositoryIndex(self, request: Any, context: Any) -> Any:
-        """List the models."""
-        async with self._errors(context, self._call(context)):
+        async with self._errors(context, self._request_context(context)):
             state = "READY" if await self._is_ready() else "UNAVAILABLE"
             models = [
                 pb.RepositoryIndexResponse.ModelIndex(
@@ -91,29 +85,34 @@ class Servicer:
             return pb.RepositoryIndexResponse(models=models)
 
     async def ModelInfer(self, requests: AsyncIterator[Any], context: Any) -> Any:
-        """Do the work that a request asks for; `requests` holds its one message, yet to be read."""
-        call, resources = self._call(context), ExitStack()
-        resources.callback(call.abandon)
+        """Answer a request for inference; `requests` holds its one message, yet to be read."""
+        request_context, resources = self._request_context(context), ExitStack()
+        resources.callback(request_context.abandon)
         # runs once the answer is sent or the client has left: until then the call keeps its slot
         context.add_done_callback(lambda _: resources.close())
         with root_span("ModelInfer", _metadata(context)):
-            return await self._infer(requests, context, call, resources)
+            return await self._infer(requests, context, request_context, resources)
 
     async def _infer(
-        self, requests: AsyncIterator[Any], context: Any, call: RequestContext, resources: ExitStack
+        self,
+        requests: AsyncIterator[Any],
+        context: Any,
+        request_context: RequestContext,
+        resources: ExitStack,
     ) -> Any:
         code = "CANCELLED"
         try:
-            async with self._errors(context, call):
+            async with self._errors(context, request_context):
                 resources.enter_context(self._admission.slot())
-                limit_s = min(call.seconds_left, self._limits.upload_s)
+                limit_s = min(request_context.seconds_left, self._limits.upload_s)
                 message = await receive_message(requests, limit_s)
                 request = await to_thread.run_sync(parse_request, message)
-                tensors = await self._inference.infer(request, call)
+                tensors = await self._inference.infer(request, request_context)
                 version = self._inference.spec(message.model_name).version
                 response = infer_response(message, version, tensors)
                 # a client that stops reading keeps its slot no longer than any other
-                timer = asyncio.get_running_loop().call_later(call.seconds_left, resources.close)
+                loop, left_s = asyncio.get_running_loop(), request_context.seconds_left
+                timer = loop.call_later(left_s, resources.close)
                 resources.callback(timer.cancel)
                 code = "OK"
                 return response
@@ -123,12 +122,12 @@ class Servicer:
             code = context.code().name
             raise
         finally:
-            log_request(call, code)
+            log_request(request_context, code)
 
     async def _is_ready(self) -> bool:
         return not self._admission.draining and await self._parts_ready()
 
-    def _call(self, context: Any) -> RequestContext:
+    def _request_context(self, context: Any) -> RequestContext:
         remaining_s = context.time_remaining()
         limit_s = self._limits.request_s
         if remaining_s is not None:
@@ -138,10 +137,10 @@ class Servicer:
         )
 
     @asynccontextmanager
-    async def _errors(self, context: Any, call: RequestContext) -> AsyncIterator[None]:
+    async def _errors(self, context: Any, request_context: RequestContext) -> AsyncIterator[None]:
         """Check the token, and turn errors into status codes, the same as over HTTP."""
         trace = current_trace_id()
-        names = [("x-request-id", call.id)]
+        names = [("x-request-id", request_context.id)]
         if trace:
             names.append(("x-trace-id", trace))
         await context.send_initial_metadata(tuple(names))
@@ -150,15 +149,16 @@ class Servicer:
             yield
         except NeuroBentoError as error:
             code, kind = GRPC_CODES.get(error_status(error), "UNKNOWN"), type(error).__name__
-            extra = {"request_id": call.id, "status": code, "error": kind}
-            logger.info("request %s: %s %s", call.id, code, kind, extra=extra)
+            extra = {"request_id": request_context.id, "status": code, "error": kind}
+            logger.info("request %s: %s %s", request_context.id, code, kind, extra=extra)
             trailing = (("error-type", kind), *error_headers(error).items())
             await context.abort(grpc.StatusCode[code], error.public_message, trailing)
         except (asyncio.CancelledError, grpc.aio.AbortError):
             raise
         # the message may hold a path; the log has the error's class and place
         except Exception:
-            logger.exception("request %s failed", call.id, extra={"request_id": call.id})
+            extra = {"request_id": request_context.id}
+            logger.exception("request %s failed", request_context.id, extra=extra)
             await context.abort(grpc.StatusCode.INTERNAL, "something went wrong here")
 
 

@@ -20,15 +20,7 @@ MAP_START = 2
 
 
 def pack_outputs(outputs: OutputBatch, network_s: float) -> NDArray[np.float32]:
-    """Return rows (N, 2 + 128 * 128) of score, seconds in the network, and error map.
-
-    Parameters
-    ----------
-    outputs
-        `score` (N,) and `error_map` (N, 128, 128).
-    network_s
-        Seconds that the batch was in the network.
-    """
+    """Return rows (N, 2 + 128 * 128) of score, seconds in the network, and error map."""
     scores = np.asarray(outputs["score"], np.float32)
     rows = np.empty((len(scores), MAP_START + math.prod(SLICE_SHAPE)), np.float32)
     rows[:, 0], rows[:, 1] = scores, network_s

@@ -44,13 +44,7 @@ class Detector(Runner, Protocol):
 
 
 class AnomalyHandler(TaskHandler[Detector]):
-    """Handle requests about anomalies.
-
-    Parameters
-    ----------
-    thresholds
-        Model name -> the score above which a slice is called anomalous.
-    """
+    """Handle requests about anomalies; a slice is anomalous above its model's threshold."""
 
     task = "anomaly"
 
@@ -66,35 +60,25 @@ class AnomalyHandler(TaskHandler[Detector]):
         self._thresholds = dict(thresholds)
         self._threads = CapacityLimiter(MAX_THREADS)
 
-    async def answer(self, file: Path, model: str, media_type: str, call: RequestContext) -> bytes:
+    async def answer(
+        self, file: Path, model: str, media_type: str, context: RequestContext
+    ) -> bytes:
         """Return the anomaly of a slice's file as JSON, a picture, or a zip of all output files."""
 
         async def work() -> bytes:
-            detection = await self._detect(file, model, call)
+            detection = await self._detect(file, model, context)
             with time_stage("encode", model), span("encode"):
-                return await self._run_in_thread(ENCODERS[media_type], detection, call.id)
+                return await self._run_in_thread(ENCODERS[media_type], detection, context.id)
 
-        return await self._run_admitted(call, model, KIND, work)
+        return await self._run_admitted(context, model, KIND, work)
 
-    async def detect(self, file: Path, model: str, call: RequestContext) -> Detection:
-        """Return the anomaly of a slice's file.
-
-        Raises
-        ------
-        ModelNotFound
-            The model does not exist for this task.
-        ScanError, PreprocessingError
-            The slice cannot be used.
-        ServiceBusy, ServiceUnavailable
-            Not now; both say when to try again.
-        DeadlineExceeded, ClientGone
-            The work was ended in all processes.
-        """
-        work = functools.partial(self._detect, file, model, call)
-        return await self._run_admitted(call, model, KIND, work)
+    async def detect(self, file: Path, model: str, context: RequestContext) -> Detection:
+        """Return the anomaly of a slice's file; raise as `ParcellationHandler.parcellate` does."""
+        work = functools.partial(self._detect, file, model, context)
+        return await self._run_admitted(context, model, KIND, work)
 
     async def score(
-        self, images: NDArray[np.float32], model: str, call: RequestContext
+        self, images: NDArray[np.float32], model: str, context: RequestContext
     ) -> ScoresAndMaps:
         """Return scores (N,) and error maps (N, 128, 128) of images (N, 1, 128, 128)."""
 
@@ -102,10 +86,10 @@ class AnomalyHandler(TaskHandler[Detector]):
             with time_stage("infer", model):
                 return await self._score(images, model)
 
-        return await self._run_admitted(call, model, KIND, work, len(images))
+        return await self._run_admitted(context, model, KIND, work, len(images))
 
-    async def _detect(self, file: Path, model: str, call: RequestContext) -> Detection:
-        prepared = unpack_slice(await self._preprocess(file, KIND, call))
+    async def _detect(self, file: Path, model: str, context: RequestContext) -> Detection:
+        prepared = unpack_slice(await self._preprocess(file, KIND, context))
         record_stage_spans(prepared.seconds)
         facts = await self.facts(model)
         start = time.perf_counter()
@@ -154,7 +138,6 @@ def _restore(
     error_map: NDArray[np.float32],
     threshold: float,
 ) -> Detection:
-    """Bring the error map back to the slice's own pixels."""
     start = time.perf_counter()
     anomaly = slice_anomaly(prepared.fitted, score, error_map, threshold)
     seconds = {**seconds, "restore": time.perf_counter() - start}

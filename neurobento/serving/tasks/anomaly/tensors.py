@@ -54,18 +54,20 @@ class AnomalyTensors:
         self.inputs, self.outputs, self.outputs_of_input = INPUTS, OUTPUTS, OUTPUTS_OF_INPUT
 
     async def infer(
-        self, model: str, tensor: Tensor, parameters: Mapping[str, Any], call: RequestContext
+        self, model: str, tensor: Tensor, parameters: Mapping[str, Any], context: RequestContext
     ) -> OutputMakers:
         """Return a maker of each output; raise as `AnomalyHandler.detect` does."""
         if tensor.name == "slice":
-            return await self._infer_slice(file_content(tensor), model, call)
+            return await self._infer_slice(file_content(tensor), model, context)
         images = grid_images(tensor, SLICE_SHAPE, MAX_IMAGES, "slice")
-        return await self._infer_images(images, model, call)
+        return await self._infer_images(images, model, context)
 
-    async def _infer_slice(self, content: bytes, model: str, call: RequestContext) -> OutputMakers:
+    async def _infer_slice(
+        self, content: bytes, model: str, context: RequestContext
+    ) -> OutputMakers:
         async with uploaded_file(content) as file:
             # its pixels outlive the folder: their file stays open
-            found = await self._handler.detect(file, model, call)
+            found = await self._handler.detect(file, model, context)
         score = np.array([found.anomaly.score], np.float32)
         return {
             "score": lambda: Tensor.from_array("score", score),
@@ -76,10 +78,10 @@ class AnomalyTensors:
         }
 
     async def _infer_images(
-        self, images: NDArray[np.float32], model: str, call: RequestContext
+        self, images: NDArray[np.float32], model: str, context: RequestContext
     ) -> OutputMakers:
-        scores, maps = await self._handler.score(images, model, call)
-        facts = await call.run(self._handler.facts(model))
+        scores, maps = await self._handler.score(images, model, context)
+        facts = await context.run(self._handler.facts(model))
         return {
             "score": lambda: Tensor.from_array("score", scores),
             "error_map": lambda: Tensor.from_array("error_map", maps),

@@ -45,39 +45,39 @@ class ParcellationHandler(TaskHandler[Segmenter]):
 
     task = "parcellation"
 
-    async def labels(self, file: Path, options: ParcellationOptions, call: RequestContext) -> bytes:
+    async def labels(
+        self, file: Path, options: ParcellationOptions, context: RequestContext
+    ) -> bytes:
         """Return the labels alone, as gzip NIfTI."""
-        work = functools.partial(self._labels, file, options, call)
-        return await self._run_admitted(call, options.model, options.preprocessing, work)
+        work = functools.partial(self._labels, file, options, context)
+        return await self._run_admitted(context, options.model, options.preprocessing, work)
 
     async def outputs(
-        self, file: Path, options: ParcellationOptions, call: RequestContext
+        self, file: Path, options: ParcellationOptions, context: RequestContext
     ) -> bytes:
         """Return the output files of the command line, as a zip."""
-        work = functools.partial(self._outputs, file, options, call)
-        return await self._run_admitted(call, options.model, options.preprocessing, work)
+        work = functools.partial(self._outputs, file, options, context)
+        return await self._run_admitted(context, options.model, options.preprocessing, work)
 
     async def parcellate(
-        self, file: Path, options: ParcellationOptions, call: RequestContext
+        self, file: Path, options: ParcellationOptions, context: RequestContext
     ) -> Parcellation:
         """Return the parcellation of a scan's file.
 
         Raises
         ------
-        ModelNotFound
-            The model does not exist.
-        ScanError, PreprocessingError
-            The scan cannot be used.
+        ModelNotFound, ScanError, PreprocessingError
+            The request cannot be served.
         ServiceBusy, ServiceUnavailable
             Not now; both say when to try again.
         DeadlineExceeded, ClientGone
             The work was ended in all processes.
         """
-        work = functools.partial(self._parcellate, file, options, call)
-        return await self._run_admitted(call, options.model, options.preprocessing, work)
+        work = functools.partial(self._parcellate, file, options, context)
+        return await self._run_admitted(context, options.model, options.preprocessing, work)
 
     async def segment(
-        self, images: NDArray[np.float32], options: ParcellationOptions, call: RequestContext
+        self, images: NDArray[np.float32], options: ParcellationOptions, context: RequestContext
     ) -> NDArray[np.uint8]:
         """Return labels (N, 91, 122, 123) of images (N, 1, 91, 122, 123) on the network grid."""
 
@@ -90,7 +90,7 @@ class ParcellationHandler(TaskHandler[Segmenter]):
                     return await self._infer(options.model, files)
 
         return await self._run_admitted(
-            call, options.model, options.preprocessing, segment, len(images)
+            context, options.model, options.preprocessing, segment, len(images)
         )
 
     async def end_abandoned_work(self) -> None:
@@ -101,16 +101,16 @@ class ParcellationHandler(TaskHandler[Segmenter]):
             await asyncio.wait_for(ending, START_LIMIT_S)
 
     async def _labels(
-        self, file: Path, options: ParcellationOptions, call: RequestContext
+        self, file: Path, options: ParcellationOptions, context: RequestContext
     ) -> bytes:
-        parcellation = await self._parcellate(file, options, call)
+        parcellation = await self._parcellate(file, options, context)
         with time_stage("encode", options.model), span("encode"):
             return await to_thread.run_sync(encode_labels, parcellation, options.space)
 
     async def _outputs(
-        self, file: Path, options: ParcellationOptions, call: RequestContext
+        self, file: Path, options: ParcellationOptions, context: RequestContext
     ) -> bytes:
-        parcellation = await self._parcellate(file, options, call)
+        parcellation = await self._parcellate(file, options, context)
         facts = await self.facts(options.model)
         with time_stage("encode", options.model), span("encode"):
             return await to_thread.run_sync(
@@ -118,9 +118,9 @@ class ParcellationHandler(TaskHandler[Segmenter]):
             )
 
     async def _parcellate(
-        self, file: Path, options: ParcellationOptions, call: RequestContext
+        self, file: Path, options: ParcellationOptions, context: RequestContext
     ) -> Parcellation:
-        prepared, image = await self._prepare(file, options.preprocessing, call)
+        prepared, image = await self._prepare(file, options.preprocessing, context)
         record_stage_spans(prepared.seconds)
         start = time.perf_counter()
         with span("infer", model=options.model):
@@ -134,24 +134,19 @@ class ParcellationHandler(TaskHandler[Segmenter]):
         return parcellation
 
     async def _prepare(
-        self, file: Path, preprocessing: Preprocessing, call: RequestContext
+        self, file: Path, preprocessing: Preprocessing, context: RequestContext
     ) -> tuple[PreparedScan, Path]:
-        """Return a scan on the network grid, and the file that holds its image."""
-        packed = await self._preprocess(file, preprocessing, call)
+        packed = await self._preprocess(file, preprocessing, context)
         return unpack_scan(packed), Path(packed["image"])
 
     async def _infer(self, model: str, files: Sequence[Path]) -> NDArray[np.uint8]:
-        """Return the labels of the images in files.
-
-        Batches are sent one after the other, so that other calls get in between.
-        """
+        """Segment batch after batch, so that other calls get in between."""
         size = self._batches[model]
         batches = [files[start : start + size] for start in range(0, len(files), size)]
         labels = [await self._infer_batch(model, batch) for batch in batches]
         return labels[0] if len(labels) == 1 else np.concatenate(labels)
 
     async def _infer_batch(self, model: str, files: Sequence[Path]) -> NDArray[np.uint8]:
-        """Return the labels of one batch; raise ServiceUnavailable if an image is missing."""
         paths = pack_paths(files)
         labels = await self._call_runner(model, lambda runner: runner.segment(paths))
         if has_missing(labels):

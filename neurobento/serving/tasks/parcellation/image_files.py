@@ -30,7 +30,6 @@ Infer = Callable[[NDArray[np.float32]], NDArray[np.uint8]]
 
 
 def write_image(path: Path, image: NDArray[np.float32]) -> None:
-    """Write an image of any shape."""
     path.write_bytes(np.ascontiguousarray(image, np.float32).data)
 
 
@@ -40,13 +39,7 @@ def open_image(path: Path, shape: tuple[int, ...] = NETWORK_SHAPE) -> NDArray[np
 
 
 def pack_paths(paths: Sequence[Path]) -> NDArray[np.uint8]:
-    """Return paths as an array (N, 1024), since BentoML makes batches of arrays alone.
-
-    Raises
-    ------
-    ValueError
-        A path is too long.
-    """
+    """Return paths as an array (N, 1024), since BentoML makes batches of arrays alone."""
     names = [bytes(path) for path in paths]
     if max(map(len, names)) > PATH_BYTES:
         raise ValueError(f"expected names of at most {PATH_BYTES} bytes")
@@ -58,14 +51,8 @@ def segment_files(
 ) -> NDArray[np.uint8]:
     """Return labels (N, 91, 122, 123) of images in files, `MISSING` throughout where a file is.
 
-    Parameters
-    ----------
-    paths
-        As `pack_paths` gives them.
-    infer
-        Gives the labels of images (M, 1, 91, 122, 123).
-    on_wait
-        Called for each image with the seconds since its file was written.
+    `infer` gives the labels of images (M, 1, 91, 122, 123); `on_wait` is called for each image
+    with the seconds since its file was written.
     """
     images = np.empty((len(paths), 1, *NETWORK_SHAPE), np.float32)
     waits_s = [

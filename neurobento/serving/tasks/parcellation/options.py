@@ -12,13 +12,7 @@ __all__ = ["ParcellationOptions"]
 
 
 class ParcellationOptions:
-    """What a client chose: a model, a preprocessing, and the space of the labels.
-
-    Raises
-    ------
-    ConfigError
-        The preprocessing or the space does not exist. The model is checked by the handler.
-    """
+    """The model, preprocessing and space that a client chose; the handler checks the model."""
 
     def __init__(self, model: str, preprocessing: str, space: str) -> None:
         self.model = model
@@ -27,11 +21,7 @@ class ParcellationOptions:
 
     @classmethod
     def from_report_query(cls, query: Mapping[str, str], default_model: str) -> ParcellationOptions:
-        """Return the options of report A's API, `?preprocessing=true|false&model=NAME`.
-
-        The name of a preprocessing is accepted too. Without preprocessing the image has to be
-        on the network grid.
-        """
+        """Return the options of report A's API, `?preprocessing=true|false&model=NAME`."""
         given = query.get("preprocessing", "false").lower()
         preprocessing = {"true": "full", "false": "none"}.get(given, given)
         model = query.get("model") or default_model

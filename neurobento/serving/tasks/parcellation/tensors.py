@@ -61,23 +61,23 @@ class ParcellationTensors:
         self.inputs, self.outputs, self.outputs_of_input = INPUTS, OUTPUTS, OUTPUTS_OF_INPUT
 
     async def infer(
-        self, model: str, tensor: Tensor, parameters: Mapping[str, Any], call: RequestContext
+        self, model: str, tensor: Tensor, parameters: Mapping[str, Any], context: RequestContext
     ) -> OutputMakers:
         """Return a maker of each output; raise as `ParcellationHandler.parcellate` does."""
         preprocessing = str(parameters.get("preprocessing", DEFAULT_PREPROCESSING))
         space = str(parameters.get("space", "native"))
         if tensor.name == "scan":
             options = ParcellationOptions(model, preprocessing, space)
-            return await self._infer_scan(file_content(tensor), options, call)
+            return await self._infer_scan(file_content(tensor), options, context)
         images = grid_images(tensor, NETWORK_SHAPE, MAX_IMAGES, "scan")
-        return await self._infer_images(images, ParcellationOptions(model, "none", space), call)
+        return await self._infer_images(images, ParcellationOptions(model, "none", space), context)
 
     async def _infer_scan(
-        self, content: bytes, options: ParcellationOptions, call: RequestContext
+        self, content: bytes, options: ParcellationOptions, context: RequestContext
     ) -> OutputMakers:
         async with uploaded_file(content) as file:
-            found = await self._handler.parcellate(file, options, call)
-        facts = await call.run(self._handler.facts(options.model))
+            found = await self._handler.parcellate(file, options, context)
+        facts = await context.run(self._handler.facts(options.model))
         native = options.space == "native"
         grid = found.prepared.grid
         labels = found.labels if native else found.network_labels
@@ -92,10 +92,10 @@ class ParcellationTensors:
         }
 
     async def _infer_images(
-        self, images: NDArray[np.float32], options: ParcellationOptions, call: RequestContext
+        self, images: NDArray[np.float32], options: ParcellationOptions, context: RequestContext
     ) -> OutputMakers:
-        labels = await self._handler.segment(images, options, call)
-        facts = await call.run(self._handler.facts(options.model))
+        labels = await self._handler.segment(images, options, context)
+        facts = await context.run(self._handler.facts(options.model))
         return {
             "labels": lambda: Tensor.from_array("labels", labels),
             "voxels": lambda: Tensor.from_array("voxels", _region_voxels(labels)),

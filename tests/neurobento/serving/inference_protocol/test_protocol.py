@@ -35,7 +35,7 @@ from tests.neurobento.serving.fakes import (
     NATIVE,
     NATIVE_SHAPE,
     NETWORK,
-    FakeFront,
+    FakeHandler,
     inference_of,
 )
 
@@ -49,18 +49,18 @@ def labels(known_labels: Callable[[int], Any]) -> Any:
 
 
 @pytest.fixture
-def front(labels: Any) -> FakeFront:
-    return FakeFront(labels)
+def handler(labels: Any) -> FakeHandler:
+    return FakeHandler(labels)
 
 
 @pytest.fixture
-def ask(front: FakeFront) -> Callable[..., dict[str, Tensor]]:
+def ask(handler: FakeHandler) -> Callable[..., dict[str, Tensor]]:
     """Infers; the answer's tensors by name."""
 
     def ask(*inputs: Tensor, **asked: Any) -> dict[str, Tensor]:
         call = RequestContext("r-1", "grpc", 60.0)
         request = InferRequest(**{"model": "compact", "version": "", "inputs": inputs, **asked})
-        found = asyncio.run(inference_of(front).infer(request, call))
+        found = asyncio.run(inference_of(handler).infer(request, call))
         return {tensor.name: tensor for tensor in found}
 
     return ask
@@ -176,8 +176,8 @@ def test_a_refusal_repeats_nothing_of_the_tensor() -> None:
     assert not {"JANE", "DOE", "secret"} & set(str(caught.value).split())
 
 
-def test_metadata_say_what_a_model_takes_and_gives(front: FakeFront, ask: Any) -> None:
-    found = inference_of(front).metadata("compact", "1.2.0")
+def test_metadata_say_what_a_model_takes_and_gives(handler: FakeHandler, ask: Any) -> None:
+    found = inference_of(handler).metadata("compact", "1.2.0")
     assert (found["name"], found["versions"]) == ("compact", ["1.2.0"])
     assert found["platform"]
     inputs = {each["name"]: (each["datatype"], each["shape"]) for each in found["inputs"]}
@@ -195,9 +195,9 @@ def test_metadata_say_what_a_model_takes_and_gives(front: FakeFront, ask: Any) -
 
 @pytest.mark.parametrize(("model", "version"), [("grand", ""), ("compact", "9"), ("", "")])
 def test_a_model_that_is_not_served_is_not_found(
-    model: str, version: str, front: FakeFront, ask: Any
+    model: str, version: str, handler: FakeHandler, ask: Any
 ) -> None:
-    inference = inference_of(front)
+    inference = inference_of(handler)
     for refused in (
         lambda: inference.spec(model, version),
         lambda: inference.metadata(model, version),
@@ -205,47 +205,47 @@ def test_a_model_that_is_not_served_is_not_found(
     ):
         with pytest.raises(ModelNotFound, match=r"compact 1\.2\.0, unet 0\.3\.0"):
             refused()
-    assert front.asked == []
+    assert handler.options == []
 
 
 @pytest.mark.parametrize("version", ["", "0.3.0"])
-def test_the_model_that_was_asked_for_answers(version: str, front: FakeFront, ask: Any) -> None:
+def test_the_model_that_was_asked_for_answers(version: str, handler: FakeHandler, ask: Any) -> None:
     ask(SCAN, model="unet", version=version)
     ask(image_tensor(image()), model="unet", version=version)
-    assert [options.model for options in front.asked] == ["unet", "unet"]
+    assert [options.model for options in handler.options] == ["unet", "unet"]
 
 
 def test_a_scan_reaches_the_front_and_leaves_no_file(
-    front: FakeFront, ask: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    handler: FakeHandler, ask: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     ask(SCAN)
-    assert front.contents == [CONTENT]
-    front.error = EmptyScan(expected="a", found="b", remedy="C.")
+    assert handler.contents == [CONTENT]
+    handler.error = EmptyScan(expected="a", found="b", remedy="C.")
     with pytest.raises(EmptyScan):
         ask(SCAN)
-    assert len(front.contents) == 2
+    assert len(handler.contents) == 2
     assert list(tmp_path.iterdir()) == []
 
 
-def test_parameters_are_those_of_the_form_with_its_defaults(front: FakeFront, ask: Any) -> None:
+def test_parameters_are_those_of_the_form_with_its_defaults(handler: FakeHandler, ask: Any) -> None:
     ask(SCAN)
     ask(SCAN, parameters={"preprocessing": "stripped", "space": "network"})
-    found = [(options.preprocessing, options.space) for options in front.asked]
+    found = [(options.preprocessing, options.space) for options in handler.options]
     assert found == [("full", "native"), ("stripped", "network")]
 
 
 @pytest.mark.parametrize("parameters", [{"preprocessing": "some"}, {"space": 7}])
-def test_other_parameters_are_refused(parameters: Any, front: FakeFront, ask: Any) -> None:
+def test_other_parameters_are_refused(parameters: Any, handler: FakeHandler, ask: Any) -> None:
     with pytest.raises(ConfigError):
         ask(SCAN, parameters=parameters)
-    assert front.contents == []
+    assert handler.contents == []
 
 
-def test_native_labels_stand_on_the_scans_own_grid(front: FakeFront, ask: Any) -> None:
+def test_native_labels_stand_on_the_scans_own_grid(handler: FakeHandler, ask: Any) -> None:
     found = ask(SCAN)
     assert found["labels"].shape == NATIVE_SHAPE
-    assert np.array_equal(found["labels"].values, front.parcellation.labels)
+    assert np.array_equal(found["labels"].values, handler.parcellation.labels)
     assert found["affine"].values == pytest.approx(NATIVE)
 
 
@@ -283,13 +283,13 @@ def test_the_run_says_which_model_answered(ask: Any) -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_images_are_segmented_together_as_each_alone(
-    count: int, front: FakeFront, ask: Any
+    count: int, handler: FakeHandler, ask: Any
 ) -> None:
     values = image(count)
     found = ask(image_tensor(values), parameters={"preprocessing": "full"})
     assert found["labels"].shape == (count, *GRID)
     assert found["voxels"].shape == (count, 116)
-    assert [options.preprocessing for options in front.asked] == ["none"]
+    assert [options.preprocessing for options in handler.options] == ["none"]
     for i in range(count):
         alone = ask(image_tensor(values[i : i + 1]))
         assert np.array_equal(alone["labels"].values[0], found["labels"].values[i])
@@ -300,9 +300,9 @@ def test_images_are_segmented_together_as_each_alone(
 
 
 @pytest.mark.parametrize("wanted", [["labels"], ["run", "affine"], ["dseg", "labels"]])
-def test_outputs_come_as_wanted_and_in_that_order(wanted: list[str], front: FakeFront) -> None:
+def test_outputs_come_as_wanted_and_in_that_order(wanted: list[str], handler: FakeHandler) -> None:
     request = InferRequest("compact", "", [SCAN], wanted)
-    inference = inference_of(front)
+    inference = inference_of(handler)
     found = asyncio.run(inference.infer(request, RequestContext("r-1", "grpc", 60.0)))
     assert [tensor.name for tensor in found] == wanted
 
@@ -311,20 +311,20 @@ def test_outputs_come_as_wanted_and_in_that_order(wanted: list[str], front: Fake
     ("tensor", "wanted"), [(SCAN, "voxels"), (image_tensor(image()), "affine"), (SCAN, "")]
 )
 def test_an_output_that_there_is_not_is_refused_before_any_work(
-    tensor: Tensor, wanted: str, front: FakeFront, ask: Any
+    tensor: Tensor, wanted: str, handler: FakeHandler, ask: Any
 ) -> None:
     with pytest.raises(ConfigError, match="labels"):
         ask(tensor, outputs=["labels", wanted])
-    assert front.asked == []
+    assert handler.options == []
 
 
 @pytest.mark.parametrize(("tensor", "times"), [(SCAN, 2), (image_tensor(image()), 100_000)])
 def test_an_output_asked_for_again_is_refused_before_any_work(
-    tensor: Tensor, times: int, front: FakeFront, ask: Any
+    tensor: Tensor, times: int, handler: FakeHandler, ask: Any
 ) -> None:
     with pytest.raises(ConfigError, match=rf"named once; found {times - 1} more than once"):
         ask(tensor, outputs=["run", *["labels"] * times])
-    assert front.asked == []
+    assert handler.options == []
 
 
 @pytest.fixture
@@ -346,9 +346,9 @@ def packing_without_end(ask: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[t
 
 @pytest.mark.parametrize("kind", [DeadlineExceeded, ClientGone])
 def test_packing_is_not_waited_for_beyond_the_call(
-    kind: type[NeuroBentoError], packing_without_end: threading.Event, front: FakeFront
+    kind: type[NeuroBentoError], packing_without_end: threading.Event, handler: FakeHandler
 ) -> None:
-    inference = inference_of(front)
+    inference = inference_of(handler)
 
     async def infer() -> None:
         call = RequestContext("r-1", "grpc", 1.0 if kind is DeadlineExceeded else 60.0)
@@ -405,12 +405,12 @@ REFUSED: dict[str, tuple[type[NeuroBentoError], tuple[Tensor, ...]]] = {
 
 @pytest.mark.parametrize("what", REFUSED)
 def test_inputs_that_are_not_what_they_should_be_are_refused(
-    what: str, front: FakeFront, ask: Any
+    what: str, handler: FakeHandler, ask: Any
 ) -> None:
     kind, tensors = REFUSED[what]
     with pytest.raises(kind):
         ask(*tensors)
-    assert front.asked == []
+    assert handler.options == []
 
 
 def test_images_at_the_edges_of_the_range_are_taken(ask: Any) -> None:

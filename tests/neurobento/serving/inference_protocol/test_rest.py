@@ -25,9 +25,9 @@ from tests.neurobento.serving.fakes import (
     CONTENT,
     NATIVE,
     NATIVE_SHAPE,
-    FakeFront,
+    FakeHandler,
     inference_of,
-    labels_of,
+    known_labels_of,
 )
 
 GRID = (91, 122, 123)
@@ -44,7 +44,7 @@ def labels(known_labels: Callable[[int], Any]) -> Any:
 class Web:
     """The application behind a gate that lets everything through, as BentoML mounts it."""
 
-    front: FakeFront
+    handler: FakeHandler
     ready: bool = True
     calls: list[RequestContext] = field(default_factory=list)
 
@@ -76,7 +76,7 @@ class Web:
     @property
     def app(self) -> Any:
         """As the service has it."""
-        inference = inference_of(self.front)
+        inference = inference_of(self.handler)
 
         async def ready() -> bool:
             return self.ready
@@ -86,7 +86,7 @@ class Web:
 
 @pytest.fixture
 def web(labels: Any) -> Web:
-    return Web(FakeFront(labels))
+    return Web(FakeHandler(labels))
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +153,7 @@ def test_a_model_that_is_not_served_is_404(model: str, what: str, web: Web) -> N
     path = f"/v2/models/{model}{what}"
     answer = web.infer(scan_json(), path=path) if what == "/infer" else web.get(path)
     assert error_of(answer) == (404, "ModelNotFound")
-    assert web.front.asked == []
+    assert web.handler.options == []
 
 
 def test_a_scan_in_json_is_answered_in_json(web: Web) -> None:
@@ -164,11 +164,11 @@ def test_a_scan_in_json_is_answered_in_json(web: Web) -> None:
     found = answer.json()
     assert (found["model_name"], found["model_version"]) == ("compact", "1.2.0")
     assert found["id"] == "mine"
-    assert web.front.contents == [CONTENT]
+    assert web.handler.contents == [CONTENT]
     outputs = {output["name"]: output for output in found["outputs"]}
     assert outputs["labels"]["shape"] == list(NATIVE_SHAPE)
     assert outputs["labels"]["datatype"] == "UINT8"
-    assert outputs["labels"]["data"] == web.front.parcellation.labels.ravel().tolist()
+    assert outputs["labels"]["data"] == web.handler.parcellation.labels.ravel().tolist()
     assert np.array(outputs["affine"]["data"]).reshape(4, 4) == pytest.approx(NATIVE)
     assert outputs["dseg"]["data"][0].encode("latin-1").startswith(b"\x1f\x8b")
 
@@ -176,7 +176,7 @@ def test_a_scan_in_json_is_answered_in_json(web: Web) -> None:
 def test_every_byte_of_a_scan_in_json_arrives(web: Web) -> None:
     content = bytes(range(256))
     assert web.infer(scan_json(data=[content.decode("latin-1")])).status_code == 200
-    assert web.front.contents == [content]
+    assert web.handler.contents == [content]
 
 
 def test_nvidias_client_sends_a_scan_and_reads_the_answer(web: Web, triton: Any) -> None:
@@ -192,11 +192,11 @@ def test_nvidias_client_sends_a_scan_and_reads_the_answer(web: Web, triton: Any)
     result = triton.InferenceServerClient.parse_response_body(
         answer.content, header_length=int(answer.headers[LENGTH])
     )
-    assert web.front.contents == [CONTENT]
-    (options,) = web.front.asked
+    assert web.handler.contents == [CONTENT]
+    (options,) = web.handler.options
     assert (options.preprocessing, options.space) == ("stripped", "native")
     assert result.get_response()["id"] == "mine"
-    assert np.array_equal(result.as_numpy("labels"), web.front.parcellation.labels)
+    assert np.array_equal(result.as_numpy("labels"), web.handler.parcellation.labels)
     assert result.as_numpy("affine") == pytest.approx(NATIVE)
     assert result.as_numpy("volumes_mm3").shape == (116,)
     assert result.as_numpy("dseg")[0].startswith(b"\x1f\x8b")
@@ -222,7 +222,7 @@ def test_nvidias_client_sends_images_and_reads_what_it_wants(
     assert [output["name"] for output in result.get_response()["outputs"]] == ["labels", "voxels"]
     assert "data" in result.get_output("voxels")
     assert "data" not in result.get_output("labels")
-    assert np.array_equal(result.as_numpy("labels"), labels_of(values))
+    assert np.array_equal(result.as_numpy("labels"), known_labels_of(values))
     assert result.as_numpy("voxels").reshape(count, 116).sum(axis=1).tolist() == [360] * count
 
 
@@ -235,8 +235,8 @@ def test_nvidias_client_may_send_and_ask_for_json_alone(web: Web, triton: Any) -
     answer = web.infer(body)
     assert LENGTH not in answer.headers
     result = triton.InferenceServerClient.parse_response_body(answer.content)
-    assert np.array_equal(result.as_numpy("labels"), web.front.parcellation.labels)
-    assert web.front.contents == [CONTENT]
+    assert np.array_equal(result.as_numpy("labels"), web.handler.parcellation.labels)
+    assert web.handler.contents == [CONTENT]
 
 
 def test_an_image_in_nested_lists_is_the_same_as_a_flat_one(web: Web) -> None:
@@ -276,7 +276,7 @@ STRING = len(CONTENT).to_bytes(4, "little") + CONTENT
 
 def test_a_binary_scan_is_taken_as_it_is(web: Web) -> None:
     assert web.infer(*binary(len(STRING), STRING)).status_code == 200
-    assert web.front.contents == [CONTENT]
+    assert web.handler.contents == [CONTENT]
 
 
 BAD: dict[str, tuple[Any, Any]] = {
@@ -327,7 +327,7 @@ BAD: dict[str, tuple[Any, Any]] = {
 def test_a_request_that_is_not_of_the_protocol_is_400(what: str, web: Web) -> None:
     body, length = BAD[what]
     assert error_of(web.infer(body, length)) == (400, "ConfigError")
-    assert web.front.asked == []
+    assert web.handler.options == []
 
 
 @pytest.mark.parametrize("length", ["", "-1", "1.5", "x", "9" * 30, "²"])
@@ -338,14 +338,14 @@ def test_a_length_of_the_json_that_is_none_is_400(length: str, web: Web) -> None
 
 
 def test_a_scan_that_cannot_be_used_is_422_and_says_why(web: Web) -> None:
-    web.front.error = EmptyScan(expected="a head", found="zero", remedy="Look.", subject="JANE")
+    web.handler.error = EmptyScan(expected="a head", found="zero", remedy="Look.", subject="JANE")
     answer = web.infer(scan_json())
     assert error_of(answer) == (422, "EmptyScan")
     assert answer.json()["error"]["message"] == "expected a head; found zero. Look."
 
 
 def test_a_busy_service_says_when_to_come_back(web: Web) -> None:
-    web.front.error = ServiceBusy(expected="a", found="b", remedy="C.", retry_after_s=6.5)
+    web.handler.error = ServiceBusy(expected="a", found="b", remedy="C.", retry_after_s=6.5)
     answer = web.infer(scan_json())
     assert error_of(answer) == (429, "ServiceBusy")
     assert answer.headers["retry-after"] == "7"
@@ -353,7 +353,7 @@ def test_a_busy_service_says_when_to_come_back(web: Web) -> None:
 
 def test_the_gates_call_is_the_one_that_is_worked_on(web: Web) -> None:
     web.infer(scan_json())
-    assert web.front.calls == web.calls[-1:]
+    assert web.handler.contexts == web.calls[-1:]
 
 
 def test_a_client_that_leaves_in_the_middle_is_not_a_failure_of_ours(web: Web) -> None:

@@ -14,17 +14,8 @@ import pytest
 from neurobento.serving.jobs import owners
 from neurobento.serving.jobs.owners import Liveness, this_owner
 from neurobento.serving.process.run_folder import process_start_time
+from tests.neurobento.serving.fakes import Clock
 from tests.neurobento.serving.jobs.faults import dead_owner, foreign_owner
-
-
-class Clock:
-    """Time that passes when it is told to."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
 
 
 @pytest.fixture

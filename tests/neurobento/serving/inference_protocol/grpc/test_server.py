@@ -34,7 +34,13 @@ from neurobento.serving.process.run_folder import RunFolder
 from neurobento.serving.request import RequestLimits
 from neurobento.serving.settings import RUN_VARIABLE
 from neurobento.serving.token import Token
-from tests.neurobento.serving.fakes import CONTENT, NATIVE, FakeFront, inference_of, labels_of
+from tests.neurobento.serving.fakes import (
+    CONTENT,
+    NATIVE,
+    FakeHandler,
+    inference_of,
+    known_labels_of,
+)
 
 GRID = (91, 122, 123)
 SERVICE = "inference.GRPCInferenceService"
@@ -54,7 +60,7 @@ def wait_for(truth: Callable[[], Any], what: str, limit_s: float = 5.0) -> None:
 class Served:
     """A server in an event loop of its own, and its clients."""
 
-    front: FakeFront
+    handler: FakeHandler
     run: RunFolder
     limits: RequestLimits
     token: str | None = None
@@ -104,7 +110,7 @@ class Served:
 
         admission = Admission(PLACES, PLACES, 60.0)
         admission.open()
-        inference = inference_of(self.front)
+        inference = inference_of(self.handler)
         parts = (inference, admission, self.limits, Token(self.token), ready)
         self._server = GrpcServer(*parts)
         return await self._server.start(host, self.port)
@@ -117,7 +123,7 @@ def labels(known_labels: Callable[[int], Any]) -> Any:
 
 @pytest.fixture
 def serve(labels: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Starts a server; options as `FakeFront`, `RequestLimits` and `Served` have them."""
+    """Starts a server; options as `FakeHandler`, `RequestLimits` and `Served` have them."""
     monkeypatch.setenv(RUN_VARIABLE, str(tmp_path))
     running: list[Served] = []
 
@@ -130,9 +136,9 @@ def serve(labels: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
         upload_s: float = 60.0,
         **options: Any,
     ) -> Served:
-        front = FakeFront(labels, error, endless)
+        handler = FakeHandler(labels, error, endless)
         served = Served(
-            front, RunFolder(tmp_path), RequestLimits(size, limit_s, upload_s), **options
+            handler, RunFolder(tmp_path), RequestLimits(size, limit_s, upload_s), **options
         )
         served.begin()
         running.append(served)
@@ -205,7 +211,7 @@ def test_metadata_are_those_of_http(served: Served) -> None:
     server = served.triton.get_server_metadata()
     assert (server.name, server.version) == ("neurobento", metadata.version("neurobento"))
     found = served.triton.get_model_metadata("compact", as_json=True)
-    expected = inference_of(served.front).metadata("compact")
+    expected = inference_of(served.handler).metadata("compact")
     assert found["name"] == expected["name"]
     assert found["versions"] == expected["versions"]
     for side in ("inputs", "outputs"):
@@ -217,9 +223,9 @@ def test_a_scan_is_parcellated(served: Served) -> None:
     result = served.triton.infer(
         "compact", [scan_input()], request_id="mine", parameters={"preprocessing": "stripped"}
     )
-    assert served.front.contents == [CONTENT]
-    assert [options.preprocessing for options in served.front.asked] == ["stripped"]
-    assert np.array_equal(result.as_numpy("labels"), served.front.parcellation.labels)
+    assert served.handler.contents == [CONTENT]
+    assert [options.preprocessing for options in served.handler.options] == ["stripped"]
+    assert np.array_equal(result.as_numpy("labels"), served.handler.parcellation.labels)
     assert result.as_numpy("affine") == pytest.approx(NATIVE)
     assert result.as_numpy("volumes_mm3").shape == (116,)
     assert result.as_numpy("dseg")[0].startswith(b"\x1f\x8b")
@@ -236,7 +242,7 @@ def test_a_scan_by_value_is_parcellated_too(served: Served) -> None:
     wanted = [pb.ModelInferRequest.InferRequestedOutputTensor(name="labels")]
     response = served.stub.ModelInfer(request(outputs=wanted), timeout=10)
     assert [output.name for output in response.outputs] == ["labels"]
-    assert response.raw_output_contents[0] == served.front.parcellation.labels.tobytes()
+    assert response.raw_output_contents[0] == served.handler.parcellation.labels.tobytes()
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -247,7 +253,7 @@ def test_images_are_segmented(count: int, served: Served) -> None:
     image = triton.InferInput("image", list(values.shape), "FP32")
     image.set_data_from_numpy(values)
     result = served.triton.infer("compact", [image])
-    assert np.array_equal(result.as_numpy("labels"), labels_of(values))
+    assert np.array_equal(result.as_numpy("labels"), known_labels_of(values))
     assert result.as_numpy("voxels")[0, 76] == 6 * 15 * 123
     assert result.as_numpy("voxels").shape == (count, 116)
 
@@ -260,7 +266,7 @@ def test_an_image_by_value_is_segmented_too(served: Served) -> None:
     )
     tensor.contents.fp32_contents.extend(values.ravel())
     response = served.stub.ModelInfer(request(inputs=[tensor]), timeout=10)
-    assert response.raw_output_contents[0] == labels_of(values).tobytes()
+    assert response.raw_output_contents[0] == known_labels_of(values).tobytes()
 
 
 def tensor(name: str, datatype: str, shape: list[int], **contents: Any) -> Any:
@@ -300,7 +306,7 @@ def test_a_bad_request_is_an_invalid_argument(
         code, trailing = refused(partial(served.stub.ModelInfer, request(**fields), timeout=5))
         assert (what, code) == (what, "INVALID_ARGUMENT")
         assert (what, trailing["error-type"]) == (what, "ConfigError")
-    assert served.front.asked == []
+    assert served.handler.options == []
     wait_for(lambda: len(outcomes(records)) == len(BAD), "the log of all requests")
     assert set(outcomes(records)) == {"INVALID_ARGUMENT"}
     wait_for(lambda: served.run.active_requests == 0, "all places to be free")
@@ -346,7 +352,7 @@ def test_a_clients_request_id_comes_back_first_and_is_logged(
     call = served.stub.ModelInfer.future(request(), metadata=metadata, timeout=5)
     assert dict(call.initial_metadata())["x-request-id"] == "scan-7"
     call.result()
-    assert [call.id for call in served.front.calls] == ["scan-7"]
+    assert [call.id for call in served.handler.contexts] == ["scan-7"]
     wait_for(lambda: outcomes(records) == ["OK"], "the request in the log")
     assert vars(records[-1])["request_id"] == "scan-7"
     assert vars(records[-1])["protocol"] == "grpc"
@@ -355,7 +361,7 @@ def test_a_clients_request_id_comes_back_first_and_is_logged(
 def test_beyond_the_places_a_client_is_told_when_to_come_back(serve: Any) -> None:
     served = serve(endless=True)
     inside = [served.stub.ModelInfer.future(request()) for _ in range(PLACES)]
-    wait_for(lambda: len(served.front.asked) == PLACES, "all places to be taken")
+    wait_for(lambda: len(served.handler.options) == PLACES, "all places to be taken")
     code, trailing = refused(lambda: served.stub.ModelInfer(request(), timeout=5))
     assert code == "RESOURCE_EXHAUSTED"
     assert int(trailing["retry-after"]) >= 1
@@ -372,10 +378,10 @@ def test_a_client_that_cancels_ends_its_work_and_frees_its_place(
     served = serve(endless=True)
     for i in range(PLACES + 1):
         call = served.stub.ModelInfer.future(request())
-        wait_for(lambda: len(served.front.asked) > served.front.ended, "the work to begin")
+        wait_for(lambda: len(served.handler.options) > served.handler.ended, "the work to begin")
         call.cancel()
-        wait_for(lambda: len(served.front.asked) == served.front.ended, "the work to end")
-        assert served.front.ended == i + 1
+        wait_for(lambda: len(served.handler.options) == served.handler.ended, "the work to end")
+        assert served.handler.ended == i + 1
     wait_for(lambda: served.run.active_requests == 0, "the place to be free")
     assert outcomes(records) == ["CANCELLED"] * (PLACES + 1)
 
@@ -385,9 +391,9 @@ def test_at_the_clients_deadline_the_work_is_ended(serve: Any) -> None:
     with pytest.raises(InferenceServerException) as caught:
         served.triton.infer("compact", [scan_input()], client_timeout=0.3)
     assert caught.value.status() == "StatusCode.DEADLINE_EXCEEDED"
-    wait_for(lambda: served.front.ended == 1, "the work to end")
+    wait_for(lambda: served.handler.ended == 1, "the work to end")
     wait_for(lambda: served.run.active_requests == 0, "the place to be free")
-    assert served.front.calls[0].deadline - served.front.calls[0].started <= 0.3
+    assert served.handler.contexts[0].deadline - served.handler.contexts[0].started <= 0.3
 
 
 def test_at_the_services_own_limit_the_work_is_ended(
@@ -396,7 +402,7 @@ def test_at_the_services_own_limit_the_work_is_ended(
     served = serve(endless=True, limit_s=0.2)
     code, trailing = refused(lambda: served.stub.ModelInfer(request(), timeout=20))
     assert (code, trailing["error-type"]) == ("DEADLINE_EXCEEDED", "DeadlineExceeded")
-    assert served.front.ended == 1
+    assert served.handler.ended == 1
     wait_for(lambda: outcomes(records) == ["DEADLINE_EXCEEDED"], "the request in the log")
 
 
@@ -410,7 +416,7 @@ def test_a_part_that_is_missing_is_unavailable_for_now(serve: Any) -> None:
 def test_a_server_that_drains_sends_away_new_calls_and_ends_old_ones(serve: Any) -> None:
     served = serve(endless=True, limit_s=1.0)
     old = served.stub.ModelInfer.future(request())
-    wait_for(lambda: len(served.front.asked) == 1, "the work to begin")
+    wait_for(lambda: len(served.handler.options) == 1, "the work to begin")
     served.run.drain()
     code, trailing = refused(lambda: served.stub.ModelInfer(request(), timeout=5))
     assert (code, trailing["error-type"]) == ("UNAVAILABLE", "ServiceUnavailable")
@@ -454,7 +460,7 @@ def test_without_its_token_nothing_but_probes_is_answered(shown: str, serve: Any
         lambda: stub.ModelInfer(request(), timeout=5, metadata=metadata),
     ]
     assert [refused(call)[0] for call in calls] == ["UNAUTHENTICATED"] * 4
-    assert served.front.contents == []
+    assert served.handler.contents == []
     assert served.triton.is_server_live()
     assert served.triton.is_server_ready()
     wait_for(served.serving, "the health service to know")
@@ -465,7 +471,7 @@ def test_with_its_token_a_client_is_answered(serve: Any) -> None:
     headers = {"authorization": f"Bearer {SECRET}"}
     assert served.triton.is_model_ready("compact", headers=headers)
     result = served.triton.infer("compact", [scan_input()], headers=headers)
-    assert np.array_equal(result.as_numpy("labels"), served.front.parcellation.labels)
+    assert np.array_equal(result.as_numpy("labels"), served.handler.parcellation.labels)
 
 
 def held_back(served: Served) -> tuple[float, grpc.RpcError]:
@@ -500,7 +506,7 @@ def test_a_message_is_not_waited_for_without_the_token(serve: Any) -> None:
 def test_a_message_is_not_waited_for_without_a_place(serve: Any) -> None:
     served = serve(endless=True)
     calls = [served.stub.ModelInfer.future(request()) for _ in range(PLACES)]
-    wait_for(lambda: len(served.front.asked) == PLACES, "all places to be taken")
+    wait_for(lambda: len(served.handler.options) == PLACES, "all places to be taken")
     seconds, error = held_back(served)
     assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
     assert dict(error.trailing_metadata())["retry-after"]
@@ -610,9 +616,9 @@ def test_a_message_beyond_the_limit_is_refused_and_one_below_is_not(serve: Any) 
         )
 
     assert refused(lambda: send(2 << 20))[0] == "RESOURCE_EXHAUSTED"
-    assert served.front.contents == []
+    assert served.handler.contents == []
     send((2 << 20) - 1000)
-    assert len(served.front.contents[0]) == (2 << 20) - 1000
+    assert len(served.handler.contents[0]) == (2 << 20) - 1000
 
 
 def test_a_port_that_is_taken_is_an_error_that_names_it(serve: Any) -> None:

@@ -1,4 +1,4 @@
-"""The front of slices with fake services behind it."""
+"""Anomaly requests, with fake services behind their handler."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ import pytest
 from prometheus_client import REGISTRY
 
 from neurobento.anomaly.detector import AnomalyDetector
-from neurobento.anomaly.fit import fit_slice
 from neurobento.anomaly.outputs import slice_output_files
 from neurobento.errors import (
     ClientGone,
@@ -30,62 +29,18 @@ from neurobento.errors import (
 from neurobento.imaging.slices.reader import read_slice
 from neurobento.serving.admission import Admission
 from neurobento.serving.http.downloads import JSON, PNG, ZIP
-from neurobento.serving.pool.serialisation import pack_error, pack_slice
+from neurobento.serving.pool.serialisation import pack_error
 from neurobento.serving.request import RequestContext
 from neurobento.serving.settings import RUN_VARIABLE
 from neurobento.serving.tasks.anomaly import handler as handler_module
-from neurobento.serving.tasks.anomaly.batches import pack_outputs
 from neurobento.serving.tasks.anomaly.handler import AnomalyHandler, model_thresholds
 from neurobento.serving.tasks.anomaly.responses import choose_media_type
 from tests.neurobento.anomaly.known_anomaly import THRESHOLD, KnownBackend, known_spec
 from tests.neurobento.imaging.slices.files import grey, grey_png
+from tests.neurobento.serving.fakes import FACTS, FakeDetector, FakePreprocessing
 
-FACTS = {"model": {"name": "anomaly"}, "backend": {"name": "known"}}
 LONG_S = 30.0
 BATCH = 4
-
-
-class FakePreprocessing:
-    """Reads and fits in process, or has an answer already, or takes for ever."""
-
-    def __init__(self, ready: dict[str, Any] | None = None, *, stuck: bool = False) -> None:
-        self.ready, self.stuck = ready, stuck
-        self.asked: list[tuple[str, str, str]] = []
-        self.ended: list[str] = []
-        self.begun = asyncio.Event()
-
-    async def prepare(self, path: str, kind: str, ticket: str) -> dict[str, Any]:
-        self.asked.append((path, kind, ticket))
-        self.begun.set()
-        if self.stuck:
-            await asyncio.sleep(LONG_S)
-        if self.ready is not None:
-            return self.ready
-        pixels, file = read_slice(Path(path)), Path(path).with_name(f"{ticket}.image")
-        return pack_slice(pixels, fit_slice(pixels), {"decode": 0.2, "fit": 0.1}, file)
-
-    async def call(self, method: str) -> Any:
-        raise AssertionError(method)
-
-    async def end(self, ticket: str) -> None:
-        self.ended.append(ticket)
-
-
-class FakeRunner:
-    """The known model: the error map is the image, and the score its mean."""
-
-    def __init__(self) -> None:
-        self.sizes: list[int] = []
-        self.gone: Exception | None = None
-
-    async def detect(self, images: Any) -> Any:
-        self.sizes.append(len(images))
-        if self.gone is not None:
-            raise self.gone
-        return pack_outputs(KnownBackend().run(images), 0.125)
-
-    async def describe(self) -> dict[str, Any]:
-        return FACTS
 
 
 @pytest.fixture(autouse=True)
@@ -102,12 +57,12 @@ def image(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def runner() -> FakeRunner:
-    return FakeRunner()
+def runner() -> FakeDetector:
+    return FakeDetector()
 
 
-def front_of(
-    admission: Admission, runner: FakeRunner, preprocessing: FakePreprocessing | None = None
+def handler_with(
+    admission: Admission, runner: FakeDetector, preprocessing: FakePreprocessing | None = None
 ) -> AnomalyHandler:
     return AnomalyHandler(
         preprocessing or FakePreprocessing(),
@@ -119,11 +74,11 @@ def front_of(
 
 
 @pytest.fixture
-def front(admission: Admission, runner: FakeRunner) -> AnomalyHandler:
-    return front_of(admission, runner)
+def handler(admission: Admission, runner: FakeDetector) -> AnomalyHandler:
+    return handler_with(admission, runner)
 
 
-def a_call(limit_s: float = LONG_S) -> RequestContext:
+def a_request(limit_s: float = LONG_S) -> RequestContext:
     return RequestContext("r-1", "http", limit_s)
 
 
@@ -131,9 +86,9 @@ def done(work: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run(work)
 
 
-def test_a_slice_is_scored_as_the_library_scores_it(front: AnomalyHandler, image: Path) -> None:
+def test_a_slice_is_scored_as_the_library_scores_it(handler: AnomalyHandler, image: Path) -> None:
     expected = AnomalyDetector(KnownBackend()).detect(read_slice(image))
-    found = done(front.detect(image, "anomaly", a_call()))
+    found = done(handler.detect(image, "anomaly", a_request()))
     assert found.anomaly.score == expected.score
     assert found.anomaly.threshold == expected.threshold == THRESHOLD
     assert np.array_equal(found.anomaly.heat_map, expected.heat_map)
@@ -143,70 +98,70 @@ def test_a_slice_is_scored_as_the_library_scores_it(front: AnomalyHandler, image
 
 
 def test_json_and_zip_and_picture_are_what_the_command_writes(
-    front: AnomalyHandler, image: Path
+    handler: AnomalyHandler, image: Path
 ) -> None:
     pixels = read_slice(image)
     expected = AnomalyDetector(KnownBackend()).detect(pixels)
     files = slice_output_files("scan", pixels, expected, FACTS, {"decode": 0.2, "fit": 0.1})
-    facts = json.loads(done(front.answer(image, "anomaly", JSON, a_call())))
+    facts = json.loads(done(handler.answer(image, "anomaly", JSON, a_request())))
     written = json.loads(files["scan_anomaly.json"])
     assert facts.pop("request_id") == "r-1"
     assert facts.pop("seconds").items() >= written.pop("seconds").items()
     assert facts == written
-    assert done(front.answer(image, "anomaly", PNG, a_call())) == files["scan_overlay.png"]
-    zipped = done(front.answer(image, "anomaly", ZIP, a_call()))
+    assert done(handler.answer(image, "anomaly", PNG, a_request())) == files["scan_overlay.png"]
+    zipped = done(handler.answer(image, "anomaly", ZIP, a_request()))
     with zipfile.ZipFile(io.BytesIO(zipped)) as archive:
         assert set(archive.namelist()) == set(files)
         assert archive.read("scan_heatmap.png") == files["scan_heatmap.png"]
 
 
 def test_preprocessing_is_asked_for_a_slice(
-    admission: Admission, runner: FakeRunner, image: Path
+    admission: Admission, runner: FakeDetector, image: Path
 ) -> None:
-    preprocessing, call = FakePreprocessing(), a_call()
-    done(front_of(admission, runner, preprocessing).detect(image, "anomaly", call))
-    assert preprocessing.asked == [(str(image), "slice", call.ticket)]
+    preprocessing, call = FakePreprocessing(), a_request()
+    done(handler_with(admission, runner, preprocessing).detect(image, "anomaly", call))
+    assert preprocessing.requests == [(str(image), "slice", call.ticket)]
     assert (call.model, call.preprocessing) == ("anomaly", "slice")
 
 
 def test_an_error_of_preprocessing_is_raised_in_front(
-    admission: Admission, runner: FakeRunner, image: Path
+    admission: Admission, runner: FakeDetector, image: Path
 ) -> None:
     error = EmptyScan(expected="a head", found="zero", remedy="Look.", subject="JANE_DOE")
-    front = front_of(admission, runner, FakePreprocessing(pack_error(error)))
+    handler = handler_with(admission, runner, FakePreprocessing(pack_error(error)))
     with pytest.raises(EmptyScan) as caught:
-        done(front.detect(image, "anomaly", a_call()))
+        done(handler.detect(image, "anomaly", a_request()))
     assert caught.value.subject is None
     assert runner.sizes == []
 
 
 @pytest.mark.parametrize("model", ["compact", "", "JANE_DOE"])
 def test_another_model_is_refused_before_the_slice_is_touched(
-    admission: Admission, runner: FakeRunner, model: str
+    admission: Admission, runner: FakeDetector, model: str
 ) -> None:
-    preprocessing, call = FakePreprocessing(), a_call()
-    front = front_of(admission, runner, preprocessing)
+    preprocessing, call = FakePreprocessing(), a_request()
+    handler = handler_with(admission, runner, preprocessing)
     with pytest.raises(ModelNotFound, match="for anomaly, one of anomaly;"):
-        done(front.detect(Path("none"), model, call))
-    assert preprocessing.asked == []
+        done(handler.detect(Path("none"), model, call))
+    assert preprocessing.requests == []
     assert call.model == "none asked for"
 
 
 def test_without_any_model_for_the_task_the_refusal_says_so(admission: Admission) -> None:
-    front = AnomalyHandler(FakePreprocessing(), {}, admission, {}, {})
+    handler = AnomalyHandler(FakePreprocessing(), {}, admission, {}, {})
     with pytest.raises(ModelNotFound, match="none is served"):
-        done(front.detect(Path("none"), "anomaly", a_call()))
+        done(handler.detect(Path("none"), "anomaly", a_request()))
 
 
 @pytest.mark.parametrize(("how", "error"), [("leaves", ClientGone), ("too late", DeadlineExceeded)])
 def test_reading_is_ended_by_its_ticket_with_the_call(
-    admission: Admission, runner: FakeRunner, how: str, error: type[NeuroBentoError]
+    admission: Admission, runner: FakeDetector, how: str, error: type[NeuroBentoError]
 ) -> None:
     async def scenario() -> None:
-        preprocessing = FakePreprocessing(stuck=True)
-        front = front_of(admission, runner, preprocessing)
-        call = a_call(0.1 if how == "too late" else LONG_S)
-        waiting = asyncio.ensure_future(front.detect(Path("none"), "anomaly", call))
+        preprocessing = FakePreprocessing(endless=True)
+        handler = handler_with(admission, runner, preprocessing)
+        call = a_request(0.1 if how == "too late" else LONG_S)
+        waiting = asyncio.ensure_future(handler.detect(Path("none"), "anomaly", call))
         await preprocessing.begun.wait()
         if how == "leaves":
             call.abandon()
@@ -219,58 +174,58 @@ def test_reading_is_ended_by_its_ticket_with_the_call(
 
 @pytest.mark.parametrize("gone", [ConnectionRefusedError("secret"), TimeoutError("secret")])
 def test_a_runner_that_is_gone_is_unavailable_for_a_while(
-    front: AnomalyHandler, runner: FakeRunner, image: Path, gone: Exception
+    handler: AnomalyHandler, runner: FakeDetector, image: Path, gone: Exception
 ) -> None:
-    runner.gone = gone
+    runner.error = gone
     with pytest.raises(ServiceUnavailable) as caught:
-        done(front.detect(image, "anomaly", a_call()))
+        done(handler.detect(image, "anomaly", a_request()))
     assert caught.value.retry_after_s == 5
     assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("count", "sizes"), [(1, [1]), (4, [4]), (10, [4, 4, 2])])
 def test_images_come_to_a_runner_a_batch_at_a_time_and_leave_in_order(
-    front: AnomalyHandler, runner: FakeRunner, count: int, sizes: list[int]
+    handler: AnomalyHandler, runner: FakeDetector, count: int, sizes: list[int]
 ) -> None:
     images = np.random.default_rng(1).random((count, 1, 128, 128), dtype=np.float32)
-    scores, maps = done(front.score(images, "anomaly", a_call()))
+    scores, maps = done(handler.score(images, "anomaly", a_request()))
     assert np.array_equal(scores, images.mean(axis=(1, 2, 3)))
     assert np.array_equal(maps, images[:, 0])
     assert runner.sizes == sizes
 
 
 def test_a_slice_waits_for_slices_and_not_for_heads(
-    admission: Admission, runner: FakeRunner, image: Path
+    admission: Admission, runner: FakeDetector, image: Path
 ) -> None:
     admission = Admission(8, 1, 0.0)
-    front = front_of(admission, runner)
-    done(front.detect(image, "anomaly", a_call()))
-    with admission.join_queue(a_call(), ("compact", "full"), "slow"):
-        done(front.detect(image, "anomaly", a_call()))
-    ahead = admission.join_queue(a_call(), ("anomaly", "slice"), "quick")
+    handler = handler_with(admission, runner)
+    done(handler.detect(image, "anomaly", a_request()))
+    with admission.join_queue(a_request(), ("compact", "full"), "slow"):
+        done(handler.detect(image, "anomaly", a_request()))
+    ahead = admission.join_queue(a_request(), ("anomaly", "slice"), "quick")
     with ahead, pytest.raises(ServiceBusy):
-        done(front.detect(image, "anomaly", a_call()))
+        done(handler.detect(image, "anomaly", a_request()))
 
 
 def test_without_memory_the_service_says_so(
-    front: AnomalyHandler, image: Path, monkeypatch: pytest.MonkeyPatch
+    handler: AnomalyHandler, image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any) -> Any:
         raise MemoryError
 
     monkeypatch.setattr(handler_module, "slice_anomaly", full)
     with pytest.raises(ServiceUnavailable, match="memory"):
-        done(front.detect(image, "anomaly", a_call()))
+        done(handler.detect(image, "anomaly", a_request()))
 
 
-def test_every_stage_of_a_slice_is_counted_once(front: AnomalyHandler, image: Path) -> None:
+def test_every_stage_of_a_slice_is_counted_once(handler: AnomalyHandler, image: Path) -> None:
     def counted(stage: str) -> float:
         labels = {"stage": stage, "model": "anomaly"}
         return REGISTRY.get_sample_value("neurobento_stage_seconds_count", labels) or 0.0
 
     stages = ("decode", "fit", "queue", "infer", "restore", "encode")
     before = [counted(stage) for stage in stages]
-    done(front.answer(image, "anomaly", JSON, a_call()))
+    done(handler.answer(image, "anomaly", JSON, a_request()))
     assert [counted(stage) for stage in stages] == [count + 1 for count in before]
 
 

@@ -11,58 +11,29 @@ from typing import Any
 import numpy as np
 import pytest
 
-from neurobento.anomaly.detector import slice_anomaly
-from neurobento.anomaly.fit import fit_slice
 from neurobento.errors import ConfigError, EmptyScan, NeuroBentoError, NotOnNetworkGrid
 from neurobento.serving.inference_protocol.protocol import InferRequest, OpenInference
 from neurobento.serving.inference_protocol.tensors import Tensor
 from neurobento.serving.request import RequestContext
-from neurobento.serving.tasks.anomaly.responses import Detection, detection_facts, draw_overlay
+from neurobento.serving.tasks.anomaly.responses import detection_facts, draw_overlay
 from neurobento.serving.tasks.anomaly.tensors import MAX_IMAGES, AnomalyTensors
-from tests.neurobento.anomaly.known_anomaly import THRESHOLD, known_spec
-from tests.neurobento.imaging.slices.files import SHAPE, grey
+from tests.neurobento.anomaly.known_anomaly import known_spec
+from tests.neurobento.imaging.slices.files import SHAPE
+from tests.neurobento.serving.fakes import FACTS, FakeAnomalyHandler
 
 CONTENT = b"the bytes of a slice"
-FACTS = {"model": {"name": "anomaly"}, "backend": {"name": "fake"}}
 SLICE = Tensor.from_bytes("slice", CONTENT)
 GRID = (128, 128)
 
 
-class FakeFront:
-    """Finds the same in whatever file it is given; of images, the mean and themselves."""
-
-    def __init__(self) -> None:
-        pixels = grey().astype(np.float32)
-        fitted = fit_slice(pixels)
-        score = float(fitted.image.mean())
-        anomaly = slice_anomaly(fitted, score, fitted.image, THRESHOLD)
-        self.detection = Detection(pixels, anomaly, fitted.image, FACTS, {"infer": 0.5})
-        self.error: Exception | None = None
-        self.contents: list[bytes] = []
-        self.counts: list[int] = []
-
-    async def facts(self, model: str) -> dict[str, Any]:
-        return FACTS
-
-    async def detect(self, file: Path, model: str, call: RequestContext) -> Detection:
-        self.contents.append(file.read_bytes())
-        if self.error is not None:
-            raise self.error
-        return self.detection
-
-    async def score(self, images: Any, model: str, call: RequestContext) -> tuple[Any, Any]:
-        self.counts.append(len(images))
-        return images.mean(axis=(1, 2, 3)), images[:, 0]
+@pytest.fixture
+def handler() -> FakeAnomalyHandler:
+    return FakeAnomalyHandler()
 
 
 @pytest.fixture
-def front() -> FakeFront:
-    return FakeFront()
-
-
-@pytest.fixture
-def inference(front: FakeFront) -> OpenInference:
-    return OpenInference([known_spec()], {"anomaly": AnomalyTensors(front)})  # type: ignore[arg-type]
+def inference(handler: FakeAnomalyHandler) -> OpenInference:
+    return OpenInference([known_spec()], {"anomaly": AnomalyTensors(handler)})  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -100,19 +71,19 @@ def test_metadata_say_what_a_model_takes_and_gives(inference: OpenInference, ask
 
 
 def test_a_slice_reaches_the_front_and_leaves_no_file(
-    front: FakeFront, ask: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    handler: FakeAnomalyHandler, ask: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     ask(SLICE)
-    front.error = EmptyScan(expected="a", found="b", remedy="C.")
+    handler.error = EmptyScan(expected="a", found="b", remedy="C.")
     with pytest.raises(EmptyScan):
         ask(SLICE)
-    assert front.contents == [CONTENT] * 2
+    assert handler.contents == [CONTENT] * 2
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_slices_tensors_are_what_was_found(front: FakeFront, ask: Any) -> None:
-    found, truth = ask(SLICE), front.detection
+def test_a_slices_tensors_are_what_was_found(handler: FakeAnomalyHandler, ask: Any) -> None:
+    found, truth = ask(SLICE), handler.detection
     assert found["score"].values == pytest.approx([truth.anomaly.score])
     assert np.array_equal(found["error_map"].values, truth.error_map[None])
     assert found["heat_map"].shape == SHAPE
@@ -122,28 +93,28 @@ def test_a_slices_tensors_are_what_was_found(front: FakeFront, ask: Any) -> None
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_images_come_back_in_their_order(front: FakeFront, ask: Any, count: int) -> None:
+def test_images_come_back_in_their_order(handler: FakeAnomalyHandler, ask: Any, count: int) -> None:
     values = images(count)
     found = ask(image_tensor(values))
     assert np.array_equal(found["score"].values, values.mean(axis=(1, 2, 3)))
     assert np.array_equal(found["error_map"].values, values[:, 0])
     assert json.loads(found["run"].values[0]) == FACTS
-    assert front.counts == [count]
+    assert handler.counts == [count]
 
 
 @pytest.mark.parametrize(
     ("tensor", "wanted"), [(SLICE, "labels"), (image_tensor(images()), "heat_map")]
 )
 def test_an_output_that_an_input_does_not_give_is_refused_before_any_work(
-    tensor: Tensor, wanted: str, front: FakeFront, ask: Any
+    tensor: Tensor, wanted: str, handler: FakeAnomalyHandler, ask: Any
 ) -> None:
     with pytest.raises(ConfigError, match="score"):
         ask(tensor, outputs=["score", wanted])
-    assert front.contents == front.counts == []
+    assert handler.contents == handler.counts == []
 
 
 def test_only_what_is_wanted_is_made(
-    front: FakeFront, ask: Any, monkeypatch: pytest.MonkeyPatch
+    handler: FakeAnomalyHandler, ask: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def draw(_: Any) -> bytes:
         raise AssertionError
@@ -172,12 +143,12 @@ REFUSED: dict[str, tuple[type[NeuroBentoError], tuple[Tensor, ...]]] = {
 
 @pytest.mark.parametrize("what", REFUSED)
 def test_inputs_that_are_not_what_they_should_be_are_refused(
-    what: str, front: FakeFront, ask: Any
+    what: str, handler: FakeAnomalyHandler, ask: Any
 ) -> None:
     kind, tensors = REFUSED[what]
     with pytest.raises(kind):
         ask(*tensors)
-    assert front.contents == front.counts == []
+    assert handler.contents == handler.counts == []
 
 
 def test_a_file_sent_as_image_is_told_where_it_belongs(ask: Any) -> None:

@@ -1,4 +1,4 @@
-"""The front with fake services behind it."""
+"""Parcellation requests, with fake services behind their handler."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ from neurobento.serving.request import RequestContext
 from neurobento.serving.settings import RUN_VARIABLE
 from neurobento.serving.tasks.parcellation import handler as handler_module
 from neurobento.serving.tasks.parcellation.handler import ParcellationHandler
-from neurobento.serving.tasks.parcellation.image_files import segment_files
 from neurobento.serving.tasks.parcellation.options import ParcellationOptions
+from tests.neurobento.serving.fakes import FACTS, FakePreprocessing, FakeSegmenter
+from tests.neurobento.serving.waiting import wait_for_async
 
 NETWORK = (91, 122, 123)
 MNI = nib.affines.from_matvec(np.diag([1.5, 1.25, 1.1]), [-68.0, -90.0, -60.0])
 ZIPPED = ["scan_dseg.nii.gz", "scan_dseg.tsv", "scan_overlay.png", "scan_run.json"]
-FACTS = {"model": {"name": "compact"}, "backend": {"name": "fake"}}
 AS_IT_IS = ParcellationOptions("compact", "none", "native")
 LONG_S = 30.0
 
@@ -59,71 +59,7 @@ GONE = [
 """What BentoML's client raises of a service that is gone, restarting or stuck."""
 
 
-class FakePreprocessing:
-    """Prepares in process, or has an answer already, or is gone, or takes for ever."""
-
-    def __init__(
-        self,
-        ready: dict[str, Any] | None = None,
-        *,
-        gone: Exception | None = None,
-        stuck: bool = False,
-    ) -> None:
-        self.ready, self.gone, self.stuck = ready, gone, stuck
-        self.asked: list[tuple[str, str, str]] = []
-        self.ended: list[str] = []
-        self.begun = asyncio.Event()
-
-    async def prepare(self, path: str, preprocessing: str, ticket: str) -> dict[str, Any]:
-        self.asked.append((path, preprocessing, ticket))
-        self.begun.set()
-        if self.stuck:
-            await asyncio.sleep(LONG_S)
-        if self.gone is not None:
-            raise self.gone
-        if self.ready is not None:
-            return self.ready
-        prepared = prepare(read_scan(Path(path)), preprocessing)  # type: ignore[arg-type]
-        return pack_scan(prepared, Path(path).with_name(f"{ticket}.image"))
-
-    async def call(self, method: str) -> Any:
-        self.ended.append(method)
-
-    async def end(self, ticket: str) -> None:
-        self.ended.append(ticket)
-        if self.gone is not None:
-            raise self.gone
-
-
 BATCHES = {"compact": 2, "next": 2}
-
-
-class FakeRunner:
-    """Knows labels by intensity, as `known_model` does; `offset` tells two of them apart."""
-
-    def __init__(self, offset: int = 0) -> None:
-        self.offset = offset
-        self.described = 0
-        self.gone: Exception | None = None
-
-    async def segment(self, files: Any) -> Any:
-        return segment_files(files, self.infer, lambda seconds: None)
-
-    def infer(self, images: Any) -> Any:
-        return ((np.rint(images[:, 0] * 116) + self.offset) % 117).astype(np.uint8)
-
-    async def describe(self) -> dict[str, Any]:
-        self.described += 1
-        if self.gone is not None:
-            raise self.gone
-        return FACTS
-
-
-class GoneRunner(FakeRunner):
-    """Is not there when it is to segment."""
-
-    async def segment(self, files: Any) -> Any:
-        raise self.gone or AssertionError
 
 
 @pytest.fixture(autouse=True)
@@ -143,16 +79,25 @@ def scan(write_nifti: Callable[..., Path], labels: Any) -> Path:
 
 
 @pytest.fixture
-def front(admission: Admission) -> ParcellationHandler:
-    runners = {"compact": FakeRunner(), "next": FakeRunner(1)}
+def handler(admission: Admission) -> ParcellationHandler:
+    runners = {"compact": FakeSegmenter(), "next": FakeSegmenter(1)}
     return ParcellationHandler(FakePreprocessing(), runners, admission, BATCHES)
+
+
+def handler_with(
+    admission: Admission,
+    runner: FakeSegmenter | None = None,
+    preprocessing: FakePreprocessing | None = None,
+) -> ParcellationHandler:
+    runners = {"compact": runner or FakeSegmenter()}
+    return ParcellationHandler(preprocessing or FakePreprocessing(), runners, admission, BATCHES)
 
 
 @pytest.fixture
 def tilted(
     phantom_on: Callable[..., Any], write_nifti: Any, scan: Path, admission: Admission
 ) -> tuple[Path, ParcellationHandler]:
-    """A scan on a grid of its own, and a front to which it comes prepared: as `labels`."""
+    """A scan on a grid of its own, and a handler to which it comes prepared: as `labels`."""
     head = phantom_on("LPS", tilt_rad=0.2)
     space = read_scan(write_nifti(head.image, head.affine)).space
     prepared = pack_scan(prepare(read_scan(scan), "none"), scan.with_name("scan.image")) | {
@@ -160,13 +105,11 @@ def tilted(
         "native_voxel_to_ras": space.voxel_to_ras,
         "native_header": space.header.binaryblock,
     }
-    front = ParcellationHandler(
-        FakePreprocessing(prepared), {"compact": FakeRunner()}, admission, BATCHES
-    )
-    return write_nifti(head.image, head.affine), front
+    handler = handler_with(admission, preprocessing=FakePreprocessing(prepared))
+    return write_nifti(head.image, head.affine), handler
 
 
-def a_call(limit_s: float = LONG_S) -> RequestContext:
+def a_request(limit_s: float = LONG_S) -> RequestContext:
     return RequestContext("r-1", "http", limit_s)
 
 
@@ -175,7 +118,7 @@ def done(work: Coroutine[Any, Any, Any]) -> Any:
 
 
 def context() -> Any:
-    """As much of `bentoml.Context` as the front uses."""
+    """As much of `bentoml.Context` as the handler uses."""
     request = SimpleNamespace(state=SimpleNamespace(request_id="r-1"))
     return SimpleNamespace(request=request, response=SimpleNamespace(status_code=200, metadata={}))
 
@@ -232,59 +175,61 @@ def test_a_long_option_is_not_repeated() -> None:
     assert "80" in caught.value.found
 
 
-def test_labels_are_in_native_space(front: ParcellationHandler, scan: Path, labels: Any) -> None:
-    image = read(done(front.labels(scan, AS_IT_IS, a_call())))
+def test_labels_are_in_native_space(handler: ParcellationHandler, scan: Path, labels: Any) -> None:
+    image = read(done(handler.labels(scan, AS_IT_IS, a_request())))
     assert np.array_equal(np.asarray(image.dataobj), labels)
     assert image.affine == pytest.approx(MNI, abs=1e-5)
 
 
-def test_the_runner_asked_for_answers(front: ParcellationHandler, scan: Path, labels: Any) -> None:
-    answer = done(front.labels(scan, ParcellationOptions("next", "none", "native"), a_call()))
+def test_the_runner_asked_for_answers(
+    handler: ParcellationHandler, scan: Path, labels: Any
+) -> None:
+    answer = done(handler.labels(scan, ParcellationOptions("next", "none", "native"), a_request()))
     assert np.array_equal(np.asarray(read(answer).dataobj), (labels + 1) % 117)
 
 
 def test_level_and_ticket_reach_preprocessing(scan: Path, admission: Admission) -> None:
-    preprocessing, call = FakePreprocessing(), a_call()
-    front = ParcellationHandler(preprocessing, {"compact": FakeRunner()}, admission, BATCHES)
-    done(front.labels(scan, AS_IT_IS, call))
-    assert preprocessing.asked == [(str(scan), "none", call.ticket)]
+    preprocessing, call = FakePreprocessing(), a_request()
+    handler = handler_with(admission, preprocessing=preprocessing)
+    done(handler.labels(scan, AS_IT_IS, call))
+    assert preprocessing.requests == [(str(scan), "none", call.ticket)]
     assert preprocessing.ended == []
 
 
 def test_network_space_is_the_grid_the_network_saw(
     tilted: tuple[Path, ParcellationHandler], labels: Any
 ) -> None:
-    scan, front = tilted
+    scan, handler = tilted
     network = read(
-        done(front.labels(scan, ParcellationOptions("compact", "none", "network"), a_call()))
+        done(handler.labels(scan, ParcellationOptions("compact", "none", "network"), a_request()))
     )
     assert np.array_equal(np.asarray(network.dataobj), labels)
     assert network.affine == pytest.approx(MNI, abs=1e-5)
-    native = read(done(front.labels(scan, AS_IT_IS, a_call())))
+    native = read(done(handler.labels(scan, AS_IT_IS, a_request())))
     assert native.shape == nib.load(scan).shape
     assert native.affine == pytest.approx(nib.load(scan).affine, abs=1e-5)
 
 
 def test_a_parcellation_holds_what_the_files_are_made_of(
-    front: ParcellationHandler, scan: Path, labels: Any
+    handler: ParcellationHandler, scan: Path, labels: Any
 ) -> None:
-    found = done(front.parcellate(scan, AS_IT_IS, a_call()))
+    found = done(handler.parcellate(scan, AS_IT_IS, a_request()))
     assert np.array_equal(found.labels, labels)
     assert len(found.volumes) == 116
 
 
 def test_images_on_the_network_grid_are_segmented_as_a_batch(
-    front: ParcellationHandler, known_labels: Callable[[int], Any]
+    handler: ParcellationHandler, known_labels: Callable[[int], Any]
 ) -> None:
     truth = np.stack([known_labels(1), known_labels(2)])
     images = (truth[:, None] / np.float32(116)).astype(np.float32)
-    assert np.array_equal(done(front.segment(images, AS_IT_IS, a_call())), truth)
+    assert np.array_equal(done(handler.segment(images, AS_IT_IS, a_request())), truth)
 
 
 def test_a_zip_holds_what_the_command_writes(
-    front: ParcellationHandler, scan: Path, labels: Any
+    handler: ParcellationHandler, scan: Path, labels: Any
 ) -> None:
-    answer = done(front.outputs(scan, AS_IT_IS, a_call()))
+    answer = done(handler.outputs(scan, AS_IT_IS, a_request()))
     with zipfile.ZipFile(io.BytesIO(answer)) as archive:
         assert archive.testzip() is None
         assert sorted(archive.namelist()) == [*ZIPPED, "scan_volumes.tsv"]
@@ -298,10 +243,10 @@ def test_a_zip_holds_what_the_command_writes(
 def test_zip_and_labels_are_the_same_bytes(
     tilted: tuple[Path, ParcellationHandler], space: str
 ) -> None:
-    scan, front = tilted
+    scan, handler = tilted
     options = ParcellationOptions("compact", "none", space)
-    zipped = zipfile.ZipFile(io.BytesIO(done(front.outputs(scan, options, a_call()))))
-    assert zipped.read("scan_dseg.nii.gz") == done(front.labels(scan, options, a_call()))
+    zipped = zipfile.ZipFile(io.BytesIO(done(handler.outputs(scan, options, a_request()))))
+    assert zipped.read("scan_dseg.nii.gz") == done(handler.labels(scan, options, a_request()))
     assert sorted(zipped.namelist()) == [*ZIPPED, "scan_volumes.tsv"]
 
 
@@ -313,23 +258,27 @@ def test_an_answer_is_a_download_of_our_name() -> None:
 
 def test_an_unknown_model_is_refused_before_the_scan_is_touched(admission: Admission) -> None:
     preprocessing = FakePreprocessing()
-    front = ParcellationHandler(preprocessing, {"compact": FakeRunner()}, admission, BATCHES)
+    handler = handler_with(admission, preprocessing=preprocessing)
     with pytest.raises(ModelNotFound, match="one of compact"):
-        done(front.labels(Path("none"), ParcellationOptions("grand", "none", "native"), a_call()))
-    assert preprocessing.asked == []
+        done(
+            handler.labels(
+                Path("none"), ParcellationOptions("grand", "none", "native"), a_request()
+            )
+        )
+    assert preprocessing.requests == []
 
 
 def test_metrics_know_models_that_there_are_and_no_others(
-    front: ParcellationHandler, scan: Path
+    handler: ParcellationHandler, scan: Path
 ) -> None:
-    unknown, known = a_call(), a_call()
+    unknown, known = a_request(), a_request()
     with pytest.raises(ModelNotFound):
         done(
-            front.labels(
+            handler.labels(
                 scan, ParcellationOptions("made-up-by-a-client", "none", "native"), unknown
             )
         )
-    done(front.labels(scan, ParcellationOptions("next", "none", "native"), known))
+    done(handler.labels(scan, ParcellationOptions("next", "none", "native"), known))
     assert unknown.model == unknown.preprocessing == "none asked for"
     assert (known.model, known.preprocessing) == ("next", "none")
     assert "next" in label_values()
@@ -338,30 +287,28 @@ def test_metrics_know_models_that_there_are_and_no_others(
 
 def test_an_error_of_preprocessing_is_raised_in_front(scan: Path, admission: Admission) -> None:
     error = EmptyScan(expected="a head", found="zero", remedy="Look.", subject="JANE_DOE")
-    front = ParcellationHandler(
-        FakePreprocessing(pack_error(error)), {"compact": FakeRunner()}, admission, BATCHES
-    )
+    handler = handler_with(admission, preprocessing=FakePreprocessing(pack_error(error)))
     with pytest.raises(EmptyScan) as caught:
-        done(front.labels(scan, AS_IT_IS, a_call()))
+        done(handler.labels(scan, AS_IT_IS, a_request()))
     assert caught.value.subject is None
 
 
 def test_a_runner_is_asked_for_its_facts_once(scan: Path, admission: Admission) -> None:
-    runner = FakeRunner()
-    front = ParcellationHandler(FakePreprocessing(), {"compact": runner}, admission, BATCHES)
-    done(front.outputs(scan, AS_IT_IS, a_call()))
-    assert done(front.facts("compact")) == FACTS
+    runner = FakeSegmenter()
+    handler = handler_with(admission, runner)
+    done(handler.outputs(scan, AS_IT_IS, a_request()))
+    assert done(handler.facts("compact")) == FACTS
     assert runner.described == 1
 
 
 def test_facts_that_could_not_be_had_are_asked_for_again(admission: Admission) -> None:
-    runner = FakeRunner()
-    front = ParcellationHandler(FakePreprocessing(), {"compact": runner}, admission, BATCHES)
-    runner.gone = ConnectionResetError()
+    runner = FakeSegmenter()
+    handler = handler_with(admission, runner)
+    runner.error = ConnectionResetError()
     with pytest.raises(ServiceUnavailable):
-        done(front.facts("compact"))
-    runner.gone = None
-    assert done(front.facts("compact")) == FACTS
+        done(handler.facts("compact"))
+    runner.error = None
+    assert done(handler.facts("compact")) == FACTS
 
 
 @pytest.mark.parametrize(("how", "error"), [("leaves", ClientGone), ("too late", DeadlineExceeded)])
@@ -370,10 +317,10 @@ def test_preprocessing_is_ended_by_its_ticket_with_the_call(
     admission: Admission, how: str, error: type[NeuroBentoError], gone: Exception | None
 ) -> None:
     async def scenario() -> None:
-        preprocessing = FakePreprocessing(gone=gone, stuck=True)
-        front = ParcellationHandler(preprocessing, {"compact": FakeRunner()}, admission, BATCHES)
-        call = a_call(0.1 if how == "too late" else LONG_S)
-        waiting = asyncio.ensure_future(front.labels(Path("none"), AS_IT_IS, call))
+        preprocessing = FakePreprocessing(error=gone, endless=True)
+        handler = handler_with(admission, preprocessing=preprocessing)
+        call = a_request(0.1 if how == "too late" else LONG_S)
+        waiting = asyncio.ensure_future(handler.labels(Path("none"), AS_IT_IS, call))
         await preprocessing.begun.wait()
         if how == "leaves":
             call.abandon()
@@ -393,11 +340,12 @@ def test_a_service_that_is_gone_is_unavailable_for_a_while(
     part: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    preprocessing = FakePreprocessing(gone=gone if part == "preprocessing" else None)
-    runner = GoneRunner() if part == "runner" else FakeRunner()
-    runner.gone = gone
-    front = ParcellationHandler(preprocessing, {"compact": runner}, admission, BATCHES)
-    work = front.facts("compact") if part == "facts" else front.labels(scan, AS_IT_IS, a_call())
+    preprocessing = FakePreprocessing(error=gone if part == "preprocessing" else None)
+    runner = FakeSegmenter(error=None if part == "preprocessing" else gone)
+    handler = handler_with(admission, runner, preprocessing)
+    work = (
+        handler.facts("compact") if part == "facts" else handler.labels(scan, AS_IT_IS, a_request())
+    )
     with caplog.at_level(logging.INFO), pytest.raises(ServiceUnavailable) as caught:
         done(work)
     assert caught.value.retry_after_s == 5
@@ -409,50 +357,54 @@ def test_a_service_that_is_gone_is_unavailable_for_a_while(
 def test_a_service_that_fails_inside_is_not_one_to_be_asked_again(
     scan: Path, admission: Admission
 ) -> None:
-    runner = GoneRunner()
-    runner.gone = BentoMLException("secret", error_code=HTTPStatus.INTERNAL_SERVER_ERROR)
-    front = ParcellationHandler(FakePreprocessing(), {"compact": runner}, admission, BATCHES)
+    runner = FakeSegmenter()
+    runner.error = BentoMLException("secret", error_code=HTTPStatus.INTERNAL_SERVER_ERROR)
+    handler = handler_with(admission, runner)
     with pytest.raises(RuntimeError, match=r"^a service failed$"):
-        done(front.labels(scan, AS_IT_IS, a_call()))
+        done(handler.labels(scan, AS_IT_IS, a_request()))
 
 
-class SlowRunner(FakeRunner):
-    """Is busy until it is let go, whoever has left by then."""
+class SlowRunner(FakeSegmenter):
+    """A runner that is busy until it is released."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.under_way, self.most, self.let_go = 0, 0, asyncio.Event()
+        self.running, self.most, self.released = 0, 0, asyncio.Event()
 
     async def segment(self, files: Any) -> Any:
-        self.under_way += 1
-        self.most = max(self.most, self.under_way)
-        await self.let_go.wait()
-        self.under_way -= 1
+        self.running += 1
+        self.most = max(self.most, self.running)
+        await self.released.wait()
+        self.running -= 1
         return await super().segment(files)
 
 
 def test_calls_that_nobody_waits_for_do_not_pile_up_in_a_runner(admission: Admission) -> None:
     images = np.zeros((1, 1, *NETWORK), np.float32)
+    slots = 2 * BATCHES["compact"]
 
-    async def scenario() -> tuple[int, int]:
+    async def scenario() -> None:
         runner = SlowRunner()
-        front = ParcellationHandler(FakePreprocessing(), {"compact": runner}, admission, BATCHES)
-        for _ in range(2 * BATCHES["compact"]):
-            with pytest.raises(DeadlineExceeded):
-                await front.segment(images, AS_IT_IS, RequestContext("t", "http", 0.05))
-        waiting = asyncio.ensure_future(front.segment(images, AS_IT_IS, a_call()))
-        await asyncio.sleep(0.05)
-        held = runner.under_way
-        runner.let_go.set()
+        handler = handler_with(admission, runner)
+        for count in range(1, slots + 1):
+            request = a_request()
+            abandoned = asyncio.ensure_future(handler.segment(images, AS_IT_IS, request))
+            await wait_for_async(lambda: runner.running == count, "a call to run")  # noqa: B023
+            request.abandon()
+            with pytest.raises(ClientGone):
+                await abandoned
+        waiting = asyncio.ensure_future(handler.segment(images, AS_IT_IS, a_request()))
+        await wait_for_async(lambda: handler._slots["compact"]._waiters, "the call to wait")
+        assert runner.running == slots
+        runner.released.set()
         await waiting
-        return held, runner.most
+        assert runner.most == slots
 
-    held = 2 * BATCHES["compact"]
-    assert done(scenario()) == (held, held)
+    asyncio.run(scenario())
 
 
 def test_a_call_that_cannot_be_passed_on_keeps_no_room(
-    front: ParcellationHandler, monkeypatch: pytest.MonkeyPatch
+    handler: ParcellationHandler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def too_long(files: Any) -> Any:
         raise ValueError
@@ -462,11 +414,11 @@ def test_a_call_that_cannot_be_passed_on_keeps_no_room(
         broken.setattr(handler_module, "pack_paths", too_long)
         for _ in range(2 * BATCHES["compact"]):
             with pytest.raises(ValueError):
-                done(front.segment(images, AS_IT_IS, a_call()))
-    assert not done(front.segment(images, AS_IT_IS, a_call(5.0))).any()
+                done(handler.segment(images, AS_IT_IS, a_request()))
+    assert not done(handler.segment(images, AS_IT_IS, a_request(5.0))).any()
 
 
-class LosingRunner(FakeRunner):
+class LosingRunner(FakeSegmenter):
     """Finds other files than it was sent: gone, or cut short."""
 
     def __init__(self, content: bytes | None) -> None:
@@ -486,40 +438,26 @@ class LosingRunner(FakeRunner):
 def test_who_still_waits_for_an_image_that_was_lost_gets_no_labels(
     scan: Path, admission: Admission, content: bytes | None
 ) -> None:
-    front = ParcellationHandler(
-        FakePreprocessing(), {"compact": LosingRunner(content)}, admission, BATCHES
-    )
+    handler = handler_with(admission, LosingRunner(content))
     images = np.zeros((2, 1, *NETWORK), np.float32)
     for work in (
-        front.labels(scan, AS_IT_IS, a_call()),
-        front.segment(images, AS_IT_IS, a_call()),
+        handler.labels(scan, AS_IT_IS, a_request()),
+        handler.segment(images, AS_IT_IS, a_request()),
     ):
         with pytest.raises(ServiceUnavailable, match="a file that is gone") as caught:
             done(work)
         assert caught.value.retry_after_s
 
 
-class CountingRunner(FakeRunner):
-    """Remembers how many images came at a time."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sizes: list[int] = []
-
-    async def segment(self, files: Any) -> Any:
-        self.sizes.append(len(files))
-        return await super().segment(files)
-
-
 @pytest.mark.parametrize(("count", "sizes"), [(1, [1]), (2, [2]), (5, [2, 2, 1])])
 def test_images_come_to_a_runner_a_batch_at_a_time_and_leave_in_order(
     admission: Admission, count: int, sizes: list[int]
 ) -> None:
-    runner = CountingRunner()
-    front = ParcellationHandler(FakePreprocessing(), {"compact": runner}, admission, BATCHES)
+    runner = FakeSegmenter()
+    handler = handler_with(admission, runner)
     truth = np.stack([np.full(NETWORK, 7 * i, np.uint8) for i in range(count)])
     images = (truth[:, None] / np.float32(116)).astype(np.float32)
-    assert np.array_equal(done(front.segment(images, AS_IT_IS, a_call())), truth)
+    assert np.array_equal(done(handler.segment(images, AS_IT_IS, a_request())), truth)
     assert runner.sizes == sizes
 
 
@@ -529,14 +467,13 @@ def test_every_piece_of_a_call_waits_for_a_room_of_its_own(admission: Admission)
 
     async def scenario() -> tuple[int, int]:
         runner = SlowRunner()
-        front = ParcellationHandler(FakePreprocessing(), {"compact": runner}, admission, BATCHES)
-        many = asyncio.ensure_future(front.segment(images, AS_IT_IS, a_call()))
-        one = asyncio.ensure_future(front.segment(images[:1], AS_IT_IS, a_call()))
-        while runner.under_way < 2:
-            await asyncio.sleep(0.01)
+        handler = handler_with(admission, runner)
+        many = asyncio.ensure_future(handler.segment(images, AS_IT_IS, a_request()))
+        one = asyncio.ensure_future(handler.segment(images[:1], AS_IT_IS, a_request()))
+        await wait_for_async(lambda: runner.running == 2, "both calls to run")
         await asyncio.sleep(0.05)
-        held = runner.under_way
-        runner.let_go.set()
+        held = runner.running
+        runner.released.set()
         await asyncio.gather(many, one)
         return held, runner.most
 
@@ -545,19 +482,19 @@ def test_every_piece_of_a_call_waits_for_a_room_of_its_own(admission: Admission)
 
 def test_the_forecast_of_images_knows_how_many_there_are() -> None:
     admission = Admission(8, 1, 0.0)
-    front = ParcellationHandler(FakePreprocessing(), {"compact": FakeRunner()}, admission, BATCHES)
+    handler = handler_with(admission)
     two = np.zeros((2, 1, *NETWORK), np.float32)
-    done(front.segment(two, AS_IT_IS, a_call()))
-    with admission.join_queue(a_call(), ("compact", "none", 1), "quick"):
-        done(front.segment(two, AS_IT_IS, a_call()))
-    ahead = admission.join_queue(a_call(), ("compact", "none", 2), "quick")
+    done(handler.segment(two, AS_IT_IS, a_request()))
+    with admission.join_queue(a_request(), ("compact", "none", 1), "quick"):
+        done(handler.segment(two, AS_IT_IS, a_request()))
+    ahead = admission.join_queue(a_request(), ("compact", "none", 2), "quick")
     with ahead, pytest.raises(ServiceBusy):
-        done(front.segment(two, AS_IT_IS, a_call()))
+        done(handler.segment(two, AS_IT_IS, a_request()))
 
 
-def test_a_new_front_ends_what_another_had_asked_for(front: ParcellationHandler) -> None:
-    done(front.end_abandoned_work())
-    assert front._preprocessing.ended == ["end_all"]  # type: ignore[attr-defined]
+def test_a_new_front_ends_what_another_had_asked_for(handler: ParcellationHandler) -> None:
+    done(handler.end_abandoned_work())
+    assert handler._preprocessing.ended == ["end_all"]  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -578,44 +515,42 @@ def test_a_front_starts_whatever_preprocessing_says(
 def test_what_nobody_expected_of_a_service_is_not_taken_for_its_absence(
     scan: Path, admission: Admission
 ) -> None:
-    front = ParcellationHandler(
-        FakePreprocessing(gone=KeyError()), {"compact": FakeRunner()}, admission, BATCHES
-    )
+    handler = handler_with(admission, preprocessing=FakePreprocessing(error=KeyError()))
     with pytest.raises(KeyError):
-        done(front.labels(scan, AS_IT_IS, a_call()))
+        done(handler.labels(scan, AS_IT_IS, a_request()))
 
 
 def test_a_call_that_would_wait_too_long_is_refused_before_any_work(
     scan: Path, tmp_path: Path
 ) -> None:
     preprocessing, admission = FakePreprocessing(), Admission(8, 1, 0.0)
-    front = ParcellationHandler(preprocessing, {"compact": FakeRunner()}, admission, BATCHES)
-    done(front.labels(scan, AS_IT_IS, a_call()))
-    before = admission.join_queue(a_call(), ("compact", "none"), "quick")
+    handler = handler_with(admission, preprocessing=preprocessing)
+    done(handler.labels(scan, AS_IT_IS, a_request()))
+    before = admission.join_queue(a_request(), ("compact", "none"), "quick")
     with before, pytest.raises(ServiceBusy):
-        done(front.labels(scan, AS_IT_IS, a_call()))
-    assert len(preprocessing.asked) == 1
+        done(handler.labels(scan, AS_IT_IS, a_request()))
+    assert len(preprocessing.requests) == 1
 
 
 def test_without_memory_the_service_says_so(
-    front: ParcellationHandler, scan: Path, monkeypatch: pytest.MonkeyPatch
+    handler: ParcellationHandler, scan: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any) -> Any:
         raise MemoryError
 
     monkeypatch.setattr(handler_module, "restore_and_measure", full)
     with pytest.raises(ServiceUnavailable, match="memory"):
-        done(front.labels(scan, AS_IT_IS, a_call()))
+        done(handler.labels(scan, AS_IT_IS, a_request()))
 
 
-def test_every_stage_of_a_scan_is_counted(front: ParcellationHandler, scan: Path) -> None:
+def test_every_stage_of_a_scan_is_counted(handler: ParcellationHandler, scan: Path) -> None:
     def counted(stage: str) -> float:
         labels = {"stage": stage, "model": "compact"}
         return REGISTRY.get_sample_value("neurobento_stage_seconds_count", labels) or 0.0
 
     stages = ("check", "infer", "restore", "measure", "encode")
     before = [counted(stage) for stage in stages]
-    done(front.labels(scan, AS_IT_IS, a_call()))
+    done(handler.labels(scan, AS_IT_IS, a_request()))
     assert [counted(stage) for stage in stages] == [count + 1 for count in before]
 
 

@@ -56,7 +56,7 @@ class Phantom:
         return self.image.shape
 
     def scan(self) -> Any:
-        """The phantom as a `Scan`, without a file between."""
+        """Return the phantom as a `Scan`, without a file."""
         from neurobento.imaging.scan import NativeSpace, Scan
 
         header = nib.Nifti1Image(self.labels, self.affine).header
@@ -124,7 +124,7 @@ def build_phantom(
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
-    """A backend that an earlier test opened may have given torch as many as there are cores."""
+    """Reset torch to one thread; a backend of an earlier test may have raised it to all cores."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.get_num_threads() != 1:
         torch.set_num_threads(1)
@@ -132,19 +132,19 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def phantom_on() -> Callable[..., Phantom]:
-    """Builds the phantom on any grid; see `build_phantom`."""
+    """Build the phantom on any grid; see `build_phantom`."""
     return build_phantom
 
 
 @pytest.fixture(scope="session")
 def phantom() -> Phantom:
-    """The phantom on an LAS grid of 4 mm: no axis is as long as another."""
+    """The phantom on an LAS grid of 4 mm with axes of different lengths."""
     return build_phantom("LAS")
 
 
 @pytest.fixture(scope="session")
 def landmark_mm() -> NDArray[np.float64]:
-    """Where the bright blob truly lies, world RAS; x is negative: on the left."""
+    """The true position of the bright blob in world RAS; x is negative, so it lies on the left."""
     return np.array(BLOBS_MM[LANDMARK][0])
 
 
@@ -161,9 +161,9 @@ def dice() -> Callable[[NDArray[np.uint8], NDArray[np.uint8], int], float]:
 
 @pytest.fixture
 def write_nifti(tmp_path: Path) -> Callable[..., Path]:
-    """Writes an array as NIfTI below `tmp_path`, with qform and sform.
+    """Write an array as NIfTI below `tmp_path`, with qform and sform.
 
-    Further keyword arguments set fields of the header as they are, unchecked.
+    Further keyword arguments set header fields, unchecked.
     """
 
     def write(
@@ -232,7 +232,7 @@ def known_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def known_labels() -> Callable[[int], NDArray[np.uint8]]:
-    """Labels on the network grid in blocks of 8 voxels, other ones for each seed.
+    """Labels on the network grid in blocks of 8 voxels, different for each seed.
 
     `labels / np.float32(116)` is the image that `known_model` gives them for.
     """
@@ -253,7 +253,7 @@ def shared() -> Path:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Whole files go to a worker, and those of the exporter together: they share one export."""
+    """Send whole files to a worker, and all files of the export to one: they share an export."""
     from xdist.scheduler import LoadFileScheduling
 
     class ByArtefact(LoadFileScheduling):
@@ -265,7 +265,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs the shared folder or a GPU where there is none, and say so."""
+    """Skip tests that need the shared folder or a GPU if there is none, with the reason."""
     from neurobento.backends.cuda import find_gpu
 
     lacking = {}

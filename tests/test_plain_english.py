@@ -20,9 +20,21 @@ DOCUMENTS = [
     *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").rglob("*.md"))),
 ]
 
-OPENERS = (
-    *("What", "Whether", "How", "Of", "That", "As"),
-    *("Where", "Let", "Who", "When", "Which", "Why"),
+OPENERS = frozenset(
+    [
+        "What",
+        "Whether",
+        "How",
+        "Of",
+        "That",
+        "As",
+        "Where",
+        "Let",
+        "Who",
+        "When",
+        "Which",
+        "Why",
+    ]
 )
 """First words that make a docstring a fragment."""
 

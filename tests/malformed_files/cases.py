@@ -82,7 +82,7 @@ class Case:
 
 
 def malformed(seed: int, count: int) -> Iterator[Case]:
-    """That many files for level "none", most of them malformed.
+    """Return that many files for the preprocessing "none", most of them malformed.
 
     Parameters
     ----------
@@ -259,7 +259,7 @@ def _off_the_grid() -> Iterator[Case]:
 
 
 def _names() -> Iterator[Case]:
-    """A good file that is on another grid, under a name that wants to be somewhere else."""
+    """Good files on another grid, with names that try to reach other folders."""
     tmp = f"{tempfile.gettempdir()}/{CANARY}"
     names = [
         *(f"{'../' * n}{CANARY}.nii.gz" for n in (1, 2, 6)),
@@ -287,7 +287,7 @@ NAMED: tuple[Callable[[], Iterator[Case]], ...] = (
 
 
 def damaged(seed: int) -> Iterator[Case]:
-    """Random damage to good files, without an end."""
+    """Yield randomly damaged files without end."""
     random = np.random.default_rng(seed)
     good = [nifti(carrier=carrier) for carrier in CARRIERS if "gzip" not in carrier]
     good += [mgh(), nifti(sform_code=0)]

@@ -1,4 +1,4 @@
-"""Files of other kinds that a client may take for a scan, or send to do harm."""
+"""Files of other kinds that a client may mistake for a scan or send as an attack."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What single header fields of a NIfTI or MGH file may be set to, and the refusal each deserves."""
+"""Faulty values of single header fields in NIfTI and MGH files, and the errors they deserve."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def _magic_faults(version: int) -> list[Fault]:
 
 
 def _harmless() -> list[Fault]:
-    """Lies about fields that nothing is read by: refused by chance or read as nibabel does."""
+    """Faults in fields that reading ignores: the file may be refused, or read as nibabel does."""
     some: list[dict[str, Any]] = [
         *({"bitpix": bits} for bits in (0, 1, 64, -16)),
         *({"scl_slope": slope, "scl_inter": 3} for slope in (0, NAN, INF, 1e30, 3e38, -1)),

@@ -1,4 +1,4 @@
-"""Small scans as bytes, whose header fields and compression a test can set as it likes."""
+"""Small scans as bytes, with header fields and compression of a test's choice."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def nifti(
     carrier: str = "NIfTI-1",
     **fields: Any,
 ) -> bytes:
-    """A NIfTI file with qform and sform, then fields set as they are, unchecked."""
+    """A NIfTI file with qform and sform, and with unchecked values for some fields."""
     array = noise() if array is None else array
     kind, order, compressed = CARRIERS[carrier]
     header = kind.header_class(endianness=order)
@@ -66,13 +66,13 @@ def nifti(
 
 
 def network(carrier: str = "NIfTI-1", **fields: Any) -> bytes:
-    """A scan that level "none" takes as it is, but for the fields set."""
+    """A scan for the preprocessing "none", apart from the fields that are set."""
     scaled = {"scl_slope": 1 / 255, "scl_inter": 0, **fields}
     return nifti(network_image(), NETWORK_AFFINE, carrier, **scaled)
 
 
 def mgh(array: NDArray[Any] | None = None, **fields: Any) -> bytes:
-    """An MGH file, then fields set as they are, unchecked."""
+    """An MGH file with unchecked values for some fields."""
     array = noise(dtype=np.float32) if array is None else array
     data = nib.MGHImage(array, AFFINE).to_bytes()
     return _with_fields(data, nib.freesurfer.mghformat.MGHHeader, ">", fields)
@@ -91,7 +91,7 @@ def _with_fields(data: bytes, kind: Any, order: str, fields: dict[str, Any]) -> 
 
 
 def claim(shape: tuple[int, int, int], datatype: Any) -> bytes:
-    """The 352 bytes in front of the voxels, for a grid of half a millimetre."""
+    """The 352 bytes before the voxels, for a grid of half a millimetre."""
     header = nib.Nifti1Header()
     header.set_data_dtype(datatype)
     header["dim"] = [3, *shape, 1, 1, 1, 1]
@@ -127,7 +127,7 @@ def repeated(piece: bytes, total_bytes: int) -> bytes:
 
 
 def one_member(head: bytes, zeros_bytes: int) -> bytes:
-    """A gzip bomb in one member: a head, and zeros behind it."""
+    """A gzip bomb in one member: a header and then zeros."""
     deflate = zlib.compressobj(6, wbits=31)
     parts = [deflate.compress(head)]
     parts += [deflate.compress(bytes(1 << 20)) for _ in range(zeros_bytes >> 20)]

@@ -1,4 +1,4 @@
-"""Which models there are: found by name, refused where a file was changed."""
+"""Models are found by name, and refused if a file was changed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def tamper(root: Path, name: str) -> None:
-    """One bit of the model's file turned round."""
+    """Flip one bit of the model's file."""
     path = root / name / "model.onnx"
     data = bytearray(path.read_bytes())
     data[-1] ^= 1

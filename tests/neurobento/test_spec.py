@@ -1,4 +1,4 @@
-"""The contract of a model: it survives its file, and whatever does not fit it is refused."""
+"""A spec survives its file, and a spec that does not fit is refused."""
 
 from __future__ import annotations
 

@@ -64,11 +64,11 @@ class NumpyCuda:
 
     @property
     def held(self) -> int:
-        """How many things were made and not let go of."""
+        """The number of objects that were created and not freed."""
         return sum(map(len, (self.memory, self.streams, self.graphs, self.runnables)))
 
     def put(self, stream: int, work: Work) -> None:
-        """Put work on a stream, or into what it records."""
+        """Add work to a stream or to its recording."""
         self._recording.get(stream, self.streams[stream]).append(work)
 
     def is_recording(self, stream: int) -> bool:
@@ -253,7 +253,7 @@ class NumpyTensorRT:
 
 
 def install(monkeypatch: pytest.MonkeyPatch, name: str, **values: Any) -> None:
-    """Have a module of that name be there."""
+    """Add a module of that name."""
     module = ModuleType(name)
     module.__spec__ = ModuleSpec(name, None)
     for key, value in values.items():

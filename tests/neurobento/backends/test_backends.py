@@ -167,7 +167,7 @@ def test_openvino_computes_in_bf16_by_itself_only_where_the_model_was_verified_i
     verification: dict[str, Any],
     expected: str,
 ) -> None:
-    """And the CPU is quick at it."""
+    """The CPU must have AMX as well."""
     found = []
     module = importlib.import_module("neurobento.backends.openvino")
     monkeypatch.setattr(module, "_has_amx", lambda: amx)

@@ -1,4 +1,4 @@
-"""The GPU that there is, its memory, its stream and its recordings."""
+"""Find the GPU, and use its memory, streams and recordings."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_where_no_gpu_can_be_used_none_is_found(
 def test_why_cuda_finds_no_gpu_is_told(
     cuda: Any, caplog: pytest.LogCaptureFixture, status: int
 ) -> None:
-    """Without a driver the status is 35 on every machine: no reason to warn."""
+    """Without a driver the status is always 35, so there is no warning."""
     cuda.failing["cudaGetDeviceCount"] = status
     with caplog.at_level(logging.DEBUG):
         assert find_gpu() is None

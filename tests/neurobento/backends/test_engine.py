@@ -1,4 +1,4 @@
-"""Engines on disk: what each is for, and which of them may be loaded."""
+"""Engines on disk are found by their facts and loaded only if they are safe."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def folder(model: Model, root: Path) -> Path:
-    """An engine's, with `FACTS`."""
+    """The folder of an engine with `FACTS`."""
     return write_engine(model, FACTS, ENGINE, root)
 
 
 def for_one(**changes: Any) -> EngineFacts:
-    """What a machine with one kind of GPU asks for."""
+    """The facts that a machine with one kind of GPU needs."""
     return dataclasses.replace(FACTS, targets=("sm_89",), **changes)
 
 
@@ -97,7 +97,7 @@ def test_an_engine_is_private_whatever_the_umask(model: Model, root: Path) -> No
 
 
 def test_the_key_does_not_change_from_run_to_run() -> None:
-    """Else every engine would be built again."""
+    """Otherwise every engine would be built again."""
     assert FACTS.key == "d2f2b21c8632c25c"
     assert dataclasses.replace(FACTS, engine_sha256="cd" * 32).key == FACTS.key
 
@@ -133,7 +133,7 @@ def test_an_engine_that_differs_in_one_fact_is_refused_and_the_fact_named(
 
 
 def test_the_nearest_engine_is_named(model: Model, root: Path, folder: Path) -> None:
-    """Whichever of the folders comes first."""
+    """The order of the folders does not matter."""
     far = dataclasses.replace(FACTS, library="1.6", profile=(1, 1, 4))
     for i in range(8):
         write_engine(model, dataclasses.replace(far, onnx_sha256=f"{i}"), ENGINE, root)
@@ -154,7 +154,7 @@ def test_without_an_engine_the_error_says_how_to_build_it(model: Model, root: Pa
 
 
 def test_the_error_names_no_folder_of_the_machine(model: Model, root: Path) -> None:
-    """It is written into spec.json."""
+    """The text is written to spec.json."""
     with pytest.raises(EngineMismatch) as caught:
         find_engine(model, for_one(), root)
     assert str(model.folder) not in caught.value.public_message
@@ -185,7 +185,7 @@ def test_an_engine_without_its_file_is_refused(folder: Path) -> None:
 
 @pytest.mark.parametrize("place", ["", "engine.plan", "engine.json"])
 @pytest.mark.parametrize("mode", [0o720, 0o702, 0o777])
-def test_what_others_may_write_is_refused(folder: Path, place: str, mode: int) -> None:
+def test_an_engine_that_others_can_write_is_refused(folder: Path, place: str, mode: int) -> None:
     (folder / place).chmod(mode)
     with pytest.raises(EngineMismatch, match=f"can write to; found mode {mode:o}"):
         read_engine(folder)

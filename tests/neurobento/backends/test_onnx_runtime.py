@@ -1,4 +1,4 @@
-"""ONNX Runtime: its providers, and what is told when one of them is not there."""
+"""The providers of ONNX Runtime, and the errors if one is missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scans of a batch that OpenVINO computes in pairs: to the voxel what each gets alone."""
+"""Scans that OpenVINO computes in pairs get the same labels as alone."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def blob(seed: int) -> Any:
 
 
 def counted(monkeypatch: pytest.MonkeyPatch, backend: Any) -> list[int]:
-    """The sizes of what is computed in pairs from now on."""
+    """Record the sizes of the batches that are computed in pairs."""
     sizes: list[int] = []
     infer_pair = backend._infer_pair
 
@@ -115,7 +115,7 @@ def test_a_batch_in_pairs_gives_the_labels_of_each_scan(
 def test_the_shipped_model_gives_in_pairs_what_it_gives_alone(
     compact: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On any number of threads: its sums are made in one order."""
+    """Its sums have a fixed order, so the number of threads does not matter."""
     paired, alone = compact
     images = np.stack([blob(seed) for seed in range(5)])
     assert 0 <= images.min() <= images.max() <= 1
@@ -131,7 +131,7 @@ def test_the_shipped_model_gives_in_pairs_what_it_gives_alone(
 
 @pytest.mark.slow
 def test_norms_are_those_of_the_graph(compact: tuple[Any, Any]) -> None:
-    """OpenVINO's own, whose sums hang on its threads, give nearly every voxel the same label."""
+    """OpenVINO's own norm, whose sums depend on threads, changes few voxels' labels."""
     import openvino
 
     paired, _ = compact
@@ -207,7 +207,7 @@ def test_without_memory_for_a_pair_scans_are_computed_one_by_one(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """It is said once, and not tried again for every batch."""
+    """The warning comes once, and later batches do not try again."""
     tried = []
 
     def compile_model(**how: str) -> Any:
@@ -223,7 +223,7 @@ def test_without_memory_for_a_pair_scans_are_computed_one_by_one(
 
 
 def test_nobody_is_told_that_openvino_is_used(tmp_path: Path) -> None:
-    """Its package for that is not even imported, and no identity is written into the home."""
+    """The telemetry package is not imported, and no identity is written to the home folder."""
     program = (
         "import sys\n"
         "from neurobento import find_model, open_backend\n"

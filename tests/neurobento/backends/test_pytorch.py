@@ -1,4 +1,4 @@
-"""PyTorch, the reference: which weights it takes, on what, and in which precision it computes."""
+"""The PyTorch backend loads the right weights and computes in the right precision."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ IMAGES = np.zeros((2, 1, 91, 122, 123), np.float32)
 
 
 class Recording(torch.nn.Module):
-    """A convolution that notes in which type it computes, and for how many scans at once."""
+    """A convolution that records its data type and its batch size."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Recording(torch.nn.Module):
 
 @pytest.fixture
 def network(monkeypatch: pytest.MonkeyPatch) -> Recording:
-    """What every recipe builds."""
+    """The network that every recipe builds."""
     built = Recording()
     monkeypatch.setattr("neurobento.networks.weights.build", lambda _: built)
     return built
@@ -87,7 +87,7 @@ def test_convolutions_compute_in_the_precision(
 
 
 def test_a_cpu_takes_scan_by_scan(model: Model, network: Recording) -> None:
-    """Logits of several would not fit."""
+    """The logits of several scans would not fit into memory."""
     open_backend(model, "pytorch", device="cpu").infer(IMAGES)
     assert [count for _, count, _ in network.seen] == [1, 1]
 

@@ -32,7 +32,7 @@ GPU = Gpu("NVIDIA GeForce RTX 4090", "8.9")
 
 @pytest.fixture
 def hide(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Makes packages look as if they were not installed."""
+    """Hide packages, as if they were not installed."""
     find = importlib.util.find_spec
 
     def hide_packages(*packages: str) -> None:
@@ -94,7 +94,7 @@ def test_a_device_that_a_backend_does_not_serve_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=f"auto or one of {served} for the backend {name}"):
         open_backend(model, name, device=device)
-    assert fakes.tried == []
+    assert fakes.attempts == []
 
 
 @pytest.mark.parametrize("name", BACKENDS)
@@ -127,19 +127,19 @@ def test_auto_with_nothing_installed_is_an_error(model: Model, hide: Callable[..
 
 
 class Fakes:
-    """Stand-ins for all backends, installed and able unless said otherwise.
+    """Fakes of all backends, installed and working unless a test says otherwise.
 
     Attributes
     ----------
-    tried
-        Backend, device, precision and threads, as they were asked for.
+    attempts
+        Backend, device, precision and threads of each call.
     unable
         (backend, device) -> the error it ends with.
     """
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self._patch = patch
-        self.tried: list[tuple[str, str, str, int]] = []
+        self.attempts: list[tuple[str, str, str, int]] = []
         self.unable: dict[tuple[str, str], Exception] = {}
         self._entries = {
             name: BackendEntry("numpy", entry.extra, self._opener(name), entry.precisions)
@@ -150,7 +150,7 @@ class Fakes:
 
     def _opener(self, name: str) -> Callable[..., Any]:
         def open_it(model: Model, device: str, precision: str, threads: int) -> Any:
-            self.tried.append((name, device, precision, threads))
+            self.attempts.append((name, device, precision, threads))
             if (name, device) in self.unable:
                 raise self.unable[name, device]
             return SimpleNamespace(name=name, device=device, precision=precision)
@@ -192,20 +192,20 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> Fakes:
 def test_auto_takes_the_first_on_the_gpu_that_can_run_the_model(
     model: Model, fakes: Fakes, unable: int
 ) -> None:
-    """And a CPU where none can."""
+    """If none can, a CPU backend runs it."""
     fakes.have_gpu(GPU)
     fakes.unable = dict.fromkeys(GPU_ORDER[:unable], NO_ENGINE)
     opened: Any = open_backend(model)
     expected = [*GPU_ORDER, ("openvino", "cpu")]
     assert (opened.name, opened.device) == expected[unable]
-    assert [(name, device) for name, device, *_ in fakes.tried] == expected[: unable + 1]
+    assert [(name, device) for name, device, *_ in fakes.attempts] == expected[: unable + 1]
 
 
 def test_auto_passes_over_what_is_not_installed(model: Model, fakes: Fakes) -> None:
     fakes.have_gpu(GPU)
     fakes.leave_out("tensorrt", "tensorrt-rtx")
     assert open_backend(model).name == "onnxruntime"
-    assert len(fakes.tried) == 1
+    assert len(fakes.attempts) == 1
 
 
 def test_auto_says_in_the_log_what_it_left_out(
@@ -246,54 +246,54 @@ def test_auto_warns_that_a_visible_gpu_is_not_used(
 def test_int8_runs_only_where_it_was_verified(
     model: Model, fakes: Fakes, name: str, verification: dict[str, Any]
 ) -> None:
-    """Or for the verification itself."""
+    """The verification itself may run it as well."""
     spec = dataclasses.replace(model.spec, verification=verification)
     model = dataclasses.replace(model, spec=spec)
     with pytest.raises(BackendUnavailable, match=r"verified in openvino int8.*export\.quantise"):
         open_backend(model, name, precision="int8")
-    assert fakes.tried == []
+    assert fakes.attempts == []
     open_backend(model, name, precision="int8", unverified=True)
-    assert fakes.tried == [("openvino", "cpu", "int8", 0)]
+    assert fakes.attempts == [("openvino", "cpu", "int8", 0)]
 
 
 def test_int8_that_was_verified_runs(model: Model, fakes: Fakes) -> None:
     verification = {"onnxruntime int8": {"passed": True}}
     spec = dataclasses.replace(model.spec, verification=verification)
     open_backend(dataclasses.replace(model, spec=spec), "onnxruntime", precision="int8")
-    assert fakes.tried == [("onnxruntime", "cpu", "int8", 0)]
+    assert fakes.attempts == [("onnxruntime", "cpu", "int8", 0)]
 
 
-def test_auto_asks_nothing_of_a_gpu_where_there_is_none(model: Model, fakes: Fakes) -> None:
+def test_auto_tries_no_gpu_backend_without_a_gpu(model: Model, fakes: Fakes) -> None:
     opened: Any = open_backend(model, threads=3)
     assert (opened.name, opened.device) == ("openvino", "cpu")
-    assert fakes.tried == [("openvino", "cpu", "auto", 3)]
+    assert fakes.attempts == [("openvino", "cpu", "auto", 3)]
 
 
-def test_auto_on_a_cpu_that_was_asked_for_leaves_the_gpu_alone(model: Model, fakes: Fakes) -> None:
+def test_auto_on_a_requested_cpu_does_not_use_the_gpu(model: Model, fakes: Fakes) -> None:
     fakes.have_gpu(GPU)
     open_backend(model, device="cpu")
-    assert fakes.tried == [("openvino", "cpu", "auto", 0)]
+    assert fakes.attempts == [("openvino", "cpu", "auto", 0)]
 
 
 def test_auto_does_not_hide_that_an_installed_cpu_backend_fails(model: Model, fakes: Fakes) -> None:
     fakes.unable = {("openvino", "cpu"): NO_PROVIDER}
     with pytest.raises(BackendUnavailable, match="no provider"):
         open_backend(model)
-    assert len(fakes.tried) == 1
+    assert len(fakes.attempts) == 1
 
 
-def test_a_gpu_that_was_asked_for_and_is_not_there_is_an_error(model: Model, fakes: Fakes) -> None:
+def test_a_requested_gpu_that_is_missing_is_an_error(model: Model, fakes: Fakes) -> None:
     with pytest.raises(BackendUnavailable, match="no GPU"):
         open_backend(model, device="cuda")
-    assert fakes.tried == []
+    assert fakes.attempts == []
 
 
-def test_no_cpu_stands_in_for_a_gpu_that_was_asked_for(model: Model, fakes: Fakes) -> None:
+def test_no_cpu_replaces_a_requested_gpu(model: Model, fakes: Fakes) -> None:
     fakes.have_gpu(GPU)
     fakes.unable = {**dict.fromkeys(GPU_ORDER, NO_PROVIDER), GPU_ORDER[0]: NO_ENGINE}
     with pytest.raises(EngineMismatch, match="no engine"):
         open_backend(model, device="cuda")
-    assert [(name, device) for name, device, *_ in fakes.tried] == GPU_ORDER
+    assert [(name, device) for name, device, *_ in fakes.attempts] == GPU_ORDER
 
 
 def test_with_nothing_installed_for_the_gpu_the_error_names_what_there_is(
@@ -326,24 +326,22 @@ def test_auto_never_changes_the_precision(model: Model, fakes: Fakes) -> None:
     fakes.unable = dict.fromkeys(GPU_ORDER, NO_ENGINE)
     with pytest.raises(EngineMismatch):
         open_backend(model, precision="fp16")
-    assert [name for name, *_ in fakes.tried] == ["tensorrt", "tensorrt-rtx"]
+    assert [name for name, *_ in fakes.attempts] == ["tensorrt", "tensorrt-rtx"]
 
 
 def test_auto_without_a_backend_of_the_precision_is_refused(model: Model, fakes: Fakes) -> None:
     with pytest.raises(ConfigError, match="'fp16'"):
         open_backend(model, precision="fp16")
-    assert fakes.tried == []
+    assert fakes.attempts == []
 
 
 @pytest.mark.parametrize("name", BACKENDS)
-def test_nothing_stands_in_for_what_was_asked_for_by_name(
-    model: Model, fakes: Fakes, name: str
-) -> None:
+def test_nothing_replaces_a_backend_that_was_named(model: Model, fakes: Fakes, name: str) -> None:
     fakes.have_gpu(GPU)
     fakes.unable = dict.fromkeys([(name, "cpu"), (name, "cuda")], NO_ENGINE)
     with pytest.raises(EngineMismatch, match="no engine"):
         open_backend(model, name)
-    assert [tried for tried, *_ in fakes.tried] == [name]
+    assert [tried for tried, *_ in fakes.attempts] == [name]
 
 
 @pytest.mark.parametrize("name", BACKENDS)
@@ -351,9 +349,9 @@ def test_nothing_stands_in_for_what_was_asked_for_by_name(
 def test_a_backend_takes_the_gpu_if_it_can_and_there_is_one(
     model: Model, fakes: Fakes, name: str, gpu: Gpu | None
 ) -> None:
-    """Or if it has no other device: it will say what is missing."""
+    """A backend without another device takes it too, and says what is missing."""
     fakes.have_gpu(gpu)
     open_backend(model, name)
     served: Mapping[str, Any] = BACKENDS[name].precisions
     takes_gpu = "cpu" not in served or (gpu is not None and "cuda" in served)
-    assert fakes.tried == [(name, "cuda" if takes_gpu else "cpu", "auto", 0)]
+    assert fakes.attempts == [(name, "cuda" if takes_gpu else "cpu", "auto", 0)]

@@ -1,4 +1,4 @@
-"""An engine on a GPU: CUDA and TensorRT in numpy, and the real ones on a machine that has them."""
+"""Run engines with fakes of CUDA and TensorRT, and with the real ones if they are available."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def test_without_cuda_graphs_nothing_is_recorded(
 def test_after_a_failure_the_size_is_prepared_again(
     backend: TensorRTBackend, tensorrt: Any, batch_of: Any
 ) -> None:
-    """Else a recording would begin that holds the preparation."""
+    """Otherwise the recording would include the preparation."""
     images, labels = batch_of(1)
     tensorrt.refuses_work = True
     with pytest.raises(RuntimeError, match="TensorRT refused the work"):

@@ -1,4 +1,4 @@
-"""Laws of the way between grids, with nibabel and SciPy as oracles."""
+"""Laws of the mapping between grids, with nibabel and SciPy as oracles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the gate says about headers: every refusal by its exact leaf, and what survives."""
+"""Headers are accepted, or refused with exactly one leaf of the errors."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def dim(*lengths: int) -> list[int]:
 
 
 def refusal(head: bytes, leaf: type[ScanError], limits: ScanLimits = LIMITS) -> ScanError:
-    """The error, whose type is the leaf itself and none of its relatives."""
+    """Return the error, which is exactly this leaf."""
     with pytest.raises(ScanError) as caught:
         parse_header(head, limits)
     assert type(caught.value) is leaf
@@ -342,7 +342,7 @@ def test_a_refusal_repeats_no_header_text() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_no_damaged_header_raises_anything_but_a_scan_error(seed: int) -> None:
-    """Random bytes thrown into good headers: refused by a leaf or accepted, never a crash."""
+    """Headers with random bytes are refused with a leaf or accepted, and never crash."""
     random = np.random.default_rng(seed)
     outcomes = set()
     for good in (nifti(), nifti(nib.Nifti2Header), nifti(endianness=">"), mgh()):

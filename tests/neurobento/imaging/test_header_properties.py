@@ -52,7 +52,7 @@ class Sent:
 
 
 def many(examples: int) -> settings:
-    """So many examples, the same in each run; it is `check` that measures the time they take."""
+    """Run that many examples, the same in each run; `check` measures their time."""
     slow = [HealthCheck.too_slow, HealthCheck.data_too_large]
     return settings(
         max_examples=examples,
@@ -139,7 +139,7 @@ def sound(draw: st.DrawFn) -> dict[str, Any]:
 
 @st.composite
 def whole(draw: st.DrawFn, faults: int = 0) -> Sent:
-    """A sound file, then so many fields of its header at most set to anything."""
+    """A valid file with at most that many header fields set to anything."""
     fields = draw(sound())
     array = noise(fields["dim"][1:4], DATATYPES[fields["datatype"]])
     gap = bytes(fields["vox_offset"] - 352)
@@ -201,7 +201,7 @@ def order_of(plain: bytes) -> str:
 
 
 def stated_affine(fields: Any) -> NDArray[np.float64]:
-    """An sform where there is one, or else the qform."""
+    """The sform if it is set, else the qform."""
     if fields["sform_code"]:
         rows = [fields[row] for row in ("srow_x", "srow_y", "srow_z")]
         return np.array([*rows, [0, 0, 0, 1]], dtype=np.float64)
@@ -229,7 +229,7 @@ def stated_values(plain: bytes, fields: Any, count: int) -> NDArray[np.float64]:
 
 
 def check_scan(scan: Scan, plain: bytes) -> None:
-    """It is what the header says, and labels can be written onto its grid."""
+    """Check that the scan is what the header says, and that labels can be written onto its grid."""
     fields = np.frombuffer(plain[:348], HEADER.newbyteorder(order_of(plain)))[0]
     assert fields["sizeof_hdr"] == 348
     lengths = fields["dim"][1 : 1 + fields["dim"][0]].tolist()
@@ -253,7 +253,7 @@ def check_scan(scan: Scan, plain: bytes) -> None:
 
 
 def check_refusal(error: ScanError) -> None:
-    """It is a leaf, and says nothing that only the file could have told it."""
+    """Check that the error is a leaf and repeats nothing from the file."""
     assert type(error).__subclasses__() == []
     assert "SECRET" not in error.public_message
     assert "scan.nii" not in error.public_message
@@ -266,7 +266,7 @@ Check = Callable[[Sent], str]
 
 @pytest.fixture
 def check(tmp_path: Path) -> Check:
-    """Reads a file, and gives the name of what came of it: `Scan`, or the error's class."""
+    """Read a file and return `Scan`, or the name of the error's class."""
     path = tmp_path / "scan.nii"
 
     def reads(file: Sent) -> str:

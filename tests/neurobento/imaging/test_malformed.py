@@ -1,4 +1,4 @@
-"""A thousand malformed files and more: each refused for what it is, soon, and in little memory."""
+"""Over a thousand malformed files are refused correctly, quickly and with little memory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def found() -> list[Outcome]:
-    """What came of each file in a fresh process, whose memory nobody else uses."""
+    """The result of each file in a fresh process, so that memory can be measured."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         return process.submit(outcomes, SEED, COUNT).result()
 

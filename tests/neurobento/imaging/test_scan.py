@@ -1,4 +1,4 @@
-"""The gate end to end: files in, scans or the exact refusal out; labels back beside them."""
+"""Read files as scans or refuse them with the exact error, and write labels on their grid."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def nifti_bytes(array: Any = None, affine: Any = AFFINE, kind: Any = nib.Nifti1I
 
 
 def claiming(lengths: tuple[int, int, int], datatype: int, bitpix: int) -> bytes:
-    """A header that claims a grid, without a voxel behind it."""
+    """A header that claims a grid, followed by no voxels."""
     header = nib.Nifti1Header()
     header["dim"] = [3, *lengths, 1, 1, 1, 1]
     header["datatype"], header["bitpix"] = datatype, bitpix
@@ -71,7 +71,7 @@ def claiming(lengths: tuple[int, int, int], datatype: int, bitpix: int) -> bytes
 
 
 def refusal(path: Path, leaf: type[ScanError], limits: ScanLimits | None = None) -> ScanError:
-    """The error, whose type is the leaf itself and which names the file to the caller only."""
+    """Return the error: exactly this leaf, naming the file to the caller only."""
     with pytest.raises(ScanError) as caught:
         read_scan(path, limits)
     error = caught.value
@@ -329,7 +329,7 @@ def test_a_claim_of_gigabytes_costs_nothing(
     compress: bool,
     tmp_path: Path,
 ) -> None:
-    """377 bytes that claim 18 GB, 1 GB, or the most that the gate would open."""
+    """377 bytes that claim 18 GB, 1 GB, or the largest scan allowed."""
     path = tmp_path / "scan.nii.gz"
     data = claiming(lengths, datatype, bitpix).ljust(377, b"\0")
     path.write_bytes(gzip.compress(data) if compress else data)
@@ -346,7 +346,7 @@ def test_a_claim_of_gigabytes_costs_nothing(
 @pytest.mark.alone
 @pytest.mark.parametrize("claim", ["honest", "far too little", "too much"])
 def test_a_gzip_bomb_is_stopped_early(claim: str, tmp_path: Path) -> None:
-    """200 MB of zeros in 200 kB: the gate stops after a few MB, whatever the header says."""
+    """200 MB of zeros in 200 kB: reading stops after a few MB, whatever the header says."""
     lengths = {"honest": (512, 512, 200), "far too little": SHAPE, "too much": (512, 512, 250)}
     deflate = zlib.compressobj(9, wbits=31)
     packed = deflate.compress(claiming(lengths[claim], 8, 32).ljust(352, b"\0"))
@@ -575,7 +575,7 @@ def test_the_extension_is_written_and_the_space_left_alone(write_nifti: Writer) 
 
 
 def test_labels_are_written_whole_or_not_at_all(write_nifti: Writer, tmp_path: Path) -> None:
-    """The disk fills up half way: what was there stays, and nothing half is left."""
+    """The disk fills up half way: the old file stays, and no partial file remains."""
     space = read_scan(write_nifti(voxels())).space
     labels = np.random.default_rng(3).integers(0, 117, SHAPE, dtype=np.uint8)
     folder = tmp_path / "out"

@@ -1,4 +1,4 @@
-"""Step 2: N4 takes a known field out again, and is ANTs' own N4."""
+"""Step 2: N4 removes a known field, and agrees with ANTs' own N4."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_the_callers_arrays_are_not_modified(biased: Any, phantom: Any) -> None:
 
 
 def test_air_and_skull_do_not_count(biased: Any, corrected: Any, phantom: Any) -> None:
-    """What lies outside the mask changes nothing inside it."""
+    """Voxels outside the mask change nothing inside it."""
     brain = phantom.image > 0
     with_skull = np.where(brain, biased, 900).astype(np.float32)
     again = correct_bias(with_skull, brain, phantom.affine)
@@ -101,7 +101,7 @@ def test_the_same_scan_gives_the_same_result(biased: Any, corrected: Any, phanto
 
 
 def head(phantom: Any, seed: int = 0) -> Any:
-    """Three tissues in shells, noise and a smooth field: what a scan's histogram looks like."""
+    """Three tissues in shells, noise and a smooth field, with a histogram like a scan's."""
     depth = np.linalg.norm(apply_affine(phantom.affine, np.argwhere(phantom.image > 0)), axis=1)
     tissue = np.select([depth < 35, depth < 50], [160.0, 110.0], 50.0)
     tissue *= np.random.default_rng(seed).normal(1, 0.05, tissue.shape)
@@ -147,7 +147,7 @@ def test_voxels_without_a_logarithm_are_treated_as_by_ants(phantom: Any) -> None
 
 @pytest.mark.parametrize("slices", [1, 3, 7, 12])
 def test_a_scan_of_few_slices_loses_its_field(phantom_on: Callable[..., Any], slices: int) -> None:
-    """ANTs leaves fewer than eight slices as they are."""
+    """ANTs leaves fewer than eight slices unchanged."""
     phantom = phantom_on("RAS", sizes_mm=(4.0, 4.0, 6.0), shape=(39, 47, slices))
     noise = np.random.default_rng(3).normal(1, 0.02, phantom.shape)
     array = np.where(phantom.image > 0, 100 * noise * smooth_field(phantom), 0)

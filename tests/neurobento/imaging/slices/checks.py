@@ -21,7 +21,7 @@ Writer = Callable[..., Path]
 
 
 def refusal(path: Path, leaf: type[ScanError], limits: SliceLimits | None = None) -> ScanError:
-    """The error, whose type is the leaf itself and which names the file to the caller only."""
+    """Return the error: exactly this leaf, naming the file to the caller only."""
     with pytest.raises(ScanError) as caught:
         read_slice(path, limits)
     error = caught.value
@@ -58,7 +58,7 @@ for path in sys.argv[2:]:
 
 
 def cost(small: Path, *paths: Path) -> list[tuple[str, int]]:
-    """What comes of files, and the MiB that they take so far, in a process of their own."""
+    """Return each file's outcome and the peak memory so far in MiB, from a process of its own."""
     command = [sys.executable, "-c", MEASURE, *map(str, [small, *paths])]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     words = done.stdout.split()

@@ -99,7 +99,7 @@ def rle_dicom(pixels: Any) -> bytes:
 
 
 def transparent(kind: str) -> bytes:
-    """White, without any of it to be seen in the upper half."""
+    """A white image whose upper half is transparent."""
     pixels = Image.fromarray(np.where(np.arange(48)[:, None] < 24, 255, grey()).astype(np.uint8))
     alpha = Image.fromarray(np.repeat(np.uint8([[0], [255]]), 24, axis=0).repeat(40, axis=1))
     if kind == "P":
@@ -113,7 +113,7 @@ def transparent(kind: str) -> bytes:
 
 
 def huge_png(rows: int, columns: int, *, whole: bool) -> bytes:
-    """Pixels of one bit, all of them zero, or none of them there."""
+    """A PNG of one-bit pixels, all zero, or with its pixels missing."""
     header = struct.pack(">IIBBBBB", columns, rows, 1, GREY, 0, 0, 0)
     deflate = zlib.compressobj(9)
     line = bytes(1 + (columns + 7) // 8)

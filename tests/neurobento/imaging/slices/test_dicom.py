@@ -240,7 +240,7 @@ def test_a_deflated_dicom_bomb_is_not_inflated(write: Writer) -> None:
 
 @pytest.mark.alone
 def test_a_bomb_of_run_lengths_is_not_unpacked(write: Writer) -> None:
-    """20 MB that unpack to 1.3 GB."""
+    """The 20 MB unpack to 1.3 GB."""
     runs = struct.pack("<16I", 1, 64, *[0] * 14) + b"\x81\x01" * (10 << 20)
     path = write(dicom(syntax=RLE, content=encapsulate([runs])))
     start = time.perf_counter()

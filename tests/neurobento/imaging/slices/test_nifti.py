@@ -60,7 +60,7 @@ def test_a_whole_scan_is_refused_with_the_remedy(
 
 @pytest.mark.parametrize(("across", "refused_"), [(0, True), (1, False), (2, False)])
 def test_a_sagittal_slice_is_refused(across: int, refused_: bool, write_nifti: Writer) -> None:
-    """Where the file says that it is one: it is no mirror image of itself."""
+    """If the file states the plane: a sagittal slice is no mirror image of itself."""
     path = write_nifti(np.expand_dims(grey(), across), np.diag([2.0, 3.0, 4.0, 1.0]))
     if refused_:
         assert "sagittal" in refusal(path, UnsupportedPlane).found

@@ -121,7 +121,7 @@ def test_a_png_of_too_many_pixels_is_refused_by_its_header(rows: int, write: Wri
 
 @pytest.mark.parametrize("shape", [(32, 4097), (4097, 32)])
 def test_a_strip_is_refused(shape: tuple[int, int], write: Writer) -> None:
-    """It has few pixels, and the square around it has many."""
+    """A strip has few pixels, but the square around it has many."""
     refusal(write(grey_png(grey(shape))), TooManyVoxels)
     assert read_slice(write(grey_png(grey(shape))), SliceLimits(max_edge=4097)).shape == shape
 
@@ -134,7 +134,7 @@ def test_a_png_bomb_is_never_unpacked(write: Writer) -> None:
 
 
 def test_what_is_unpacked_shows_in_its_cost(write: Writer) -> None:
-    """A measurement that sees nothing would pass above too."""
+    """Without this, a measurement that sees nothing would pass the test above."""
     large = write(grey_png(np.tile(grey((512, 512)), (8, 8))), "large")
     ((outcome, mebibytes),) = cost(write(grey_png(grey())), large)
     assert outcome == "read"
@@ -160,7 +160,7 @@ def test_a_picture_is_upright_as_viewers_show_it(
     np.testing.assert_array_equal(found, np.rot90(grey(), turns))
 
 
-def test_no_memory_is_not_the_pictures_fault(
+def test_running_out_of_memory_is_no_scan_error(
     write: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any) -> Any:

@@ -148,7 +148,7 @@ def test_an_axis_of_length_1_makes_a_slice(
     assert holds_slice(write_nifti(np.ones(shape, np.uint8), name=name)) is expected
 
 
-def test_so_it_does_in_an_mgh_file(write: Writer) -> None:
+def test_an_axis_of_length_1_makes_a_slice_of_an_mgh_file(write: Writer) -> None:
     for shape, expected in (((40, 44, 1), True), ((40, 44, 48), False)):
         content = nib.MGHImage(np.ones(shape, np.uint8), np.eye(4)).to_bytes()
         assert holds_slice(write(content)) is expected

@@ -41,7 +41,7 @@ def known(known_model: Path) -> Model:
 
 @pytest.fixture
 def no_build(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """From its call on, a build is an error."""
+    """Return a function after whose call a build is an error."""
 
     def forbid() -> None:
         def fail(*_: object) -> None:
@@ -104,7 +104,7 @@ def test_an_engine_that_is_there_is_not_built_again(
     first = build_engine(known, "tensorrt-rtx", "fp32", SMS, tmp_path)
     no_build()
     assert build_engine(known, "tensorrt-rtx", "fp32", SMS, tmp_path) == first
-    # in any order, however often named, and for a part of the GPUs
+    # Also in another order, named twice, and for some of the GPUs.
     assert build_engine(known, "tensorrt-rtx", "fp32", [*SMS[::-1], "8.9"], tmp_path) == first
     assert build_engine(known, "tensorrt-rtx", "fp32", ["8.9"], tmp_path) == first
 
@@ -171,7 +171,7 @@ def test_without_a_capability_it_is_that_of_the_gpu(
 
 
 def unreadable_model(known: Model, folder: Path) -> Model:
-    """The known model with an operator that no runtime has."""
+    """Return the known model with an operator that no runtime has."""
     shutil.copytree(known.folder, folder)
     graph = onnx.load(folder / "model.onnx")
     graph.graph.node[2].op_type = "Guess"
@@ -192,7 +192,7 @@ def test_a_model_that_the_library_cannot_read_is_refused(
 
 
 def fake_tensorrt(engine: bytes | None, timings: bytes) -> MagicMock:
-    """TensorRT with a builder that gives this engine, and a cache of these timings."""
+    """Return a TensorRT whose builder gives this engine, and whose cache these timings."""
     library = MagicMock(__version__="10.13.0")
     library.NetworkDefinitionCreationFlag.STRONGLY_TYPED = 1
     builder = library.Builder.return_value
@@ -203,7 +203,7 @@ def fake_tensorrt(engine: bytes | None, timings: bytes) -> MagicMock:
 
 
 def cached_timings(library: MagicMock) -> bytes:
-    """The timings that a build began with."""
+    """Return the timings that a build began with."""
     config = library.Builder.return_value.create_builder_config.return_value
     (timings,) = config.create_timing_cache.call_args.args
     assert config.set_timing_cache.call_args.args[0] is config.create_timing_cache.return_value
@@ -211,30 +211,30 @@ def cached_timings(library: MagicMock) -> bytes:
 
 
 @pytest.fixture
-def on_an_l4(monkeypatch: pytest.MonkeyPatch) -> Callable[[MagicMock], None]:
-    """Has the flavour tensorrt be a given module, on a machine with an L4."""
+def build_with(
+    known: Model, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., Path]:
+    """Return a function that builds with a given TensorRT, on a machine with an L4."""
     monkeypatch.setattr(to_tensorrt, "require_gpu", lambda: GPU)
-    return lambda library: monkeypatch.setitem(sys.modules, "tensorrt", library)
+
+    def build(library: MagicMock, precision: str = "fp32") -> Path:
+        monkeypatch.setitem(sys.modules, "tensorrt", library)
+        return build_engine(known, "tensorrt", precision, root=tmp_path)
+
+    return build
 
 
-def test_tensorrt_builds_for_the_gpu_it_runs_on(
-    known: Model, on_an_l4: Callable[[Any], None], tmp_path: Path
-) -> None:
-    library = fake_tensorrt(b"engine", b"timings")
-    on_an_l4(library)
-    folder = build_engine(known, "tensorrt", "fp16", root=tmp_path)
+def test_tensorrt_builds_for_the_gpu_it_runs_on(build_with: Callable[..., Path]) -> None:
+    folder = build_with(fake_tensorrt(b"engine", b"timings"), "fp16")
     facts = read_facts(folder)
     assert (facts.flavour, facts.library, facts.precision) == ("tensorrt", "10.13.0", "fp16")
     assert facts.targets == ("NVIDIA L4 sm_89",)
     assert read_engine(folder) == b"engine"
 
 
-def test_the_graph_decides_the_types_and_tf32_is_off(
-    known: Model, on_an_l4: Callable[[Any], None], tmp_path: Path
-) -> None:
+def test_the_graph_decides_the_types_and_tf32_is_off(build_with: Callable[..., Path]) -> None:
     library = fake_tensorrt(b"engine", b"")
-    on_an_l4(library)
-    build_engine(known, "tensorrt", root=tmp_path)
+    build_with(library)
     builder = library.Builder.return_value
     builder.create_network.assert_called_once_with(1 << 1)
     config = builder.create_builder_config.return_value
@@ -246,13 +246,11 @@ def test_the_graph_decides_the_types_and_tf32_is_off(
 
 
 def test_timings_of_one_build_serve_the_next(
-    known: Model, on_an_l4: Callable[[Any], None], tmp_path: Path
+    build_with: Callable[..., Path], tmp_path: Path
 ) -> None:
     first, second = fake_tensorrt(b"one", b"some"), fake_tensorrt(b"two", b"more")
-    on_an_l4(first)
-    build_engine(known, "tensorrt", "fp32", root=tmp_path)
-    on_an_l4(second)
-    build_engine(known, "tensorrt", "fp16", root=tmp_path)
+    build_with(first)
+    build_with(second, "fp16")
     assert (cached_timings(first), cached_timings(second)) == (b"", b"some")
     cache = timings_in(tmp_path)
     assert cache.name == "10.13.0-NVIDIA-L4-sm_89.cache"
@@ -268,87 +266,74 @@ def timings_in(root: Path) -> Path:
 @pytest.mark.parametrize("version", ["10.13.0", "10.14.1"])
 @pytest.mark.parametrize("gpu", [GPU, Gpu("NVIDIA H100", "9.0")])
 def test_timings_are_of_one_gpu_and_one_version(
-    known: Model,
-    on_an_l4: Callable[[Any], None],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    version: str,
-    gpu: Gpu,
+    build_with: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, version: str, gpu: Gpu
 ) -> None:
-    on_an_l4(fake_tensorrt(b"one", b"some"))
-    build_engine(known, "tensorrt", "fp32", root=tmp_path)
+    build_with(fake_tensorrt(b"one", b"some"))
     library = fake_tensorrt(b"two", b"more")
     library.__version__ = version
-    on_an_l4(library)
     monkeypatch.setattr(to_tensorrt, "require_gpu", lambda: gpu)
-    build_engine(known, "tensorrt", "fp16", root=tmp_path)
+    build_with(library, "fp16")
     same = (version, gpu) == ("10.13.0", GPU)
     assert cached_timings(library) == (b"some" if same else b"")
 
 
 @pytest.mark.parametrize("unreadable", [False, True])
-def test_timings_that_the_library_refuses_are_left_out(
-    known: Model, on_an_l4: Callable[[Any], None], tmp_path: Path, unreadable: bool
+def test_timings_that_the_library_refuses_are_not_used(
+    build_with: Callable[..., Path], tmp_path: Path, unreadable: bool
 ) -> None:
-    on_an_l4(fake_tensorrt(b"one", b"some"))
-    build_engine(known, "tensorrt", "fp32", root=tmp_path)
+    build_with(fake_tensorrt(b"one", b"some"))
     library = fake_tensorrt(b"two", b"more")
     config = library.Builder.return_value.create_builder_config.return_value
     if unreadable:
         config.create_timing_cache.side_effect = lambda timings: None if timings else timings
     else:
         config.set_timing_cache.side_effect = [False, True]
-    on_an_l4(library)
-    build_engine(known, "tensorrt", "fp16", root=tmp_path)
+    build_with(library, "fp16")
     assert [call.args for call in config.create_timing_cache.call_args_list] == [(b"some",), (b"",)]
     assert timings_in(tmp_path).read_bytes() == b"more"
 
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_no_timings_are_kept_of_none_or_of_a_failed_build(
-    known: Model, on_an_l4: Callable[[Any], None], tmp_path: Path, fails: bool
+    build_with: Callable[..., Path], tmp_path: Path, fails: bool
 ) -> None:
     library = fake_tensorrt(b"engine", b"some")
     builder = library.Builder.return_value
-    on_an_l4(library)
     if fails:
         builder.build_serialized_network.side_effect = RuntimeError("out of memory")
         with pytest.raises(RuntimeError, match="out of memory"):
-            build_engine(known, "tensorrt", root=tmp_path)
+            build_with(library)
     else:
         builder.create_builder_config.return_value.get_timing_cache.return_value = None
-        build_engine(known, "tensorrt", root=tmp_path)
+        build_with(library)
     assert list((tmp_path / "tensorrt").iterdir()) == []
 
 
 def test_nothing_is_built_where_others_may_write_timings(
-    known: Model, on_an_l4: Callable[[Any], None], tmp_path: Path
+    build_with: Callable[..., Path], tmp_path: Path
 ) -> None:
     library = fake_tensorrt(b"engine", b"some")
-    on_an_l4(library)
     (tmp_path / "tensorrt").mkdir()
     (tmp_path / "tensorrt").chmod(0o777)
     with pytest.raises(EngineMismatch, match="only this user can write"):
-        build_engine(known, "tensorrt", root=tmp_path)
+        build_with(library)
     library.Builder.return_value.build_serialized_network.assert_not_called()
 
 
 def test_nothing_is_built_for_a_folder_where_others_may_write(
-    known: Model, on_an_l4: Callable[[Any], None], no_build: Callable[[], None], tmp_path: Path
+    build_with: Callable[..., Path], no_build: Callable[[], None]
 ) -> None:
-    on_an_l4(fake_tensorrt(b"engine", b"some"))
-    build_engine(known, "tensorrt", root=tmp_path).chmod(0o777)
+    build_with(fake_tensorrt(b"engine", b"some")).chmod(0o777)
     no_build()
     with pytest.raises(EngineMismatch, match="only this user can write"):
-        build_engine(known, "tensorrt", root=tmp_path)
+        build_with(fake_tensorrt(b"engine", b"some"))
 
 
 def test_a_builder_that_gives_no_engine_writes_none(
-    known: Model, on_an_l4: Callable[[Any], None], tmp_path: Path
+    build_with: Callable[..., Path], tmp_path: Path
 ) -> None:
-    on_an_l4(fake_tensorrt(None, b"timings"))
     with pytest.raises(EngineMismatch, match="the builder gave no engine"):
-        build_engine(known, "tensorrt", root=tmp_path)
+        build_with(fake_tensorrt(None, b"timings"))
     assert not (tmp_path / "compact").exists()
 
 
@@ -365,20 +350,20 @@ def test_the_command_builds_every_model_in_every_precision(known: Model, tmp_pat
 def test_the_command_takes_the_flavour_that_can_build_here(
     known: Model, monkeypatch: pytest.MonkeyPatch, gpu: Gpu | None, expected: str
 ) -> None:
-    asked = []
+    built = []
     monkeypatch.setattr(to_tensorrt, "find_gpu", lambda: gpu)
-    monkeypatch.setattr(to_tensorrt, "build_engine", lambda *given: asked.append(given))
+    monkeypatch.setattr(to_tensorrt, "build_engine", lambda *given: built.append(given))
     main([str(known.folder)])
-    assert [(flavour, precision) for _, flavour, precision, *_ in asked] == [(expected, "fp32")]
+    assert [(flavour, precision) for _, flavour, precision, *_ in built] == [(expected, "fp32")]
 
 
 def test_one_refused_engine_does_not_end_the_command(
     known: Model, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    asked = []
+    built = []
 
     def build(model: Model, flavour: str, precision: str, *_: Any) -> Path:
-        asked.append(precision)
+        built.append(precision)
         if precision == "bf16":
             raise EngineMismatch(
                 subject="compact", expected="a graph", found="too many bits", remedy="Try fp32."
@@ -387,7 +372,7 @@ def test_one_refused_engine_does_not_end_the_command(
 
     monkeypatch.setattr(to_tensorrt, "build_engine", build)
     assert main([str(known.folder), "--precision", "bf16", "fp16"]) == 1
-    assert asked == ["bf16", "fp16"]
+    assert built == ["bf16", "fp16"]
     assert "compact bf16: " in caplog.text
     assert "too many bits" in caplog.text
 
@@ -411,7 +396,7 @@ def test_a_real_gpu_gives_the_labels_that_a_cpu_gives(
     flavour: str,
     cuda_graph: bool,
 ) -> None:
-    from export.verify import read_images
+    from export.verification.labels import read_images
     from neurobento.backends import open_backend
     from neurobento.backends.tensorrt import TensorRTBackend
 

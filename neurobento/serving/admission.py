@@ -1,8 +1,4 @@
-"""Admission control: how many requests may be in progress, and how long each may wait.
-
-This module knows neither HTTP nor gRPC: both go through it, so that they share
-the slots, the queues and the deadlines.
-"""
+"""Admission control: slots, queues and refusals, shared by HTTP and gRPC and knowing neither."""
 
 from __future__ import annotations
 
@@ -49,16 +45,9 @@ class _Queue:
 
 
 class Admission:
-    """Gives slots to requests, and refuses those that would wait too long.
+    """Gives slots to requests, waiting or worked on, and refuses those that would wait too long.
 
-    Parameters
-    ----------
-    slots
-        Requests in progress at the same time, waiting or worked on.
-    parallel
-        Requests worked on at the same time.
-    longest_wait_s
-        A request that would wait longer in its queue is refused.
+    `parallel` is how many requests of one queue are worked on at the same time.
     """
 
     def __init__(self, slots: int, parallel: int, longest_wait_s: float) -> None:
@@ -87,12 +76,7 @@ class Admission:
     def slot(self) -> Iterator[None]:
         """Hold a slot while the context lasts; enter it before the request's body is read.
 
-        Raises
-        ------
-        ServiceUnavailable
-            The service is draining.
-        ServiceBusy
-            All slots are taken.
+        Raises ServiceUnavailable while the service drains, ServiceBusy if all slots are taken.
         """
         if self.draining:
             metrics.REFUSED_REQUESTS.labels("draining").inc()
@@ -127,17 +111,8 @@ class Admission:
     ) -> Iterator[None]:
         """Count a request that holds a slot as queued or worked on while the context lasts.
 
-        Parameters
-        ----------
-        kind
-            Requests of one kind are expected to take about the same time.
-        queue
-            Requests wait for those of their own queue only.
-
-        Raises
-        ------
-        ServiceBusy
-            The work ahead would take longer than the request, or the service, allows.
+        Requests of one `kind` are expected to take about the same time. Raises ServiceBusy if the
+        work ahead would take longer than the request, or the service, allows.
         """
         found = self._queues.setdefault(queue, _Queue(self._parallel))
         wait_s = self._wait_s(found)

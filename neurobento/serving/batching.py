@@ -30,11 +30,10 @@ of slots, and the last slice of a full batch still waits less than a second."""
 
 
 def batch_limit(spec: ModelSpec) -> int:
-    """Return the images in one inference of a model: for scans, as half of the memory holds.
+    """Return the images in one inference of a model: of scans, what half of the memory holds.
 
-    The memory is the GPU's, or what this machine or its container may use. Any memory holds
-    more slices than make sense. The least is two, since BentoML takes no limit of one; a backend
-    that takes one scan after another needs the memory of one.
+    The least is two, since BentoML takes no limit of one; a backend that takes one scan after
+    another needs the memory of one.
     """
     if SETTINGS.max_batch:
         return max(2, SETTINGS.max_batch)

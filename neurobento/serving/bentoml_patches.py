@@ -76,42 +76,50 @@ def patch_uploads() -> None:
     BentoML takes text in a file field for a URL and fetches it, and takes any number of parts.
     """
     from _bentoml_impl.serde import MultipartSerde
-    from starlette.datastructures import UploadFile
-    from starlette.exceptions import HTTPException
-
-    async def require_upload(value: Any) -> UploadFile:
-        if isinstance(value, UploadFile):
-            # BentoML ends the temporary file's name with the client's, which may name a patient
-            value.filename = "scan"
-            return value
-        raise _bad_request("the field `file` to hold a file; found text")
 
     original = MultipartSerde.parse_request
 
     async def parse_limited(self: Any, request: Any, cls: Any) -> Any:
-        try:
-            # the request keeps the form that is read here
-            form = await request.form(
-                max_files=MAX_FILES, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES
-            )
-        except OSError as error:
-            if exhaustion_error(error) is None:
-                raise
-            raise BentoMLException("no room", error_code=HTTPStatus.SERVICE_UNAVAILABLE) from None
-        except HTTPException:
-            raise _bad_request(
-                f"a form of {MAX_FILES} file and at most {MAX_FIELDS} fields of at most "
-                f"{MAX_FIELD_BYTES} bytes; found more, or no whole form"
-            ) from None
-        # a hostile file name may put the file into another field
-        if any(name != "file" and isinstance(one, UploadFile) for name, one in form.multi_items()):
-            raise _bad_request("the file in the field `file`; found it in another")
+        # the request keeps the form that is read here
+        await _read_form(request)
         return await original(self, request, cls)
 
     if not hasattr(original, "is_limited"):
         vars(parse_limited)["is_limited"] = True
-        MultipartSerde.ensure_file = staticmethod(require_upload)
+        MultipartSerde.ensure_file = staticmethod(_require_upload)
         MultipartSerde.parse_request = parse_limited
+
+
+async def _read_form(request: Any) -> None:
+    from starlette.datastructures import UploadFile
+    from starlette.exceptions import HTTPException
+
+    try:
+        form = await request.form(
+            max_files=MAX_FILES, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES
+        )
+    except OSError as error:
+        if exhaustion_error(error) is None:
+            raise
+        raise BentoMLException("no room", error_code=HTTPStatus.SERVICE_UNAVAILABLE) from None
+    except HTTPException:
+        raise _bad_request(
+            f"a form of {MAX_FILES} file and at most {MAX_FIELDS} fields of at most "
+            f"{MAX_FIELD_BYTES} bytes; found more, or no whole form"
+        ) from None
+    # a hostile file name may put the file into another field
+    if any(name != "file" and isinstance(one, UploadFile) for name, one in form.multi_items()):
+        raise _bad_request("the file in the field `file`; found it in another")
+
+
+async def _require_upload(value: Any) -> Any:
+    from starlette.datastructures import UploadFile
+
+    if not isinstance(value, UploadFile):
+        raise _bad_request("the field `file` to hold a file; found text")
+    # BentoML ends the temporary file's name with the client's, which may name a patient
+    value.filename = "scan"
+    return value
 
 
 def _bad_request(expected_and_found: str) -> BentoMLException:
@@ -123,12 +131,9 @@ def _bad_request(expected_and_found: str) -> BentoMLException:
 
 
 def patch_batch_dispatcher() -> None:
-    """Make a batch of what came while the network was busy, and never hold a request back.
-
-    BentoML holds requests back from an idle network: the first ones to learn how long batches
-    take, and after a burst as long as the requests of the burst had waited. That suits networks
-    that take milliseconds.
-    """
+    """Make a batch of what came while the network was busy, and never hold a request back."""
+    # BentoML holds requests back from an idle network: the first ones to learn how long batches
+    # take, and after a burst as long as the requests of the burst had waited
     from bentoml._internal.marshal.dispatcher import CorkDispatcher, Optimizer
 
     async def learn_nothing(self: Any, *_: Any) -> None:
@@ -141,10 +146,7 @@ def patch_batch_dispatcher() -> None:
 
 
 def patch_traffic_metrics(is_known_path: Callable[[str], bool]) -> None:
-    """Keep unknown paths out of BentoML's metrics: each would add some twenty series.
-
-    BentoML counts before any middleware of ours.
-    """
+    """Keep unknown paths out of BentoML's metrics: each would add some twenty series."""
     from bentoml._internal.server.http.instruments import RunnerTrafficMetricsMiddleware
 
     count = RunnerTrafficMetricsMiddleware.__call__

@@ -1,7 +1,4 @@
-"""One request on its way through the service, and the limits it has to keep.
-
-This module knows neither HTTP nor gRPC: both make a `RequestContext` for each request.
-"""
+"""One request and its limits, whether it came by HTTP, by gRPC or as a job."""
 
 from __future__ import annotations
 
@@ -32,14 +29,12 @@ CLEANUP_LIMIT_S = 10.0
 class RequestLimits:
     """The largest body and the longest times a request may have."""
 
+    # longer bodies are refused with 413, unread where the client states their length
     body_bytes: int
-    """Longer bodies are refused with 413, unread where the client states their length."""
-
+    # from the first byte of the request to its answer; a client may ask for less
     request_s: float
-    """From the first byte of the request to its answer; a client may ask for less."""
-
+    # from the first to the last byte of the body
     upload_s: float
-    """From the first to the last byte of the body."""
 
 
 def choose_request_id(given: str) -> str:
@@ -48,15 +43,7 @@ def choose_request_id(given: str) -> str:
 
 
 class RequestContext:
-    """Identity, deadline and cancellation of one request, from its first byte to its answer.
-
-    Parameters
-    ----------
-    request_id
-        The client's own id, or one of ours.
-    limit_s
-        Seconds from now until the deadline.
-    """
+    """Identity, deadline (in `limit_s` seconds from now) and cancellation of one request."""
 
     def __init__(self, request_id: str, protocol: Protocol, limit_s: float) -> None:
         self.id, self.protocol = request_id, protocol
@@ -82,12 +69,9 @@ class RequestContext:
         await self._abandoned.wait()
 
     async def run(self, work: Coroutine[Any, Any, Value]) -> Value:
-        """Return the result of some work; cancel it at the deadline or when the client leaves.
+        """Return the result of some work, or cancel it at the deadline or when the client leaves.
 
-        Raises
-        ------
-        DeadlineExceeded, ClientGone
-            The work was cancelled and has cleaned up.
+        DeadlineExceeded and ClientGone are raised once the cancelled work has cleaned up.
         """
         task = asyncio.ensure_future(work)
         abandonment = asyncio.ensure_future(self.wait_abandoned())

@@ -74,69 +74,49 @@ def _default_jobs() -> str:
 class Settings:
     """The service's settings, read from the environment when the object is made."""
 
+    # NEUROBENTO_MODELS: folder of the models to serve; default models/.
     models: Path | None = field(default_factory=lambda: _folder("MODELS"))
-    """NEUROBENTO_MODELS: folder of the models to serve; default models/."""
-
+    # NEUROBENTO_BACKEND; default auto.
     backend: str = field(default_factory=lambda: _text("BACKEND", "auto"))
-    """NEUROBENTO_BACKEND; default auto."""
-
+    # NEUROBENTO_DEVICE; default auto.
     device: str = field(default_factory=lambda: _text("DEVICE", "auto"))
-    """NEUROBENTO_DEVICE; default auto."""
-
+    # NEUROBENTO_PRECISION; default auto.
     precision: str = field(default_factory=lambda: _text("PRECISION", "auto"))
-    """NEUROBENTO_PRECISION; default auto."""
-
+    # NEUROBENTO_THREADS, of one scan's preprocessing and of one runner; default all cores.
     threads: int = field(default_factory=lambda: _whole("THREADS", CORES, 1))
-    """NEUROBENTO_THREADS, of one scan's preprocessing and of one runner; default all cores."""
-
+    # NEUROBENTO_PREPROCESSING_PROCESSES: scans prepared in parallel; default cores / threads.
     processes: int = field(default=0)
-    """NEUROBENTO_PREPROCESSING_PROCESSES: scans prepared in parallel; default cores / threads."""
-
+    # NEUROBENTO_SLOTS (old name NEUROBENTO_PLACES, for one release): requests in progress at the
+    # same time, waiting or worked on; the next is refused with 429. Default 16.
     slots: int = field(default_factory=_slots)
-    """NEUROBENTO_SLOTS (old name NEUROBENTO_PLACES, for one release): requests in progress at the
-    same time, waiting or worked on; the next is refused with 429. Default 16."""
-
+    # NEUROBENTO_LONGEST_WAIT_S: a request that would wait longer is refused with 429; default 600.
     longest_wait_s: float = field(default_factory=lambda: _number("LONGEST_WAIT_S", 600))
-    """NEUROBENTO_LONGEST_WAIT_S: a request that would wait longer is refused with 429;
-    default 600."""
-
+    # NEUROBENTO_TIMEOUT_S: time limit of a request that does not ask for less; default 1800.
     timeout_s: float = field(default_factory=lambda: _number("TIMEOUT_S", 1800, 1))
-    """NEUROBENTO_TIMEOUT_S: time limit of a request that does not ask for less; default 1800."""
-
+    # NEUROBENTO_DRAIN_S: after SIGTERM, requests in progress may take this long; default 300.
     drain_s: float = field(default_factory=lambda: _number("DRAIN_S", 300))
-    """NEUROBENTO_DRAIN_S: after SIGTERM, requests in progress may take this long; default 300."""
-
+    # NEUROBENTO_UPLOAD_S: time limit of a request's body; default 120.
     upload_s: float = field(default_factory=lambda: _number("UPLOAD_S", 120, 1))
-    """NEUROBENTO_UPLOAD_S: time limit of a request's body; default 120."""
-
+    # NEUROBENTO_MAX_BODY_BYTES; default 512 MiB.
     body_bytes: int = field(default_factory=lambda: _whole("MAX_BODY_BYTES", 512 << 20, 1))
-    """NEUROBENTO_MAX_BODY_BYTES; default 512 MiB."""
-
+    # NEUROBENTO_GRPC_HOST; default 127.0.0.1.
     grpc_host: str = field(default_factory=lambda: _text("GRPC_HOST", "127.0.0.1"))
-    """NEUROBENTO_GRPC_HOST; default 127.0.0.1."""
-
+    # NEUROBENTO_GRPC_PORT; default 3001, 0 for no gRPC.
     grpc_port: int = field(default_factory=lambda: _whole("GRPC_PORT", 3001))
-    """NEUROBENTO_GRPC_PORT; default 3001, 0 for no gRPC."""
-
+    # NEUROBENTO_JOBS: where jobs are kept, `sqlite:///PATH` (a fourth slash for an absolute path)
+    # or `redis://HOST:PORT/NUMBER`; default jobs.sqlite in BENTOML_HOME.
     jobs: str = field(default_factory=lambda: _text("JOBS", _default_jobs()))
-    """NEUROBENTO_JOBS: where jobs are kept, `sqlite:///PATH` (a fourth slash for an absolute path)
-    or `redis://HOST:PORT/NUMBER`; default jobs.sqlite in BENTOML_HOME."""
-
+    # NEUROBENTO_JOBS_AT_ONCE: jobs this server works on in parallel; default `processes`; 0 to
+    # accept jobs and work on none.
     jobs_at_once: int = field(default=0)
-    """NEUROBENTO_JOBS_AT_ONCE: jobs this server works on in parallel; default `processes`;
-    0 to accept jobs and work on none."""
-
+    # NEUROBENTO_JOBS_MOST: jobs that may wait; the next is refused with 429. Default 1000.
     jobs_most: int = field(default_factory=lambda: _whole("JOBS_MOST", 1000, 1))
-    """NEUROBENTO_JOBS_MOST: jobs that may wait; the next is refused with 429. Default 1000."""
-
+    # NEUROBENTO_JOBS_KEEP_S: ended jobs and their results are kept this long; default 86400.
     jobs_keep_s: float = field(default_factory=lambda: _number("JOBS_KEEP_S", 86400, 1))
-    """NEUROBENTO_JOBS_KEEP_S: ended jobs and their results are kept this long; default 86400."""
-
+    # NEUROBENTO_MAX_BATCH: scans in one inference; default by memory and device, at most 8.
     max_batch: int = field(default_factory=lambda: _whole("MAX_BATCH", 0))
-    """NEUROBENTO_MAX_BATCH: scans in one inference; default by memory and device, at most 8."""
-
+    # NEUROBENTO_OTLP_ENDPOINT: OpenTelemetry collector; default none, which means no traces.
     otlp_endpoint: str = field(default_factory=lambda: _text("OTLP_ENDPOINT", ""))
-    """NEUROBENTO_OTLP_ENDPOINT: OpenTelemetry collector; default none, which means no traces."""
 
     def __post_init__(self) -> None:
         default = max(1, CORES // self.threads)
@@ -159,15 +139,11 @@ SETTINGS = Settings()
 
 
 def read_token() -> str | None:
-    """Read the bearer token from the file NEUROBENTO_TOKEN_FILE, else from NEUROBENTO_TOKEN.
+    """Read the bearer token from NEUROBENTO_TOKEN_FILE, else from NEUROBENTO_TOKEN, else None.
 
-    None if neither is set. A token is no field of `Settings`, so that no repr shows it.
-
-    Raises
-    ------
-    ConfigError
-        The file cannot be read, or the token is short enough to guess.
+    A token that is short enough to guess is a ConfigError.
     """
+    # no field of `Settings`, whose repr would show it
     path = os.environ.get("NEUROBENTO_TOKEN_FILE")
     try:
         # an empty variable is a mistake, not a wish for no token

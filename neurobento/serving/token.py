@@ -10,13 +10,7 @@ __all__ = ["Token"]
 
 
 class Token:
-    """Checks the Authorization header of requests; without a token every request passes.
-
-    Parameters
-    ----------
-    token
-        What clients send as `Authorization: Bearer TOKEN`.
-    """
+    """Checks the header `Authorization: Bearer TOKEN`; without a token every request passes."""
 
     def __init__(self, token: str | None) -> None:
         self._expected = None if token is None else f"Bearer {token}".encode()

@@ -149,13 +149,7 @@ def _stated_length(headers: dict[bytes, bytes]) -> int:
 
 
 def _client_limit_s(headers: dict[bytes, bytes]) -> float:
-    """Return the seconds that the client allows, infinite if it does not say.
-
-    Raises
-    ------
-    ConfigError
-        The header holds no number of seconds.
-    """
+    """Return the seconds that the client allows, infinite if it does not say."""
     given = headers.get(TIMEOUT_HEADER)
     if given is None:
         return float("inf")

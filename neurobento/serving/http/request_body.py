@@ -24,15 +24,7 @@ class BodyRefused(Exception):
 
 
 class RequestBody:
-    """An ASGI receive callable that limits the body and notices when the client leaves.
-
-    Parameters
-    ----------
-    request
-        Abandoned when the client leaves; None where nobody needs to know.
-    upload_s
-        Seconds from now within which the body must be whole.
-    """
+    """An ASGI receive callable that limits the body, and abandons the request of a client gone."""
 
     def __init__(
         self,

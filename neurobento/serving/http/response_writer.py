@@ -31,13 +31,7 @@ logger = logging.getLogger("neurobento.serving")
 
 
 class ResponseWriter:
-    """An ASGI send callable that passes answers on, and errors in one JSON shape.
-
-    Parameters
-    ----------
-    shape
-        Makes the JSON of an error.
-    """
+    """An ASGI send callable that passes answers on, and errors in one JSON shape."""
 
     def __init__(self, send: Send, request_id: str, shape: Shape = error_body) -> None:
         self._send, self._shape = send, shape

@@ -32,13 +32,7 @@ def _remove(run: RunFolder, owner: int) -> None:
 
 
 class Drain:
-    """Stops the server once its last request has ended; a second signal stops it at once.
-
-    Parameters
-    ----------
-    limit_s
-        How long requests in progress may take after the first signal.
-    """
+    """Stops the server once its last request has ended; a second signal stops it at once."""
 
     def __init__(self, limit_s: float) -> None:
         self._limit_s = limit_s

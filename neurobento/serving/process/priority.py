@@ -10,8 +10,6 @@ NICENESS = 5
 
 
 def lower_priority() -> None:
-    """Let the front run before this process, so that it refuses requests at once however busy.
-
-    Call it before other threads exist: a thread starts with the niceness of its creator.
-    """
+    """Let the front run before this process, so that it refuses requests at once however busy."""
+    # works for threads that start later: they inherit the niceness of their creator
     os.nice(max(0, NICENESS - os.nice(0)))

@@ -88,10 +88,7 @@ class RunFolder:
 
 
 def remove_leftovers(*prefixes: str) -> None:
-    """Remove temporary files and folders with these prefixes, left by a killed process.
-
-    No running process may be using such names.
-    """
+    """Remove temporary files with these prefixes, which no running process may be using."""
     for prefix in prefixes:
         for path in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
             if path.is_dir():
@@ -110,10 +107,8 @@ def _owner_is_alive(folder: Path) -> bool:
 
 
 def process_start_time(pid: int) -> str:
-    """Return when a process started, in ticks since boot; "none" for a dead or zombie process.
-
-    A process id alone may be used again.
-    """
+    """Return when a process started, in ticks since boot; "none" for a dead or zombie process."""
+    # a process id alone may be used again
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     except (OSError, IndexError):

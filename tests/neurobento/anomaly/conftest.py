@@ -1,4 +1,4 @@
-"""A slice and a scan, and their anomalies by a model whose answers are known."""
+"""A slice and a scan, and their anomalies by a model with known answers."""
 
 from __future__ import annotations
 

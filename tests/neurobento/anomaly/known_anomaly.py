@@ -1,4 +1,4 @@
-"""Models for anomalies whose answers are known: the error map is the image, the score its mean."""
+"""Anomaly models with known answers: the error map is the image, the score its mean."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SCORES = [0.1, 0.2, 0.9, 0.8, 0.2, 0.1, 0.1, 0.5, 0.1, 0.1, 0.4, 0.1, 0.05, 0.1,
 
 
 def known_spec(task: str = "anomaly", **values: Any) -> ModelSpec:
-    """The spec of a model that nobody has trained."""
+    """Return the spec of a model without a network."""
     facts = {"name": "anomaly", "version": "0.0.1", "network": "anomaly_unet", "opset": 18}
     facts |= {"onnx_sha256": "1" * 64, "checkpoint_sha256": "2" * 64}
     facts["detection"] = DETECTION
@@ -60,7 +60,7 @@ class KnownBackend(Backend):
 
 
 def write_known_model(root: Path, **values: Any) -> Path:
-    """The folder root/anomaly with the model as ONNX."""
+    """Write the model as ONNX into the folder root/anomaly, and return the folder."""
     import onnx
     from onnx import TensorProto, helper
 

@@ -1,4 +1,4 @@
-"""The way between a scan's own array and its axial slices."""
+"""Axial slices of scans in every orientation."""
 
 from __future__ import annotations
 

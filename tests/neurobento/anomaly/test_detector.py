@@ -1,4 +1,4 @@
-"""Scores, and heat maps in the place of what they are of, whatever the orientation."""
+"""Scores of slices and scans, and heat maps that lie where they should in any orientation."""
 
 from __future__ import annotations
 

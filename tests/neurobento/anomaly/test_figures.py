@@ -69,7 +69,7 @@ def test_the_slice_is_beside_the_slice_with_the_heat_map(
 
 
 def test_little_heat_looks_little(pixels: Any, anomaly: SliceAnomaly) -> None:
-    """Brightness is measured by the threshold where nothing is above it."""
+    """The threshold is the brightest colour if no value is above it."""
     figure = slice_figure(pixels, SliceAnomaly(0.01, 0.5, anomaly.heat_map / 1000, anomaly.fitted))
     assert figure.axes[-1].get_ylim() == (0, 0.5)
 

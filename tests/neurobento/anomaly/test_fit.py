@@ -1,4 +1,4 @@
-"""The head on the grid, and back from it."""
+"""The head on the network's grid, and values mapped back to the slice."""
 
 from __future__ import annotations
 

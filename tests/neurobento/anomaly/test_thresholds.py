@@ -1,4 +1,4 @@
-"""What a model is for."""
+"""The thresholds and the task that a model's spec states."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Work through Dask loses nothing with a worker, and blames only the item that killed it."""
+"""A dead worker costs its current item alone; an item that kills its workers is given up."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def refuse(item: int, folder: Path) -> int:
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[Any]:
-    """Two worker processes, and a scheduler that blames an item for one dead worker already."""
+    """Two worker processes of a scheduler that gives an item up after one dead worker."""
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 0}),
         open_cluster(2) as opened,
@@ -74,7 +74,7 @@ def client() -> Iterator[Any]:
 
 @pytest.fixture
 def finish(client: Any, tmp_path: Path) -> Finish:
-    """What became of twelve items, by item."""
+    """Map a function over twelve items and return the results by item."""
 
     def run(work: Callable[[int, Path], int], items: int = 12) -> dict[int, ItemResult[int]]:
         attempts = tmp_path / "attempts"
@@ -100,7 +100,7 @@ def test_every_item_is_done_once(finish: Finish, tmp_path: Path) -> None:
 
 
 def test_a_worker_that_dies_costs_its_running_item_alone(finish: Finish, tmp_path: Path) -> None:
-    """What the worker had done before is not done again."""
+    """Values that the worker finished before are not computed again."""
     done = finish(kill_once)
     assert {item: each.value for item, each in done.items()} == {n: n * n for n in range(12)}
     assert {n: each.attempts for n, each in done.items() if each.attempts > 1} == {LETHAL: 2}

@@ -1,4 +1,4 @@
-"""A record holds as long as what it says does; folders come whole or not at all."""
+"""A record matches while nothing has changed; folders are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -24,24 +24,26 @@ def record(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_record_that_holds_is_given_back_whole(record: Path) -> None:
+def test_a_matching_record_is_returned_whole(record: Path) -> None:
     found = matching_record(record, MADE_FROM)
     assert found is not None
     assert found["more"] == 5
 
 
 @pytest.mark.parametrize("change", [{"format": 2}, {"options": {}}, {"unheard": 1}])
-def test_other_origins_are_another_record(record: Path, change: dict[str, Any]) -> None:
+def test_a_record_of_other_inputs_does_not_match(record: Path, change: dict[str, Any]) -> None:
     assert matching_record(record, {**MADE_FROM, **change}) is None
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", "{}", '{"format": 1}', '{"outputs": 3}'])
-def test_a_damaged_record_holds_nothing(record: Path, text: str) -> None:
+def test_a_damaged_record_does_not_match(record: Path, text: str) -> None:
     record.write_text(text)
     assert matching_record(record, MADE_FROM) is None
 
 
-def test_a_changed_or_lost_output_ends_it(record: Path, tmp_path: Path) -> None:
+def test_a_record_of_changed_or_missing_outputs_does_not_match(
+    record: Path, tmp_path: Path
+) -> None:
     (tmp_path / "a.txt").write_bytes(b"other")
     assert matching_record(record, MADE_FROM) is None
     (tmp_path / "a.txt").unlink()
@@ -68,9 +70,7 @@ def test_a_folder_replaces_an_earlier_one_whole(tmp_path: Path, staging: Path) -
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "a_more/b"])
-def test_what_is_not_of_an_earlier_run_is_left_alone(
-    name: str, tmp_path: Path, staging: Path
-) -> None:
+def test_a_folder_with_other_files_is_left_alone(name: str, tmp_path: Path, staging: Path) -> None:
     foreign = tmp_path / "a" / name
     foreign.parent.mkdir(parents=True)
     foreign.write_bytes(b"mine")
@@ -97,10 +97,10 @@ def test_a_full_disk_leaves_the_earlier_folder(
     assert content(folder) == {"a_1": b"old", "a_2": b"old"}
 
 
-def test_a_twin_that_was_quicker_keeps_its_place(
+def test_the_folder_of_a_quicker_worker_stays(
     tmp_path: Path, staging: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A worker that the scheduler gave up may live, and finish the same scan."""
+    """A worker that the scheduler gave up may live and finish the same scan."""
     folder = tmp_path / "a"
     real = Path.rename
 

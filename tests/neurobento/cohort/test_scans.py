@@ -1,4 +1,4 @@
-"""Which scans are found, what BIDS says of them, and that no two get in each other's way."""
+"""The scans of a cohort: found, named after BIDS, each with an output folder of its own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Make = Callable[..., Path]
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    """Makes empty files below a folder and gives the folder."""
+    """Return a function that makes empty files below a folder and returns the folder."""
 
     def build(*names: str, root: str = "data") -> Path:
         for name in names:
@@ -86,7 +86,7 @@ def test_a_scan_given_twice_is_one(make: Make, tmp_path: Path) -> None:
     assert places([data / "sub-1/T1.nii", data], tmp_path / "out") == ["sub-1/T1", "sub-2/T1"]
 
 
-def test_what_an_earlier_run_left_is_no_scan(make: Make) -> None:
+def test_outputs_of_an_earlier_run_are_no_scans(make: Make) -> None:
     data = make("a/T1.nii", "out/a/T1/T1_dseg.nii.gz")
     assert places([data], data / "out") == ["a/T1"]
 
@@ -108,7 +108,7 @@ def test_no_scan_is_refused(make: Make, tmp_path: Path) -> None:
             look()
 
 
-def test_a_missing_input_is_told(tmp_path: Path) -> None:
+def test_a_missing_input_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         find_scans([tmp_path / "nowhere.nii"], tmp_path / "out")
 

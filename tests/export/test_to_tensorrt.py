@@ -139,7 +139,7 @@ def test_an_unknown_capability_is_refused_and_the_known_ones_named(
 
 def test_tensorrt_takes_no_capability(known: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", MagicMock(__version__="10.13.0"))
-    with pytest.raises(ConfigError, match=r"found 8\.9, 12\.0\. Leave --sm out"):
+    with pytest.raises(ConfigError, match=r"found 8\.9, 12\.0\. Omit --sm"):
         build_engine(known, "tensorrt", "fp32", SMS)
 
 

@@ -103,7 +103,7 @@ def _build(library: Any, model: Model, facts: EngineFacts, root: Path) -> bytes:
     if not parser.parse(_graph(model, facts.precision)):
         errors = [parser.get_error(i) for i in range(parser.num_errors)]
         reasons = [f"{error.node_operator()}: {error.desc()}" for error in errors]
-        raise _refused(model, facts, "; ".join(reasons))
+        raise _build_failure(model, facts, "; ".join(reasons))
     config = builder.create_builder_config()
     config.clear_flag(library.BuilderFlag.TF32)
     profile = builder.create_optimization_profile()
@@ -117,7 +117,7 @@ def _build(library: Any, model: Model, facts: EngineFacts, root: Path) -> bytes:
         with _TimingCache(config, _timing_cache_path(facts, root)):
             engine = builder.build_serialized_network(network, config)
     if engine is None:
-        raise _refused(model, facts, "the builder gave no engine")
+        raise _build_failure(model, facts, "the builder gave no engine")
     return bytes(engine)
 
 
@@ -180,7 +180,7 @@ class _TimingCache:
             write_private(self._path, bytes(cache.serialize()))
 
 
-def _refused(model: Model, facts: EngineFacts, reasons: str) -> EngineMismatch:
+def _build_failure(model: Model, facts: EngineFacts, reasons: str) -> EngineMismatch:
     return EngineMismatch(
         subject=f"{model.spec.name} on {facts.flavour}",
         expected=f"a graph that {facts.flavour} {facts.library} builds in {facts.precision}",

@@ -77,10 +77,10 @@ def choose_candidates(args: argparse.Namespace) -> list[Candidate]:
     names: list[str] = args.models or available
     measured = dict.fromkeys([*({REFERENCE_MODEL} & {*available}), *names])
     models = {name: find_model(name, folder) for name in measured}
-    backends = _known("--backends", args.backends, BACKENDS)
+    backends = _chosen_names("--backends", args.backends, BACKENDS)
     precisions_of = {name: _precisions(BACKENDS[name], args.device) for name in BACKENDS}
     every = dict.fromkeys(precision for each in precisions_of.values() for precision in each)
-    precisions = _known("--precisions", args.precisions, every)
+    precisions = _chosen_names("--precisions", args.precisions, every)
     yardsticks = [Candidate(model, "pytorch", "fp32") for model in models.values()]
     others = [
         Candidate(models[name], backend, precision)
@@ -114,7 +114,7 @@ def _precisions(entry: BackendEntry, device: str) -> tuple[str, ...]:
     return served.get(device, ())
 
 
-def _known(option: str, wanted: Sequence[str] | None, available: Iterable[str]) -> list[str]:
+def _chosen_names(option: str, wanted: Sequence[str] | None, available: Iterable[str]) -> list[str]:
     names = list(available)
     unknown = [name for name in wanted or () if name not in names]
     if unknown:

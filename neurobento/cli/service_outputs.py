@@ -27,14 +27,8 @@ def answer_output_files(answer: Answer, name: str, path: Path) -> dict[str, byte
     """Return file name -> content, as `neurobento.parcellation.outputs.output_files` does.
 
     Over gRPC a service gives labels, in native space, and the facts of the run; tables and picture
-    are then made here, from the labels and the scan at `path`, by the same code.
-
-    Raises
-    ------
-    ServiceError
-        The labels are not on the scan's grid, or of another region table.
-    ScanError
-        The scan cannot be read here.
+    are then made here, from the labels and the scan at `path`, by the same code. Raise ServiceError
+    if the labels are not on the scan's grid, or of another region table.
     """
     files = dict(answer.files)
     if not files.keys() >= DERIVED_FILES:
@@ -46,7 +40,9 @@ def _derived_files(answer: Answer, path: Path) -> dict[str, bytes]:
     facts = answer.run
     model = facts.get("model")
     if not isinstance(model, dict) or model.get("region_table_sha256") != aal116().sha256:
-        raise _mismatch(path, "labels of the region table that is installed here", "another table")
+        raise _mismatch(
+            path, "labels of the region table that is installed here", "labels of another table"
+        )
     scan = read_scan(path)
     labels = _read_labels(answer.dseg)
     if labels is None:

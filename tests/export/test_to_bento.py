@@ -30,7 +30,7 @@ print(put_into_store(model), put_into_store(model))
 
 
 def run(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Python with a model store of its own; BentoML learns the place at import."""
+    """Run Python with its own model store; BentoML reads the folder at import."""
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=ROOT,
@@ -46,13 +46,13 @@ def stored(home: Path, spec: ModelSpec) -> Path:
     return home / "models" / "neurobento-compact" / spec.onnx_sha256[:16]
 
 
-def test_the_second_time_it_is_there_already(known_model: Path, tmp_path: Path) -> None:
+def test_a_model_is_stored_once(known_model: Path, tmp_path: Path) -> None:
     done = run(tmp_path, "-c", TWICE, str(known_model))
     assert done.stdout == "True False\n", done.stderr
 
 
 def test_a_new_spec_or_int8_form_replaces_what_is_stored(known_model: Path, tmp_path: Path) -> None:
-    """The tag says nothing of them."""
+    """The tag does not depend on them."""
     folder = tmp_path / "models" / "compact"
     shutil.copytree(known_model, folder)
     spec = ModelSpec.read(folder / "spec.json")
@@ -66,7 +66,7 @@ def test_a_new_spec_or_int8_form_replaces_what_is_stored(known_model: Path, tmp_
     assert "put into the store" in put()
     for name in ("spec.json", "model_int8.onnx"):
         assert (stored(tmp_path, spec) / name).read_bytes() == (folder / name).read_bytes()
-    assert "there already" in put()
+    assert "already there" in put()
 
 
 def test_the_store_holds_both_files_under_the_graphs_hash(
@@ -95,7 +95,7 @@ def test_a_changed_model_is_not_stored(known_model: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_a_bento_says_which_packages_and_models_it_is_made_of(tmp_path: Path) -> None:
+def test_a_bento_lists_its_packages_and_models(tmp_path: Path) -> None:
     done = run(tmp_path, "-m", "export.to_bento", "--build")
     assert done.returncode == 0, done.stderr
     (bento,) = [path for path in (tmp_path / "bentos" / "neurobento").iterdir() if path.is_dir()]
@@ -111,7 +111,7 @@ def test_a_bento_says_which_packages_and_models_it_is_made_of(tmp_path: Path) ->
     graphs = {spec.onnx_sha256 for spec in specs} | {spec.int8_sha256 for spec in specs} - {""}
     models = [each for each in bill["components"] if each["type"] == "machine-learning-model"]
     assert {each["hashes"][0]["content"] for each in models} == graphs
-    # what the image serves is what it holds the specs of
+    # The image serves the models whose specs it holds.
     packed = [ModelSpec.read(path) for path in (bento / "src" / "models").glob("*/spec.json")]
     assert {spec.onnx_sha256 for spec in packed} == {spec.onnx_sha256 for spec in specs}
     direct = (ROOT / "requirements" / "bento.txt").read_text().lower().replace("_", "-")

@@ -63,6 +63,7 @@ def test_every_direct_need_is_pinned() -> None:
         "serving",
         "tracing",
         "client",
+        "grpc",
         "cohort",
         "training",
         "export",
@@ -89,7 +90,18 @@ def onnx_runtimes(*parts: str) -> set[str]:
 
 def test_no_two_distributions_of_onnx_runtime_are_asked_for() -> None:
     """They overwrite each other's files: cpu and gpu each bring one, and nothing else does."""
-    others = ("serving", "tracing", "client", "cohort", "training", "export", "rtx", "bench", "dev")
+    others = (
+        "serving",
+        "tracing",
+        "client",
+        "grpc",
+        "cohort",
+        "training",
+        "export",
+        "rtx",
+        "bench",
+        "dev",
+    )
     assert onnx_runtimes(*others) == set()
     assert onnx_runtimes("cpu", *others) == {"onnxruntime"}
     assert onnx_runtimes("gpu", *others) == {"onnxruntime-gpu"}
@@ -129,15 +141,21 @@ def test_every_extra_of_pyproject_has_its_file() -> None:
         assert lines(extra["file"][0])
 
 
-def test_tables_and_recipes_are_packed_with_the_code_that_reads_them() -> None:
+def test_tables_are_packed_with_the_code_that_reads_them() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    packed = project["tool"]["setuptools"]["package-data"]
-    for package in ("neurobento", "training"):
-        folder = ROOT / package
-        found = {path for pattern in packed[package] for path in folder.glob(pattern)}
-        assert found == {*folder.rglob("*.tsv"), *folder.rglob("*.toml")}, package
+    folder = ROOT / "neurobento"
+    packed = project["tool"]["setuptools"]["package-data"]["neurobento"]
+    found = {path for pattern in packed for path in folder.glob(pattern)}
+    assert found == {*folder.rglob("*.tsv"), *folder.rglob("*.toml")}
+
+
+def test_all_places_state_one_version() -> None:
+    files = ("pyproject.toml", "wheels/client/pyproject.toml")
+    versions = {tomllib.loads((ROOT / name).read_text())["project"]["version"] for name in files}
+    versions.add(yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"])
+    assert len(versions) == 1
 
 
 def test_ci_runs_what_people_run() -> None:
     commands = [c for c in lines(".ci/run") if c.startswith("scripts/")]
-    assert commands == ["scripts/check", "scripts/test"]
+    assert commands == ["scripts/check", "scripts/test", "scripts/check-wheel"]

@@ -31,6 +31,8 @@ from neurobento.labels import aal116
 from neurobento.registry import Model, open_model
 
 NETWORK = (91, 122, 123)
+OPENVINO = BackendConfig("openvino", "cpu", "fp32")
+TENSORRT = BackendConfig("tensorrt", "cuda", "fp16")
 
 
 class Answering:
@@ -96,8 +98,21 @@ def backend_answers(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Answe
     return install
 
 
+@pytest.fixture
+def verified(
+    model: Model, images: Any, backend_answers: Callable[..., Any]
+) -> Callable[..., dict[str, Any]]:
+    """Return a function that verifies a model whose backends return given labels."""
+
+    def verify(against: Any = None, **labels: Any) -> dict[str, Any]:
+        backend_answers(**labels)
+        return verify_labels(Answering([]), model, images, against)
+
+    return verify
+
+
 def with_wrong_voxels(truth: Any, share: float, scan: int = 1) -> Any:
-    """The labels with that share of one scan's voxels wrong."""
+    """Return the labels with that share of one scan's voxels wrong."""
     changed = truth.copy()
     flat = changed[scan].reshape(-1)
     count = round(share * flat.size)
@@ -119,42 +134,32 @@ def test_a_model_that_agrees_passes_with_full_marks(model: Model, images: Any) -
         }
 
 
-def test_the_worst_scan_counts(
-    model: Model, images: Any, truth: Any, backend_answers: Callable[..., Any]
-) -> None:
+def test_the_worst_scan_counts(verified: Callable[..., Any], truth: Any) -> None:
     found = with_wrong_voxels(truth, 0.004)
-    backend_answers(fp32=found, bf16=truth)
-    results = verify_labels(Answering([]), model, images)
+    results = verified(fp32=found, bf16=truth)
     assert results["onnxruntime fp32"]["least_agreement"] == pytest.approx(0.996, abs=1e-5)
     assert results["onnxruntime fp32"]["mean_dice"] < 1
 
 
 @pytest.mark.parametrize("scan", [0, 1, 2])
 def test_one_scan_below_the_required_share_fails(
-    model: Model, images: Any, truth: Any, backend_answers: Callable[..., Any], scan: int
+    verified: Callable[..., Any], truth: Any, scan: int
 ) -> None:
-    backend_answers(fp32=with_wrong_voxels(truth, 0.006, scan), bf16=truth)
     with pytest.raises(ParityFailure, match=r"0\.995.*found 0\.994"):
-        verify_labels(Answering([]), model, images)
+        verified(fp32=with_wrong_voxels(truth, 0.006, scan), bf16=truth)
 
 
-def test_a_lower_precision_may_differ(
-    model: Model, images: Any, truth: Any, backend_answers: Callable[..., Any]
-) -> None:
-    backend_answers(fp32=truth, bf16=with_wrong_voxels(truth, 0.02))
-    results = verify_labels(Answering([]), model, images)
+def test_a_lower_precision_may_differ(verified: Callable[..., Any], truth: Any) -> None:
+    results = verified(fp32=truth, bf16=with_wrong_voxels(truth, 0.02))
     assert results["openvino bf16"]["least_agreement"] == pytest.approx(0.98, abs=1e-5)
     assert not results["openvino bf16"]["passed"]
     assert results["openvino fp32"]["passed"]
 
 
-def test_the_worst_region_is_named(
-    model: Model, images: Any, truth: Any, backend_answers: Callable[..., Any]
-) -> None:
+def test_the_worst_region_is_named(verified: Callable[..., Any], truth: Any) -> None:
     found = truth.copy()
     found[2][(found[2] == 77) & (np.arange(NETWORK[2]) % 2 == 0)] = 0
-    backend_answers(fp32=found, bf16=truth)
-    result = verify_labels(Answering([]), model, images)["openvino fp32"]
+    result = verified(fp32=found, bf16=truth)["openvino fp32"]
     assert result["worst_region"] == aal116()[77].name
     kept, whole = ((labels[2] == 77).sum() for labels in (found, truth))
     assert result["worst_region_dice"] == pytest.approx(2 * kept / (kept + whole), abs=1e-6)
@@ -165,19 +170,17 @@ def test_classes_that_no_scan_has_do_not_count(
 ) -> None:
     few = np.minimum(truth, 3)
     backend_answers(fp32=few, bf16=few)
-    result = verify_labels(
-        Answering([]), model, (few[:, None] / np.float32(116)).astype(np.float32)
-    )
+    few_images = (few[:, None] / np.float32(116)).astype(np.float32)
+    result = verify_labels(Answering([]), model, few_images)
     assert result["openvino fp32"]["mean_dice"] == 1
 
 
 def test_dice_against_labels_stands_beside_the_references(
-    model: Model, images: Any, truth: Any, backend_answers: Callable[..., Any]
+    verified: Callable[..., Any], truth: Any
 ) -> None:
     labels = with_wrong_voxels(truth, 0.1)
     found = with_wrong_voxels(truth, 0.004)
-    backend_answers(fp32=found, bf16=labels)
-    results = verify_labels(Answering([]), model, images, labels)
+    results = verified(labels, fp32=found, bf16=labels)
     own, references = (
         np.mean([mean_dice(a, b) for a, b in zip(x, labels, strict=True)]) for x in (found, truth)
     )
@@ -187,71 +190,52 @@ def test_dice_against_labels_stands_beside_the_references(
     assert results["openvino bf16"]["dice"] == 1
 
 
-def test_without_labels_there_is_no_dice(
-    model: Model, images: Any, truth: Any, backend_answers: Callable[..., Any]
-) -> None:
-    backend_answers(fp32=truth, bf16=truth)
-    results = verify_labels(Answering([]), model, images)
+def test_without_labels_there_is_no_dice(verified: Callable[..., Any], truth: Any) -> None:
+    results = verified(fp32=truth, bf16=truth)
     assert "reference_dice" not in results
     assert "dice" not in results["openvino fp32"]
 
 
-def test_every_config_but_pytorchs_has_a_result(
-    model: Model, images: Any, truth: Any, backend_answers: Callable[..., Any]
-) -> None:
-    backend_answers(fp32=truth)
-    results = verify_labels(Answering([]), model, images)
-    ways = {str(way) for way in list_backend_configs() if not way.backend.startswith("pytorch")}
+def test_every_config_but_pytorchs_has_a_result(verified: Callable[..., Any], truth: Any) -> None:
+    results = verified(fp32=truth)
+    configs = [c for c in list_backend_configs() if not c.backend.startswith("pytorch")]
     found = {name for name, result in results.items() if isinstance(result, dict)}
-    assert found == ways
-    for way in list_backend_configs():
-        if way.device == "cuda" and str(way) in ways:
-            assert list(results[str(way)]) == ["not_verified"]
-            assert "found no engine" in results[str(way)]["not_verified"]
+    assert found == {str(config) for config in configs}
+    for config in configs:
+        if config.device == "cuda":
+            assert list(results[str(config)]) == ["not_verified"]
+            assert "found no engine" in results[str(config)]["not_verified"]
 
 
 def test_a_precision_that_this_machine_lacks_is_listed_as_not_verified(
-    model: Model, images: Any, truth: Any, backend_answers: Callable[..., Any]
+    verified: Callable[..., Any], truth: Any
 ) -> None:
-    backend_answers(fp32=truth)
-    results = verify_labels(Answering([]), model, images)
+    results = verified(fp32=truth)
     assert list(results["openvino bf16"]) == ["not_verified"]
     assert "found none" in results["openvino bf16"]["not_verified"]
 
 
-def test_without_fp32_nothing_is_verified(
-    model: Model, images: Any, truth: Any, backend_answers: Callable[..., Any]
-) -> None:
-    backend_answers(bf16=truth)
+def test_without_fp32_nothing_is_verified(verified: Callable[..., Any], truth: Any) -> None:
     with pytest.raises(BackendUnavailable):
-        verify_labels(Answering([]), model, images)
+        verified(bf16=truth)
 
 
-def test_without_labels_int8_is_not_verified(
-    model: Model, images: Any, truth: Any, backend_answers: Callable[..., Any]
-) -> None:
-    backend_answers(fp32=truth, int8=truth)
-    results = verify_labels(Answering([]), model, images)
+def test_without_labels_int8_is_not_verified(verified: Callable[..., Any], truth: Any) -> None:
+    results = verified(fp32=truth, int8=truth)
     assert results["openvino int8"] == {"not_verified": "no labels beside the scans"}
     assert results["allowed_dice_loss"] == ALLOWED_DICE_LOSS
 
 
 @pytest.mark.parametrize(("share", "passed"), [(0.001, True), (0.1, False)])
 def test_int8_passes_by_its_dice(
-    model: Model,
-    images: Any,
-    truth: Any,
-    backend_answers: Callable[..., Any],
-    share: float,
-    passed: bool,
+    verified: Callable[..., Any], truth: Any, share: float, passed: bool
 ) -> None:
-    backend_answers(fp32=truth, int8=with_wrong_voxels(truth, share))
-    results = verify_labels(Answering([]), model, images, truth)
+    results = verified(truth, fp32=truth, int8=with_wrong_voxels(truth, share))
     assert results["openvino int8"]["passed"] is passed
 
 
 class Replaying(Answering):
-    """A backend on a GPU whose second answer is another than its first."""
+    """A GPU backend whose second result differs from its first."""
 
     calls = 0
 
@@ -263,18 +247,15 @@ class Replaying(Answering):
 def test_on_a_gpu_the_second_answer_counts(
     model: Model, images: Any, truth: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is the one that is replayed; a CPU has none."""
+    """A GPU replays it; a CPU calls once."""
     opened = Replaying(truth)
     monkeypatch.setattr(labels_module, "open_backend", lambda *_, **__: opened)
-    results = verify_labels(
-        Answering([]), model, images, configs=[BackendConfig("tensorrt", "cuda", "fp16")]
-    )
+    results = verify_labels(Answering([]), model, images, configs=[TENSORRT])
     assert results["tensorrt fp16"]["passed"]
     assert (opened.calls, opened.closed) == (2, True)
     opened.calls = 0
-    results = verify_labels(
-        Answering([]), model, images, configs=[BackendConfig("openvino", "cpu", "bf16")]
-    )
+    on_cpu = BackendConfig("openvino", "cpu", "bf16")
+    results = verify_labels(Answering([]), model, images, configs=[on_cpu])
     assert (opened.calls, results["openvino bf16"]["passed"]) == (1, False)
 
 
@@ -290,15 +271,11 @@ def test_a_config_that_fails_is_not_verified_unless_it_is_needed(
 ) -> None:
     opened = Failing([])
     monkeypatch.setattr(labels_module, "open_backend", lambda *_, **__: opened)
-    results = verify_labels(
-        Answering([]), model, images, configs=[BackendConfig("tensorrt", "cuda", "fp16")]
-    )
+    results = verify_labels(Answering([]), model, images, configs=[TENSORRT])
     assert results["tensorrt fp16"] == {"not_verified": ("out of memory " * 100)[:300]}
     assert opened.closed
     with pytest.raises(RuntimeError, match="out of memory"):
-        verify_labels(
-            Answering([]), model, images, configs=[BackendConfig("openvino", "cpu", "fp32")]
-        )
+        verify_labels(Answering([]), model, images, configs=[OPENVINO])
 
 
 def test_dice_by_region_is_returned_on_demand(
@@ -306,13 +283,10 @@ def test_dice_by_region_is_returned_on_demand(
 ) -> None:
     few = np.minimum(truth, 3)
     few_images = (few[:, None] / np.float32(116)).astype(np.float32)
-    ways = [BackendConfig("openvino", "cpu", "fp32")]
     backend_answers(fp32=few)
-    assert (
-        "dice_by_region"
-        not in verify_labels(Answering([]), model, few_images, few, ways)["openvino fp32"]
-    )
-    found = verify_labels(Answering([]), model, few_images, few, ways, by_region=True)
+    found = verify_labels(Answering([]), model, few_images, few, [OPENVINO])
+    assert "dice_by_region" not in found["openvino fp32"]
+    found = verify_labels(Answering([]), model, few_images, few, [OPENVINO], by_region=True)
     assert found["openvino fp32"]["dice_by_region"] == [1.0] * 4 + [None] * 113
     assert json.loads(json.dumps(found)) == found
 
@@ -322,11 +296,8 @@ def test_every_backend_is_closed(
 ) -> None:
     opened = backend_answers(fp32=truth, bf16=truth, int8=truth)
     verify_labels(Answering([]), model, images, truth)
-    on_cpu = [
-        way
-        for way in list_backend_configs()
-        if way.device == "cpu" and "pytorch" not in way.backend
-    ]
+    configs = list_backend_configs()
+    on_cpu = [c for c in configs if c.device == "cpu" and "pytorch" not in c.backend]
     assert len(opened) == len(on_cpu) == 5
     assert all(backend.closed for backend in opened)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import redis
 
 from neurobento.serving.jobs import Database, JobLimits, JobQueue
 from neurobento.serving.tasks.parcellation.options import ParcellationOptions
+from tests.neurobento.serving.waiting import wait_for
 
 OPTIONS = ParcellationOptions("compact", "none", "native")
 DATABASES = ("sqlite", "redis")
@@ -35,22 +36,17 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen([program, *options, "--appendonly", "yes"], stdout=log)
     try:
-        _wait_for(port, folder / "log")
+        wait_for(lambda: _answers(port), f"Redis, whose log is {folder / 'log'}")
         yield f"redis://127.0.0.1:{port}/0"
     finally:
         server.kill()
         server.wait()
 
 
-def _wait_for(port: int, log: Path) -> None:
-    with redis.Redis(port=port) as asking:
-        for _ in range(100):
-            try:
-                asking.ping()
-                return
-            except redis.ConnectionError:
-                time.sleep(0.1)
-    raise AssertionError(log.read_text())
+def _answers(port: int) -> bool:
+    with redis.Redis(port=port) as client, contextlib.suppress(redis.ConnectionError):
+        return bool(client.ping())
+    return False
 
 
 @pytest.fixture(params=DATABASES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import multiprocessing
 import os
 import random
@@ -23,6 +24,7 @@ from neurobento.serving.jobs.job import Attempt
 from tests.neurobento.serving.jobs.conftest import OPTIONS
 from tests.neurobento.serving.jobs.faults import left_over
 from tests.neurobento.serving.jobs.processes import lines, result_of, scan_of, serve, submit
+from tests.neurobento.serving.waiting import wait_for
 
 # tens of seconds on an idle machine
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -68,11 +70,7 @@ def running(work: Callable[..., None], *given: Any) -> Iterator[BaseProcess]:
         process.join()
 
 
-def wait_until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not true():
-        assert time.monotonic() < deadline, "it did not come true"
-        time.sleep(0.05)
+wait_until = functools.partial(wait_for, what="it did not come true", limit_s=WAIT_S)
 
 
 def run_killed(url: str, folder: Path) -> None:

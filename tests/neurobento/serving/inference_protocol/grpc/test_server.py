@@ -41,19 +41,12 @@ from tests.neurobento.serving.fakes import (
     inference_of,
     known_labels_of,
 )
+from tests.neurobento.serving.waiting import wait_for, wait_for_async
 
 GRID = (91, 122, 123)
 SERVICE = "inference.GRPCInferenceService"
 PLACES = 2
 SECRET = "0123456789abcdef"
-
-
-def wait_for(truth: Callable[[], Any], what: str, limit_s: float = 5.0) -> None:
-    """Wait until something is true; the test fails if it never is."""
-    end = time.monotonic() + limit_s
-    while not truth():
-        assert time.monotonic() < end, f"{what}: not within {limit_s} s"
-        time.sleep(0.02)
 
 
 @dataclass
@@ -104,9 +97,8 @@ class Served:
 
     async def _start(self, host: str) -> int:
         async def ready() -> bool:
-            while self.ready is None:
-                await asyncio.sleep(0.01)
-            return self.ready
+            await wait_for_async(lambda: self.ready is not None, "the test to decide", 60.0)
+            return bool(self.ready)
 
         admission = Admission(PLACES, PLACES, 60.0)
         admission.open()
@@ -152,21 +144,6 @@ def serve(labels: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
 @pytest.fixture
 def served(serve: Callable[..., Served]) -> Served:
     return serve()
-
-
-@pytest.fixture
-def records() -> Iterator[list[logging.LogRecord]]:
-    """What the service logs."""
-    found: list[logging.LogRecord] = []
-    handler = logging.Handler()
-    handler.emit = found.append  # type: ignore[method-assign, assignment]
-    logger = logging.getLogger("neurobento.serving")
-    before = logger.level
-    logger.setLevel(logging.INFO)
-    logger.addHandler(handler)
-    yield found
-    logger.removeHandler(handler)
-    logger.setLevel(before)
 
 
 def outcomes(records: list[logging.LogRecord]) -> list[Any]:
@@ -300,27 +277,27 @@ BAD: dict[str, dict[str, Any]] = {
 
 
 def test_a_bad_request_is_an_invalid_argument(
-    served: Served, records: list[logging.LogRecord]
+    served: Served, service_log: list[logging.LogRecord]
 ) -> None:
     for what, fields in BAD.items():
         code, trailing = refused(partial(served.stub.ModelInfer, request(**fields), timeout=5))
         assert (what, code) == (what, "INVALID_ARGUMENT")
         assert (what, trailing["error-type"]) == (what, "ConfigError")
     assert served.handler.options == []
-    wait_for(lambda: len(outcomes(records)) == len(BAD), "the log of all requests")
-    assert set(outcomes(records)) == {"INVALID_ARGUMENT"}
+    wait_for(lambda: len(outcomes(service_log)) == len(BAD), "the log of all requests")
+    assert set(outcomes(service_log)) == {"INVALID_ARGUMENT"}
     wait_for(lambda: served.run.active_requests == 0, "all places to be free")
 
 
 @pytest.mark.parametrize("content", [b"\xff", b"no protobuf", b"\x0a\x7fcut short"])
 def test_bytes_that_are_no_message_are_an_invalid_argument(
-    content: bytes, served: Served, records: list[logging.LogRecord]
+    content: bytes, served: Served, service_log: list[logging.LogRecord]
 ) -> None:
     infer = served.channel.stream_unary(f"/{SERVICE}/ModelInfer")
     code, trailing = refused(lambda: infer(iter([content]), timeout=5))
     assert (code, trailing["error-type"]) == ("INVALID_ARGUMENT", "ConfigError")
-    wait_for(lambda: outcomes(records) == ["INVALID_ARGUMENT"], "the request in the log")
-    assert [record for record in records if record.levelno >= logging.WARNING] == []
+    wait_for(lambda: outcomes(service_log) == ["INVALID_ARGUMENT"], "the request in the log")
+    assert [record for record in service_log if record.levelno >= logging.WARNING] == []
     wait_for(lambda: served.run.active_requests == 0, "the place to be free")
 
 
@@ -346,16 +323,16 @@ def test_a_model_that_is_not_served_is_not_found(served: Served) -> None:
 
 
 def test_a_clients_request_id_comes_back_first_and_is_logged(
-    served: Served, records: list[logging.LogRecord]
+    served: Served, service_log: list[logging.LogRecord]
 ) -> None:
     metadata = (("x-request-id", "scan-7"),)
     call = served.stub.ModelInfer.future(request(), metadata=metadata, timeout=5)
     assert dict(call.initial_metadata())["x-request-id"] == "scan-7"
     call.result()
     assert [call.id for call in served.handler.contexts] == ["scan-7"]
-    wait_for(lambda: outcomes(records) == ["OK"], "the request in the log")
-    assert vars(records[-1])["request_id"] == "scan-7"
-    assert vars(records[-1])["protocol"] == "grpc"
+    wait_for(lambda: outcomes(service_log) == ["OK"], "the request in the log")
+    assert vars(service_log[-1])["request_id"] == "scan-7"
+    assert vars(service_log[-1])["protocol"] == "grpc"
 
 
 def test_beyond_the_places_a_client_is_told_when_to_come_back(serve: Any) -> None:
@@ -373,7 +350,7 @@ def test_beyond_the_places_a_client_is_told_when_to_come_back(serve: Any) -> Non
 
 
 def test_a_client_that_cancels_ends_its_work_and_frees_its_place(
-    serve: Any, records: list[logging.LogRecord]
+    serve: Any, service_log: list[logging.LogRecord]
 ) -> None:
     served = serve(endless=True)
     for i in range(PLACES + 1):
@@ -383,7 +360,7 @@ def test_a_client_that_cancels_ends_its_work_and_frees_its_place(
         wait_for(lambda: len(served.handler.options) == served.handler.ended, "the work to end")
         assert served.handler.ended == i + 1
     wait_for(lambda: served.run.active_requests == 0, "the place to be free")
-    assert outcomes(records) == ["CANCELLED"] * (PLACES + 1)
+    assert outcomes(service_log) == ["CANCELLED"] * (PLACES + 1)
 
 
 def test_at_the_clients_deadline_the_work_is_ended(serve: Any) -> None:
@@ -397,13 +374,13 @@ def test_at_the_clients_deadline_the_work_is_ended(serve: Any) -> None:
 
 
 def test_at_the_services_own_limit_the_work_is_ended(
-    serve: Any, records: list[logging.LogRecord]
+    serve: Any, service_log: list[logging.LogRecord]
 ) -> None:
     served = serve(endless=True, limit_s=0.2)
     code, trailing = refused(lambda: served.stub.ModelInfer(request(), timeout=20))
     assert (code, trailing["error-type"]) == ("DEADLINE_EXCEEDED", "DeadlineExceeded")
     assert served.handler.ended == 1
-    wait_for(lambda: outcomes(records) == ["DEADLINE_EXCEEDED"], "the request in the log")
+    wait_for(lambda: outcomes(service_log) == ["DEADLINE_EXCEEDED"], "the request in the log")
 
 
 def test_a_part_that_is_missing_is_unavailable_for_now(serve: Any) -> None:
@@ -430,15 +407,15 @@ def test_a_server_that_drains_sends_away_new_calls_and_ends_old_ones(serve: Any)
 
 
 def test_what_nobody_expected_is_internal_without_its_words(
-    serve: Any, records: list[logging.LogRecord]
+    serve: Any, service_log: list[logging.LogRecord]
 ) -> None:
     served = serve(error=RuntimeError("JANE_DOE"))
     with pytest.raises(grpc.RpcError) as caught:
         served.stub.ModelInfer(request(), metadata=(("x-request-id", "mine"),), timeout=5)
     assert caught.value.code() is grpc.StatusCode.INTERNAL  # type: ignore[attr-defined]
     assert "JANE_DOE" not in str(caught.value)
-    wait_for(lambda: outcomes(records) == ["INTERNAL"], "the request in the log")
-    (failed,) = [record for record in records if record.levelno == logging.ERROR]
+    wait_for(lambda: outcomes(service_log) == ["INTERNAL"], "the request in the log")
+    (failed,) = [record for record in service_log if record.levelno == logging.ERROR]
     assert failed.getMessage() == "request mine failed"
     assert failed.exc_info
 
@@ -547,10 +524,10 @@ def unread() -> Iterator[Callable[[Served], Any]]:
 
 
 def test_a_call_has_its_place_until_its_answer_is_sent(
-    served: Served, unread: Callable[[Served], Any], records: list[logging.LogRecord]
+    served: Served, unread: Callable[[Served], Any], service_log: list[logging.LogRecord]
 ) -> None:
     answers = [unread(served) for _ in range(PLACES)]
-    wait_for(lambda: outcomes(records) == ["OK"] * PLACES, "the work to end")
+    wait_for(lambda: outcomes(service_log) == ["OK"] * PLACES, "the work to end")
     # a place given back before the answer is read would be free by now
     time.sleep(0.3)
     assert served.run.active_requests == PLACES
@@ -562,18 +539,18 @@ def test_a_call_has_its_place_until_its_answer_is_sent(
 
 
 def test_an_answer_that_is_not_read_gives_its_place_up_at_the_deadline(
-    serve: Any, unread: Callable[[Served], Any], records: list[logging.LogRecord]
+    serve: Any, unread: Callable[[Served], Any], service_log: list[logging.LogRecord]
 ) -> None:
     served = serve(limit_s=2.0)
     answer = unread(served)
-    wait_for(lambda: outcomes(records) == ["OK"], "the work to end")
+    wait_for(lambda: outcomes(service_log) == ["OK"], "the work to end")
     assert served.run.active_requests == 1
     wait_for(lambda: served.run.active_requests == 0, "the place to be free")
     # it may still be read; its place is not given back a second time
     assert len(next(answer).outputs) == 3
     wait_for(answer.done, "the answer to end")
     later = unread(served)
-    wait_for(lambda: outcomes(records) == ["OK", "OK"], "the work to end")
+    wait_for(lambda: outcomes(service_log) == ["OK", "OK"], "the work to end")
     assert served.run.active_requests == 1
     later.cancel()
 

@@ -6,6 +6,7 @@ import contextlib
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from typing import Any
 import pytest
 import redis
 
-from neurobento.serving.jobs import Database, JobLimits, JobQueue
+from neurobento.serving.jobs import Database, JobLimits, JobQueue, owners
 from neurobento.serving.tasks.parcellation.options import ParcellationOptions
+from tests.neurobento.serving.fakes import Clock
 from tests.neurobento.serving.waiting import wait_for
 
 OPTIONS = ParcellationOptions("compact", "none", "native")
@@ -24,7 +26,7 @@ LIMITS = JobLimits(max_waiting=1000, keep_s=3600, longest_s=3600)
 
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server on a free port, that writes down all it is told; skipped where there is none."""
+    """A server on a free port that writes everything to disk; skipped where there is none."""
     program = shutil.which("redis-server")
     if program is None:
         pytest.skip("JOBS ARE NOT TESTED WITH REDIS: install Debian's package redis-server")
@@ -62,7 +64,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
-    """It, opened."""
+    """The empty database, opened."""
     opened = Database(database_url)
     yield opened
     opened.close()
@@ -70,13 +72,29 @@ def database(database_url: str) -> Iterator[Database]:
 
 @pytest.fixture
 def queue(database: Database) -> JobQueue:
-    """Jobs in it."""
+    """The queue of the database."""
     return JobQueue(database, LIMITS)
 
 
 @pytest.fixture
+def pass_time(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Moves the clock by which entries expire."""
+    now, passed = time.time, [0.0]
+    monkeypatch.setattr(time, "time", lambda: now() + sum(passed))
+    return passed.append
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock by which owners' heartbeats are judged."""
+    fake = Clock()
+    monkeypatch.setattr(owners, "time", fake)
+    return fake
+
+
+@pytest.fixture
 def scan_file(tmp_path: Path) -> Callable[[bytes], Path]:
-    """Writes what is to be submitted."""
+    """Writes the file to submit."""
 
     def write(content: bytes = b"a scan") -> Path:
         file = tmp_path / "submitted"

@@ -11,18 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from neurobento.serving.jobs import owners
 from neurobento.serving.jobs.owners import Liveness, this_owner
 from neurobento.serving.process.run_folder import process_start_time
 from tests.neurobento.serving.fakes import Clock
 from tests.neurobento.serving.jobs.faults import dead_owner, foreign_owner
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    fake = Clock()
-    monkeypatch.setattr(owners, "time", fake)
-    return fake
 
 
 @pytest.fixture

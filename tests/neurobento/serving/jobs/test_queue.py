@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +15,7 @@ from neurobento.serving.jobs import queue as module
 from neurobento.serving.jobs.job import Attempt
 from neurobento.serving.jobs.owners import Liveness
 from neurobento.serving.tasks.parcellation.options import ParcellationOptions
+from tests.neurobento.serving.fakes import Clock
 from tests.neurobento.serving.jobs.conftest import LIMITS, OPTIONS
 from tests.neurobento.serving.jobs.faults import dead_owner, foreign_owner, left_over
 
@@ -256,16 +256,16 @@ def test_a_deleted_job_is_not_a_later_one_of_its_key(queue: JobQueue, submit: An
     assert taken(queue).job == second
 
 
-def test_results_go_on_time(database: Database, scan_file: Any) -> None:
+def test_results_go_on_time(database: Database, scan_file: Any, pass_time: Any) -> None:
     """Also where no sweep has been yet; then the key makes a new job."""
-    queue = JobQueue(database, JobLimits(max_waiting=10, keep_s=1.0, longest_s=3600))
+    queue = JobQueue(database, JobLimits(max_waiting=10, keep_s=60.0, longest_s=3600))
     job = queue.submit(scan_file(), OPTIONS, "a-key")
     queue.finish(taken(queue), RESULT)
     end = queue.end(job)
     assert end is not None
-    assert queue.expires(end) == end.ended + 1
+    assert queue.expires(end) == end.ended + 60
     assert result(queue, job.id) == RESULT
-    time.sleep(max(0.0, queue.expires(end) - time.time()) + 0.05)
+    pass_time(61.0)
     with pytest.raises(JobNotFound):
         queue.job(job.id)
     assert "files" not in left_over(database)
@@ -328,16 +328,16 @@ def test_who_was_taken_for_dead_may_still_be_first(
 
 
 def test_an_end_after_everything_was_forgotten_is_none(
-    database: Database, other: Any, scan_file: Any
+    database: Database, other: Any, scan_file: Any, pass_time: Any
 ) -> None:
-    queue = JobQueue(database, JobLimits(max_waiting=10, keep_s=0.1, longest_s=0.1))
+    queue = JobQueue(database, JobLimits(max_waiting=10, keep_s=60.0, longest_s=60.0))
     queue.submit(scan_file(), OPTIONS)
     dead = other(dead_owner())
     lost = taken(dead)
     queue.sweep()
     queue.finish(taken(queue), RESULT)
     for _ in range(3):
-        time.sleep(0.15)
+        pass_time(61.0)
         queue.sweep()
     assert left_over(database) == {}
     assert not dead.finish(lost, b"late")
@@ -346,13 +346,13 @@ def test_an_end_after_everything_was_forgotten_is_none(
 
 
 def test_a_turn_at_what_was_forgotten_is_none(
-    database: Database, submit: Any, queue: JobQueue
+    database: Database, submit: Any, queue: JobQueue, pass_time: Any
 ) -> None:
     """A server stood still between its look at a job and its claim of a attempt."""
     job = submit()
     queue.delete(job.id)
     last = JobQueue(database, JobLimits(max_waiting=10, keep_s=0.0, longest_s=0.0))
-    time.sleep(0.01)
+    pass_time(1.0)
     last.sweep()
     assert left_over(database) == {}
     assert not queue._claim(Attempt(job, 1))
@@ -361,10 +361,10 @@ def test_a_turn_at_what_was_forgotten_is_none(
 
 
 def test_another_machines_job_is_taken_once_its_owner_is_lost(
-    database: Database, scan_file: Any
+    database: Database, scan_file: Any, clock: Clock
 ) -> None:
     foreign = JobQueue(database, LIMITS, owner=foreign_owner())
-    queue = JobQueue(database, LIMITS, Liveness(lost_after_s=0.4))
+    queue = JobQueue(database, LIMITS, Liveness(lost_after_s=60))
     job = queue.submit(scan_file(), OPTIONS)
     foreign.send_heartbeat()
     taken(foreign)
@@ -372,12 +372,13 @@ def test_another_machines_job_is_taken_once_its_owner_is_lost(
         foreign.send_heartbeat()
         assert queue.sweep() == {"waiting": 0, "running": 1}
         assert queue.take() is None
-        time.sleep(0.1)
-    deadline = time.monotonic() + 30
-    while (attempt := queue.take()) is None and time.monotonic() < deadline:
+        clock.now += 15
+    for _ in range(3):
         queue.sweep()
-        time.sleep(0.05)
-    assert attempt is not None
+        assert queue.take() is None
+        clock.now += 15
+    queue.sweep()
+    attempt = taken(queue)
     assert (attempt.job.id, attempt.number) == (job.id, 2)
 
 

@@ -281,15 +281,15 @@ def test_a_turn_that_nobody_knows_of_is_not_held_for_ever(
 
 
 def test_an_upload_that_stood_still_for_too_long_is_no_job(
-    database: Database, scan: Path, monkeypatch: pytest.MonkeyPatch
+    database: Database, scan: Path, monkeypatch: pytest.MonkeyPatch, pass_time: Any
 ) -> None:
-    """A sweep took its scan for nobody's: it must not be accepted without one."""
-    queue = JobQueue(database, JobLimits(max_waiting=10, keep_s=3600, longest_s=0.2))
+    """A sweep has removed the scan: the job must not be accepted without it."""
+    queue = JobQueue(database, JobLimits(max_waiting=10, keep_s=3600, longest_s=60.0))
     write = database.files.write
 
     def stand_still(*given: Any) -> None:
         write(*given)
-        time.sleep(0.25)
+        pass_time(61.0)
         JobQueue(database, queue._limits).sweep()
         JobQueue(database, queue._limits).sweep()
         assert database.files.keys() == []

@@ -1,4 +1,4 @@
-"""Read a slice from whichever format its first bytes show.
+"""Read a 2D slice from a PNG, JPEG, DICOM or NIfTI file; its first bytes show the format.
 
 As with a scan, the header decides whether the pixels are read at all.
 """

@@ -69,7 +69,7 @@ class Admission:
 
     @property
     def draining(self) -> bool:
-        """Whether new requests are refused because the service is about to stop."""
+        """True while new requests are refused because the service is about to stop."""
         return self._run.draining
 
     @contextlib.contextmanager

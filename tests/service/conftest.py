@@ -168,7 +168,7 @@ def process_of(pid: int, service: str) -> int:
 
 @contextmanager
 def standing_still(pid: int, service: str) -> Iterator[None]:
-    """A service's process takes nothing in for the time; what it is asked waits at its door."""
+    """A service's process takes nothing in for the time; what it is asked waits."""
     process = process_of(pid, service)
     os.kill(process, signal.SIGSTOP)
     try:

@@ -26,7 +26,7 @@ from tests.service.conftest import serving, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
-PLACES = 3
+SLOTS = 3
 TOKEN = "a-token-of-two-dozen-signs"
 NONE = {"preprocessing": "none"}
 WHOLE_AGAIN_S = 15
@@ -34,9 +34,9 @@ WHOLE_AGAIN_S = 15
 
 @pytest.fixture(scope="module")
 def tight(known_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A server with few places, that wants a token."""
+    """A server with few slots, which requires a token."""
     home = tmp_path_factory.mktemp("tight")
-    settings = {"SLOTS": str(PLACES), "TOKEN": TOKEN, "DRAIN_S": "60"}
+    settings = {"SLOTS": str(SLOTS), "TOKEN": TOKEN, "DRAIN_S": "60"}
     with serving(known_model.parent, home, **settings) as server:
         server.client.headers["authorization"] = f"Bearer {TOKEN}"
         yield server
@@ -144,7 +144,7 @@ def test_a_grpc_deadline_ends_the_work_too(tight: Any, head: bytes) -> None:
     assert wait_until(lambda: not busy(tight), 5)
 
 
-def test_a_client_that_leaves_frees_its_place(tight: Any, head: bytes, scan_of: Any) -> None:
+def test_a_client_that_leaves_frees_its_slot(tight: Any, head: bytes, scan_of: Any) -> None:
     assert wait_until(lambda: len(of_kind(tight.pid, "spawn_main")) == 2, 20)
     with (
         contextlib.suppress(httpx.ReadTimeout),
@@ -153,11 +153,11 @@ def test_a_client_that_leaves_frees_its_place(tight: Any, head: bytes, scan_of: 
         limits = httpx.Timeout(30, read=5)
         client.post("/v1/parcellation", files={"file": ("scan", head)}, timeout=limits)
     assert wait_until(lambda: not busy(tight), 5)
-    assert wait_until(lambda: inside(tight) == 0, 5)
+    assert wait_until(lambda: active_requests(tight) == 0, 5)
     assert temporary(tight) == []
 
 
-def inside(server: Any) -> float:
+def active_requests(server: Any) -> float:
     lines = server.client.get("/metrics").text.splitlines()
     return sum(
         float(line.split()[-1]) for line in lines if line.startswith("neurobento_requests_inside")
@@ -167,12 +167,12 @@ def inside(server: Any) -> float:
 def test_more_than_there_are_places_for_are_refused_at_once(
     tight: Any, head: bytes, scan_of: Any
 ) -> None:
-    """Heads hold all places; a scan more is told when to come again, quickly."""
+    """Heads hold all slots; one more scan is refused at once, with a time to try again."""
     over = threading.Event()
-    with ThreadPoolExecutor(PLACES) as holders:
-        for _ in range(PLACES):
+    with ThreadPoolExecutor(SLOTS) as holders:
+        for _ in range(SLOTS):
             holders.submit(post, tight, head, "full", **{"x-request-timeout": "9"})
-        assert wait_until(lambda: inside(tight) == PLACES, 8)
+        assert wait_until(lambda: active_requests(tight) == SLOTS, 8)
         start = time.monotonic()
         answer = post(tight, scan_of(3), "none")
         took = time.monotonic() - start
@@ -181,7 +181,7 @@ def test_more_than_there_are_places_for_are_refused_at_once(
     assert answer.json()["error"]["type"] == "ServiceBusy"
     assert int(answer.headers["retry-after"]) >= 1
     assert took < 0.5
-    assert wait_until(lambda: inside(tight) == 0, 10)
+    assert wait_until(lambda: active_requests(tight) == 0, 10)
     assert well(tight, scan_of(3))
 
 
@@ -210,7 +210,7 @@ def test_a_killed_process_is_replaced_and_nobody_hangs(tight: Any, scan_of: Any,
         try:
             assert wait_until(lambda: len(of_kind(tight.pid, "spawn_main")) == 2, 20)
             time.sleep(0.5)
-            # with `--service-name`, or a child of the pool; the newest is the quick lane's
+            # with `--service-name`, or a child of the pool; the newest is the quick queue's
             victim = max(of_kind(tight.pid, kind), key=lambda p: p.create_time())
             victim.send_signal(signal.SIGKILL)
             start = time.monotonic()
@@ -234,7 +234,7 @@ def test_a_server_that_is_told_to_stop_ends_what_it_began(
     scan = nifti_bytes(phantom.image, phantom.affine)
     with serving(known_model.parent, home) as server, ThreadPoolExecutor(2) as clients:
         asked = [clients.submit(post, server, scan, "stripped") for _ in range(2)]
-        assert wait_until(lambda: inside(server) == 2, 10)
+        assert wait_until(lambda: active_requests(server) == 2, 10)
         os.kill(server.pid, signal.SIGTERM)
         assert wait_until(lambda: server.client.get("/readyz").status_code == 503, 5)
         refused = post(server, scan, "stripped")

@@ -29,7 +29,7 @@ def test_many_requests_leave_nothing_in_memory(server: Any, send: Any) -> None:
     def ask(count: int) -> int:
         with ThreadPoolExecutor(AT_ONCE) as clients:
             answers = list(clients.map(lambda _: send(server, case), range(count)))
-        # the next of a client may come before its last one's place is free: that is refused
+        # the next of a client may come before its last one's slot is free: that is refused
         assert sum(answer.taken for answer in answers) > count / 4
         assert all(answer.taken or answer.refused for answer in answers)
         return memory_bytes("VmRSS", front)

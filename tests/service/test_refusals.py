@@ -147,7 +147,7 @@ def test_an_answer_with_labels_is_not_for_pages_of_other_sites(server: Any, scan
 def test_the_log_knows_requests_by_their_id_alone(
     server: Any, known_labels: Any, nifti_bytes: Any
 ) -> None:
-    """An answered scan, one that preprocessing refuses, and one that the gate refuses."""
+    """An answered scan, one that preprocessing refuses, and one that the middleware refuses."""
     image = (known_labels(54) / np.float32(116)).astype(np.float32)
     for array in (image, image[:40], image * 0):
         scan = nifti_bytes(array, descrip=b"PATIENT_MARKER", db_name=b"OTHER_MARKER")

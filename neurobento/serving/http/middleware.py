@@ -1,6 +1,6 @@
 """ASGI middleware around the service: request ids, limits, slots, and one shape for errors.
 
-BentoML has no body limit, answers errors in several shapes, and goes on working for
+BentoML has no body limit, answers errors in several shapes, and continues to work for
 clients that left. Requests are judged before their body is read, where that is possible.
 """
 

@@ -10,6 +10,6 @@ NICENESS = 5
 
 
 def lower_priority() -> None:
-    """Let the front run before this process, so that it refuses requests at once however busy."""
+    """Give the front priority over this process, so that it refuses requests at once."""
     # works for threads that start later: they inherit the niceness of their creator
     os.nice(max(0, NICENESS - os.nice(0)))

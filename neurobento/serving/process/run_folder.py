@@ -58,7 +58,7 @@ class RunFolder:
 
     @property
     def draining(self) -> bool:
-        """Whether the server refuses new requests."""
+        """True while the server refuses new requests."""
         return self._drain.exists()
 
     def drain(self) -> None:
@@ -76,7 +76,7 @@ class RunFolder:
 
     @property
     def active_requests(self) -> int:
-        """How many requests are in progress, as recorded last."""
+        """The number of requests in progress, as recorded last."""
         try:
             return int(self._active.read_text())
         except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Requests under way: what ends one early, and who is let in."""
+"""Requests in progress: what ends one early, and which are admitted."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LONG_S = 30.0
 
 
 class Clock:
-    """Stands still until it is told to go on."""
+    """Stands still until a test moves it."""
 
     now = 1000.0
 
@@ -62,7 +62,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def a_call(limit_s: float = LONG_S) -> RequestContext:
+def a_request(limit_s: float = LONG_S) -> RequestContext:
     return RequestContext("r-1", "http", limit_s)
 
 
@@ -75,7 +75,7 @@ def test_the_result_of_the_work_is_passed_on() -> None:
         await asyncio.sleep(0)
         return "labels"
 
-    assert asyncio.run(a_call().run(work())) == "labels"
+    assert asyncio.run(a_request().run(work())) == "labels"
 
 
 def test_an_exception_of_the_work_is_passed_on() -> None:
@@ -84,7 +84,7 @@ def test_an_exception_of_the_work_is_passed_on() -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        asyncio.run(a_call().run(work()))
+        asyncio.run(a_request().run(work()))
 
 
 @pytest.mark.parametrize("limit_s", [0.0, 0.05])
@@ -92,7 +92,7 @@ def test_the_deadline_ends_the_work_and_waits_until_it_has_tidied_up(limit_s: fl
     async def scenario() -> bool:
         work = Work()
         with pytest.raises(DeadlineExceeded, match=f"within {limit_s:.3g} s"):
-            await a_call(limit_s).run(work.go())
+            await a_request(limit_s).run(work.go())
         return work.tidied
 
     start = time.monotonic()
@@ -102,10 +102,10 @@ def test_the_deadline_ends_the_work_and_waits_until_it_has_tidied_up(limit_s: fl
 
 def test_a_client_that_leaves_ends_the_work() -> None:
     async def scenario() -> bool:
-        call, work = a_call(), Work()
-        waiting = asyncio.ensure_future(call.run(work.go()))
+        request, work = a_request(), Work()
+        waiting = asyncio.ensure_future(request.run(work.go()))
         await work.begun.wait()
-        call.abandon()
+        request.abandon()
         with pytest.raises(ClientGone):
             await waiting
         return work.tidied
@@ -115,10 +115,10 @@ def test_a_client_that_leaves_ends_the_work() -> None:
 
 def test_a_client_that_has_left_before_the_work_began_ends_it_too() -> None:
     async def scenario() -> None:
-        call = a_call()
-        call.abandon()
+        request = a_request()
+        request.abandon()
         with pytest.raises(ClientGone):
-            await call.run(Work().go())
+            await request.run(Work().go())
         assert len(asyncio.all_tasks()) == 1
 
     asyncio.run(scenario())
@@ -127,7 +127,7 @@ def test_a_client_that_has_left_before_the_work_began_ends_it_too() -> None:
 def test_the_work_ends_with_the_task_that_waits_for_it() -> None:
     async def scenario() -> bool:
         work = Work()
-        waiting = asyncio.ensure_future(a_call().run(work.go()))
+        waiting = asyncio.ensure_future(a_request().run(work.go()))
         await work.begun.wait()
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -150,7 +150,7 @@ def test_work_that_does_not_end_holds_nobody_up_for_ever(monkeypatch: pytest.Mon
 
     async def scenario() -> None:
         with pytest.raises(DeadlineExceeded):
-            await a_call(0.01).run(stubborn())
+            await a_request(0.01).run(stubborn())
         assert not ended
 
     asyncio.run(scenario())
@@ -168,16 +168,16 @@ def test_an_error_while_tidying_up_is_nobodys_and_is_not_written_out() -> None:
     async def scenario() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
         with pytest.raises(DeadlineExceeded):
-            await a_call(0.01).run(work())
+            await a_request(0.01).run(work())
 
     asyncio.run(scenario())
     gc.collect()
     assert told == []
 
 
-def test_nothing_is_left_behind_by_a_call() -> None:
+def test_a_request_leaves_no_task_behind() -> None:
     async def scenario() -> int:
-        await a_call().run(asyncio.sleep(0))
+        await a_request().run(asyncio.sleep(0))
         await asyncio.sleep(0)
         return len(asyncio.all_tasks())
 
@@ -185,21 +185,21 @@ def test_nothing_is_left_behind_by_a_call() -> None:
 
 
 def test_the_seconds_left_run_down_to_nothing(clock: Clock) -> None:
-    call = a_call(10.0)
-    assert call.seconds_left == 10.0
+    request = a_request(10.0)
+    assert request.seconds_left == 10.0
     clock.now += 4.0
-    assert call.seconds_left == 6.0
+    assert request.seconds_left == 6.0
     clock.now += 100.0
-    assert call.seconds_left == 0.0
+    assert request.seconds_left == 0.0
 
 
-def test_calls_of_one_request_id_have_tickets_of_their_own() -> None:
-    first, second = a_call(), a_call()
+def test_requests_of_one_id_have_different_tickets() -> None:
+    first, second = a_request(), a_request()
     assert first.id == second.id
     assert first.ticket != second.ticket
 
 
-def test_as_many_are_inside_as_there_are_places(run: RunFolder) -> None:
+def test_as_many_requests_are_admitted_as_there_are_slots(run: RunFolder) -> None:
     admission = Admission(2, 1, LONG_S)
     before = refused("no place")
     with admission.slot(), admission.slot():
@@ -215,7 +215,7 @@ def test_as_many_are_inside_as_there_are_places(run: RunFolder) -> None:
 
 
 @pytest.mark.parametrize("end", [None, ZeroDivisionError, ServiceBusy, asyncio.CancelledError])
-def test_a_place_is_free_again_however_a_call_ends(
+def test_a_slot_is_free_again_however_a_request_ends(
     run: RunFolder, end: type[BaseException] | None
 ) -> None:
     admission = Admission(1, 1, LONG_S)
@@ -231,15 +231,15 @@ def test_a_place_is_free_again_however_a_call_ends(
         pass
 
 
-def test_a_place_is_free_again_when_its_task_is_cancelled(run: RunFolder) -> None:
+def test_a_slot_is_free_again_when_its_task_is_cancelled(run: RunFolder) -> None:
     admission = Admission(1, 1, LONG_S)
 
-    async def inside() -> None:
+    async def hold_slot() -> None:
         with admission.slot():
             await asyncio.sleep(LONG_S)
 
     async def scenario() -> None:
-        task = asyncio.ensure_future(inside())
+        task = asyncio.ensure_future(hold_slot())
         await asyncio.sleep(0)
         assert run.active_requests == 1
         task.cancel()
@@ -249,7 +249,7 @@ def test_a_place_is_free_again_when_its_task_is_cancelled(run: RunFolder) -> Non
     assert run.active_requests == 0
 
 
-def test_a_place_is_not_lost_when_the_count_cannot_be_told(
+def test_a_slot_is_not_lost_when_the_count_cannot_be_written(
     run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     admission = Admission(1, 1, LONG_S)
@@ -265,20 +265,22 @@ def test_a_place_is_not_lost_when_the_count_cannot_be_told(
         assert run.active_requests == 1
 
 
-def test_a_service_begins_with_nobody_inside(run: RunFolder) -> None:
+def test_a_service_begins_with_no_request_in_progress(run: RunFolder) -> None:
     run.write_active_requests(7)
     Admission(1, 1, LONG_S).open()
     assert run.active_requests == 0
 
 
-def test_metrics_know_how_many_are_inside(run: RunFolder) -> None:
+def test_metrics_count_the_requests_in_progress(run: RunFolder) -> None:
     admission = Admission(3, 1, LONG_S)
     with admission.slot(), admission.slot():
         assert REGISTRY.get_sample_value("neurobento_requests_inside") == 2
     assert REGISTRY.get_sample_value("neurobento_requests_inside") == 0
 
 
-def test_a_draining_service_lets_nobody_in_and_leaves_those_inside_alone(run: RunFolder) -> None:
+def test_a_draining_service_admits_no_request_and_finishes_those_in_progress(
+    run: RunFolder,
+) -> None:
     admission = Admission(5, 1, LONG_S)
     before = refused("draining")
     with admission.slot():
@@ -287,7 +289,7 @@ def test_a_draining_service_lets_nobody_in_and_leaves_those_inside_alone(run: Ru
         assert admission.draining
         with pytest.raises(ServiceUnavailable) as caught, admission.slot():
             pytest.fail("let in")
-        with admission.join_queue(a_call(), "kind"):
+        with admission.join_queue(a_request(), "kind"):
             assert run.active_requests == 1
     assert caught.value.retry_after_s
     assert refused("draining") == before + 1
@@ -301,7 +303,7 @@ def teach(run: RunFolder, clock: Clock) -> Teach:
     """Has an admission see work of a kind that takes so many seconds by itself."""
 
     def once(admission: Admission, kind: str, seconds: float) -> None:
-        with admission.join_queue(a_call(1e6), kind):
+        with admission.join_queue(a_request(1e6), kind):
             clock.now += seconds
 
     return once
@@ -309,19 +311,19 @@ def teach(run: RunFolder, clock: Clock) -> Teach:
 
 @contextlib.contextmanager
 def ahead(admission: Admission, *kinds: str) -> Iterator[None]:
-    """Calls of these kinds have their turns already."""
-    with contextlib.suppress(InterruptedError), contextlib.ExitStack() as turns:
+    """Queue requests of these kinds before the next."""
+    with contextlib.suppress(InterruptedError), contextlib.ExitStack() as queued:
         for kind in kinds:
-            turns.enter_context(admission.join_queue(a_call(1e6), kind))
+            queued.enter_context(admission.join_queue(a_request(1e6), kind))
         yield
-        # nothing is learnt from turns that end so
+        # nothing is learnt from requests that end so
         raise InterruptedError
 
 
 def is_let_in(admission: Admission, limit_s: float) -> bool:
-    """Whether a call with that limit gets a turn."""
+    """Return whether a request with that limit is admitted to the queue."""
     try:
-        with admission.join_queue(a_call(limit_s), "asked"):
+        with admission.join_queue(a_request(limit_s), "asked"):
             raise InterruptedError
     except InterruptedError:
         return True
@@ -330,12 +332,12 @@ def is_let_in(admission: Admission, limit_s: float) -> bool:
 
 
 def assert_wait(admission: Admission, seconds: float) -> None:
-    """So many seconds of work are ahead of the next call."""
+    """Check that so many seconds of work are ahead of the next request."""
     assert not is_let_in(admission, 0.99 * seconds)
     assert is_let_in(admission, 1.01 * seconds)
 
 
-def test_a_call_whose_deadline_the_work_ahead_outlasts_is_refused(teach: Teach) -> None:
+def test_a_request_whose_deadline_the_work_ahead_outlasts_is_refused(teach: Teach) -> None:
     admission = Admission(9, 1, 1e6)
     teach(admission, "full", 10.0)
     before = refused("too late")
@@ -402,45 +404,47 @@ def test_nothing_is_learnt_from_work_that_failed(teach: Teach, clock: Clock) -> 
     admission = Admission(9, 1, 1e6)
     teach(admission, "full", 10.0)
     for _ in range(5):
-        with pytest.raises(ZeroDivisionError), admission.join_queue(a_call(), "full"):
+        with pytest.raises(ZeroDivisionError), admission.join_queue(a_request(), "full"):
             raise ZeroDivisionError
     with ahead(admission, "full"):
         assert_wait(admission, 10.0)
 
 
 @pytest.mark.parametrize("side_by_side", [1, 2])
-def test_the_time_that_calls_waited_for_each_other_is_not_learnt(
+def test_the_time_that_requests_waited_for_each_other_is_not_learnt(
     run: RunFolder, clock: Clock, side_by_side: int
 ) -> None:
-    """Eight come at once, each is worked on for ten seconds, by one process or two in turns."""
+    """Eight come at once, each is worked on for ten seconds, by one process or two in turn."""
     admission = Admission(9, side_by_side, 1e6)
-    turns = [admission.join_queue(a_call(1e6), "full") for _ in range(8)]
-    for turn in turns:
-        turn.__enter__()
-    for i, turn in enumerate(turns):
+    queued = [admission.join_queue(a_request(1e6), "full") for _ in range(8)]
+    for entry in queued:
+        entry.__enter__()
+    for i, entry in enumerate(queued):
         # two that begin together end together
         clock.now += 10.0 if i % side_by_side == 0 else 0.0
-        turn.__exit__(None, None, None)
+        entry.__exit__(None, None, None)
     with ahead(admission, *["full"] * side_by_side):
         assert_wait(admission, 10.0)
 
 
-def test_lanes_do_not_wait_for_each_other(teach: Teach) -> None:
+def test_queues_do_not_wait_for_each_other(teach: Teach) -> None:
     admission = Admission(9, 1, 0.0)
     teach(admission, "full", 10.0)
-    with admission.join_queue(a_call(1e6), "full", "slow"):
-        with admission.join_queue(a_call(0.5), "none", "quick"):
+    with admission.join_queue(a_request(1e6), "full", "slow"):
+        with admission.join_queue(a_request(0.5), "none", "quick"):
             pass
-        with pytest.raises(ServiceBusy), admission.join_queue(a_call(1e6), "full", "slow"):
+        with pytest.raises(ServiceBusy), admission.join_queue(a_request(1e6), "full", "slow"):
             pytest.fail("let in")
 
 
 @pytest.mark.parametrize("end", [None, ZeroDivisionError, asyncio.CancelledError])
-def test_a_turn_ends_with_its_work(teach: Teach, end: type[BaseException] | None) -> None:
+def test_a_request_leaves_the_queue_with_its_work(
+    teach: Teach, end: type[BaseException] | None
+) -> None:
     admission = Admission(9, 1, 0.0)
     teach(admission, "full", 10.0)
     before = refused("too late")
-    with contextlib.suppress(BaseException), admission.join_queue(a_call(1e6), "full"):
+    with contextlib.suppress(BaseException), admission.join_queue(a_request(1e6), "full"):
         assert not is_let_in(admission, 1e6)
         if end is not None:
             raise end
@@ -448,14 +452,14 @@ def test_a_turn_ends_with_its_work(teach: Teach, end: type[BaseException] | None
     assert refused("too late") == before + 1
 
 
-def test_who_is_refused_learns_when_a_place_will_be_free(teach: Teach) -> None:
+def test_who_is_refused_learns_when_a_slot_will_be_free(teach: Teach) -> None:
     admission = Admission(0, 1, 5.0)
     teach(admission, "full", 10.0)
     # a wait of 0 s lets the second in, as the first is of a kind that was never seen
     with ahead(admission, "new", "full"):
-        with pytest.raises(ServiceBusy) as too_late, admission.join_queue(a_call(), "full"):
+        with pytest.raises(ServiceBusy) as too_late, admission.join_queue(a_request(), "full"):
             pytest.fail("let in")
-        with pytest.raises(ServiceBusy) as no_place, admission.slot():
+        with pytest.raises(ServiceBusy) as no_slot, admission.slot():
             pytest.fail("let in")
-    assert too_late.value.retry_after_s == no_place.value.retry_after_s == 5.0
+    assert too_late.value.retry_after_s == no_slot.value.retry_after_s == 5.0
     assert "in 5 s" in str(too_late.value)

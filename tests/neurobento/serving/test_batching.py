@@ -107,7 +107,7 @@ def test_a_batch_may_be_set_but_bentoml_takes_none_of_one(
 def test_slices_go_in_large_batches_whatever_the_memory(
     batch_of: Any, memory_gib: int, gpu_gib: float | None
 ) -> None:
-    """More than may be inside by default, so that all who wait go at once."""
+    """More than the default number of slots, so that all that wait go at once."""
     found = batch_of("anomaly_unet", memory_gib, gpu_gib, task="anomaly")
     assert found == 32 > Settings().slots
     assert batch_of("anomaly_unet", memory_gib, gpu_gib, task="anomaly", MAX_BATCH="5") == 5

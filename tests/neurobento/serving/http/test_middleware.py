@@ -100,8 +100,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
     return RunFolder(tmp_path)
 
 
-def admitting(places: int = 4) -> Admission:
-    return Admission(places, 1, 60.0)
+def admitting(slots: int = 4) -> Admission:
+    return Admission(slots, 1, 60.0)
 
 
 async def visit(
@@ -114,12 +114,12 @@ async def visit(
     token: str | None = None,
     **headers: str,
 ) -> None:
-    """One request of a client through the gate; header names with _ for -."""
+    """One request of a client through the middleware; header names with _ for -."""
     headers = {"content_type": FORM, **headers}
     raw = [(k.replace("_", "-").encode(), v.encode()) for k, v in headers.items()]
     scope = {"type": "http", "method": method, "path": path, "headers": raw}
-    gate = RequestMiddleware(app, admission or admitting(), limits, Token(token))
-    await gate(scope, client.receive, client.send)
+    middleware = RequestMiddleware(app, admission or admitting(), limits, Token(token))
+    await middleware(scope, client.receive, client.send)
 
 
 def ask(
@@ -202,7 +202,7 @@ def test_a_junk_request_id_is_replaced(junk: str) -> None:
     assert re.fullmatch(r"[0-9a-f]{32}", found)
 
 
-def test_the_application_learns_the_request_id_and_the_call() -> None:
+def test_the_application_learns_the_request_id_and_the_context() -> None:
     seen: list[Any] = []
 
     async def app(scope: Any, *channels: Any) -> None:
@@ -210,9 +210,9 @@ def test_the_application_learns_the_request_id_and_the_call() -> None:
         await answering(200, b"")(scope, *channels)
 
     ask(app, x_request_id="mine")
-    request_id, call = seen
-    assert request_id == call.id == "mine"
-    assert call.protocol == "http"
+    request_id, request = seen
+    assert request_id == request.id == "mine"
+    assert request.protocol == "http"
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_an_unknown_path_is_404_before_the_application_sees_it(path: str) -> Non
     assert answer.pulled == 0
 
 
-def test_an_unknown_path_takes_no_place_and_is_not_counted() -> None:
+def test_an_unknown_path_takes_no_slot_and_is_not_counted() -> None:
     before = answered(404)
     assert ask(untouched, "/nothing", admission=admitting(0)).status == 404
     assert answered(404) == before
@@ -413,7 +413,7 @@ def test_without_a_place_work_is_429_before_its_body_is_read(path: str, run: Run
     assert run.active_requests == 0
 
 
-def test_what_is_no_work_takes_no_place() -> None:
+def test_what_is_no_work_takes_no_slot() -> None:
     for path in ("/v1/models", "/metrics", "/readyz", "/v2/models/compact/ready"):
         assert ask(answering(200, b""), path, admission=admitting(0)).status == 200
     for path in ("/predict/", INFER):
@@ -479,7 +479,7 @@ async def waiting_for_nobody(scope: Any, receive: Any, send: Any) -> None:
     await answering_now(send, 499)
 
 
-def test_a_client_that_leaves_after_its_body_has_left_its_call(run: RunFolder) -> None:
+def test_a_client_that_leaves_after_its_body_has_abandoned_its_request(run: RunFolder) -> None:
     before = answered(499)
     client = Client((b"half", b"half"), leaves=True)
     asyncio.run(visit(waiting_for_nobody, client))
@@ -488,7 +488,7 @@ def test_a_client_that_leaves_after_its_body_has_left_its_call(run: RunFolder) -
     assert answered(499) == before + 1
 
 
-def test_a_client_that_stays_has_not_left_its_call() -> None:
+def test_a_client_that_stays_has_not_abandoned_its_request() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()
         left = asyncio.ensure_future(scope["state"]["context"].wait_abandoned())
@@ -690,6 +690,6 @@ def test_what_is_not_http_passes() -> None:
     async def app(scope: Any, *_: Any) -> None:
         seen.append(scope["type"])
 
-    gate: Any = RequestMiddleware(app, admitting(), LIMITS, Token(SECRET))
-    asyncio.run(gate({"type": "lifespan"}, None, None))
+    middleware: Any = RequestMiddleware(app, admitting(), LIMITS, Token(SECRET))
+    asyncio.run(middleware({"type": "lifespan"}, None, None))
     assert seen == ["lifespan"]

@@ -161,11 +161,11 @@ def test_a_process_without_a_server_has_a_folder_of_its_own(run: RunFolder) -> N
     assert own.temporary.is_dir()
 
 
-def test_nobody_is_inside_until_somebody_says_so(run: RunFolder) -> None:
+def test_no_request_is_in_progress_until_one_is_counted(run: RunFolder) -> None:
     assert run.active_requests == 0
 
 
-def test_how_many_are_inside_is_read_as_it_was_said(run: RunFolder) -> None:
+def test_the_number_of_requests_is_read_as_it_was_written(run: RunFolder) -> None:
     reader = RunFolder(run.path)
     found = []
     for count in (1, 1000, 9, 10, 0):
@@ -175,7 +175,7 @@ def test_how_many_are_inside_is_read_as_it_was_said(run: RunFolder) -> None:
 
 
 def test_a_reader_never_sees_half_a_number(run: RunFolder) -> None:
-    """Nor none: a moment of nobody inside would end a drain."""
+    """Nor none: a moment without requests would end a drain."""
     said, reader = (7, 100_000), RunFolder(run.path)
     run.write_active_requests(said[0])
     over = threading.Event()

@@ -234,9 +234,9 @@ def test_details_for_developers_are_not_written() -> None:
 
 @pytest.mark.parametrize(("protocol", "status"), [("http", 422), ("grpc", "INVALID_ARGUMENT")])
 def test_the_end_of_a_request_is_told_and_counted(protocol: Any, status: int | str) -> None:
-    call = RequestContext("r-1", protocol, 30.0)
-    call.model, call.preprocessing = "compact", "full"
-    call.started -= 2.0
+    request = RequestContext("r-1", protocol, 30.0)
+    request.model, request.preprocessing = "compact", "full"
+    request.started -= 2.0
     labels = {
         "protocol": protocol,
         "model": "compact",
@@ -249,7 +249,7 @@ def test_the_end_of_a_request_is_told_and_counted(protocol: Any, status: int | s
 
     before = counted()
     with service_log() as lines:
-        log_request(call, status)
+        log_request(request, status)
     (line,) = lines()
     assert (line["request_id"], line["protocol"], line["status"]) == ("r-1", protocol, status)
     assert (line["model"], line["preprocessing"]) == ("compact", "full")

@@ -87,7 +87,6 @@ PENDING: frozenset[str] = frozenset(
     {
         "neurobento/client",
         "neurobento/networks",
-        "neurobento/serving",
         "training/anomaly",
         "training/loop",
         "training/parcellation",

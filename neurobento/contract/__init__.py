@@ -1,1 +1,0 @@
-"""The agreement between a client and the service; nothing here needs NumPy."""

@@ -13,13 +13,7 @@ __all__ = ["naming_extra", "require_extra"]
 
 @contextmanager
 def naming_extra(extra: str, subject: str) -> Iterator[None]:
-    """Turn a failed import in the block into an error that names the extra to install.
-
-    Raises
-    ------
-    ConfigError
-        A package that the block imports is missing.
-    """
+    """Raise `ConfigError`, which names the extra, if an import in the block fails."""
     try:
         yield
     except ImportError as error:

@@ -38,15 +38,7 @@ class Model:
         return self.folder / ONNX_FILE
 
     def graph(self, precision: str) -> Path:
-        """Return the ONNX file to compute a precision from, its hash checked.
-
-        Raises
-        ------
-        BackendUnavailable
-            The model has no int8 form that passed its verification.
-        SpecMismatch
-            The int8 file is not the one that the spec names.
-        """
+        """Return the ONNX file to compute a precision from, its hash checked."""
         if precision != "int8":
             return self.onnx
         path = self.folder / INT8_FILE
@@ -71,15 +63,7 @@ def models_folder() -> Path:
 
 
 def open_model(folder: Path) -> Model:
-    """Return the model in a folder, its hash checked.
-
-    Raises
-    ------
-    ModelNotFound
-        The folder holds no model.
-    SpecMismatch
-        Its files do not agree.
-    """
+    """Return the model in a folder, its hash checked."""
     if not (folder / SPEC_FILE).is_file() or not (folder / ONNX_FILE).is_file():
         raise ModelNotFound(
             subject=str(folder),
@@ -107,13 +91,7 @@ def model_tag(spec: ModelSpec) -> str:
 
 
 def list_models(folder: Path | None = None) -> list[Model]:
-    """Return all models in a folder of models, by name.
-
-    Raises
-    ------
-    SpecMismatch
-        The files of one of them do not agree.
-    """
+    """Return all models in a folder of models, by name, their hashes checked."""
     root = _existing(folder or models_folder())
     return [open_model(spec.parent) for spec in sorted(root.glob(f"*/{SPEC_FILE}"))]
 
@@ -130,15 +108,7 @@ def _existing(root: Path) -> Path:
 
 
 def find_model(name: str, folder: Path | None = None) -> Model:
-    """Return the model of a name.
-
-    Raises
-    ------
-    ModelNotFound
-        No model has the name; the message lists the models in the folder.
-    SpecMismatch
-        Its files do not agree.
-    """
+    """Return the model of a name, its hash checked."""
     root = _existing(folder or models_folder())
     names = sorted(spec.parent.name for spec in root.glob(f"*/{SPEC_FILE}"))
     if name not in names:

@@ -18,11 +18,6 @@ def write_sample(path: Path) -> None:
     Fonov et al., "Unbiased nonlinear average age-appropriate brain templates
     from birth to adulthood", NeuroImage 2009. It is a file of nilearn's wheel,
     so nothing is downloaded.
-
-    Raises
-    ------
-    ConfigError
-        The name ends neither in .nii nor in .nii.gz.
     """
     if not path.name.endswith((".nii", ".nii.gz")):
         raise ConfigError(

@@ -85,7 +85,6 @@ PATTERN = re.compile(r"\b(" + "|".join(PHRASES).replace(" ", r"\s+") + r")\b", r
 
 PENDING: frozenset[str] = frozenset(
     {
-        "neurobento/client",
         "neurobento/networks",
         "training/anomaly",
         "training/loop",

@@ -59,19 +59,15 @@ class Client:
 
     Scans go straight to the host that is named: proxies from the environment are not used,
     redirects not followed, and file names not sent. TLS trusts the system's certificates
-    (SSL_CERT_FILE names others). Every method raises the error that the service answered with
-    (`ScanError`, `PreprocessingError`, `ModelError`, `ConfigError`) or the `ServiceError` that
-    says why there is no answer; `OSError` if the file cannot be read.
+    (SSL_CERT_FILE names others). Every method raises the error that the service answered with, or
+    a `ServiceError` (for jobs `JobNotFound`), or `OSError` if the file cannot be read.
 
     Parameters
     ----------
     url
         `http[s]://HOST[:PORT]`, or for the Open Inference Protocol `grpc[s]://HOST:PORT`.
-    token
-        Sent with every request; shown in no message.
     timeout_s
-        Limit on a whole call, waits between attempts included. Over HTTP a connection that
-        stalls may take up to twice as long to be noticed.
+        Limit on a whole call, waits included. A stalled HTTP connection may take twice as long.
     progress
         Called with "uploading", "waiting", "waiting (busy, trying again in N s)", "downloading"
         and "done", with bytes where they are known.
@@ -166,11 +162,7 @@ class Client:
 
         Jobs need HTTP. Submitting the same scan again with the same `key` (1 to 255 visible ASCII
         characters), even after a restart of the caller, gives the same job.
-
-        Raises
-        ------
-        JobConflict
-            The key was used for another scan, or with other options.
+        `JobConflict`: the key was used for another scan, or with other options.
         """
         key = uuid.uuid4().hex if key is None else key
         is_key = bool(IDEMPOTENCY_KEY.fullmatch(key))
@@ -185,24 +177,13 @@ class Client:
         )
 
     def job(self, id: str) -> dict[str, Any]:
-        """Return a job's `state` (waiting, running, done, failed, cancelled), `error`, `expires`.
-
-        Raises
-        ------
-        JobNotFound
-            The id is unknown, or the job was deleted.
-        """
+        """Return a job's `state`, one of `JOB_STATES`, and its `error` and `expires`."""
         return self._job_status(id)
 
     def job_answer(self, id: str, *, wait: bool = True) -> Answer:
         """Return the parcellation that a job made, or raise the error that it failed with.
 
-        Raises
-        ------
-        JobConflict
-            The job was cancelled or, without `wait`, has not ended.
-        JobNotFound
-            The id is unknown, or the job was deleted.
+        `JobConflict`: it was cancelled or, without `wait`, has not ended.
         """
         deadline = Deadline.after(self._timeout_s)
         endpoints = self._job_endpoints()
@@ -219,13 +200,7 @@ class Client:
         )
 
     def delete_job(self, id: str) -> None:
-        """Cancel a job unless it has ended, and delete its scan and its result.
-
-        Raises
-        ------
-        JobNotFound
-            The id is unknown, or the job was deleted.
-        """
+        """Cancel a job unless it has ended, and delete its scan and its result."""
         _require_job_id(id)
         endpoints = self._job_endpoints()
         attempts = 0

@@ -57,7 +57,7 @@ class Deadline:
 
 @dataclass(frozen=True)
 class Retries:
-    """How often, and after how long, to ask a busy or missing service again.
+    """Repeats of a call to a busy or missing service: how many, and how long apart.
 
     Waits double from `first_wait_s`, less a random part. A wait that the service asks for
     (Retry-After) is never cut short: it is made up to a tenth longer, or, where it is beyond
@@ -94,15 +94,7 @@ class Retries:
         deadline: Deadline,
         progress: Callable[[str, None], None],
     ) -> Value:
-        """Return what `attempt` returns, repeated while the service is busy or unavailable.
-
-        Raises
-        ------
-        ServiceBusy, ServiceUnavailable
-            The last attempt's, when there is no further one or no time for it.
-        DeadlineExceeded
-            The deadline was over before an attempt.
-        """
+        """Return what `attempt` returns, repeated while the service is busy or unavailable."""
         failures = 0
         while True:
             if deadline.is_over:

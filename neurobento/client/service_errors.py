@@ -32,15 +32,8 @@ def error_from_message(
     type_name: str = "",
     retry_after_s: float | None = None,
 ) -> e.NeuroBentoError:
-    """Return the error that a service's message stands for.
-
-    Parameters
-    ----------
-    kind
-        The class that the status stands for; `type_name`, if it is one of ours, overrides it.
-    message
-        One of ours is cut into its parts; any other is quoted, with `status`, as what was found.
-    """
+    """Return the error that a service's message stands for; a foreign message is quoted."""
+    # the class that the service names is closer than the one that its status stands for
     if type_name in e.__all__ and type_name != "NeuroBentoError":
         kind = getattr(e, type_name)
     message = one_line(message)

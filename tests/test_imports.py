@@ -129,3 +129,16 @@ def test_importing_is_light(module: str, known_model: Path, tmp_path: Path) -> N
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == []
+
+
+def test_importing_the_client_needs_no_numpy() -> None:
+    code = "import sys, neurobento.client.http; print(*({'numpy', 'grpc'} & {*sys.modules}))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.split() == []

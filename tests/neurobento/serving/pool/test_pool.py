@@ -46,7 +46,7 @@ from neurobento.serving.pool.serialisation import unpack_scan, unpack_slice
 from neurobento.serving.process.priority import NICENESS
 from neurobento.serving.telemetry.metrics import RESTARTS
 from tests.neurobento.imaging.slices.files import grey, grey_png
-from tests.neurobento.serving.waiting import wait_for
+from tests.neurobento.serving.waiting import wait_for, wait_for_async
 
 ROOT = Path(__file__).resolve().parents[4]
 FOLDERS = "neurobento-scan-*"
@@ -87,8 +87,10 @@ class Driver:
         """A scan under way: as far as a process has it, or it waits in the queue."""
 
         async def begin() -> asyncio.Task[Any]:
+            before = self._accepted()
             task = asyncio.ensure_future(self._prepare(path, preprocessing, ticket))
-            await asyncio.sleep(0.05)
+            fact = lambda: task.done() or self._accepted() > before  # noqa: E731
+            await wait_for_async(fact, "a process or the queue to have the scan")
             return task
 
         return self.loop.run(begin())
@@ -124,6 +126,12 @@ class Driver:
         """Return the process id of a queue's one worker."""
         (process,) = self.pool._queues[queue]._workers
         return int(process._process.pid)
+
+    def _accepted(self) -> int:
+        """Count the scans that processes have, by their folders, and those that wait."""
+        queues = self.pool._queues.values()
+        waiting = sum(len(queue._free._getters) for queue in queues)  # type: ignore[attr-defined]
+        return waiting + len(list(Path(tempfile.gettempdir()).glob(FOLDERS)))
 
     async def _prepare(self, path: Path, preprocessing: str, ticket: str) -> dict[str, Any]:
         return await self.pool.prepare(path, preprocessing, ticket)  # type: ignore[arg-type]

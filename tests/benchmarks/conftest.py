@@ -28,7 +28,7 @@ ENVIRONMENT: dict[str, Any] = {
 
 @pytest.fixture
 def make_run() -> Callable[..., Run]:
-    """Builds a run on the machine above; keyword arguments of the environment change it."""
+    """Return a function that builds a run; keyword arguments change its environment."""
 
     def build(
         kind: Any = "latency",
@@ -49,7 +49,7 @@ def make_run() -> Callable[..., Run]:
 
 
 class IdleBackend:
-    """Answers at once; "tensorrt" is what this machine lacks."""
+    """A backend that answers at once; "tensorrt" is missing on this machine."""
 
     def __init__(self, model: Any, name: str, precision: str) -> None:
         if name == "tensorrt":
@@ -57,22 +57,22 @@ class IdleBackend:
         self.spec, self.name, self.details = model.spec, name, {"precision": precision}
 
     def run(self, images: Any) -> Any:
-        """Background everywhere; bf16 has no kernel for batches."""
+        """Return background everywhere; bf16 has no kernel for batches."""
         if self.details["precision"] == "bf16" and len(images) > 1:
             raise RuntimeError("no kernel")
         return {"labels": np.zeros((len(images), *images.shape[2:]), np.uint8)}
 
     def infer(self, images: Any) -> Any:
-        """The labels alone."""
+        """Return the labels alone."""
         return self.run(images)["labels"]
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Do nothing."""
 
 
 @pytest.fixture
 def idle_backends(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three backends in the place of all others."""
+    """Replace all backends with three idle ones."""
     served = {
         "pytorch": {"cpu": ("fp32",), "cuda": ("fp32",)},
         "openvino": {"cpu": ("fp32", "bf16")},
@@ -93,6 +93,6 @@ def idle_backends(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a command sets for its libraries' threads ends with the test."""
+    """Undo what a command sets for its libraries' threads."""
     for name in ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
         monkeypatch.setenv(name, "1")

@@ -16,23 +16,23 @@ PAGE = """<!doctype html>
  button { font: inherit; padding: .4rem 1.2rem }
 </style>
 <h1>neurobento</h1>
-<p>A T1-weighted brain scan goes in; the parcellation of its 116 AAL regions comes out, in the
-scan's own space. Or a single slice goes in; how little it looks like a healthy head, and where,
-comes out. For research, not for diagnosis.</p>
+<p>Send a T1-weighted brain scan: the answer labels its 116 AAL regions, in the scan's own space. Or
+send a single slice: the answer is an anomaly score and a heat map. For research, not for
+diagnosis.</p>
 <form action="/v1/parcellation" method="post" enctype="multipart/form-data">
  <label>Scan (.nii, .nii.gz, .mgz) <input type="file" name="file" required></label>
  <label>Preprocessing <select name="preprocessing">
   <option value="full">full: a head with skull (takes minutes)</option>
-  <option value="stripped">stripped: the skull is gone</option>
-  <option value="none">none: on the network grid already</option></select></label>
+  <option value="stripped">stripped: the skull has been removed</option>
+  <option value="none">none: already on the network grid</option></select></label>
  <button>Parcellate</button>
  <p>The answer is a zip: labels, volumes, picture, facts of the run.</p>
 </form>
 <form action="/v1/anomaly" method="post" enctype="multipart/form-data">
  <label>Slice (PNG, JPEG, DICOM, NIfTI) <input type="file" name="file" required></label>
  <button>Look for anomalies</button>
- <p>The answer is JSON: score, threshold, facts of the run. By <code>Accept: image/png</code> it
- is a picture, by <code>application/zip</code> all files.</p>
+ <p>The answer is JSON: score, threshold, facts of the run. With
+ <code>Accept: image/png</code> it is a picture, with <code>application/zip</code> all files.</p>
 </form>
 <p><code>POST /v1/parcellation</code> &middot; <code>POST /v1/anomaly</code> &middot;
 <code>POST /predict/</code> &middot;

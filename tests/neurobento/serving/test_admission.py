@@ -1,11 +1,9 @@
-"""Requests in progress: what ends one early, and which are admitted."""
+"""Admission: how many requests get a slot, and which are refused for their wait."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
-from neurobento.errors import ClientGone, DeadlineExceeded, ServiceBusy, ServiceUnavailable
+from neurobento.errors import ServiceBusy, ServiceUnavailable
 from neurobento.serving.admission import Admission
 from neurobento.serving.process.run_folder import RunFolder
 from neurobento.serving.request import RequestContext
@@ -30,21 +28,6 @@ class Clock:
 
     def monotonic(self) -> float:
         return self.now
-
-
-class Work:
-    """Work that goes on for long, and needs a moment to tidy up when it is ended."""
-
-    def __init__(self) -> None:
-        self.begun, self.tidied = asyncio.Event(), False
-
-    async def go(self) -> None:
-        self.begun.set()
-        try:
-            await asyncio.sleep(LONG_S)
-        finally:
-            await asyncio.sleep(0.05)
-            self.tidied = True
 
 
 @pytest.fixture
@@ -68,135 +51,6 @@ def a_request(limit_s: float = LONG_S) -> RequestContext:
 
 def refused(reason: str) -> float:
     return REGISTRY.get_sample_value("neurobento_refused_total", {"reason": reason}) or 0.0
-
-
-def test_the_result_of_the_work_is_passed_on() -> None:
-    async def work() -> str:
-        await asyncio.sleep(0)
-        return "labels"
-
-    assert asyncio.run(a_request().run(work())) == "labels"
-
-
-def test_an_exception_of_the_work_is_passed_on() -> None:
-    async def work() -> None:
-        await asyncio.sleep(0)
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        asyncio.run(a_request().run(work()))
-
-
-@pytest.mark.parametrize("limit_s", [0.0, 0.05])
-def test_the_deadline_ends_the_work_and_waits_until_it_has_tidied_up(limit_s: float) -> None:
-    async def scenario() -> bool:
-        work = Work()
-        with pytest.raises(DeadlineExceeded, match=f"within {limit_s:.3g} s"):
-            await a_request(limit_s).run(work.go())
-        return work.tidied
-
-    start = time.monotonic()
-    assert asyncio.run(scenario())
-    assert time.monotonic() - start >= limit_s
-
-
-def test_a_client_that_leaves_ends_the_work() -> None:
-    async def scenario() -> bool:
-        request, work = a_request(), Work()
-        waiting = asyncio.ensure_future(request.run(work.go()))
-        await work.begun.wait()
-        request.abandon()
-        with pytest.raises(ClientGone):
-            await waiting
-        return work.tidied
-
-    assert asyncio.run(scenario())
-
-
-def test_a_client_that_has_left_before_the_work_began_ends_it_too() -> None:
-    async def scenario() -> None:
-        request = a_request()
-        request.abandon()
-        with pytest.raises(ClientGone):
-            await request.run(Work().go())
-        assert len(asyncio.all_tasks()) == 1
-
-    asyncio.run(scenario())
-
-
-def test_the_work_ends_with_the_task_that_waits_for_it() -> None:
-    async def scenario() -> bool:
-        work = Work()
-        waiting = asyncio.ensure_future(a_request().run(work.go()))
-        await work.begun.wait()
-        waiting.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await waiting
-        return work.tidied
-
-    assert asyncio.run(scenario())
-
-
-def test_work_that_does_not_end_holds_nobody_up_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("neurobento.serving.request.CLEANUP_LIMIT_S", 0.05)
-    ended = []
-
-    async def stubborn() -> None:
-        try:
-            await asyncio.sleep(LONG_S)
-        except asyncio.CancelledError:
-            await asyncio.sleep(0.3)
-            ended.append(True)
-
-    async def scenario() -> None:
-        with pytest.raises(DeadlineExceeded):
-            await a_request(0.01).run(stubborn())
-        assert not ended
-
-    asyncio.run(scenario())
-
-
-def test_an_error_while_tidying_up_is_nobodys_and_is_not_written_out() -> None:
-    told: list[dict[str, Any]] = []
-
-    async def work() -> None:
-        try:
-            await asyncio.sleep(LONG_S)
-        finally:
-            raise OSError("/home/somebody/JANE_DOE.nii.gz")
-
-    async def scenario() -> None:
-        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
-        with pytest.raises(DeadlineExceeded):
-            await a_request(0.01).run(work())
-
-    asyncio.run(scenario())
-    gc.collect()
-    assert told == []
-
-
-def test_a_request_leaves_no_task_behind() -> None:
-    async def scenario() -> int:
-        await a_request().run(asyncio.sleep(0))
-        await asyncio.sleep(0)
-        return len(asyncio.all_tasks())
-
-    assert asyncio.run(scenario()) == 1
-
-
-def test_the_seconds_left_run_down_to_nothing(clock: Clock) -> None:
-    request = a_request(10.0)
-    assert request.seconds_left == 10.0
-    clock.now += 4.0
-    assert request.seconds_left == 6.0
-    clock.now += 100.0
-    assert request.seconds_left == 0.0
-
-
-def test_requests_of_one_id_have_different_tickets() -> None:
-    first, second = a_request(), a_request()
-    assert first.id == second.id
-    assert first.ticket != second.ticket
 
 
 def test_as_many_requests_are_admitted_as_there_are_slots(run: RunFolder) -> None:

@@ -52,7 +52,7 @@ class Preprocessing:
 
     @bentoml.api
     async def end_all(self) -> None:
-        """End all work; a starting front calls this, as its predecessor's clients are gone."""
+        """End all work; a starting server calls this, since its predecessor's clients are gone."""
         await self.pool.end_all()
 
     @bentoml.on_shutdown

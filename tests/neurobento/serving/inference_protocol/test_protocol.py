@@ -209,13 +209,13 @@ def test_a_model_that_is_not_served_is_not_found(
 
 
 @pytest.mark.parametrize("version", ["", "0.3.0"])
-def test_the_model_that_was_asked_for_answers(version: str, handler: FakeHandler, ask: Any) -> None:
+def test_the_named_model_answers(version: str, handler: FakeHandler, ask: Any) -> None:
     ask(SCAN, model="unet", version=version)
     ask(image_tensor(image()), model="unet", version=version)
     assert [options.model for options in handler.options] == ["unet", "unet"]
 
 
-def test_a_scan_reaches_the_front_and_leaves_no_file(
+def test_a_scan_reaches_the_handler_and_leaves_no_file(
     handler: FakeHandler, ask: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -319,7 +319,7 @@ def test_an_output_that_there_is_not_is_refused_before_any_work(
 
 
 @pytest.mark.parametrize(("tensor", "times"), [(SCAN, 2), (image_tensor(image()), 100_000)])
-def test_an_output_asked_for_again_is_refused_before_any_work(
+def test_an_output_named_twice_is_refused_before_any_work(
     tensor: Tensor, times: int, handler: FakeHandler, ask: Any
 ) -> None:
     with pytest.raises(ConfigError, match=rf"named once; found {times - 1} more than once"):

@@ -40,17 +40,17 @@ def result_of(scan: bytes) -> bytes:
     return archive.getvalue()
 
 
-class Front:
-    """Works on a scan for some time."""
+class SlowHandler:
+    """A handler that takes some time for each scan."""
 
     async def outputs(
-        self, file: Path, options: ParcellationOptions, call: RequestContext
+        self, file: Path, options: ParcellationOptions, context: RequestContext
     ) -> bytes:
         async def work() -> bytes:
             await asyncio.sleep(WORK_S)
             return result_of(file.read_bytes())
 
-        return await call.run(work())
+        return await context.run(work())
 
 
 class NotedQueue(JobQueue):
@@ -81,7 +81,7 @@ def serve(url: str, limits: JobLimits, log: Path) -> None:
         queue = NotedQueue(Database(url), limits)
         queue.log = log
         admission = Admission(16, 2, 600)
-        await JobWorker(queue, Front(), admission, _ready, 2, 60).start()
+        await JobWorker(queue, SlowHandler(), admission, _ready, 2, 60).start()
         await asyncio.Event().wait()
 
     asyncio.run(run())

@@ -143,7 +143,7 @@ def test_half_a_file_is_none(database: Database) -> None:
 
 
 @pytest.mark.usefixtures("small_pieces")
-def test_who_reads_a_file_that_goes_is_told(database: Database) -> None:
+def test_reading_a_file_that_is_deleted_is_an_error(database: Database) -> None:
     database.files.write("key/scan", io.BytesIO(bytes(5 * PIECE)))
     pieces = database.files.chunks("key/scan")
     next(pieces)
@@ -176,7 +176,7 @@ def test_many_may_begin_at_the_same_time(database_url: str) -> None:
     database.close()
 
 
-def test_a_database_is_for_nobody_elses_eyes_and_gives_room_back(tmp_path: Path) -> None:
+def test_a_database_is_private_and_shrinks(tmp_path: Path) -> None:
     file = tmp_path / "jobs.sqlite"
     database = Database(f"sqlite:///{file}")
     database.files.write("key/scan", io.BytesIO(bytes(20 << 20)))

@@ -149,7 +149,7 @@ def test_many_requests_with_one_key_make_one_job(database_url: str, tmp_path: Pa
         database.close()
 
 
-def test_no_two_owners_have_one_turn(database_url: str, submit: Any) -> None:
+def test_no_two_owners_have_one_attempt(database_url: str, submit: Any) -> None:
     for _ in range(30):
         submit()
     databases = [Database(database_url) for _ in range(4)]
@@ -172,7 +172,7 @@ def test_no_two_owners_have_one_turn(database_url: str, submit: Any) -> None:
         database.close()
 
 
-def test_two_threads_that_reach_for_a_turn_at_the_same_moment_are_told_apart(
+def test_of_two_threads_that_claim_an_attempt_one_has_it(
     queue: JobQueue, submit: Any, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = submit()
@@ -202,7 +202,7 @@ def test_no_more_wait_than_may(full: JobQueue, scan_file: Any) -> None:
     full.submit(scan_file(), OPTIONS, "c")
 
 
-def test_deleted_jobs_take_nobodys_place(
+def test_deleted_jobs_do_not_count_as_waiting(
     full: JobQueue, scan_file: Any, database: Database
 ) -> None:
     for _ in range(10):
@@ -345,7 +345,7 @@ def test_an_end_after_everything_was_forgotten_is_none(
     assert left_over(database) == {}
 
 
-def test_a_turn_at_what_was_forgotten_is_none(
+def test_an_attempt_at_a_removed_job_is_refused(
     database: Database, submit: Any, queue: JobQueue, pass_time: Any
 ) -> None:
     """A server stood still between its look at a job and its claim of a attempt."""
@@ -390,7 +390,7 @@ def test_what_is_given_back_is_taken_at_once(queue: JobQueue, submit: Any, other
     assert taken(queue).number == 2
 
 
-def test_who_lets_go_of_a_turn_leaves_it_to_be_found(queue: JobQueue, submit: Any) -> None:
+def test_a_released_attempt_is_found_by_a_sweep(queue: JobQueue, submit: Any) -> None:
     job = submit()
     attempt = taken(queue)
     queue.release(attempt)

@@ -257,7 +257,7 @@ def test_a_submission_that_is_tried_again_with_its_key_is_one_job(
 
 
 @pytest.mark.parametrize("way", ["refused", "unanswered"])
-def test_a_turn_that_nobody_knows_of_is_not_held_for_ever(
+def test_an_attempt_that_nobody_knows_of_is_not_held_for_ever(
     database_url: str, database: Database, scan: Path, way: Way
 ) -> None:
     """The server lives on, so that nobody else may take its attempts: it finds them itself."""

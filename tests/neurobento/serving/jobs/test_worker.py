@@ -126,7 +126,7 @@ async def serving(
 
 
 @in_event_loop
-async def test_a_job_is_worked_on_as_it_was_asked(
+async def test_a_job_runs_with_its_scan_and_options(
     queue: JobQueue, submit: Any, tmp_path: Path
 ) -> None:
     handler = ScriptedHandler()
@@ -142,7 +142,7 @@ async def test_a_job_is_worked_on_as_it_was_asked(
 
 
 @in_event_loop
-async def test_what_others_took_in_is_found(queue: JobQueue, submit: Any) -> None:
+async def test_a_job_that_another_server_accepted_is_found(queue: JobQueue, submit: Any) -> None:
     async with serving(queue, ScriptedHandler()) as server:
         await server.ended(submit())
 
@@ -195,7 +195,7 @@ async def test_requests_go_first(queue: JobQueue, submit: Any) -> None:
 
 
 @in_event_loop
-async def test_but_not_for_ever(
+async def test_requests_do_not_keep_a_job_waiting_for_ever(
     queue: JobQueue, submit: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MAX_YIELD_S", 0.2)
@@ -216,7 +216,7 @@ async def test_a_busy_server_is_no_reason_to_fail(queue: JobQueue, submit: Any) 
 
 
 @in_event_loop
-async def test_without_a_place_it_waits_for_one(queue: JobQueue, submit: Any) -> None:
+async def test_a_job_waits_for_a_slot(queue: JobQueue, submit: Any) -> None:
     async with serving(queue, ScriptedHandler()) as server:
         with server.admission.slot(), server.admission.slot():
             job = submit()
@@ -295,7 +295,9 @@ async def test_a_job_deleted_while_it_runs_is_ended_and_leaves_nothing(
 
 
 @in_event_loop
-async def test_a_job_deleted_while_it_waits_for_room_is_left(queue: JobQueue, submit: Any) -> None:
+async def test_a_job_deleted_while_it_waits_for_a_slot_is_abandoned(
+    queue: JobQueue, submit: Any
+) -> None:
     handler = ScriptedHandler(ServiceBusy(**PARTS, retry_after_s=0.05))
     async with serving(queue, handler) as server:
         job = submit()

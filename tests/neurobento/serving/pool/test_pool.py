@@ -247,7 +247,7 @@ def test_an_error_comes_back_as_itself_and_the_process_lives_on(
     assert pool.pid() == before
 
 
-def test_what_nobody_expected_is_told_by_its_kind_and_place_alone(
+def test_an_unexpected_error_is_reported_by_class_and_line_alone(
     pool: Driver, tmp_path: Path
 ) -> None:
     """A scan that is gone by the time it is read: the words of that error are its path."""
@@ -265,7 +265,7 @@ def test_what_nobody_expected_is_told_by_its_kind_and_place_alone(
         (OSError(errno.ENOSPC, "JANE_DOE"), "disk space"),
     ],
 )
-def test_no_room_is_for_the_service_to_mend_and_not_the_scan(
+def test_a_lack_of_memory_or_disk_is_not_blamed_on_the_scan(
     error: Exception, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(path: Path) -> None:
@@ -320,7 +320,7 @@ def test_a_slice_is_read_and_fitted_as_in_process_beside_a_slow_scan(
     assert found.seconds.keys() == {"decode", "fit"}
 
 
-def test_what_a_decoder_raises_is_told_by_its_kind_and_place_alone(
+def test_an_error_of_a_decoder_is_reported_by_class_and_line_alone(
     pool: Driver, tmp_path: Path
 ) -> None:
     packed = pool.prepare(tmp_path / "JANE_DOE.png", "slice")
@@ -329,7 +329,7 @@ def test_what_a_decoder_raises_is_told_by_its_kind_and_place_alone(
         unpack_slice(packed)
 
 
-def test_scans_of_a_lane_take_turns_in_the_order_in_which_they_came(
+def test_scans_of_a_queue_are_prepared_in_the_order_in_which_they_came(
     pool: Driver, scan: Path, endless: Path, tmp_path: Path
 ) -> None:
     first = pool.begin(endless, ticket="first")
@@ -377,7 +377,7 @@ def test_a_caller_that_is_cancelled_ends_its_work_too(
 
 
 def test_all_work_is_ended_at_once(pool: Driver, scan: Path, endless: Path) -> None:
-    """As a new front wants it, of what one that was killed had asked for."""
+    """A starting service ends what a killed one had asked for."""
     tasks = [pool.begin(endless, ticket="first"), pool.begin(scan, ticket="second")]
     pool.loop.run(pool.pool.end_all())
     for task in tasks:
@@ -530,9 +530,7 @@ def test_an_idle_process_that_is_killed_costs_none(pool: Driver, scan: Path) -> 
     assert pool.pid() != before
 
 
-def test_an_idle_process_that_is_killed_is_replaced_before_anybody_asks(
-    pool: Driver, scan: Path
-) -> None:
+def test_an_idle_process_that_is_killed_is_replaced_at_once(pool: Driver, scan: Path) -> None:
     pool.prepare(scan)
     for _ in range(2):
         os.kill(before := pool.pid(), signal.SIGKILL)
@@ -608,12 +606,12 @@ def test_a_process_logs_none_of_an_exceptions_words(capfd: pytest.CaptureFixture
     assert "JANE_DOE" not in said
 
 
-def test_scan_processes_give_way_to_the_front(pool: Driver, scan: Path) -> None:
+def test_worker_processes_have_a_lower_priority(pool: Driver, scan: Path) -> None:
     pool.prepare(scan)
     assert psutil.Process(pool.pid()).nice() == max(psutil.Process().nice(), NICENESS)
 
 
-def test_a_process_for_which_there_is_no_room_is_started_later(
+def test_a_process_that_the_system_refuses_is_started_later(
     scan: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(process: SpawnProcess) -> None:

@@ -45,7 +45,7 @@ from tests.neurobento.serving.waiting import wait_for, wait_for_async
 
 GRID = (91, 122, 123)
 SERVICE = "inference.GRPCInferenceService"
-PLACES = 2
+SLOTS = 2
 SECRET = "0123456789abcdef"
 
 
@@ -100,7 +100,7 @@ class Served:
             await wait_for_async(lambda: self.ready is not None, "the test to decide", 60.0)
             return bool(self.ready)
 
-        admission = Admission(PLACES, PLACES, 60.0)
+        admission = Admission(SLOTS, SLOTS, 60.0)
         admission.open()
         inference = inference_of(self.handler)
         parts = (inference, admission, self.limits, Token(self.token), ready)
@@ -286,7 +286,7 @@ def test_a_bad_request_is_an_invalid_argument(
     assert served.handler.options == []
     wait_for(lambda: len(outcomes(service_log)) == len(BAD), "the log of all requests")
     assert set(outcomes(service_log)) == {"INVALID_ARGUMENT"}
-    wait_for(lambda: served.run.active_requests == 0, "all places to be free")
+    wait_for(lambda: served.run.active_requests == 0, "all slots to be free")
 
 
 @pytest.mark.parametrize("content", [b"\xff", b"no protobuf", b"\x0a\x7fcut short"])
@@ -298,10 +298,10 @@ def test_bytes_that_are_no_message_are_an_invalid_argument(
     assert (code, trailing["error-type"]) == ("INVALID_ARGUMENT", "ConfigError")
     wait_for(lambda: outcomes(service_log) == ["INVALID_ARGUMENT"], "the request in the log")
     assert [record for record in service_log if record.levelno >= logging.WARNING] == []
-    wait_for(lambda: served.run.active_requests == 0, "the place to be free")
+    wait_for(lambda: served.run.active_requests == 0, "the slot to be free")
 
 
-def test_a_scan_that_cannot_be_used_is_told_why(serve: Any) -> None:
+def test_the_error_of_a_scan_reaches_the_client(serve: Any) -> None:
     error = EmptyScan(expected="a head", found="zero", remedy="Look.", subject="JANE_DOE")
     served = serve(error=error)
     with pytest.raises(InferenceServerException, match=r"expected a head; found zero\. Look") as e:
@@ -335,32 +335,32 @@ def test_a_clients_request_id_comes_back_first_and_is_logged(
     assert vars(service_log[-1])["protocol"] == "grpc"
 
 
-def test_beyond_the_places_a_client_is_told_when_to_come_back(serve: Any) -> None:
+def test_without_a_slot_a_client_learns_when_to_come_back(serve: Any) -> None:
     served = serve(endless=True)
-    inside = [served.stub.ModelInfer.future(request()) for _ in range(PLACES)]
-    wait_for(lambda: len(served.handler.options) == PLACES, "all places to be taken")
+    inside = [served.stub.ModelInfer.future(request()) for _ in range(SLOTS)]
+    wait_for(lambda: len(served.handler.options) == SLOTS, "all slots to be taken")
     code, trailing = refused(lambda: served.stub.ModelInfer(request(), timeout=5))
     assert code == "RESOURCE_EXHAUSTED"
     assert int(trailing["retry-after"]) >= 1
     assert trailing["error-type"] == "ServiceBusy"
-    assert served.run.active_requests == PLACES
+    assert served.run.active_requests == SLOTS
     for call in inside:
         call.cancel()
-    wait_for(lambda: served.run.active_requests == 0, "all places to be free")
+    wait_for(lambda: served.run.active_requests == 0, "all slots to be free")
 
 
-def test_a_client_that_cancels_ends_its_work_and_frees_its_place(
+def test_a_client_that_cancels_ends_its_work_and_frees_its_slot(
     serve: Any, service_log: list[logging.LogRecord]
 ) -> None:
     served = serve(endless=True)
-    for i in range(PLACES + 1):
+    for i in range(SLOTS + 1):
         call = served.stub.ModelInfer.future(request())
         wait_for(lambda: len(served.handler.options) > served.handler.ended, "the work to begin")
         call.cancel()
         wait_for(lambda: len(served.handler.options) == served.handler.ended, "the work to end")
         assert served.handler.ended == i + 1
-    wait_for(lambda: served.run.active_requests == 0, "the place to be free")
-    assert outcomes(service_log) == ["CANCELLED"] * (PLACES + 1)
+    wait_for(lambda: served.run.active_requests == 0, "the slot to be free")
+    assert outcomes(service_log) == ["CANCELLED"] * (SLOTS + 1)
 
 
 def test_at_the_clients_deadline_the_work_is_ended(serve: Any) -> None:
@@ -369,7 +369,7 @@ def test_at_the_clients_deadline_the_work_is_ended(serve: Any) -> None:
         served.triton.infer("compact", [scan_input()], client_timeout=0.3)
     assert caught.value.status() == "StatusCode.DEADLINE_EXCEEDED"
     wait_for(lambda: served.handler.ended == 1, "the work to end")
-    wait_for(lambda: served.run.active_requests == 0, "the place to be free")
+    wait_for(lambda: served.run.active_requests == 0, "the slot to be free")
     assert served.handler.contexts[0].deadline - served.handler.contexts[0].started <= 0.3
 
 
@@ -406,7 +406,7 @@ def test_a_server_that_drains_sends_away_new_calls_and_ends_old_ones(serve: Any)
     wait_for(lambda: not served.serving(), "the health service to know")
 
 
-def test_what_nobody_expected_is_internal_without_its_words(
+def test_an_unexpected_error_is_internal_without_its_message(
     serve: Any, service_log: list[logging.LogRecord]
 ) -> None:
     served = serve(error=RuntimeError("JANE_DOE"))
@@ -480,10 +480,10 @@ def test_a_message_is_not_waited_for_without_the_token(serve: Any) -> None:
     assert seconds < 5
 
 
-def test_a_message_is_not_waited_for_without_a_place(serve: Any) -> None:
+def test_a_message_is_not_waited_for_without_a_slot(serve: Any) -> None:
     served = serve(endless=True)
-    calls = [served.stub.ModelInfer.future(request()) for _ in range(PLACES)]
-    wait_for(lambda: len(served.handler.options) == PLACES, "all places to be taken")
+    calls = [served.stub.ModelInfer.future(request()) for _ in range(SLOTS)]
+    wait_for(lambda: len(served.handler.options) == SLOTS, "all slots to be taken")
     seconds, error = held_back(served)
     assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
     assert dict(error.trailing_metadata())["retry-after"]
@@ -492,7 +492,7 @@ def test_a_message_is_not_waited_for_without_a_place(serve: Any) -> None:
         call.cancel()
 
 
-def test_a_slow_message_gives_its_place_up(serve: Any) -> None:
+def test_a_slow_message_loses_its_slot(serve: Any) -> None:
     served = serve(upload_s=0.5)
     _, error = held_back(served)
     assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
@@ -523,30 +523,30 @@ def unread() -> Iterator[Callable[[Served], Any]]:
         channel.close()
 
 
-def test_a_call_has_its_place_until_its_answer_is_sent(
+def test_a_call_keeps_its_slot_until_its_answer_is_sent(
     served: Served, unread: Callable[[Served], Any], service_log: list[logging.LogRecord]
 ) -> None:
-    answers = [unread(served) for _ in range(PLACES)]
-    wait_for(lambda: outcomes(service_log) == ["OK"] * PLACES, "the work to end")
-    # a place given back before the answer is read would be free by now
+    answers = [unread(served) for _ in range(SLOTS)]
+    wait_for(lambda: outcomes(service_log) == ["OK"] * SLOTS, "the work to end")
+    # a slot freed before the answer is read would be free by now
     time.sleep(0.3)
-    assert served.run.active_requests == PLACES
+    assert served.run.active_requests == SLOTS
     assert refused(lambda: served.stub.ModelInfer(request(), timeout=5))[0] == "RESOURCE_EXHAUSTED"
     assert len(next(answers[0]).outputs) == 3
-    wait_for(lambda: served.run.active_requests == PLACES - 1, "the place of the one that was read")
+    wait_for(lambda: served.run.active_requests == SLOTS - 1, "the slot of the one that was read")
     answers[1].cancel()
-    wait_for(lambda: served.run.active_requests == 0, "the place of the one that was left")
+    wait_for(lambda: served.run.active_requests == 0, "the slot of the one that was left")
 
 
-def test_an_answer_that_is_not_read_gives_its_place_up_at_the_deadline(
+def test_an_answer_that_is_not_read_loses_its_slot_at_the_deadline(
     serve: Any, unread: Callable[[Served], Any], service_log: list[logging.LogRecord]
 ) -> None:
     served = serve(limit_s=2.0)
     answer = unread(served)
     wait_for(lambda: outcomes(service_log) == ["OK"], "the work to end")
     assert served.run.active_requests == 1
-    wait_for(lambda: served.run.active_requests == 0, "the place to be free")
-    # it may still be read; its place is not given back a second time
+    wait_for(lambda: served.run.active_requests == 0, "the slot to be free")
+    # it may still be read; its slot is not freed a second time
     assert len(next(answer).outputs) == 3
     wait_for(answer.done, "the answer to end")
     later = unread(served)
@@ -555,10 +555,10 @@ def test_an_answer_that_is_not_read_gives_its_place_up_at_the_deadline(
     later.cancel()
 
 
-def test_places_are_free_again_for_clients_that_take_turns(served: Served) -> None:
+def test_slots_are_free_again_after_each_call(served: Served) -> None:
     for _ in range(50):
         served.stub.ModelInfer(request(), timeout=5)
-    wait_for(lambda: served.run.active_requests == 0, "all places to be free")
+    wait_for(lambda: served.run.active_requests == 0, "all slots to be free")
 
 
 def test_the_health_service_says_what_is_true(serve: Any) -> None:

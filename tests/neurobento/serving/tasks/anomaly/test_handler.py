@@ -115,7 +115,7 @@ def test_json_and_zip_and_picture_are_what_the_command_writes(
         assert archive.read("scan_heatmap.png") == files["scan_heatmap.png"]
 
 
-def test_preprocessing_is_asked_for_a_slice(
+def test_a_slice_is_sent_to_preprocessing(
     admission: Admission, runner: FakeDetector, image: Path
 ) -> None:
     preprocessing, call = FakePreprocessing(), a_request()
@@ -124,7 +124,7 @@ def test_preprocessing_is_asked_for_a_slice(
     assert (call.model, call.preprocessing) == ("anomaly", "slice")
 
 
-def test_an_error_of_preprocessing_is_raised_in_front(
+def test_an_error_of_preprocessing_is_raised_again(
     admission: Admission, runner: FakeDetector, image: Path
 ) -> None:
     error = EmptyScan(expected="a head", found="zero", remedy="Look.", subject="JANE_DOE")

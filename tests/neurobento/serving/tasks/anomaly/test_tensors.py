@@ -70,7 +70,7 @@ def test_metadata_say_what_a_model_takes_and_gives(inference: OpenInference, ask
         assert all(n in (-1, m) for n, m in zip(shape, tensor.shape, strict=True))
 
 
-def test_a_slice_reaches_the_front_and_leaves_no_file(
+def test_a_slice_reaches_the_handler_and_leaves_no_file(
     handler: FakeAnomalyHandler, ask: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -151,6 +151,6 @@ def test_inputs_that_are_not_what_they_should_be_are_refused(
     assert handler.contents == handler.counts == []
 
 
-def test_a_file_sent_as_image_is_told_where_it_belongs(ask: Any) -> None:
+def test_a_file_sent_as_image_is_refused_with_the_right_input(ask: Any) -> None:
     with pytest.raises(NotOnNetworkGrid, match="as `slice`"):
         ask(Tensor.from_bytes("image", CONTENT))

@@ -145,7 +145,7 @@ def label_values() -> set[str]:
         ({"preprocessing": "full"}, "full"),
     ],
 )
-def test_report_as_booleans_are_levels(query: dict[str, str], preprocessing: str) -> None:
+def test_booleans_of_report_a_are_preprocessings(query: dict[str, str], preprocessing: str) -> None:
     options = ParcellationOptions.from_report_query(query, "compact")
     assert (options.preprocessing, options.model, options.space) == (
         preprocessing,
@@ -154,7 +154,7 @@ def test_report_as_booleans_are_levels(query: dict[str, str], preprocessing: str
     )
 
 
-def test_report_as_model_and_our_space_are_taken() -> None:
+def test_the_query_names_the_model_and_the_space() -> None:
     options = ParcellationOptions.from_report_query(
         {"model": "unet", "space": "network"}, "compact"
     )
@@ -181,14 +181,14 @@ def test_labels_are_in_native_space(handler: ParcellationHandler, scan: Path, la
     assert image.affine == pytest.approx(MNI, abs=1e-5)
 
 
-def test_the_runner_asked_for_answers(
+def test_the_runner_of_the_named_model_answers(
     handler: ParcellationHandler, scan: Path, labels: Any
 ) -> None:
     answer = done(handler.labels(scan, ParcellationOptions("next", "none", "native"), a_request()))
     assert np.array_equal(np.asarray(read(answer).dataobj), (labels + 1) % 117)
 
 
-def test_level_and_ticket_reach_preprocessing(scan: Path, admission: Admission) -> None:
+def test_preprocessing_and_ticket_reach_the_service(scan: Path, admission: Admission) -> None:
     preprocessing, call = FakePreprocessing(), a_request()
     handler = handler_with(admission, preprocessing=preprocessing)
     done(handler.labels(scan, AS_IT_IS, call))
@@ -285,7 +285,7 @@ def test_metrics_know_models_that_there_are_and_no_others(
     assert "made-up-by-a-client" not in label_values()
 
 
-def test_an_error_of_preprocessing_is_raised_in_front(scan: Path, admission: Admission) -> None:
+def test_an_error_of_preprocessing_is_raised_again(scan: Path, admission: Admission) -> None:
     error = EmptyScan(expected="a head", found="zero", remedy="Look.", subject="JANE_DOE")
     handler = handler_with(admission, preprocessing=FakePreprocessing(pack_error(error)))
     with pytest.raises(EmptyScan) as caught:
@@ -293,7 +293,7 @@ def test_an_error_of_preprocessing_is_raised_in_front(scan: Path, admission: Adm
     assert caught.value.subject is None
 
 
-def test_a_runner_is_asked_for_its_facts_once(scan: Path, admission: Admission) -> None:
+def test_the_facts_of_a_runner_are_cached(scan: Path, admission: Admission) -> None:
     runner = FakeSegmenter()
     handler = handler_with(admission, runner)
     done(handler.outputs(scan, AS_IT_IS, a_request()))
@@ -301,7 +301,7 @@ def test_a_runner_is_asked_for_its_facts_once(scan: Path, admission: Admission) 
     assert runner.described == 1
 
 
-def test_facts_that_could_not_be_had_are_asked_for_again(admission: Admission) -> None:
+def test_a_failure_to_get_facts_is_not_cached(admission: Admission) -> None:
     runner = FakeSegmenter()
     handler = handler_with(admission, runner)
     runner.error = ConnectionResetError()
@@ -354,7 +354,7 @@ def test_a_service_that_is_gone_is_unavailable_for_a_while(
     assert preprocessing.ended == []
 
 
-def test_a_service_that_fails_inside_is_not_one_to_be_asked_again(
+def test_a_service_that_fails_is_not_reported_as_unavailable(
     scan: Path, admission: Admission
 ) -> None:
     runner = FakeSegmenter()
@@ -403,7 +403,7 @@ def test_calls_that_nobody_waits_for_do_not_pile_up_in_a_runner(admission: Admis
     asyncio.run(scenario())
 
 
-def test_a_call_that_cannot_be_passed_on_keeps_no_room(
+def test_a_call_that_cannot_be_sent_keeps_no_slot(
     handler: ParcellationHandler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def too_long(files: Any) -> Any:
@@ -435,7 +435,7 @@ class LosingRunner(FakeSegmenter):
 
 
 @pytest.mark.parametrize("content", [None, b"", b"short"])
-def test_who_still_waits_for_an_image_that_was_lost_gets_no_labels(
+def test_a_lost_image_gives_no_labels(
     scan: Path, admission: Admission, content: bytes | None
 ) -> None:
     handler = handler_with(admission, LosingRunner(content))
@@ -461,7 +461,7 @@ def test_images_come_to_a_runner_a_batch_at_a_time_and_leave_in_order(
     assert runner.sizes == sizes
 
 
-def test_every_piece_of_a_call_waits_for_a_room_of_its_own(admission: Admission) -> None:
+def test_every_batch_of_a_call_waits_for_a_slot_of_its_own(admission: Admission) -> None:
     """One call with many images cannot fill a runner that others want."""
     images = np.zeros((4 * BATCHES["compact"], 1, *NETWORK), np.float32)
 
@@ -492,7 +492,7 @@ def test_the_forecast_of_images_knows_how_many_there_are() -> None:
         done(handler.segment(two, AS_IT_IS, a_request()))
 
 
-def test_a_new_front_ends_what_another_had_asked_for(handler: ParcellationHandler) -> None:
+def test_a_starting_service_ends_abandoned_work(handler: ParcellationHandler) -> None:
     done(handler.end_abandoned_work())
     assert handler._preprocessing.ended == ["end_all"]  # type: ignore[attr-defined]
 
@@ -501,7 +501,7 @@ def test_a_new_front_ends_what_another_had_asked_for(handler: ParcellationHandle
     "error",
     [*GONE, BentoMLException("secret", error_code=HTTPStatus.INTERNAL_SERVER_ERROR)],
 )
-def test_a_front_starts_whatever_preprocessing_says(
+def test_the_service_starts_without_its_preprocessing_service(
     admission: Admission, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     async def fails(method: str) -> Any:
@@ -512,9 +512,7 @@ def test_a_front_starts_whatever_preprocessing_says(
     assert done(ParcellationHandler(preprocessing, {}, admission, {}).end_abandoned_work()) is None
 
 
-def test_what_nobody_expected_of_a_service_is_not_taken_for_its_absence(
-    scan: Path, admission: Admission
-) -> None:
+def test_an_unexpected_error_of_a_service_is_raised(scan: Path, admission: Admission) -> None:
     handler = handler_with(admission, preprocessing=FakePreprocessing(error=KeyError()))
     with pytest.raises(KeyError):
         done(handler.labels(scan, AS_IT_IS, a_request()))
@@ -588,7 +586,7 @@ def test_an_error_that_passes_says_when_to_come_back(kind: Any, status: int) -> 
     assert ctx.response.metadata == {"retry-after": "7"}
 
 
-def test_what_nobody_expected_is_left_to_the_gate() -> None:
+def test_an_unexpected_error_is_left_to_the_middleware() -> None:
     with pytest.raises(ZeroDivisionError):
         done(raising(ZeroDivisionError())(None, ctx=context()))
 

@@ -64,7 +64,7 @@ def test_names_may_be_joined_and_split_as_batches_are(files: list[Path]) -> None
 
 
 @pytest.mark.parametrize("content", [None, b"", b"short"])
-def test_an_image_that_is_gone_or_short_is_told_of_and_costs_the_others_nothing(
+def test_a_missing_or_short_image_is_marked_and_costs_the_others_nothing(
     files: list[Path], content: bytes | None
 ) -> None:
     if content is None:

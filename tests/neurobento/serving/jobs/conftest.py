@@ -15,6 +15,7 @@ import pytest
 import redis
 
 from neurobento.serving.jobs import Database, JobLimits, JobQueue, owners
+from neurobento.serving.jobs.job import Attempt, End, Job
 from neurobento.serving.tasks.parcellation.options import ParcellationOptions
 from tests.neurobento.serving.fakes import Clock
 from tests.neurobento.serving.waiting import wait_for
@@ -22,6 +23,20 @@ from tests.neurobento.serving.waiting import wait_for
 OPTIONS = ParcellationOptions("compact", "none", "native")
 DATABASES = ("sqlite", "redis")
 LIMITS = JobLimits(max_waiting=1000, keep_s=3600, longest_s=3600)
+
+
+def take_job(queue: JobQueue) -> Attempt:
+    """Take a job that must be there."""
+    attempt = queue.take()
+    assert attempt is not None
+    return attempt
+
+
+def end_of(queue: JobQueue, job: Job) -> End:
+    """Return the end of a job that must have ended."""
+    end = queue.end(job)
+    assert end is not None
+    return end
 
 
 @pytest.fixture(scope="session")

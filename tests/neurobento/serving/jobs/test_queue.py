@@ -16,7 +16,7 @@ from neurobento.serving.jobs.job import Attempt
 from neurobento.serving.jobs.owners import Liveness
 from neurobento.serving.tasks.parcellation.options import ParcellationOptions
 from tests.neurobento.serving.fakes import Clock
-from tests.neurobento.serving.jobs.conftest import LIMITS, OPTIONS
+from tests.neurobento.serving.jobs.conftest import LIMITS, OPTIONS, end_of, take_job
 from tests.neurobento.serving.jobs.faults import dead_owner, foreign_owner, left_over
 
 CONTENT = bytes(range(256)) * 40
@@ -28,16 +28,9 @@ def state(queue: JobQueue, id: str) -> str:
     return queue.state(job, queue.leases(job), queue.end(job))
 
 
-def taken(queue: JobQueue) -> Attempt:
-    attempt = queue.take()
-    assert attempt is not None
-    return attempt
-
-
 def result(queue: JobQueue, id: str) -> bytes:
     job = queue.job(id)
-    end = queue.end(job)
-    assert end is not None
+    end = end_of(queue, job)
     return b"".join(queue.result(job, end))
 
 
@@ -47,7 +40,7 @@ def test_a_job_goes_from_waiting_to_running_to_done(
     job = submit(CONTENT)
     assert state(queue, job.id) == "waiting"
     assert (job.model, job.preprocessing, job.space) == ("compact", "none", "native")
-    attempt = taken(queue)
+    attempt = take_job(queue)
     assert state(queue, job.id) == "running"
     queue.copy_scan(attempt, tmp_path / "scan")
     assert (tmp_path / "scan").read_bytes() == CONTENT
@@ -61,7 +54,7 @@ def test_a_job_goes_from_waiting_to_running_to_done(
 
 def test_an_empty_scan_is_a_scan(queue: JobQueue, submit: Any, tmp_path: Path) -> None:
     submit(b"")
-    queue.copy_scan(taken(queue), tmp_path / "scan")
+    queue.copy_scan(take_job(queue), tmp_path / "scan")
     assert (tmp_path / "scan").read_bytes() == b""
 
 
@@ -69,7 +62,7 @@ def test_an_ended_job_keeps_its_result_alone(
     queue: JobQueue, submit: Any, database: Database
 ) -> None:
     job = submit()
-    queue.finish(taken(queue), RESULT)
+    queue.finish(take_job(queue), RESULT)
     assert left_over(database) == {
         "job": [f"job:{job.id}"],
         "lease": [f"lease:{job.key}:1"],
@@ -82,22 +75,21 @@ def test_a_failed_job_says_why_and_keeps_no_file(
     queue: JobQueue, submit: Any, database: Database
 ) -> None:
     job = submit()
-    assert queue.fail(taken(queue), 422, "EmptyScan", "expected a head; found none. Look.")
-    end = queue.end(job)
-    assert end is not None
+    assert queue.fail(take_job(queue), 422, "EmptyScan", "expected a head; found none. Look.")
+    end = end_of(queue, job)
     assert (end.state, end.status, end.kind) == ("failed", 422, "EmptyScan")
     assert "files" not in left_over(database)
 
 
 def test_jobs_are_taken_in_the_order_they_came(queue: JobQueue, submit: Any) -> None:
     ids = [submit().id for _ in range(5)]
-    assert [taken(queue).job.id for _ in range(5)] == ids
+    assert [take_job(queue).job.id for _ in range(5)] == ids
 
 
 def test_a_repeated_key_is_the_first_job(queue: JobQueue, submit: Any, database: Database) -> None:
     first = submit(key="a-key")
     assert submit(key="a-key") == first
-    queue.finish(taken(queue), RESULT)
+    queue.finish(take_job(queue), RESULT)
     assert submit(key="a-key") == first
     assert queue.take() is None
     assert len(left_over(database)["job"]) == 1
@@ -198,7 +190,7 @@ def test_no_more_wait_than_may(full: JobQueue, scan_file: Any) -> None:
         full.submit(scan_file(), OPTIONS, "c")
     assert caught.value.retry_after_s
     assert full.submit(scan_file(), OPTIONS, "a").id == ids[0], "it is there already"
-    taken(full)
+    take_job(full)
     full.submit(scan_file(), OPTIONS, "c")
 
 
@@ -234,7 +226,7 @@ def test_a_job_deleted_while_it_runs_ends_in_vain(
     queue: JobQueue, submit: Any, database: Database, tmp_path: Path
 ) -> None:
     job = submit()
-    attempt = taken(queue)
+    attempt = take_job(queue)
     queue.delete(job.id)
     assert not queue.is_wanted(attempt)
     with pytest.raises(JobNotFound):
@@ -253,16 +245,15 @@ def test_a_deleted_job_is_not_a_later_one_of_its_key(queue: JobQueue, submit: An
     second = submit(key="a-key")
     queue._remove(packed)
     assert queue.job(second.id) == second
-    assert taken(queue).job == second
+    assert take_job(queue).job == second
 
 
 def test_results_go_on_time(database: Database, scan_file: Any, pass_time: Any) -> None:
     """Also where no sweep has been yet; then the key makes a new job."""
     queue = JobQueue(database, JobLimits(max_waiting=10, keep_s=60.0, longest_s=3600))
     job = queue.submit(scan_file(), OPTIONS, "a-key")
-    queue.finish(taken(queue), RESULT)
-    end = queue.end(job)
-    assert end is not None
+    queue.finish(take_job(queue), RESULT)
+    end = end_of(queue, job)
     assert queue.expires(end) == end.ended + 60
     assert result(queue, job.id) == RESULT
     pass_time(61.0)
@@ -277,9 +268,8 @@ def test_a_result_that_goes_while_it_is_read_is_an_error(
 ) -> None:
     monkeypatch.setattr("neurobento.serving.jobs.database.CHUNK_BYTES", 2)
     job = submit()
-    queue.finish(taken(queue), RESULT)
-    end = queue.end(job)
-    assert end is not None
+    queue.finish(take_job(queue), RESULT)
+    end = end_of(queue, job)
     pieces = queue.result(job, end)
     assert next(pieces) == RESULT[:2]
     queue.delete(job.id)
@@ -298,10 +288,10 @@ def test_a_dead_owners_job_is_anothers(
 ) -> None:
     dead = other(dead_owner())
     job = submit()
-    lost = taken(dead)
+    lost = take_job(dead)
     assert state(queue, job.id) == "waiting"
     queue.sweep()
-    attempt = taken(queue)
+    attempt = take_job(queue)
     assert (attempt.job, attempt.number) == (job, 2)
     assert queue.finish(attempt, RESULT)
     # it was not dead, but stood still
@@ -316,9 +306,9 @@ def test_who_was_taken_for_dead_may_still_be_first(
 ) -> None:
     slow = other(dead_owner())
     job = submit()
-    lost = taken(slow)
+    lost = take_job(slow)
     queue.sweep()
-    attempt = taken(queue)
+    attempt = take_job(queue)
     assert slow.finish(lost, b"first")
     assert not queue.is_wanted(attempt)
     with pytest.raises(JobNotFound):
@@ -333,9 +323,9 @@ def test_an_end_after_everything_was_forgotten_is_none(
     queue = JobQueue(database, JobLimits(max_waiting=10, keep_s=60.0, longest_s=60.0))
     queue.submit(scan_file(), OPTIONS)
     dead = other(dead_owner())
-    lost = taken(dead)
+    lost = take_job(dead)
     queue.sweep()
-    queue.finish(taken(queue), RESULT)
+    queue.finish(take_job(queue), RESULT)
     for _ in range(3):
         pass_time(61.0)
         queue.sweep()
@@ -367,7 +357,7 @@ def test_another_machines_job_is_taken_once_its_owner_is_lost(
     queue = JobQueue(database, LIMITS, Liveness(lost_after_s=60))
     job = queue.submit(scan_file(), OPTIONS)
     foreign.send_heartbeat()
-    taken(foreign)
+    take_job(foreign)
     for _ in range(8):
         foreign.send_heartbeat()
         assert queue.sweep() == {"waiting": 0, "running": 1}
@@ -378,25 +368,25 @@ def test_another_machines_job_is_taken_once_its_owner_is_lost(
         assert queue.take() is None
         clock.now += 15
     queue.sweep()
-    attempt = taken(queue)
+    attempt = take_job(queue)
     assert (attempt.job.id, attempt.number) == (job.id, 2)
 
 
 def test_what_is_given_back_is_taken_at_once(queue: JobQueue, submit: Any, other: Any) -> None:
     job = submit()
     stopping = other("here 1 1")
-    stopping.give_back(taken(stopping))
+    stopping.give_back(take_job(stopping))
     assert state(queue, job.id) == "waiting"
-    assert taken(queue).number == 2
+    assert take_job(queue).number == 2
 
 
 def test_a_released_attempt_is_found_by_a_sweep(queue: JobQueue, submit: Any) -> None:
     job = submit()
-    attempt = taken(queue)
+    attempt = take_job(queue)
     queue.release(attempt)
     assert state(queue, job.id) == "waiting"
     queue.sweep()
-    assert taken(queue).number == 2
+    assert take_job(queue).number == 2
 
 
 def test_a_job_that_servers_die_over_is_given_up(
@@ -405,13 +395,12 @@ def test_a_job_that_servers_die_over_is_given_up(
     job = submit()
     for _ in range(module.MAX_LOST_ATTEMPTS):
         stopping = other("here 1 1")
-        stopping.give_back(taken(stopping))
+        stopping.give_back(take_job(stopping))
         queue.sweep()
-        taken(other(dead_owner()))
+        take_job(other(dead_owner()))
         queue.sweep()
     assert queue.take() is None
-    end = queue.end(job)
-    assert end is not None
+    end = end_of(queue, job)
     assert (end.state, end.status, end.kind) == ("failed", 500, "JobAbandoned")
     assert "5 servers" in end.message
     assert "files" not in left_over(database)

@@ -21,7 +21,7 @@ from neurobento.serving.http.models_page import models_app
 from neurobento.serving.jobs import JobQueue
 from neurobento.serving.jobs.routes import idempotency_key, job_routes, submit_job
 from neurobento.serving.tasks.parcellation.options import ParcellationOptions
-from tests.neurobento.serving.jobs.conftest import OPTIONS
+from tests.neurobento.serving.jobs.conftest import OPTIONS, take_job
 
 LABELS = b"\x1f\x8b labels"
 RESULT = zip_files({"scan_dseg.nii.gz": LABELS, "scan_run.json": b"{}"})
@@ -100,8 +100,7 @@ def test_a_job_that_runs(queue: JobQueue, submit: Any, ask: Any) -> None:
 
 def test_a_job_that_is_done(queue: JobQueue, submit: Any, ask: Any) -> None:
     job = submit()
-    attempt = queue.take()
-    assert attempt is not None
+    attempt = take_job(queue)
     queue.finish(attempt, RESULT)
     told = ask("GET", f"/jobs/{job.id}").json()
     assert (told["state"], told["error"]) == ("done", None)
@@ -122,8 +121,7 @@ def test_a_job_that_is_done(queue: JobQueue, submit: Any, ask: Any) -> None:
 @pytest.mark.parametrize("accept", ["application/gzip", "application/gzip, */*;q=0.1"])
 def test_the_labels_alone(queue: JobQueue, submit: Any, ask: Any, accept: str) -> None:
     job = submit()
-    attempt = queue.take()
-    assert attempt is not None
+    attempt = take_job(queue)
     queue.finish(attempt, RESULT)
     answer = ask("GET", f"/jobs/{job.id}/result", accept=accept)
     assert answer.status_code == 200
@@ -136,8 +134,7 @@ def test_a_job_that_failed_answers_what_a_request_would_have_been(
     queue: JobQueue, submit: Any, ask: Any
 ) -> None:
     job = submit()
-    attempt = queue.take()
-    assert attempt is not None
+    attempt = take_job(queue)
     words = "expected a head; found none. Look."
     queue.fail(attempt, 422, "EmptyScan", words)
     told = ask("GET", f"/jobs/{job.id}").json()
@@ -174,8 +171,7 @@ def test_a_result_that_goes_while_it_is_read(
     queue: JobQueue, submit: Any, ask: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = submit()
-    attempt = queue.take()
-    assert attempt is not None
+    attempt = take_job(queue)
     queue.finish(attempt, RESULT)
     end = queue.end
     monkeypatch.setattr(

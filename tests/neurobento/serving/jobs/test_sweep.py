@@ -19,7 +19,7 @@ from neurobento.serving.jobs import Database, JobLimits, JobQueue, sweep
 from neurobento.serving.jobs import database as database_module
 from neurobento.serving.jobs.huey_stores import SqliteStore
 from neurobento.serving.jobs.job import Attempt
-from tests.neurobento.serving.jobs.conftest import LIMITS, OPTIONS
+from tests.neurobento.serving.jobs.conftest import LIMITS, OPTIONS, end_of, take_job
 from tests.neurobento.serving.jobs.faults import Faulty, Killed, Way, dead_owner, left_over
 
 CONTENT = b"scan of jane"
@@ -156,13 +156,11 @@ def come_right(database: Database, scan: Path) -> None:
     # who was killed had no answer, and asks again: the same job, or the first of its key
     job = queue.submit(scan, OPTIONS, KEY)
     if queue.end(job) is None:
-        attempt = queue.take()
-        assert attempt is not None
+        attempt = take_job(queue)
         assert attempt.job == job
         assert queue.finish(attempt, RESULT)
         queue.release(attempt)
-    end = queue.end(job)
-    assert end is not None
+    end = end_of(queue, job)
     if end.state == "done":
         assert b"".join(queue.result(job, end)) == RESULT
     assert queue.take() is None
@@ -208,8 +206,7 @@ def test_an_end_that_is_tried_again_is_one_end(
         faulty = Faulty(database_url, None, way)
         queue = JobQueue(faulty, LIMITS)  # type: ignore[arg-type]
         job = queue.submit(scan, OPTIONS)
-        attempt = queue.take()
-        assert attempt is not None
+        attempt = take_job(queue)
         faulty.at = faulty.count + at
         steps: dict[str, Callable[[], bool]] = {
             "finish": lambda: queue.finish(attempt, RESULT),  # noqa: B023
@@ -222,8 +219,7 @@ def test_an_end_that_is_tried_again_is_one_end(
         over = faulty.count <= faulty.at
         faulty.at = None
         assert ended
-        end = queue.end(job)
-        assert end is not None
+        end = end_of(queue, job)
         assert end.tidy
         if ending == "finish":
             assert b"".join(queue.result(job, end)) == RESULT
@@ -246,8 +242,7 @@ def test_a_submission_that_is_tried_again_with_its_key_is_one_job(
         except ServiceUnavailable:
             queue.submit(scan, OPTIONS, KEY)
         queue.sweep()
-        attempt = queue.take()
-        assert attempt is not None
+        attempt = take_job(queue)
         queue.copy_scan(attempt, scan.with_name("read"))
         assert scan.with_name("read").read_bytes() == CONTENT
         assert queue.finish(attempt, RESULT)
@@ -274,8 +269,7 @@ def test_an_attempt_that_nobody_knows_of_is_not_held_for_ever(
             attempt = queue.take()
         except ServiceUnavailable:
             queue.sweep()
-            attempt = queue.take()
-        assert attempt is not None
+            attempt = take_job(queue)
         assert queue.finish(attempt, RESULT)
         faulty.close()
 
@@ -314,8 +308,7 @@ def test_a_scan_that_is_being_copied_in_is_left_alone(
 
     monkeypatch.setattr(database.files._values, "put", swept_between)
     queue.submit(scan, OPTIONS)
-    attempt = queue.take()
-    assert attempt is not None
+    attempt = take_job(queue)
     queue.copy_scan(attempt, scan.with_name("read"))
     assert scan.with_name("read").read_bytes() == CONTENT
 
@@ -339,8 +332,7 @@ def test_a_sweep_counts_and_changes_nothing_that_goes_well(database: Database, s
     for _ in range(3):
         queue.submit(scan, OPTIONS)
     queue.take()
-    done = queue.take()
-    assert done is not None
+    done = take_job(queue)
     queue.finish(done, RESULT)
     queue.send_heartbeat()
     before = {**database.values.items()}, database.files.keys(), database.values.queued_names()

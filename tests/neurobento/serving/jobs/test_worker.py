@@ -27,7 +27,7 @@ from neurobento.serving.process import run_folder
 from neurobento.serving.process.run_folder import RunFolder
 from neurobento.serving.request import RequestContext
 from neurobento.serving.tasks.parcellation.options import ParcellationOptions
-from tests.neurobento.serving.jobs.conftest import LIMITS, OPTIONS
+from tests.neurobento.serving.jobs.conftest import LIMITS, OPTIONS, end_of
 from tests.neurobento.serving.waiting import counted_calls, in_event_loop, wait_for_async
 
 PARTS = {"expected": "a head", "found": "a tail", "remedy": "Turn it round."}
@@ -108,9 +108,7 @@ class Server:
 
     async def ended(self, job: Job) -> End:
         await self.until(lambda: self.queue.end(job))
-        end = self.queue.end(job)
-        assert end is not None
-        return end
+        return end_of(self.queue, job)
 
 
 @contextlib.asynccontextmanager

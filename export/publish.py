@@ -125,7 +125,7 @@ def _write_verified(
 def _training_summary(values: dict[str, Any]) -> dict[str, Any]:
     """Return the facts of the training run for the spec."""
     summary = {"recipe": values["recipe"], "hours": round(values["seconds"] / 3600, 3)}
-    if "step" in values:
+    if "best_dice" in values:
         summary |= {
             "steps": values["step"],
             "best_step": values["best_step"],

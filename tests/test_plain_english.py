@@ -83,15 +83,7 @@ PHRASES = (
 
 PATTERN = re.compile(r"\b(" + "|".join(PHRASES).replace(" ", r"\s+") + r")\b", re.IGNORECASE)
 
-PENDING: frozenset[str] = frozenset(
-    {
-        "neurobento/networks",
-        "training/anomaly",
-        "training/loop",
-        "training/parcellation",
-        "training/studies",
-    }
-)
+PENDING: frozenset[str] = frozenset()
 """Folders and documents that are still being rewritten."""
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from neurobento.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["ANOMALY_PRESETS", "PRESETS", "build", "task_of"]
+__all__ = ["ANOMALY_PRESETS", "PRESETS", "build", "network_class", "task_of"]
 
 PRESETS: dict[str, str] = {
     "atlas_map": "neurobento.networks.atlas_map",
@@ -18,7 +19,7 @@ PRESETS: dict[str, str] = {
     "highresnet": "neurobento.networks.highresnet",
     "unet": "neurobento.networks.unet",
 }
-"""Preset -> the module that defines a function of that name; these name a brain's regions."""
+"""Preset -> the module that defines a function of that name, for networks that label regions."""
 
 ANOMALY_PRESETS: dict[str, str] = {
     "anomaly_unet": "neurobento.networks.anomaly_unet",
@@ -26,22 +27,24 @@ ANOMALY_PRESETS: dict[str, str] = {
     "mirror": "neurobento.networks.mirror",
     "vgg16_autoencoder": "neurobento.networks.vgg16_autoencoder",
 }
-"""The same of the networks that find anomalies in slices."""
+"""The same for networks that find anomalies in slices."""
 
 
 def build(preset: str) -> nn.Module:
-    """The network of a preset, with fresh weights.
+    """Build the network of a preset, with fresh weights.
 
-    Of one of `PRESETS`, its `labels` maps (N, 1, 91, 122, 123) float32 in [0, 1] to labels
-    (N, 91, 122, 123) uint8; its `forward` gives what its loss is taken of:
-    logits (N, 117, 91, 122, 123), or of "atlas_map" its map, step by step. A network for
-    anomalies has `detect` instead; see `neurobento.networks.anomaly`.
-
-    Raises
-    ------
-    ConfigError
-        There is no such preset.
+    One of `PRESETS` is a `ParcellationNetwork`, one of `ANOMALY_PRESETS` an `AnomalyNetwork`.
     """
+    network: nn.Module = _function(preset)()
+    return network
+
+
+def network_class(preset: str) -> Any:
+    """Return the class of a preset's network, which says what training has to give it."""
+    return get_type_hints(_function(preset))["return"]
+
+
+def _function(preset: str) -> Callable[[], nn.Module]:
     modules = PRESETS | ANOMALY_PRESETS
     if preset not in modules:
         raise ConfigError(
@@ -50,10 +53,10 @@ def build(preset: str) -> nn.Module:
             found=repr(preset),
             remedy="Choose a preset of neurobento.networks.",
         )
-    network: nn.Module = getattr(importlib.import_module(modules[preset]), preset)()
-    return network
+    function: Callable[[], nn.Module] = getattr(importlib.import_module(modules[preset]), preset)
+    return function
 
 
 def task_of(network: nn.Module) -> str:
-    """What a network is for, a key of `neurobento.spec.MODEL_TASKS`."""
+    """Return the task of a network, a key of `neurobento.spec.MODEL_TASKS`."""
     return "anomaly" if hasattr(network, "detect") else "parcellation"

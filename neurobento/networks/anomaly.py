@@ -1,4 +1,4 @@
-"""What the networks for anomalies share: an error map, and the score that is read off it."""
+"""The base of networks for anomalies: an error map, and the score that follows from it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _mean(values: Tensor) -> Tensor:
 
 
 def _largest(share: float) -> Callable[[Tensor], Tensor]:
-    """The mean of this share of the pixels, those of the largest error."""
+    """Return a function that averages this share of the pixels, those with the largest error."""
     count = max(1, round(share * PIXELS))
     return lambda values: values.topk(count, dim=1).values.mean(1)
 
@@ -35,48 +35,50 @@ REDUCTIONS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
         "maximum": lambda values: values.amax(1),
     }
 )
-"""Of an error map (N, pixels) to scores (N,)."""
+"""Reductions of error maps (N, pixels) to scores (N,)."""
 
 
 class AnomalyNetwork(nn.Module):
-    """Says of each pixel how little it looks like a healthy head's.
-
-    Attributes
-    ----------
-    gives_logits
-        Whether `forward` gives logits of the error map, and no reconstruction.
-    reduction
-        A key of `REDUCTIONS`: how the score follows from the error map. It is chosen
-        after training, and travels with the weights.
-    """
+    """A network that maps how abnormal each pixel of a slice looks."""
 
     gives_logits: ClassVar[bool] = False
+    """True if `forward` returns logits of the error map instead of a reconstruction."""
+
+    has_encoder: ClassVar[bool] = False
+    """True if it has `load_encoder`, `encode` and `decode`."""
 
     def __init__(self) -> None:
         super().__init__()
+        # key of REDUCTIONS; chosen after training and kept with the weights
         self.reduction = "mean"
 
+    def load_encoder(self, source: str) -> None:
+        """Load the encoder's weights from "imagenet" or a file, and freeze them."""
+        raise NotImplementedError
+
+    def encode(self, image: Tensor) -> Tensor:
+        """Return the encoder's features of images (N, 1, 128, 128) in [0, 1]."""
+        raise NotImplementedError
+
+    def decode(self, features: Tensor) -> Tensor:
+        """Return reconstructions (N, 1, 128, 128) from the encoder's features."""
+        raise NotImplementedError
+
     def error_map(self, image: Tensor) -> Tensor:
-        """(N, 128, 128), 0 or more, of images (N, 1, 128, 128) in [0, 1]."""
+        """Return errors (N, 128, 128), 0 or more, of images (N, 1, 128, 128) in [0, 1]."""
         raise NotImplementedError
 
     def detect(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores (N,) and error maps (N, 128, 128) of images (N, 1, 128, 128) in [0, 1]."""
+        """Return scores (N,) and error maps (N, 128, 128) of images (N, 1, 128, 128) in [0, 1]."""
         errors = self.error_map(image)
         return REDUCTIONS[self.reduction](errors.flatten(1)), errors
 
     def get_extra_state(self) -> dict[str, str]:
-        """What travels with the weights."""
+        """Return the reduction, which is saved with the weights."""
         return {"reduction": self.reduction}
 
     def set_extra_state(self, state: dict[str, str]) -> None:
-        """Take over what travelled with weights.
-
-        Raises
-        ------
-        KeyError
-            There is no such reduction.
-        """
+        """Load the reduction; a KeyError names an unknown one."""
         if state["reduction"] not in REDUCTIONS:
             raise KeyError(state["reduction"])
         self.reduction = state["reduction"]

@@ -1,4 +1,4 @@
-"""A small U-Net that marks what was put into a healthy head: taught by synthetic anomalies."""
+"""A small U-Net that learns from synthetic anomalies to mark foreign pixels in a healthy head."""
 
 from __future__ import annotations
 
@@ -11,18 +11,12 @@ __all__ = ["AnomalyUNet", "anomaly_unet"]
 
 
 def anomaly_unet() -> AnomalyUNet:
-    """The default, widths 16 to 128."""
+    """Build the default, with widths 16 to 128."""
     return AnomalyUNet(WIDTHS)
 
 
 class AnomalyUNet(AnomalyNetwork):
-    """Probability that a pixel is not a healthy head's own.
-
-    Parameters
-    ----------
-    widths
-        Of the `SliceUNet`.
-    """
+    """The probability that a pixel does not belong to a healthy head."""
 
     gives_logits = True
 
@@ -31,12 +25,12 @@ class AnomalyUNet(AnomalyNetwork):
         self.network = SliceUNet(widths)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Logits (N, 128, 128) of images (N, 1, 128, 128) in [0, 1]."""
+        """Return logits (N, 128, 128) of images (N, 1, 128, 128) in [0, 1]."""
         logits: Tensor = self.network(image)[:, 0]
         return logits
 
     def error_map(self, image: Tensor) -> Tensor:
-        """Probabilities (N, 128, 128): the mean over the image and its mirror image."""
+        """Return probabilities (N, 128, 128): the mean over the image and its mirror image."""
         mirrored: Tensor = self(image.flip(-1)).sigmoid().flip(-1)
         direct: Tensor = self(image).sigmoid()
         return (direct + mirrored) / 2

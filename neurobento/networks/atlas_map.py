@@ -1,8 +1,8 @@
-"""The map network: it finds where every voxel lies in the atlas and reads the label there.
+"""The map network: it finds the position of every voxel in the atlas and reads the label there.
 
 AAL on a scan is a smooth map of one atlas. This network predicts that map, and
-no region can be lost or torn apart. It begins with `compact`, which says what
-each place looks like: 116 centres of mass, each with its counterpart in the
+no region can be lost or torn apart. It begins with `compact`, which estimates
+the regions: 116 centres of mass, each with its counterpart in the
 atlas, give a map that is already 2 mm from the registration's. A small residual
 U-Net then corrects it, three times over. Each time it sees the image, the
 atlas's brain as the map so far lays it over the image, and which way the two
@@ -30,6 +30,7 @@ from neurobento.labels import CLASS_COUNT
 from neurobento.networks.compact import Compact, compact
 from neurobento.networks.layers import Conv, Residual, to_blocks
 from neurobento.networks.matching import code_force, correlation_force, fit_affine, sample
+from neurobento.networks.parcellation import ParcellationNetwork
 
 __all__ = ["AtlasMap", "atlas_map"]
 
@@ -40,34 +41,30 @@ BLOCK = 4
 """Voxels of image or atlas, along each axis, for one value of map or codes."""
 
 CODE_LENGTH, CODE_SCALE = 16, 508
-"""Numbers that stand for a class, each a quarter or minus that; 127 in the table is a quarter."""
+"""Numbers in a class's code, each a quarter or minus that; 127 in the table is a quarter."""
 
 LANDMARK_RADII = (30.0, 20.0, 12.0)
-"""How far, in atlas voxels, a centre of mass pulls what is around it: from coarse to fine."""
+"""Radii in atlas voxels within which a centre of mass moves the map, from coarse to fine."""
 
 
 def atlas_map() -> AtlasMap:
-    """AAL on Colin27, 1 mm; fresh, its atlas is empty: `take_atlas`, or a checkpoint."""
+    """Build the network for AAL on Colin27, 1 mm; `take_atlas` or a checkpoint fills the atlas."""
     return AtlasMap(compact(), (32, 64, 96))
 
 
-class AtlasMap(nn.Module):
+class AtlasMap(ParcellationNetwork):
     """Atlas positions and labels of an image on the network grid.
 
-    Parameters
-    ----------
-    regions
-        Says what each place looks like; it is not trained here.
-    widths
-        Channels of the correction at 1/4, 1/8 ... of the resolution, no deeper
-        than the regions' network.
-    updates
-        Corrections.
-    brain_shape
-        Voxels of the box around the atlas's brain.
-    shape
-        Voxels of the image.
+    `regions` is not trained here. `widths` are the channels of the correction at 1/4, 1/8 ...
+    of the resolution, no deeper than `regions`; `updates` is the number of corrections and
+    `brain_shape` that of the box around the atlas's brain.
     """
+
+    losses = ("positions",)
+    needs_whole_image = True
+    needs_atlas = True
+    starts_from = "compact"
+    recomputed_blocks = (Residual,)
 
     atlas_labels: Tensor
     atlas_brain: Tensor
@@ -154,6 +151,11 @@ class AtlasMap(nn.Module):
         self.atlas_voxel_to_ras.copy_(voxel_to_ras)
         self.atlas_voxel_to_ras[:3, 3] += voxel_to_ras[:3, :3] @ start.double()
 
+    def take_weights(self, other: nn.Module) -> None:
+        """Start from another map network's weights, or take Compact's to see regions by."""
+        part = self.regions if isinstance(other, Compact) else self
+        part.load_state_dict(other.state_dict())
+
     def to_table(self, positions: Tensor) -> Tensor:
         """Positions (N, 3, ...) from the atlas's world (RAS, mm) to voxels of the table."""
         inverse = torch.linalg.inv(self.atlas_voxel_to_ras)
@@ -169,22 +171,21 @@ class AtlasMap(nn.Module):
         return x, y, z
 
     def start(self) -> Tensor:
-        """(1, 3, X/4, Y/4, Z/4): where blocks would lie in the atlas table without displacement.
+        """Return the table position (1, 3, X/4, Y/4, Z/4) of each block before any displacement.
 
-        The network grid is a brain's bounding box, so it is laid over the
-        atlas's brain.
+        The network grid is a brain's bounding box, so it is laid over the atlas's brain.
         """
         return _mesh(self._axes(BLOCK)).to(self.codes)
 
     def _axes(self, block: int) -> list[Tensor]:
-        """The same for blocks of any size, one tensor for each axis."""
+        """Return `start` for blocks of any size, one tensor for each axis."""
         return [
             block * (torch.arange(n // block) + 0.5) / size * width + MARGIN - 0.5
             for n, size, width in zip(self.padded_shape, self.shape, self.brain_shape, strict=True)
         ]
 
     def _positions(self, displacements: Tensor, block: int) -> list[Tensor]:
-        """Three (N, ...): where blocks lie in the atlas table. No mesh of the image is made."""
+        """Return the blocks' table positions, one tensor (N, ...) for each axis, without a mesh."""
         shapes = (-1, 1, 1), (1, -1, 1), (1, 1, -1)
         return [
             displacements[:, i] + axis.to(displacements).reshape(shape)
@@ -192,18 +193,10 @@ class AtlasMap(nn.Module):
         ]
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """The map before and after each correction.
+        """Return the map before and after each correction.
 
-        Parameters
-        ----------
-        image
-            (N, 1, X, Y, Z) in [0, 1].
-
-        Returns
-        -------
-        list of (N, 3, X/4, Y/4, Z/4) float32
-            Displacements of blocks of 4 x 4 x 4 voxels from `start`, in voxels
-            of the atlas table. Each correction gets no slope from those after it.
+        Each is (N, 3, X/4, Y/4, Z/4) float32: displacements of blocks of 4 x 4 x 4 voxels from
+        `start`, in voxels of the atlas table. A correction gets no gradient from later ones.
         """
         with torch.no_grad():
             features, blocks = self.regions.features(image)
@@ -217,23 +210,18 @@ class AtlasMap(nn.Module):
                 found = [self._from_centres(shares)]
         places = _mesh([torch.linspace(-1, 1, n // BLOCK) for n in self.padded_shape])
         places = places.to(image).expand(image.shape[0], -1, -1, -1, -1)
-        for turn in range(self.updates):
+        for update in range(self.updates):
             before = found[-1].detach()
             with torch.no_grad():
-                seen = [places, *self._matches(halved, codes, before, turn), features]
+                seen = [places, *self._matches(halved, codes, before, update), features]
             found.append(before + BLOCK * self.correct(torch.cat(seen, dim=1)))
         return found
 
     def _from_centres(self, shares: Tensor) -> Tensor:
-        """The map that lays the regions' centres of mass over the atlas's.
+        """Return the map that lays the regions' centres of mass over the atlas's.
 
-        An affine map, then smooth corrections: each centre pulls what lies
-        around it.
-
-        Parameters
-        ----------
-        shares
-            (N, 117, X/4, Y/4, Z/4), of each block, over the classes.
+        It is an affine map with smooth corrections, in which each centre moves its surroundings.
+        `shares` (N, 117, X/4, Y/4, Z/4) are each block's, over the classes.
         """
         weights = shares[:, 1:].flatten(2)
         mass = weights.sum(dim=2) + 1e-3
@@ -251,15 +239,15 @@ class AtlasMap(nn.Module):
         for radius in LANDMARK_RADII:
             gaps = targets - weights @ positions / mass[..., None]
             pull = torch.exp(-distance / (2 * radius**2)) * mass[:, None]
-            # far from every centre nothing is known, and nothing moves
+            # far from every centre there is no evidence, and nothing moves
             calm = 1e-3 * mass.mean(dim=1)[:, None, None]
             positions = positions + pull @ gaps / (pull.sum(dim=2, keepdim=True) + calm)
         return positions.mT.reshape(-1, *start.shape[1:]) - start
 
     def _matches(
-        self, halved: Tensor, codes: Tensor, displacements: Tensor, turn: int
+        self, halved: Tensor, codes: Tensor, displacements: Tensor, update: int
     ) -> list[Tensor]:
-        """What a map shows when the atlas is laid over the image by it.
+        """Compare the image with the atlas as the map lays it over the image.
 
         Parameters
         ----------
@@ -269,7 +257,7 @@ class AtlasMap(nn.Module):
             (N, K, X/4, Y/4, Z/4), of the regions seen in the image.
         displacements
             (N, 3, X/4, Y/4, Z/4).
-        turn
+        update
             Corrections so far.
         """
         at_blocks = self.start() + displacements
@@ -288,14 +276,14 @@ class AtlasMap(nn.Module):
             at_blocks / 80 - 1,
             coarse * weights,
             F.avg_pool3d(fine, 2) * weights,
-            torch.full_like(quartered, turn - 1.0),
+            torch.full_like(quartered, update - 1.0),
             (quartered > 0).to(halved),
             gap,
             force,
         ]
 
     def labels(self, image: Tensor) -> Tensor:
-        """Labels (N, X, Y, Z) uint8 of an image: the atlas's where each voxel lies in it."""
+        """Return labels (N, X, Y, Z) uint8: the atlas's at each voxel's position in it."""
         positions = self._positions(_double(_double(self.forward(image)[-1])), 1)
         x, y, z = (
             place.round().clamp(0, size - 1).long()
@@ -309,7 +297,7 @@ class AtlasMap(nn.Module):
 
 
 class _Correction(nn.Module):
-    """A residual U-Net that says how far to move each block, in blocks; fresh, it moves none."""
+    """A residual U-Net that predicts each block's move, in blocks; fresh, it predicts none."""
 
     def __init__(self, inputs: int, widths: Sequence[int]) -> None:
         super().__init__()
@@ -323,7 +311,7 @@ class _Correction(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, 3, X, Y, Z) of inputs (N, C, X, Y, Z)."""
+        """Return moves (N, 3, X, Y, Z) from inputs (N, C, X, Y, Z)."""
         x = self.stem(x)
         skips = []
         for i, stage in enumerate(self.encoder):
@@ -336,17 +324,17 @@ class _Correction(nn.Module):
 
 
 def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Sums of masses times positions leave fp16's range."""
+    """Disable autocast: sums of masses times positions leave fp16's range."""
     if not torch.is_autocast_enabled(device.type):
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
 
 
 def _mesh(axes: Sequence[Tensor]) -> Tensor:
-    """(1, 3, X, Y, Z) of three axes' coordinates."""
+    """Return (1, 3, X, Y, Z) from three axes' coordinates."""
     return torch.stack(torch.meshgrid(*axes, indexing="ij"))[None]
 
 
 def _double(x: Tensor) -> Tensor:
-    """Trilinear upsampling by two."""
+    """Upsample by two, trilinear."""
     return F.interpolate(x, scale_factor=2.0, mode="trilinear", align_corners=False)

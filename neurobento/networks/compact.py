@@ -21,31 +21,26 @@ from torch.nn import functional as F
 from neurobento.imaging.geometry import NETWORK_SHAPE
 from neurobento.labels import CLASS_COUNT
 from neurobento.networks.layers import POSITIONS, Conv, Residual, from_blocks, to_blocks
+from neurobento.networks.parcellation import ParcellationNetwork
 
 __all__ = ["Compact", "compact"]
 
 
 def compact() -> Compact:
-    """The default network: widths 32-64-128-192, 117 classes."""
+    """Build the default network: widths 32-64-128-192, 117 classes."""
     return Compact(widths=(32, 64, 128, 192), head_width=48)
 
 
-class Compact(nn.Module):
+class Compact(ParcellationNetwork):
     """Class logits of an image on the network grid.
 
-    Parameters
-    ----------
-    widths
-        Channels at 1/2, 1/4, 1/8 ... of the resolution. Multiples of 32 run
-        at twice the speed of others on CPUs with bf16 dot products.
-    head_width
-        Channels of the sub-pixel head.
-    classes
-        Logits for each voxel.
-    shape
-        Voxels of the image.
+    `widths` are the channels at 1/2, 1/4, 1/8 ... of the resolution. Multiples of 32 run at
+    twice the speed of others on CPUs with bf16 dot products. `head_width` is that of the
+    sub-pixel head.
     """
 
+    needs_whole_image = True
+    recomputed_blocks = (Residual,)
     places: Tensor
 
     def __init__(
@@ -75,16 +70,16 @@ class Compact(nn.Module):
         return x, y, z
 
     def _places(self) -> Tensor:
-        """(1, 3, X/2, Y/2, Z/2): where each block lies, -1..1 along each axis.
+        """Return the position (1, 3, X/2, Y/2, Z/2) of each block, -1..1 along each axis.
 
-        The network grid is the brain's bounding box, so a place in it says
-        much about the region.
+        The network grid is the brain's bounding box, so a position in it tells much about
+        the region.
         """
         axes = [torch.linspace(-1, 1, n // 2) for n in self.padded_shape]
         return torch.stack(torch.meshgrid(*axes, indexing="ij"))[None]
 
     def features(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Features and intensities of each block: (N, C, ...) and (N, 8, X/2, Y/2, Z/2)."""
+        """Return features and intensities of each block: (N, C, ...) and (N, 8, X/2, Y/2, Z/2)."""
         after_x, after_y, after_z = (
             m - n for n, m in zip(self.shape, self.padded_shape, strict=True)
         )
@@ -101,7 +96,7 @@ class Compact(nn.Module):
         return x, blocks
 
     def _classify(self, features: Tensor, blocks: Tensor, position: int) -> Tensor:
-        """Logits of the voxel at one position, from features interpolated there."""
+        """Return logits of the voxel at one position, from features interpolated there."""
         width = self.classify.in_channels
         rows = slice(position * width, (position + 1) * width)
         x = torch.cat([features, blocks], dim=1)
@@ -111,7 +106,7 @@ class Compact(nn.Module):
         return logits
 
     def _each_position(self, features: Tensor, blocks: Tensor) -> Iterator[Tensor]:
-        """Logits of each of a block's voxels, as in `POSITIONS`; blocks of padding left out."""
+        """Yield logits of each of a block's voxels, as in `POSITIONS`, without the padding."""
         x, y, z = self._block_counts
         blocks = blocks[:, :, :x, :y, :z]
         position = 0
@@ -125,13 +120,13 @@ class Compact(nn.Module):
                     position += 1
 
     def forward(self, image: Tensor) -> Tensor:
-        """Logits (N, classes, X, Y, Z) of an image (N, 1, X, Y, Z) in [0, 1]."""
+        """Return logits (N, classes, X, Y, Z) of an image (N, 1, X, Y, Z) in [0, 1]."""
         return self._crop(from_blocks(list(self._each_position(*self.features(image)))))
 
     def labels(self, image: Tensor) -> Tensor:
-        """Labels (N, X, Y, Z) uint8 of an image: the class of the largest logit.
+        """Return labels (N, X, Y, Z) uint8 of an image: the class of the largest logit.
 
-        Background (0) where neither a block nor one that touches it has brain.
+        They are background (0) if neither a block nor one that touches it has brain.
         """
         features, blocks = self.features(image)
         near = self._near_brain(blocks).to(torch.uint8)
@@ -142,7 +137,7 @@ class Compact(nn.Module):
         return self._crop(from_blocks(best))[:, 0]
 
     def _near_brain(self, blocks: Tensor) -> Tensor:
-        """(N, 1, ...) 1.0 at the image's blocks with brain in or beside them, else 0.0."""
+        """Return (N, 1, ...): 1.0 at blocks of the image with brain in or beside them, else 0.0."""
         x, y, z = self._block_counts
         brain = (blocks[:, :, :x, :y, :z].amax(dim=1, keepdim=True) > 0).to(blocks.dtype)
         return F.max_pool3d(brain, 3, stride=1, padding=1)
@@ -154,7 +149,7 @@ class Compact(nn.Module):
         return x, y, z
 
     def exported_labels(self) -> Callable[[Tensor], Tensor]:
-        """What computes the labels in an exported graph: `labels`, as engines run it fastest.
+        """Return `labels` in the form that engines run fastest, for an exported graph.
 
         A position's features are interpolated by one convolution of two taps
         along each axis, channel by channel. Only the blocks near the brain
@@ -192,7 +187,7 @@ class Compact(nn.Module):
         return labels
 
     def _head(self, position: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Of one position: the taps that interpolate (C, 1, 2, 2, 2), refining weights and bias.
+        """Return a position's interpolating taps (C, 1, 2, 2, 2), refining weights and bias.
 
         The refining layer gets one more output, which is always 1.
         """
@@ -212,10 +207,10 @@ class Compact(nn.Module):
         return torch.stack(taps)[:, None], weight, F.pad(bias[rows], (0, 1), value=1.0).detach()
 
     def block_shares(self, features: Tensor, blocks: Tensor) -> Tensor:
-        """(N, classes, X/2, Y/2, Z/2): how much each class is in each block, from `features`.
+        """Return each class's share of each block, (N, classes, X/2, Y/2, Z/2).
 
-        Two opposite corners speak for a block: what one has more of a
-        neighbour's the other has less.
+        Two opposite corners stand for a block: the more one sees of a neighbour, the less the
+        other does.
         """
         parts = []
         for side, position in ((0, 0), (1, len(POSITIONS) - 1)):
@@ -228,13 +223,10 @@ class Compact(nn.Module):
     def sampled_logits(
         self, image: Tensor, labels: Tensor, positions: Sequence[int]
     ) -> tuple[Tensor, Tensor]:
-        """Logits and labels of one voxel of every block: an eighth of `forward`, for training.
+        """Return logits (V, C) and labels (V,) int64 of one voxel of every block, for training.
 
-        The blocks are cut into slabs along x, as many as there are positions,
-        and each slab answers for its own. With a permutation of all eight
-        every position's weights learn in every step.
-
-        Returns (V, C) and (V,) int64, the voxels beyond the image left out.
+        The blocks are cut into slabs along x, one for each position. With a permutation of all
+        eight, every position's weights learn in every step.
         """
         features, blocks = self.features(image)
         count = -(-self.shape[0] // 2)
@@ -246,14 +238,14 @@ class Compact(nn.Module):
         return torch.cat(logits), torch.cat(chosen)
 
     def _labels_of(self, labels: Tensor, slab: tuple[int, int], position: int) -> Tensor:
-        """(N, ...) labels of the voxels at a position of the blocks in a slab."""
+        """Return labels (N, ...) of the voxels at a position of the blocks in a slab."""
         x, y, z = POSITIONS[position]
         return labels[:, 2 * slab[0] + x : 2 * slab[1] : 2, y::2, z::2]
 
     def _logits_of(
         self, features: Tensor, blocks: Tensor, slab: tuple[int, int], position: int
     ) -> Tensor:
-        """(V, C) logits of the voxels at a position of the blocks in a slab."""
+        """Return logits (V, C) of the voxels at a position of the blocks in a slab."""
         x, y, z = (
             len(range(s, n, 2)) for s, n in zip(POSITIONS[position], self.shape, strict=True)
         )
@@ -274,7 +266,7 @@ class Compact(nn.Module):
 
 
 def _interpolate(features: Tensor, axis: int, side: int) -> Tensor:
-    """Block features at the first (0) or second (1) voxel of each block along one axis.
+    """Interpolate block features to the first (0) or second (1) voxel of each block on one axis.
 
     A voxel's centre lies a quarter block from its block's: three parts of that
     block and one of the neighbour, as trilinear upsampling by two has it.

@@ -1,4 +1,4 @@
-"""A U-shaped network that takes coarse noise off slices, and with it what is foreign in them.
+"""A U-shaped network that removes coarse noise from slices, and with it foreign structures.
 
 Kascenas et al., "Denoising autoencoders for unsupervised anomaly detection in brain
 MRI", 2022.
@@ -15,33 +15,27 @@ from neurobento.networks.slice_unet import WIDTHS, SliceUNet
 __all__ = ["DenoisingAutoencoder", "denoising_autoencoder"]
 
 SMOOTHING = 5
-"""Edge in pixels of the mean that is taken of the errors: what is small is noise."""
+"""Edge in pixels of the square over which errors are averaged: smaller ones are noise."""
 
 
 def denoising_autoencoder() -> DenoisingAutoencoder:
-    """The default, widths 16 to 128."""
+    """Build the default, with widths 16 to 128."""
     return DenoisingAutoencoder(WIDTHS)
 
 
 class DenoisingAutoencoder(AnomalyNetwork):
-    """Gives a slice back without what was put over it.
-
-    Parameters
-    ----------
-    widths
-        Of the `SliceUNet`.
-    """
+    """A network that returns a slice without the noise that was added to it."""
 
     def __init__(self, widths: tuple[int, ...]) -> None:
         super().__init__()
         self.network = SliceUNet(widths)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Cleaned slices (N, 1, 128, 128) of slices (N, 1, 128, 128)."""
+        """Return cleaned slices (N, 1, 128, 128)."""
         cleaned: Tensor = self.network(image)
         return cleaned
 
     def error_map(self, image: Tensor) -> Tensor:
-        """The smoothed absolute difference of a slice and the cleaned one, (N, 128, 128)."""
+        """Return the smoothed absolute difference of slices and cleaned ones, (N, 128, 128)."""
         difference = (image - self(image)).abs()
         return F.avg_pool2d(difference, SMOOTHING, 1, SMOOTHING // 2)[:, 0]

@@ -4,7 +4,7 @@ It has no strides: three stages at full resolution, whose convolutions are
 dilated by 1, 2 and 4. A convolution that is dilated by two never mixes voxels
 of even and odd index, so training may go on with every second voxel along each
 axis from the second stage on, and with every fourth from the third: the logits
-that are left are exactly `forward`'s, at a twelfth of the arithmetic.
+that remain are exactly `forward`'s, at a twelfth of the arithmetic.
 """
 
 from __future__ import annotations
@@ -12,27 +12,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from monai.networks.nets import HighResNet
+from monai.networks.nets.highresnet import HighResBlock
 from torch import Tensor, nn
 
 from neurobento.labels import CLASS_COUNT
 from neurobento.networks.layers import POSITIONS
+from neurobento.networks.parcellation import ParcellationNetwork
 
 __all__ = ["ReportHighResNet", "highresnet"]
 
 
 def highresnet() -> ReportHighResNet:
-    """The network exactly as the report states it: three spatial dimensions, 1 in, 117 out."""
+    """Build the network exactly as the report states it: 3 dimensions, 1 channel in, 117 out."""
     return ReportHighResNet(HighResNet(spatial_dims=3, in_channels=1, out_channels=CLASS_COUNT))
 
 
-class ReportHighResNet(nn.Module):
-    """MONAI's HighResNet; it has no strides, so any shape will do.
+class ReportHighResNet(ParcellationNetwork):
+    """MONAI's HighResNet; it has no strides, so it takes images of any shape."""
 
-    Parameters
-    ----------
-    network
-        Maps (N, 1, X, Y, Z) to (N, C, X, Y, Z).
-    """
+    recomputed_blocks = (HighResBlock,)
 
     def __init__(self, network: HighResNet) -> None:
         super().__init__()
@@ -42,7 +40,7 @@ class ReportHighResNet(nn.Module):
         ]
 
     def forward(self, image: Tensor) -> Tensor:
-        """Logits (N, 117, X, Y, Z) of an image (N, 1, X, Y, Z) in [0, 1]."""
+        """Return logits (N, 117, X, Y, Z) of an image (N, 1, X, Y, Z) in [0, 1]."""
         self._set_dilations(skipping=False)
         logits: Tensor = self.network(image)
         return logits
@@ -50,16 +48,16 @@ class ReportHighResNet(nn.Module):
     def sampled_logits(
         self, image: Tensor, labels: Tensor, order: Sequence[int]
     ) -> tuple[Tensor, Tensor]:
-        """Logits (V, C) and labels (V,) int64 of one voxel in 4 x 4 x 4, for training.
+        """Return logits (V, C) and labels (V,) int64 of one voxel in 4 x 4 x 4, for training.
 
-        Batch norms count the voxels that are left.
+        Batch norms see these voxels alone.
 
         Parameters
         ----------
         image, labels
             (N, 1, X, Y, Z) and (N, X, Y, Z) uint8.
         order
-            Its first two say which voxels stay, as places in `layers.POSITIONS`.
+            Its first two select the voxels, as indices of `layers.POSITIONS`.
         """
         self._set_dilations(skipping=True)
         x, chosen = image, labels[:, None]
@@ -83,10 +81,6 @@ class ReportHighResNet(nn.Module):
             for module in _convolutions(block):
                 if dilation > 1 and module.dilation[0] != wanted:
                     module.dilation = module.padding = (wanted, wanted, wanted)
-
-    def labels(self, image: Tensor) -> Tensor:
-        """Labels (N, X, Y, Z) uint8 of an image: the class of the largest logit."""
-        return self.forward(image).argmax(dim=1).byte()
 
 
 def _convolutions(block: nn.Module) -> list[nn.Conv3d]:

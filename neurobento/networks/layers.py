@@ -1,4 +1,4 @@
-"""Layers that several networks share; images taken apart into 2 x 2 x 2 blocks and put together."""
+"""Layers that several networks share, and images as blocks of 2 x 2 x 2 voxels."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Conv(nn.Sequential):
 
 
 class Residual(nn.Module):
-    """`depth` convolutions whose sum with the input goes on."""
+    """`depth` convolutions, added to their input."""
 
     def __init__(self, width: int, depth: int) -> None:
         super().__init__()
@@ -38,12 +38,12 @@ class Residual(nn.Module):
 
 
 def to_blocks(image: Tensor) -> Tensor:
-    """(N, 1, X, Y, Z) -> (N, 8, X/2, Y/2, Z/2), positions in the order of `POSITIONS`."""
+    """Fold (N, 1, X, Y, Z) to (N, 8, X/2, Y/2, Z/2), positions in the order of `POSITIONS`."""
     return torch.cat([image[:, :, a::2, b::2, c::2] for a, b, c in POSITIONS], dim=1)
 
 
 def from_blocks(parts: Sequence[Tensor]) -> Tensor:
-    """Eight (N, C, X/2, Y/2, Z/2) -> (N, C, X, Y, Z): the inverse of `to_blocks`."""
+    """Unfold eight (N, C, X/2, Y/2, Z/2) to (N, C, X, Y, Z): the inverse of `to_blocks`."""
     n, c, x, y, z = parts[0].shape
     stacked = torch.stack(list(parts), dim=-1).reshape(n, c, x, y, z, 2, 2, 2)
     return stacked.permute(0, 1, 2, 5, 3, 6, 4, 7).reshape(n, c, 2 * x, 2 * y, 2 * z)

@@ -1,4 +1,4 @@
-"""Matching two images: reading one where a map looks for it, and which way they pull each other."""
+"""Matching of two images: sampling one through a map, and the forces that align them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["code_force", "correlation_force", "fit_affine", "sample"]
 
 
 def sample(table: Tensor, voxels: Tensor) -> Tensor:
-    """What a table holds at positions, trilinear; its outermost voxels go on beyond the edge.
+    """Sample a table at positions, trilinear; its outermost voxels extend beyond the edge.
 
     Written as gathers, since 3D grid sampling is missing in many inference engines.
 
@@ -45,7 +45,7 @@ def sample(table: Tensor, voxels: Tensor) -> Tensor:
 
 
 def fit_affine(points: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """The affine map of least squared distance from points to targets, with a slight ridge.
+    """Fit the affine map of least squared distance from points to targets, with a slight ridge.
 
     Parameters
     ----------
@@ -62,31 +62,30 @@ def fit_affine(points: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor
     shares = (weights / weights.sum(dim=1, keepdim=True))[..., None]
     middle, target = (points * shares).sum(dim=1), (targets * shares).sum(dim=1)
     x, y = points - middle[:, None], targets - target[:, None]
-    # a hundredth of a squared unit is nothing beside a brain, and an answer where there is none
+    # a hundredth of a squared unit: negligible beside a brain, and finite without one
     spread = (shares * x).transpose(1, 2) @ x + 0.01 * torch.eye(3, device=x.device)
     matrix = (shares * y).transpose(1, 2) @ x @ _inverse(spread)
     return matrix, target - (matrix @ middle[..., None])[..., 0]
 
 
 def _inverse(matrix: Tensor) -> Tensor:
-    """Of (N, 3, 3): ONNX has no inverse."""
+    """Invert (N, 3, 3); ONNX has no such operator."""
     a, b, c = matrix.unbind(dim=1)
     columns = torch.stack([_cross(b, c), _cross(c, a), _cross(a, b)], dim=2)
     return columns / (a * _cross(b, c)).sum(dim=1)[:, None, None]
 
 
 def _cross(a: Tensor, b: Tensor) -> Tensor:
-    """Of (N, 3)."""
+    """Return the cross product of (N, 3)."""
     ax, ay, az = a.unbind(dim=1)
     bx, by, bz = b.unbind(dim=1)
     return torch.stack([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx], dim=1)
 
 
 def correlation_force(fixed: Tensor, moving: Tensor, radius: int = 2) -> tuple[Tensor, Tensor]:
-    """How alike two images are around each voxel, and the slope of that.
+    """Return the local correlation of two images and the direction in which it grows.
 
-    The local correlation coefficient and the direction in which to read the
-    second image from further on, so that it rises (Avants et al. 2008,
+    The force says from where to sample the second image next (Avants et al. 2008,
     10.1016/j.media.2007.06.004).
 
     Parameters
@@ -111,7 +110,7 @@ def correlation_force(fixed: Tensor, moving: Tensor, radius: int = 2) -> tuple[T
 
 
 def code_force(fixed: Tensor, moving: Tensor) -> tuple[Tensor, Tensor]:
-    """How far two code images are apart at each voxel, and the step that would close the gap.
+    """Return how far two code images differ at each voxel, and the step that closes the gap.
 
     Parameters
     ----------
@@ -142,7 +141,7 @@ def _box_mean(image: Tensor, radius: int) -> Tensor:
 
 
 def _gradient(image: Tensor) -> Tensor:
-    """(N, 3 C, X, Y, Z) of (N, C, X, Y, Z): half the difference of a voxel's two neighbours."""
+    """Return (N, 3 C, X, Y, Z) of (N, C, X, Y, Z): half the difference of both neighbours."""
     parts = []
     for axis in (2, 3, 4):
         size = image.shape[axis]

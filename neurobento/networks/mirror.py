@@ -1,8 +1,8 @@
-"""How much a slice differs from its mirror image; it learns nothing.
+"""A detector without training: the difference of a slice from its mirror image.
 
-A healthy head, cut across, is nearly its own mirror image, and few tumours lie in the
-middle. Heads are never quite symmetric nor quite upright: every place is compared with
-the places around its mirror place, and the most alike of them counts.
+An axial slice of a healthy head is nearly its own mirror image, and few tumours lie in the
+middle. Heads are never quite symmetric nor quite upright, so each pixel is compared with the
+surroundings of its mirror pixel, and the most similar of them counts.
 """
 
 from __future__ import annotations
@@ -18,41 +18,33 @@ from neurobento.networks.anomaly import AnomalyNetwork
 __all__ = ["Mirror", "asymmetry", "mean_around", "mirror"]
 
 SMOOTHING = 5
-"""Edge in pixels of the mean that is compared, and of the mean of the differences."""
+"""Edge in pixels of the squares over which intensities and differences are averaged."""
 
 SHIFTS = (-6, -3, 0, 3, 6)
-"""Pixels, down and to the right: how far from its mirror place one may be found."""
+"""Offsets in pixels, down and to the right, at which a mirror pixel is looked for."""
 
 
 def mirror() -> Mirror:
-    """The only one."""
+    """Build the detector; it has no parameters."""
     return Mirror()
 
 
 class Mirror(AnomalyNetwork):
-    """Its error map is the asymmetry."""
+    """A network whose error map is the asymmetry."""
 
     def forward(self, image: Tensor) -> Tensor:
-        """What the slice is compared with: its mirror image, (N, 1, 128, 128)."""
+        """Return mirror images (N, 1, 128, 128), with which slices are compared."""
         return image.flip(-1)
 
     def error_map(self, image: Tensor) -> Tensor:
-        """The asymmetry, (N, 128, 128)."""
+        """Return the asymmetry, (N, 128, 128)."""
         return asymmetry(image)[:, 0]
 
 
 def asymmetry(image: Tensor) -> Tensor:
-    """The least difference, in [0, 1], to the surroundings of the mirror place.
+    """Return the least difference, in [0, 1], from the surroundings of each mirror pixel.
 
-    Parameters
-    ----------
-    image
-        (N, 1, 128, 128), upright, the head in the middle.
-
-    Returns
-    -------
-    difference
-        (N, 1, 128, 128).
+    Images and differences are (N, 1, 128, 128), the head upright and in the middle.
     """
     smooth = mean_around(image, SMOOTHING)
     most = max(SHIFTS)
@@ -68,7 +60,7 @@ def asymmetry(image: Tensor) -> Tensor:
 
 
 def mean_around(image: Tensor, edge: int) -> Tensor:
-    """The mean over squares of an odd edge, zeros beyond the image, (N, C, rows, columns)."""
-    # one axis after the other: the same, and less work
+    """Average (N, C, rows, columns) over squares of an odd edge, with zeros beyond the image."""
+    # one axis after the other: the same result for less work
     rows = F.avg_pool2d(image, (edge, 1), 1, (edge // 2, 0))
     return F.avg_pool2d(rows, (1, edge), 1, (0, edge // 2))

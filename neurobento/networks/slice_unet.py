@@ -18,17 +18,11 @@ WIDTHS = (16, 32, 64, 128, 128, 16)
 """Channels at 1/2, 1/4, ... 1/32 of the resolution, and at the end."""
 
 WINDOW, LEAST_DEVIATION = 31, 0.03
-"""Edge in pixels of what is local, and the deviation of what counts as flat."""
+"""Edge in pixels of the local window, and the deviation below which it counts as flat."""
 
 
 class SliceUNet(nn.Module):
-    """(N, 1, 128, 128) to (N, 1, 128, 128); a quarter of the work of one at full resolution.
-
-    Parameters
-    ----------
-    widths
-        As `WIDTHS`, of MONAI's BasicUNet.
-    """
+    """MONAI's BasicUNet at half resolution: a quarter of the work of one at full resolution."""
 
     def __init__(self, widths: tuple[int, ...]) -> None:
         super().__init__()
@@ -43,13 +37,13 @@ class SliceUNet(nn.Module):
         )
 
     def forward(self, image: Tensor) -> Tensor:
-        """See the class."""
+        """Map (N, 1, 128, 128) to (N, 1, 128, 128)."""
         seen = torch.cat([image, _local_contrast(image), asymmetry(image)], dim=1)
         made: Tensor = self.unfold(self.network(self.fold(seen)))
         return made
 
 
 def _local_contrast(image: Tensor) -> Tensor:
-    """The deviation from the mean around, in units of its own size around."""
+    """Return each pixel's deviation from the local mean, in units of the local deviation."""
     difference = image - mean_around(image, WINDOW)
     return difference / (mean_around(difference.square(), WINDOW).sqrt() + LEAST_DEVIATION)

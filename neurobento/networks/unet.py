@@ -14,18 +14,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+from monai.networks.blocks import ResidualUnit
 from monai.networks.nets import UNet
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from neurobento.labels import CLASS_COUNT
 from neurobento.networks.layers import POSITIONS, from_blocks
+from neurobento.networks.parcellation import ParcellationNetwork
 
 __all__ = ["ReportUNet", "unet"]
 
 
 def unet() -> ReportUNet:
-    """The network exactly as the report states it, padded to its strides."""
+    """Build the network exactly as the report states it, padded to its strides."""
     return ReportUNet(
         UNet(
             spatial_dims=3,
@@ -38,27 +40,18 @@ def unet() -> ReportUNet:
     )
 
 
-class ReportUNet(nn.Module):
-    """MONAI's U-Net between a pad to a multiple of 16 and the crop back.
+class ReportUNet(ParcellationNetwork):
+    """MONAI's U-Net on an image padded to multiples of 16, its logits cropped back."""
 
-    Parameters
-    ----------
-    network
-        Maps (N, 1, X, Y, Z) to (N, C, X, Y, Z) where 16 divides X, Y and Z.
-
-    Attributes
-    ----------
-    mixing
-        Whether the last convolution sees a voxel's neighbours; `hold_mixing` turns it off.
-    """
+    recomputed_blocks = (ResidualUnit,)
+    can_hold_mixing = True
 
     def __init__(self, network: UNet) -> None:
         super().__init__()
         self.network = network
-        self.mixing = True
 
     def hold_mixing(self) -> None:
-        """Put the last convolution's weights at zero for all neighbours, and leave those out."""
+        """Set the last convolution's weights to zero for all neighbours, and skip those."""
         with torch.no_grad():
             weight = self._mix.weight
             middle = weight[:, :, 1, 1, 1].clone()
@@ -70,8 +63,8 @@ class ReportUNet(nn.Module):
         mix: nn.Conv3d = self.network.model[2][1].conv.unit0.conv
         return mix
 
-    def _inside(self, image: Tensor) -> Tensor:
-        """Features (N, 32, X/2, Y/2, Z/2) of an image whose sides go up to multiples of 16."""
+    def _inner_features(self, image: Tensor) -> Tensor:
+        """Return features (N, 32, X/2, Y/2, Z/2) of an image padded to multiples of 16."""
         a, b, c = image.shape[2:]
         x = F.pad(image, (0, -c % 16, 0, -b % 16, 0, -a % 16))
         down, inside, _ = self.network.model
@@ -79,31 +72,31 @@ class ReportUNet(nn.Module):
         return features
 
     def _mixed(self, x: Tensor) -> Tensor:
-        """Logits of what comes before the last layer."""
+        """Return the logits of the last layer's input."""
         if self.mixing:
             logits: Tensor = self.network.model[2][1](x)
             return logits
         return x + F.conv3d(x, self._mix.weight[:, :, 1:2, 1:2, 1:2], self._mix.bias)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Logits (N, 117, X, Y, Z) of an image (N, 1, X, Y, Z) in [0, 1]."""
+        """Return logits (N, 117, X, Y, Z) of an image (N, 1, X, Y, Z) in [0, 1]."""
         a, b, c = image.shape[2:]
-        return self._mixed(self.network.model[2][0](self._inside(image)))[..., :a, :b, :c]
+        return self._mixed(self.network.model[2][0](self._inner_features(image)))[..., :a, :b, :c]
 
     def sampled_logits(
         self, image: Tensor, labels: Tensor, order: Sequence[int]
     ) -> tuple[Tensor, Tensor]:
-        """Logits (V, C) and labels (V,) int64 for training: with `mixing` of all voxels.
+        """Return logits (V, C) and labels (V,) int64 for training.
 
-        Without it of one voxel of every 2 x 2 x 2 block; no other is computed, and
-        the instance norm before the last layer counts these alone.
+        With `mixing` they are of all voxels, else of one voxel of every 2 x 2 x 2 block;
+        then the instance norm before the last layer sees these alone.
 
         Parameters
         ----------
         image, labels
             (N, 1, X, Y, Z) and (N, X, Y, Z) uint8.
         order
-            Its first is the voxel's place in `layers.POSITIONS`.
+            Its first is the voxel's index in `layers.POSITIONS`.
         """
         if self.mixing:
             logits, chosen = self.forward(image), labels
@@ -111,16 +104,18 @@ class ReportUNet(nn.Module):
             place = x, y, z = POSITIONS[order[0]]
             chosen = labels[:, x::2, y::2, z::2]
             a, b, c = chosen.shape[1:]
-            logits = self._mixed(self._risen(self._inside(image), place))[..., :a, :b, :c]
+            logits = self._mixed(self._voxel_features(self._inner_features(image), place))[
+                ..., :a, :b, :c
+            ]
         return logits.movedim(1, -1).flatten(0, 3), chosen.flatten().long()
 
-    def _risen(self, features: Tensor, place: tuple[int, ...]) -> Tensor:
-        """What the transposed convolution, norm and activation make of one voxel in 2 x 2 x 2."""
-        x: Tensor = self.network.model[2][0].adn(self._placed(features, place))
+    def _voxel_features(self, features: Tensor, place: tuple[int, ...]) -> Tensor:
+        """Return the upsampled, normalised and activated features of one voxel in 2 x 2 x 2."""
+        x: Tensor = self.network.model[2][0].adn(self._voxel_before_norm(features, place))
         return x
 
-    def _placed(self, features: Tensor, place: tuple[int, ...]) -> Tensor:
-        """What the transposed convolution alone makes of it.
+    def _voxel_before_norm(self, features: Tensor, place: tuple[int, ...]) -> Tensor:
+        """Return the transposed convolution's output at one voxel in 2 x 2 x 2.
 
         An even voxel of a transposed convolution with stride 2 has one block
         below it, of the weights' middle; an odd one has two, of their ends.
@@ -134,14 +129,10 @@ class ReportUNet(nn.Module):
             ends = [0, odd, *ends]
         return F.conv3d(F.pad(features, ends), weight, rise.conv.bias)
 
-    def labels(self, image: Tensor) -> Tensor:
-        """Labels (N, X, Y, Z) uint8 of an image: the class of the largest logit."""
-        return self.forward(image).argmax(dim=1).byte()
-
     def exported_labels(self) -> Callable[[Tensor], Tensor]:
-        """What computes the labels in an exported graph.
+        """Return the function that computes the labels in an exported graph.
 
-        By blocks where the last convolution sees no neighbours: all its
+        It works by blocks if the last convolution sees no neighbours, that is, if all its
         weights but the middle ones are zero.
         """
         others = self._mix.weight.detach().clone()
@@ -149,16 +140,15 @@ class ReportUNet(nn.Module):
         return self.labels if others.any() else self._labels_by_blocks
 
     def _labels_by_blocks(self, image: Tensor) -> Tensor:
-        """`labels` without the last transposed convolution, at which engines are slow.
+        """Return `labels` without the last transposed convolution, at which engines are slow.
 
-        The eight voxels of every block are computed apart and lie one after
-        the other along X, which the last layers do not mind as long as none
-        looks at a voxel's neighbours; the labels are put together at the end.
+        The eight voxels of every block are computed apart and follow each other along X,
+        which changes nothing as long as no layer sees a voxel's neighbours.
         """
         a, b, c = image.shape[2:]
-        features = self._inside(image)
+        features = self._inner_features(image)
         rise = self.network.model[2][0]
-        parts = [self._placed(features, place) for place in POSITIONS]
+        parts = [self._voxel_before_norm(features, place) for place in POSITIONS]
         x = rise.adn(torch.cat(parts, dim=2))
         x = x + F.conv3d(x, self._mix.weight[:, :, 1:2, 1:2, 1:2], self._mix.bias)
         best = x.argmax(dim=1, keepdim=True).to(torch.uint8)

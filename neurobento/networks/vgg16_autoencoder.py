@@ -30,11 +30,11 @@ DECODER = (256, 128, 64, 32, 16)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 _NOT_DOWNLOADED = (OSError, HTTPException, RuntimeError, pickle.UnpicklingError, EOFError)
-"""No network, another file than the hash says, or a damaged one from an earlier download."""
+"""Errors of a missing network, a wrong hash or a damaged earlier download."""
 
 
 def vgg16_autoencoder() -> VGG16Autoencoder:
-    """With fresh weights, all of them to be trained."""
+    """Build the network with fresh weights, all of which learn."""
     return VGG16Autoencoder()
 
 
@@ -44,6 +44,7 @@ class VGG16Autoencoder(AnomalyNetwork):
     `features` are torchvision's, layer for layer and name for name.
     """
 
+    has_encoder = True
     mean: Tensor
     std: Tensor
 
@@ -70,34 +71,39 @@ class VGG16Autoencoder(AnomalyNetwork):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]
 
+    def load_encoder(self, source: str) -> None:
+        """Load VGG16's convolutions and freeze them, as the report does with ImageNet's."""
+        self.features.load_state_dict(read_vgg16_weights(source))
+        self.freeze_encoder()
+
     def freeze_encoder(self) -> None:
-        """Keep VGG16's convolutions as they are, as the report does with ImageNet's."""
+        """Exclude VGG16's convolutions from training."""
         self.features.requires_grad_(False)
 
     def encode(self, image: Tensor) -> Tensor:
-        """Features (N, 512, 4, 4) of images (N, 1, 128, 128) in [0, 1]."""
+        """Return features (N, 512, 4, 4) of images (N, 1, 128, 128) in [0, 1]."""
         features: Tensor = self.features((image.expand(-1, 3, -1, -1) - self.mean) / self.std)
         return features
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Reconstructions (N, 1, 128, 128) of images (N, 1, 128, 128) in [0, 1]."""
-        reconstruction: Tensor = self.decoder(self.encode(image))
+    def decode(self, features: Tensor) -> Tensor:
+        """Return reconstructions (N, 1, 128, 128) from features (N, 512, 4, 4)."""
+        reconstruction: Tensor = self.decoder(features)
         return reconstruction
 
+    def forward(self, image: Tensor) -> Tensor:
+        """Return reconstructions (N, 1, 128, 128) of images (N, 1, 128, 128) in [0, 1]."""
+        return self.decode(self.encode(image))
+
     def error_map(self, image: Tensor) -> Tensor:
-        """The absolute difference of image and reconstruction, (N, 128, 128)."""
+        """Return the absolute difference of images and reconstructions, (N, 128, 128)."""
         errors: Tensor = (image - self(image)).abs()
         return errors[:, 0]
 
 
 def read_vgg16_weights(source: str) -> dict[str, Tensor]:
-    """VGG16's weights, the layers named as torchvision names them: "features.0.weight", ...
+    """Read VGG16's weights, named as torchvision names them: "features.0.weight", ...
 
-    Parameters
-    ----------
-    source
-        "imagenet" downloads torchvision's file once and checks its hash; else the
-        path of such a file.
+    `source` is the path of such a file; "imagenet" downloads torchvision's and checks its hash.
 
     Raises
     ------
@@ -138,7 +144,7 @@ def _download() -> dict[str, Tensor]:
 
 
 def _features(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Those of the convolutions, which have to be VGG16's."""
+    """Select the convolutions' weights, which have to be VGG16's."""
     found = {k.removeprefix("features."): v for k, v in weights.items() if "features." in k}
     VGG16Autoencoder().features.load_state_dict(found)
     return found

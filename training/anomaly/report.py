@@ -1,13 +1,13 @@
-"""How well each method tells slices with a tumour from healthy ones that it never saw.
+"""Compare how well methods separate slices with a tumour from healthy ones that they never saw.
 
     python -m training.anomaly.report training/configs/anomaly_unet.toml ... \\
         --slices FOLDER --work WORK -o results/anomaly
 
 Repeated cross-validation over the pictures, one of each group of near-duplicates: every
 healthy picture is scored by networks that learnt from others, every tumour by all
-of them. What each network answered is kept in WORK, so that a run goes on where it
-stopped. Beside the methods stand the trivial ones: principal components, and facts about
-the file that say nothing of a brain.
+of them. The scores of each network are kept in WORK, so that a run continues where it
+stopped. Trivial methods are shown for comparison: principal components, and facts about
+the file that have nothing to do with a brain.
 
 Which reduction of the error map is the score, and where the threshold lies, is decided on
 the healthy validation slices of each network (`training.anomaly.reductions`).
@@ -27,7 +27,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -36,14 +36,17 @@ from numpy.typing import NDArray
 from neurobento.command import run
 from neurobento.errors import ConfigError
 from neurobento.files import file_sha256, write_atomically
-from neurobento.networks.anomaly import REDUCTIONS
-from training.anomaly.detection import Answers, fact_answers, judge, one_network_each
+from neurobento.networks import network_class
+from neurobento.networks.anomaly import REDUCTIONS, AnomalyNetwork
+from training.anomaly.detection import MethodScores, fact_scores, judge, one_network_each
 from training.anomaly.figures import draw_failures, draw_scores
+from training.anomaly.recipe import AnomalyRecipe, read_anomaly_recipe
 from training.anomaly.reductions import ErrorMaps, choose_reduction, error_maps_of, scores_by_all
 from training.anomaly.slices import Slices, folds_of, read_slices
-from training.anomaly.train import AnomalyRecipe, AnomalyRun, read_anomaly_recipe
+from training.anomaly.task import AnomalyTask
+from training.loop.run import Run
 
-__all__ = ["Collected", "Method", "collect", "main"]
+__all__ = ["Method", "MethodResults", "collect", "main"]
 
 ANOMALY_REPORT_FORMAT = 1
 VALIDATION_FOLDS = 5
@@ -51,7 +54,7 @@ COMPONENTS = 0.90
 """Share of the variance that the principal components explain."""
 
 CHOSEN = "chosen"
-"""In place of a reduction: the one that each network's validation slices chose."""
+"""Stands for the reduction that each network's validation slices chose."""
 
 Images = NDArray[np.float32]
 
@@ -60,32 +63,26 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """A way to score slices.
-
-    Attributes
-    ----------
-    name
-        Of the row in the table.
-    fit
-        From training and validation slices (N, 128, 128) and a seed to error maps of slices.
-    key
-        Of its recipe. It does not know the code: delete WORK when that changes.
-    learns
-        Whether it needs slices to learn from; else all are for validation.
-    """
+    """A way to score slices, and its name in the table."""
 
     name: str
+    # from training and validation slices (N, 128, 128) and a seed to error maps of slices
     fit: Callable[[Images, Images, int], ErrorMaps]
+    # hash of its recipe, not of the code: delete WORK when that changes
     key: str
+    # False uses all slices for validation
     learns: bool = True
 
 
 def network_method(recipe: AnomalyRecipe, device: str) -> Method:
-    """Trains the recipe's network."""
+    """Return the method that trains the recipe's network."""
 
     def fit(train: Images, validation: Images, seed: int) -> ErrorMaps:
+        place = torch.device(device)
         seeded = dataclasses.replace(recipe, seed=seed)
-        return error_maps_of(AnomalyRun(seeded, train, validation, device).train())
+        run = Run(AnomalyTask(seeded, train, validation, place), None, place)
+        run.train()
+        return error_maps_of(cast(AnomalyNetwork, run.best_network()))
 
     key = json.dumps(recipe_values(recipe), sort_keys=True)
     digest = hashlib.sha256(key.encode()).hexdigest()[:12]
@@ -93,7 +90,7 @@ def network_method(recipe: AnomalyRecipe, device: str) -> Method:
 
 
 def recipe_values(recipe: AnomalyRecipe) -> dict[str, Any]:
-    """The recipe as plain values; an encoder's file by its hash, as its path says nothing."""
+    """Return the recipe as plain values, with the hash of an encoder's file instead of its path."""
     values = dataclasses.asdict(recipe)
     if (encoder := Path(recipe.encoder)).is_file():
         values["encoder"] = f"SHA-256 {file_sha256(encoder)}"
@@ -101,7 +98,7 @@ def recipe_values(recipe: AnomalyRecipe) -> dict[str, Any]:
 
 
 def component_method() -> Method:
-    """Reconstruction from principal components."""
+    """Return the method that reconstructs slices from principal components."""
     from sklearn.decomposition import PCA
 
     def fit(train: Images, validation: Images, seed: int) -> ErrorMaps:
@@ -118,26 +115,19 @@ def component_method() -> Method:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Collected:
-    """All that the networks of one method answered.
+class MethodResults:
+    """The scores and error maps of one method's networks."""
 
-    Attributes
-    ----------
-    answers
-        Reduction, or `CHOSEN`, -> scores.
-    chosen
-        Reduction -> how many networks' validation slices chose it.
-    maps
-        (H + T, 128, 128): the mean error map of each picture, the healthy ones first.
-    """
-
-    answers: dict[str, Answers]
+    # reduction, or `CHOSEN`, -> scores
+    scores: dict[str, MethodScores]
+    # reduction -> number of networks whose validation slices chose it
     chosen: dict[str, int]
+    # (H + T, 128, 128): the mean error map of each picture, the healthy ones first
     maps: Images
 
 
-def collect(method: Method, slices: Slices, repeats: int, folds: int, work: Path) -> Collected:
-    """What the method's networks answer; each is trained once, and its answers kept in `work`."""
+def collect(method: Method, slices: Slices, repeats: int, folds: int, work: Path) -> MethodResults:
+    """Score slices by a method's networks, each trained once and its scores kept in `work`."""
     places = slices.one_of_each()
     images, tumour = slices.images[places], slices.tumour[places]
     healthy = images[~tumour]
@@ -151,9 +141,9 @@ def collect(method: Method, slices: Slices, repeats: int, folds: int, work: Path
     chosen: collections.Counter[str] = collections.Counter()
     for repeat in range(repeats):
         for fold in range(folds):
-            kept = work / f"{method.name}-{method.key}-{data}-{folds}-{repeat}-{fold}.npz"
+            path = work / f"{method.name}-{method.key}-{data}-{folds}-{repeat}-{fold}.npz"
             inside = fold_of[repeat] != fold
-            found = _asked(method, kept, healthy, images[tumour], inside, repeat, fold)
+            found = _scores_of_fold(method, path, healthy, images[tumour], inside, repeat, fold)
             chosen[str(found["reduction"])] += 1
             for i, name in enumerate(names):
                 by = str(found["reduction"]) if name == CHOSEN else name
@@ -164,25 +154,25 @@ def collect(method: Method, slices: Slices, repeats: int, folds: int, work: Path
                 of_validation[i][repeat][fold] = (validation - mean) / deviation
             maps[: len(healthy)][~inside] += found["test maps"] / repeats
             maps[len(healthy) :] += found["tumour maps"] / (repeats * folds)
-    answers = {
-        name: Answers(of_healthy[i], of_tumour[i], fold_of, of_validation[i])
+    scores = {
+        name: MethodScores(of_healthy[i], of_tumour[i], fold_of, of_validation[i])
         for i, name in enumerate(names)
     }
-    return Collected(answers, dict(chosen), maps)
+    return MethodResults(scores, dict(chosen), maps)
 
 
-def _asked(
+def _scores_of_fold(
     method: Method,
-    kept: Path,
+    path: Path,
     healthy: Images,
     tumour: Images,
     inside: NDArray[np.bool_],
     repeat: int,
     fold: int,
 ) -> Mapping[str, NDArray[Any]]:
-    """Scores of validation, test and tumour slices, their error maps, and the reduction chosen."""
-    if kept.is_file():
-        with np.load(kept) as arrays:
+    """Return scores and error maps of validation, test and tumour slices, and the reduction."""
+    if path.is_file():
+        with np.load(path) as arrays:
             return dict(arrays)
     seed = 1000 * repeat + fold
     rest = healthy[inside]
@@ -193,42 +183,24 @@ def _asked(
     found: dict[str, NDArray[Any]] = {}
     for part, images in parts.items():
         maps = error_maps(images)
-        # for pictures alone: their scores are kept beside them
+        # half precision is enough for pictures
         found[f"{part} maps"] = maps.astype(np.float16)
         found |= {f"{part} {name}": scores for name, scores in scores_by_all(maps).items()}
     found["reduction"] = np.array(choose_reduction(error_maps, validation, seed))
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    partial = kept.with_name(f".{kept.name}")
-    np.savez_compressed(partial, **found)
-    partial.replace(kept)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}")
+    np.savez_compressed(partial, **found)  # type: ignore[arg-type]
+    partial.replace(path)
     logger.info("%s: repeat %d, fold %d", method.name, repeat + 1, fold + 1)
     return found
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    parser = argparse.ArgumentParser(prog="python -m training.anomaly.report")
-    parser.add_argument(
-        "recipes", type=Path, nargs="+", help="TOML files of training.anomaly.train"
-    )
-    parser.add_argument("--slices", type=Path, required=True, help="folder with `no` and `yes`")
-    parser.add_argument("--work", type=Path, required=True, help="folder for what is done so far")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the results")
-    parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--folds", type=int, default=5)
-    parser.add_argument("--encoder", help='of vgg16_autoencoder: "none" or a file')
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    args = parser.parse_args(argv)
+    args = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     slices = read_slices(args.slices)
-    recipes = [read_anomaly_recipe(path) for path in args.recipes]
-    if args.encoder:
-        recipes = [
-            dataclasses.replace(recipe, encoder=args.encoder)
-            if recipe.network == "vgg16_autoencoder"
-            else recipe
-            for recipe in recipes
-        ]
+    recipes = [_read_recipe(path, args.encoder) for path in args.recipes]
     methods = [*(network_method(recipe, args.device) for recipe in recipes), component_method()]
     if len({method.name for method in methods}) < len(methods):
         raise ConfigError(
@@ -257,8 +229,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def measure(slices: Slices, collected: Mapping[str, Collected]) -> dict[str, Any]:
-    """All figures of all methods, and of the facts that say nothing of a brain."""
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m training.anomaly.report")
+    parser.add_argument(
+        "recipes", type=Path, nargs="+", help="TOML files of training.anomaly.train"
+    )
+    parser.add_argument("--slices", type=Path, required=True, help="folder with `no` and `yes`")
+    parser.add_argument("--work", type=Path, required=True, help="folder for the scores so far")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--encoder", help='of networks that have one: "none" or a file')
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    return parser
+
+
+def _read_recipe(path: Path, encoder: str | None) -> AnomalyRecipe:
+    """Read a recipe; another encoder is for networks that have one."""
+    recipe = read_anomaly_recipe(path)
+    if encoder and network_class(recipe.network).has_encoder:
+        return dataclasses.replace(recipe, encoder=encoder)
+    return recipe
+
+
+def measure(slices: Slices, collected: Mapping[str, MethodResults]) -> dict[str, Any]:
+    """Return the figures of all methods, and of facts about the files."""
     places = slices.one_of_each()
     tumour = slices.tumour[places]
     facts = slices.facts | {"mean of what the network sees": slices.images.mean((1, 2))}
@@ -269,28 +264,28 @@ def measure(slices: Slices, collected: Mapping[str, Collected]) -> dict[str, Any
         "methods": {
             name: {
                 "chosen": method.chosen,
-                "by": {reduction: judge(each) for reduction, each in method.answers.items()},
+                "by": {reduction: judge(each) for reduction, each in method.scores.items()},
             }
             for name, method in collected.items()
         },
         "facts": {
-            name: _without_threshold(judge(fact_answers(values[places], tumour)))
+            name: _without_threshold(judge(fact_scores(values[places], tumour)))
             for name, values in facts.items()
         },
     }
 
 
 def _without_threshold(figures: dict[str, Any]) -> dict[str, Any]:
-    """A fact has no slices for validation."""
+    """Leave out the threshold: a fact has no slices for validation."""
     return {name: value for name, value in figures.items() if name != "at_threshold"}
 
 
-def draw(slices: Slices, collected: Mapping[str, Collected], folder: Path) -> None:
-    """The pictures: all methods' scores in the first repeat, and the first method's failures."""
+def draw(slices: Slices, collected: Mapping[str, MethodResults], folder: Path) -> None:
+    """Draw all methods' scores in the first repeat, and the first method's failures."""
     of_methods = {
         name: {
-            "healthy": method.answers[CHOSEN].healthy[0],
-            "tumour": one_network_each(method.answers[CHOSEN])[0],
+            "healthy": method.scores[CHOSEN].healthy[0],
+            "tumour": one_network_each(method.scores[CHOSEN])[0],
         }
         for name, method in collected.items()
     }
@@ -298,7 +293,7 @@ def draw(slices: Slices, collected: Mapping[str, Collected], folder: Path) -> No
     name = next(iter(collected))
     places, scores = slices.one_of_each(), of_methods[name]
     tumour = slices.tumour[places]
-    # the healthy ones come first, as they do among the answers
+    # healthy pictures come first, as in the scores
     draw_failures(
         slices.images[places],
         collected[name].maps,
@@ -309,7 +304,7 @@ def draw(slices: Slices, collected: Mapping[str, Collected], folder: Path) -> No
 
 
 def table(document: Mapping[str, Any]) -> str:
-    """The document as Markdown tables: the figures, and AUROC by each reduction."""
+    """Format the document as Markdown tables: the figures, and AUROC by each reduction."""
     pictures = document["pictures"]
     lines = [
         f"{document['slices']} slices, {document['groups']} different pictures, of which "

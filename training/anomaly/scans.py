@@ -1,14 +1,14 @@
-"""Above which score a whole scan is called anomalous: measured on healthy scans, by source.
+"""Find the score above which a whole scan is called anomalous, from healthy scans of each source.
 
     python -m training.anomaly.scans models/anomaly --source NAME=SCAN,SCAN,... \\
         --source NAME=PATTERN -o results/anomaly/scans.json [--write]
 
-A scan has dozens of slices, and the threshold of one says little of them. A tenth of healthy
-scans is to be expected above the threshold that is found here. Sources differ in contrast, in
-voxels and in whether there is a skull: for each the share of its scans above the threshold that
-the others alone would have set is told, which is what to expect at a new site. So is the share
-found of the same scans with something put into each: a round lesion, darker or brighter than
-what was there, or a ring. That is no tumour, and says how large something has to be.
+A scan has dozens of slices, so a slice's threshold does not suit it. A tenth of healthy scans
+is expected above the threshold that this command finds. Sources differ in contrast, in voxels
+and in whether there is a skull. For each source the command reports the share of its scans above
+the threshold that the others alone would have set: what to expect at a new site. It also reports
+the share found of the same scans with a synthetic lesion: round, darker or brighter than the
+tissue, or a ring. That is no tumour, but shows how large a lesion has to be.
 
 With `--write` the threshold goes into the model's spec.json.
 """
@@ -46,13 +46,13 @@ DRAWS = 2
 """Lesions of each diameter in each scan, one at a time."""
 
 LEVELS = (-0.6, 0.6, 1.2)
-"""Change of what is inside a lesion, as a share of what was there."""
+"""Changes of the intensity inside a lesion, as a share of the tissue's."""
 
 RIM = 0.3
-"""Of a lesion's radius, in a ring."""
+"""Width of a ring, as a share of the lesion's radius."""
 
 LEAST_TISSUE = 0.3
-"""Of the scan's 95th percentile: darker is air, or fluid at the edge."""
+"""Darkest tissue, as a share of the 95th percentile: below is air, or fluid at the edge."""
 
 Scores = dict[str, list[float]]
 """Source -> scores of its scans."""
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("-o", "--output", type=Path, required=True, help="a JSON file")
     parser.add_argument("--threads", type=int, default=0, help="default: all")
-    parser.add_argument("--write", action="store_true", help="put the threshold into spec.json")
+    parser.add_argument("--write", action="store_true", help="write the threshold into spec.json")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     sources = dict(_scans_of(given) for given in args.source)
@@ -79,8 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ConfigError(
             subject="--source",
             expected="healthy scans of two sources at least",
-            found=f"of {len(sources)}",
-            remedy="Give another --source: a threshold is tried on a source that did not set it.",
+            found=f"{len(sources)} source",
+            remedy="Give another --source: each one tests the threshold of the others.",
         )
     detector = AnomalyDetector(open_backend(open_model(args.model), threads=args.threads))
     healthy, with_lesion = _score(detector, sources)
@@ -135,17 +135,7 @@ def _score(
 
 
 def put_in_lesion(scan: Scan, diameter_mm: float, random: np.random.Generator) -> Scan:
-    """The scan with a round lesion in tissue of the upper two thirds of the head.
-
-    Parameters
-    ----------
-    scan
-        A healthy one.
-    diameter_mm
-        Of the lesion.
-    random
-        Chooses its place, its kind and its level.
-    """
+    """Put a round lesion into tissue of the upper two thirds of a healthy scan's head."""
     array = scan.array.copy()
     places = _tissue(array, scan.voxel_to_ras)
     middle = places[random.integers(len(places))]
@@ -168,21 +158,16 @@ def put_in_lesion(scan: Scan, diameter_mm: float, random: np.random.Generator) -
 
 
 def _tissue(array: NDArray[np.float32], voxel_to_ras: NDArray[np.float64]) -> NDArray[np.int64]:
-    """(N, 3) voxels with tissue, in the upper two thirds of what holds any."""
+    """Return the (N, 3) voxels with tissue, in the upper two thirds of those that have any."""
     places = np.argwhere(array > LEAST_TISSUE * np.percentile(array, 95))
     heights = places @ voxel_to_ras[2, :3]
     return places[heights > np.quantile(heights, 1 / 3)]
 
 
 def measure(healthy: Scores, with_lesion: Mapping[float, Scores]) -> dict[str, Any]:
-    """The threshold, and what lies above it.
+    """Return the threshold, and the shares of scans above it.
 
-    Parameters
-    ----------
-    healthy
-        Scores of the scans.
-    with_lesion
-        Diameter in mm -> scores of the same scans with a lesion.
+    `with_lesion` maps a diameter in mm to the scores of the same scans with a lesion.
     """
     threshold = threshold_from(_all(healthy))
     sources = {
@@ -223,7 +208,7 @@ def _share(scores: Sequence[float] | NDArray[np.float64], threshold: float) -> f
 
 
 def table(document: Mapping[str, Any]) -> str:
-    """The document as Markdown tables."""
+    """Format the document as Markdown tables."""
     lines = [
         "| healthy scans of | number | above the threshold | above that of the other sources |",
         "|---|---|---|---|",

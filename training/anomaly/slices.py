@@ -1,4 +1,4 @@
-"""2D slices in folders of normal ones and ones with a tumour, near-duplicates found.
+"""2D slices in folders of normal ones and ones with a tumour, with near-duplicates grouped.
 
 FOLDER has `no` and `yes`, as the Kaggle set "Brain MRI Images for Brain Tumor
 Detection" has, or `normal` and `tumor`.
@@ -21,41 +21,32 @@ __all__ = ["SAME_PICTURE", "Slices", "folds_of", "read_slices"]
 NORMAL, TUMOUR = ("no", "normal"), ("yes", "tumor")
 
 SAME_PICTURE = 6
-"""Bits of 64 by which perceptual hashes of one picture differ at most: it comes resized,
-compressed again, or with another border."""
+"""Largest difference, in bits of 64, between perceptual hashes of copies of one picture.
+
+Copies are resized, compressed again, or have another border."""
 
 
 @dataclass(frozen=True, eq=False)
 class Slices:
-    """Slices of one folder, the normal ones first, by name.
+    """Slices of one folder, the normal ones first, by name."""
 
-    Attributes
-    ----------
-    names
-        Folder and file name.
-    fitted
-        What a network sees; see `neurobento.anomaly.fit`.
-    tumour
-        (N,) bool.
-    group
-        (N,) int: slices of one group show the same picture, and stay on one side of a split.
-    facts
-        Name -> (N,) float: what says nothing of a brain and may give the class away.
-    """
-
+    # folder and file name
     names: tuple[str, ...]
     fitted: tuple[FittedSlice, ...]
+    # (N,): a tumour is in it
     tumour: NDArray[np.bool_]
+    # (N,): slices of one group show the same picture, and stay on one side of a split
     group: NDArray[np.int64]
+    # name -> (N,) numbers that have nothing to do with a brain but may give the class away
     facts: dict[str, NDArray[np.float64]]
 
     @property
     def images(self) -> NDArray[np.float32]:
-        """(N, 128, 128) in [0, 1]."""
+        """The slices as networks see them, (N, 128, 128) in [0, 1]."""
         return np.stack([each.image for each in self.fitted])
 
     def one_of_each(self) -> NDArray[np.int64]:
-        """Places of the first slice of each group, of those whose slices are of one class."""
+        """Return the index of the first slice of each group whose slices are of one class."""
         return np.array(
             [
                 members[0]
@@ -66,12 +57,12 @@ class Slices:
 
 
 def read_slices(folder: Path) -> Slices:
-    """The slices in a folder.
+    """Read the slices in a folder.
 
     Raises
     ------
     ConfigError
-        It has no folder of normal slices, or none of slices with a tumour.
+        A folder of normal slices, or of slices with a tumour, is missing.
     ScanError
         A slice cannot be read.
     """
@@ -111,7 +102,7 @@ def _files(folder: Path, names: tuple[str, ...]) -> list[Path]:
 
 
 def _hash(pixels: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """64 bits that resizing and compression change little."""
+    """Return 64 bits that resizing and compression change little."""
     import imagehash
     from PIL import Image
 
@@ -121,7 +112,7 @@ def _hash(pixels: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 
 def _groups(hashes: list[NDArray[np.bool_]]) -> NDArray[np.int64]:
-    """Connected by hashes that differ in few bits."""
+    """Group slices that are connected by hashes that differ in few bits."""
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import connected_components
 
@@ -131,7 +122,7 @@ def _groups(hashes: list[NDArray[np.bool_]]) -> NDArray[np.int64]:
 
 
 def folds_of(group: NDArray[np.int64], folds: int, seed: int) -> NDArray[np.int64]:
-    """The fold of each slice, 0 or more, of about the same size; a group is in one fold."""
+    """Assign each slice to a fold, all of about the same size; a group stays in one fold."""
     kinds, place = np.unique(group, return_inverse=True)
     order = np.random.default_rng(seed).permutation(len(kinds))
     return np.asarray(order[place] % folds, np.int64)

@@ -1,6 +1,6 @@
-"""Healthy slices with something put into them that does not belong there, and where.
+"""Healthy slices with synthetic anomalies, and masks of where they are.
 
-A network that learns to find what was put in has seen no tumour, and finds tumours
+A network that learns to find them has seen no tumour, and finds tumours
 (foreign patch interpolation and its kin: Tan et al., "Detecting outliers with
 foreign patch interpolation", 2020; Schlüter et al., "Natural synthetic anomalies",
 2022). Shapes are ellipses with a wandering outline; what fills them is brighter or
@@ -28,7 +28,7 @@ SECOND = 0.25
 """Share of the others that get a second anomaly."""
 
 VISIBLE, AROUND = 0.04, 9
-"""What changes the pixels around by less is not asked for; edge in pixels of what is around."""
+"""Least mean change that counts, over a square of this edge in pixels."""
 
 DEPTH = 25
 """Edge in pixels of a square around the middle of an anomaly that lies within the head."""
@@ -47,14 +47,14 @@ ROWS, COLUMNS = torch.meshgrid(*(torch.linspace(-1, 1, n) for n in SLICE_SHAPE),
 
 
 def put_in_anomalies(images: Tensor, random: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Images with anomalies in most of them, and where these are.
+    """Put anomalies into most images, and return their masks too.
 
     Parameters
     ----------
     images
         (N, 128, 128) in [0, 1], zero outside of the head.
     random
-        What it draws from; equal draws give equal anomalies.
+        Source of all draws.
 
     Returns
     -------
@@ -76,7 +76,7 @@ def put_in_anomalies(images: Tensor, random: np.random.Generator) -> tuple[Tenso
                 changed[i] = (1 - weight) * changed[i] + weight * filling.clamp(0, 1.2)
                 inside[i] |= weight > 0.5
     changed = changed.clamp(0, 1)
-    # what a second anomaly took back, or was brightest before, is nowhere to be seen
+    # what a second anomaly undid, or was brightest before, does not count
     seen = torch.stack([_mean_around(each, AROUND) for each in (changed - images).abs()]) > VISIBLE
     return changed, (inside & seen).float()
 
@@ -87,7 +87,7 @@ def _mean_around(image: Tensor, edge: int) -> Tensor:
 
 
 def _blob(row: Tensor, column: Tensor, random: np.random.Generator) -> Tensor:
-    """Distance from a point in units of an outline that wanders around an ellipse."""
+    """Return distances from a point in units of an irregular outline around an ellipse."""
     radius, stretch = random.uniform(0.1, 0.4), random.uniform(0.6, 1.6)
     angle = random.uniform(0, math.pi)
     down, right = ROWS - ROWS[row, column], COLUMNS - COLUMNS[row, column]
@@ -117,14 +117,14 @@ def _filling(
 
 
 def _change(level: float, random: np.random.Generator) -> float:
-    """How much brighter, or darker, than tissue of some level."""
+    """Draw how much brighter, or darker, an anomaly is than tissue of this level."""
     if random.random() < 0.65:
         return FAINTEST + random.uniform(0, 1.5) * level
     return -FAINTEST - random.uniform(0, 0.8) * level
 
 
 def add_coarse_noise(images: Tensor, random: np.random.Generator) -> Tensor:
-    """Slices with noise as coarse as tumours are, where there is a head.
+    """Add noise as coarse as tumours inside the head.
 
     Kascenas et al., "Denoising autoencoders for unsupervised anomaly detection in brain
     MRI", 2022: noise on 16 x 16 nodes, of a fifth of the largest intensity.
@@ -134,7 +134,7 @@ def add_coarse_noise(images: Tensor, random: np.random.Generator) -> Tensor:
 
 
 def augment_slices(images: Tensor, random: np.random.Generator) -> Tensor:
-    """Slices turned, mirrored, scaled, bent, and of another contrast, (N, 128, 128) in [0, 1]."""
+    """Rotate, mirror, scale, bend and change the contrast of slices (N, 128, 128) in [0, 1]."""
     count = len(images)
     grid = F.affine_grid(_affines(count, random), [count, 1, *SLICE_SHAPE], align_corners=False)
     bent = torch.stack([_smooth(random, count, 6), _smooth(random, count, 6)], -1)
@@ -142,7 +142,7 @@ def augment_slices(images: Tensor, random: np.random.Generator) -> Tensor:
     gamma = torch.from_numpy(np.exp(random.uniform(*GAMMA, (count, 1, 1))))
     contrast = moved.clamp(0, 1) ** gamma.float() * (1 + BIAS * _smooth(random, count, 3))
     noise = torch.from_numpy(random.standard_normal(contrast.shape, np.float32))
-    # none in the air, which is zero
+    # no noise in the air, which is zero
     return (contrast + NOISE * random.random() * noise * (moved > 0)).clamp(0, 1)
 
 
@@ -150,16 +150,16 @@ def _affines(count: int, random: np.random.Generator) -> Tensor:
     angle = random.uniform(-ROTATION_RAD, ROTATION_RAD, count)
     scale = random.uniform(1 - SCALE, 1 + SCALE, (2, count))
     shift = random.uniform(-SHIFT, SHIFT, (2, count))
-    mirror = random.choice([-1.0, 1.0], count)
+    side = random.choice([-1.0, 1.0], count)
     cos, sin = np.cos(angle), np.sin(angle)
     rows: Sequence[Sequence[np.ndarray]] = (
-        (mirror * cos * scale[0], -sin * scale[1], shift[0]),
-        (mirror * sin * scale[0], cos * scale[1], shift[1]),
+        (side * cos * scale[0], -sin * scale[1], shift[0]),
+        (side * sin * scale[0], cos * scale[1], shift[1]),
     )
     return torch.from_numpy(np.array(rows).transpose(2, 0, 1)).float()
 
 
 def _smooth(random: np.random.Generator, count: int, nodes: int) -> Tensor:
-    """(N, 128, 128): normal noise at so many nodes along each edge, and smooth between them."""
+    """Draw normal noise (N, 128, 128) at `nodes` along each edge, smooth between them."""
     noise = torch.from_numpy(random.standard_normal((count, 1, nodes, nodes), np.float32))
     return F.interpolate(noise, SLICE_SHAPE, mode="bicubic", align_corners=False)[:, 0]

@@ -1,4 +1,4 @@
-"""Checkpoints: everything a run needs to go on, in one file that loads weights-only."""
+"""Checkpoints: everything a run needs to continue, in one file that loads weights-only."""
 
 from __future__ import annotations
 
@@ -8,47 +8,40 @@ from typing import Any
 
 import torch
 
+from neurobento.errors import ConfigError
 from neurobento.networks.weights import CHECKPOINT_FORMAT, read_values
+from training.loop.log import Row
 
 __all__ = ["Checkpoint", "read_checkpoint", "write_checkpoint", "write_values"]
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A run after some step.
+    """A run after some step."""
 
-    Attributes
-    ----------
-    recipe
-        The recipe as plain values.
-    step
-        Updates done.
-    seconds
-        Wall-clock time spent training so far.
-    best_dice, best_step, stale
-        Best validation Dice, where it was, and validations since.
-    network, average, optimiser, scaler
-        State dictionaries; `average` holds the weights to use.
-    history
-        One row for each validation.
-    """
-
+    # the recipe as plain values
     recipe: dict[str, Any]
+    # steps done, and wall-clock seconds spent on them
     step: int
     seconds: float
-    best_dice: float
+    # the best value of the metric, the step it was reached at, and validations since
+    best: float
     best_step: int
     stale: int
+    # state dictionaries; `average` holds the weights to use
     network: dict[str, Any]
     average: dict[str, Any]
     optimiser: dict[str, Any]
     scaler: dict[str, Any]
-    history: list[dict[str, float]]
+    # a row for each validation
+    history: list[Row]
 
 
-def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write it whole or not at all."""
-    write_values(path, checkpoint.__dict__)
+def write_checkpoint(path: Path, checkpoint: Checkpoint, metric: str = "dice") -> None:
+    """Write a checkpoint, whole or not at all; the best value's key is best_METRIC."""
+    names = {"best": f"best_{metric}"}
+    values = {names.get(key, key): value for key, value in checkpoint.__dict__.items()}
+    write_values(path, values)
 
 
 def write_values(path: Path, values: dict[str, Any]) -> None:
@@ -58,12 +51,21 @@ def write_values(path: Path, values: dict[str, Any]) -> None:
     part.replace(path)
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
-    """The checkpoint in a file.
+def read_checkpoint(path: Path, metric: str = "dice") -> Checkpoint:
+    """Read a checkpoint that a run can continue from.
 
     Raises
     ------
     ConfigError
-        The file is not a checkpoint of this format.
+        The file is not a checkpoint of this format, or has no state to continue from.
     """
-    return Checkpoint(**read_values(path))
+    values = read_values(path)
+    try:
+        return Checkpoint(best=values.pop(f"best_{metric}"), **values)
+    except (KeyError, TypeError):
+        raise ConfigError(
+            subject=str(path),
+            expected="the last checkpoint of a run of this task",
+            found="other values",
+            remedy="Give the last.pt of the run.",
+        ) from None

@@ -1,57 +1,62 @@
-"""What a run leaves to be read: CSV, TensorBoard events and a picture of the curves."""
+"""The log of a run: a CSV file and TensorBoard events."""
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
-__all__ = ["TrainingLog"]
+__all__ = ["Row", "TrainingLog"]
 
-FIELDS = ("step", "seconds", "loss", "learning_rate", "validation_dice")
+Row = dict[str, float]
+"""A validation: column of the log -> value."""
 
 
 class TrainingLog:
-    """Rows of `log.csv`, one a validation, and finer TensorBoard events.
+    """Rows of `log.csv`, one for each validation, and TensorBoard events for each step.
 
-    Parameters
-    ----------
-    folder
-        The run's folder.
-    silent
-        Write nothing: another process keeps the log.
+    Without a folder, or in a process that leaves the log to another, nothing is written.
     """
 
-    def __init__(self, folder: Path, *, silent: bool = False) -> None:
-        self.folder, self.silent = folder, silent
-        self.validations: list[dict[str, float]] = []
+    def __init__(self, folder: Path | None, columns: Sequence[str], unit: str, metric: str) -> None:
+        self.folder, self.columns = folder, tuple(columns)
+        self.unit, self.metric = unit, f"validation_{metric}"
+        self.validations: list[Row] = []
         self._losses: list[float] = []
         self._learning_rate = 0.0
         self._events = self._open()
 
     def _open(self, purge_step: int | None = None) -> SummaryWriter | None:
-        return None if self.silent else SummaryWriter(str(self.folder), purge_step=purge_step)
+        if self.folder is None:
+            return None
+        return SummaryWriter(str(self.folder), purge_step=purge_step)
 
     def step(self, step: int, loss: float, learning_rate: float) -> None:
-        """Take note of one update."""
+        """Record one step."""
         self._losses.append(loss)
         self._learning_rate = learning_rate
         self._add(step, loss=loss, learning_rate=learning_rate)
 
-    def validation(self, step: int, seconds: float, dice: float) -> None:
-        """Take note of a validation; the loss beside it is the mean since the last one."""
-        loss = sum(self._losses) / max(1, len(self._losses))
+    def validation(self, step: int, seconds: float, value: float) -> None:
+        """Record a validation, with the mean loss since the last one."""
+        values = {
+            self.unit: float(step),
+            "seconds": seconds,
+            "loss": sum(self._losses) / max(1, len(self._losses)),
+            "learning_rate": self._learning_rate,
+            self.metric: value,
+        }
         self._losses.clear()
-        values = (float(step), seconds, loss, self._learning_rate, dice)
-        self.validations.append(dict(zip(FIELDS, values, strict=True)))
-        self._add(step, validation_dice=dice)
+        self.validations.append({column: values[column] for column in self.columns})
+        self._add(step, **{self.metric: value})
         if self._events:
             self._events.flush()
-            self._write()
+        self.write()
 
-    def restore(self, step: int, history: list[dict[str, float]]) -> None:
-        """Go on from an earlier run's rows."""
+    def restore(self, step: int, history: Sequence[Row]) -> None:
+        """Continue from an earlier run's rows."""
         self.validations = [dict(row) for row in history]
         self.close()
         self._events = self._open(purge_step=step)
@@ -66,26 +71,11 @@ class TrainingLog:
             for name, value in scalars.items():
                 self._events.add_scalar(name, value, step)
 
-    def _write(self) -> None:
+    def write(self) -> None:
+        """Write `log.csv`."""
+        if self.folder is None:
+            return
         with (self.folder / "log.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, FIELDS)
+            writer = csv.DictWriter(file, self.columns)
             writer.writeheader()
             writer.writerows(self.validations)
-
-    def draw(self) -> None:
-        """`curves.png`: training loss and validation Dice against the step."""
-        if self.silent or not self.validations:
-            return
-        from matplotlib.figure import Figure
-
-        steps = [row["step"] for row in self.validations]
-        figure = Figure(figsize=(7, 4), layout="constrained")
-        left = figure.add_subplot()
-        left.plot(steps, [row["loss"] for row in self.validations], color="tab:blue")
-        left.set(xlabel="step", ylabel="training loss")
-        left.yaxis.label.set_color("tab:blue")
-        right = left.twinx()
-        right.plot(steps, [row["validation_dice"] for row in self.validations], color="tab:orange")
-        right.set(ylabel="validation Dice", ylim=(0, 1))
-        right.yaxis.label.set_color("tab:orange")
-        figure.savefig(self.folder / "curves.png", dpi=150)

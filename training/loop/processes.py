@@ -15,26 +15,18 @@ __all__ = ["ALONE", "Processes", "join_processes"]
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those that train together.
-
-    Attributes
-    ----------
-    rank
-        Of this process; the one of rank 0 validates, writes and speaks.
-    count
-        Processes in all.
-    """
+    """This process among those that train together; rank 0 validates, writes and logs."""
 
     rank: int = 0
     count: int = 1
 
     @property
     def first(self) -> bool:
-        """Whether this process writes and speaks."""
+        """True in the process that validates, writes and logs."""
         return self.rank == 0
 
-    def tell(self, value: float, device: torch.device) -> float:
-        """The first process's value, in every process."""
+    def broadcast(self, value: float, device: torch.device) -> float:
+        """Return the first process's value in every process."""
         if self.count == 1:
             return value
         shared = torch.tensor([value], dtype=torch.float64, device=device)
@@ -42,8 +34,8 @@ class Processes:
         return float(shared)
 
     def wait_for_first(self, device: torch.device) -> None:
-        """Return once the first process is here too: what it wrote before is there."""
-        self.tell(0.0, device)
+        """Return once the first process calls this too: its files are written then."""
+        self.broadcast(0.0, device)
 
 
 ALONE = Processes()
@@ -51,10 +43,7 @@ ALONE = Processes()
 
 @contextmanager
 def join_processes(device: str) -> Iterator[tuple[Processes, str]]:
-    """Join those that torchrun started with this one; alone, nothing happens.
-
-    Gives this process's place and its device: each gets a GPU of its own.
-    """
+    """Join the processes that torchrun started, if it did; each gets a GPU of its own."""
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
         yield ALONE, device

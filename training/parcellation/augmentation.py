@@ -1,4 +1,4 @@
-"""Random changes of an image, its labels and its atlas positions that leave them plausible.
+"""Plausible random changes of an image, its labels and its atlas positions.
 
 One resampling does rotation, scale, shift and two smooth random displacements
 together, on whatever device trains; MONAI's Rand3DElastic filters a full-size
@@ -20,42 +20,28 @@ __all__ = ["Augmentation", "RandomIntensity", "RandomWarp", "augment"]
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How strong each random change is; zero turns one off.
+    """Strength of each random change; zero turns one off."""
 
-    Attributes
-    ----------
-    rotation_rad
-        Standard deviation of the angle about each axis.
-    scale
-        Standard deviation of the log scale along each axis.
-    shift
-        Standard deviation of the shift, as a share of half the grid.
-    displacement
-        Standard deviations of the displacement at the nodes of the coarse and
-        the fine grid, as a share of half the grid.
-    gamma
-        Standard deviation of the log exponent on intensities.
-    bias
-        Standard deviation of the log bias field at its 4 x 4 x 4 nodes.
-    noise
-        Largest standard deviation of Gaussian noise.
-    """
-
+    # standard deviations: of the angle about each axis, of the log scale along each axis,
+    # and of the shift as a share of half the grid
     rotation_rad: float = 0.12
     scale: float = 0.06
     shift: float = 0.03
+    # of the displacement at the nodes of the coarse and the fine grid, as a share of half the grid
     displacement: tuple[float, float] = (0.02, 0.01)
+    # of the log exponent on intensities, and of the log bias field at its 4 x 4 x 4 nodes
     gamma: float = 0.2
     bias: float = 0.15
+    # largest standard deviation of Gaussian noise
     noise: float = 0.04
 
     @property
     def off(self) -> bool:
-        """Whether every strength is zero."""
+        """True if every strength is zero."""
         return self == self.scaled(0.0)
 
     def scaled(self, share: float) -> Augmentation:
-        """Every strength times a share of it, 0..1."""
+        """Return every strength times a share, 0..1."""
         coarse, fine = self.displacement
         return Augmentation(
             rotation_rad=self.rotation_rad * share,
@@ -68,7 +54,7 @@ class Augmentation:
         )
 
 
-class RandomWarp(RandomizableTransform):
+class RandomWarp(RandomizableTransform):  # type: ignore[misc]
     """A smooth random map of the grid, the same for image, labels and positions.
 
     Randomness comes from MONAI's `set_random_state`; the work runs where the
@@ -84,10 +70,9 @@ class RandomWarp(RandomizableTransform):
     def __call__(
         self, image: Tensor, labels: Tensor, positions: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Warped image (1, X, Y, Z) float, labels (X, Y, Z) uint8 and positions (3, X/2, Y/2, Z/2).
+        """Warp image (1, X, Y, Z) float, labels (X, Y, Z) uint8 and positions (3, X/2, Y/2, Z/2).
 
-        Image and labels are zero beyond the edge; a position says where its
-        block lies in the atlas, wherever the block went.
+        Image and labels are zero beyond the edge; positions move with their blocks.
         """
         grid = self._grid(image.shape[1:], image.device)
         moved = F.grid_sample(image[None], grid, mode="bilinear", align_corners=False)[0]
@@ -104,7 +89,7 @@ class RandomWarp(RandomizableTransform):
         return moved, moved_labels[0, 0].to(labels.dtype), moved_positions[0]
 
     def _grid(self, shape: torch.Size, device: torch.device) -> Tensor:
-        """(1, X, Y, Z, 3) sampling positions, -1..1, last axis first as `grid_sample` wants."""
+        """Return sampling positions (1, X, Y, Z, 3), -1..1, last axis first as in `grid_sample`."""
         theta = torch.zeros(1, 3, 4)
         theta[0, :, :3] = self._linear()
         theta[0, :, 3] = self._normal((3,)) * self.strength.shift
@@ -119,13 +104,14 @@ class RandomWarp(RandomizableTransform):
         a, b, c = (self._normal((3,)) * self.strength.rotation_rad).tolist()
         generator = torch.tensor([[0.0, -c, b], [c, 0.0, -a], [-b, a, 0.0]])
         scale = torch.exp(self._normal((3,)) * self.strength.scale)
-        return torch.linalg.matrix_exp(generator) * scale
+        linear: Tensor = torch.linalg.matrix_exp(generator) * scale
+        return linear
 
     def _normal(self, shape: tuple[int, ...]) -> Tensor:
         return torch.from_numpy(self.R.standard_normal(shape)).float()
 
 
-class RandomIntensity(RandomizableTransform):
+class RandomIntensity(RandomizableTransform):  # type: ignore[misc]
     """Random gamma, bias field and noise inside the brain; the background stays zero."""
 
     def __init__(self, strength: Augmentation) -> None:
@@ -133,7 +119,7 @@ class RandomIntensity(RandomizableTransform):
         self.strength = strength
 
     def __call__(self, image: Tensor) -> Tensor:
-        """The changed image (1, X, Y, Z), in [0, 1]."""
+        """Return the changed image (1, X, Y, Z), in [0, 1]."""
         gamma = float(torch.exp(torch.tensor(self.R.standard_normal() * self.strength.gamma)))
         nodes = torch.from_numpy(self.R.standard_normal((1, 1, 4, 4, 4))).float()
         field = F.interpolate(
@@ -154,10 +140,9 @@ class RandomIntensity(RandomizableTransform):
 
 
 def _grid_of_blocks(grid: Tensor, blocks: torch.Size) -> Tensor:
-    """Sampling positions of 2 x 2 x 2 blocks' centres, (1, *blocks, 3), in the blocks' own terms.
+    """Return sampling positions (1, *blocks, 3) of 2 x 2 x 2 blocks' centres on the block grid.
 
-    Where a side is odd the last block is half beyond the edge: the grid goes
-    on there as it came.
+    If a side is odd the last block is half beyond the edge: the grid is extrapolated there.
     """
     sides = grid.shape[1:4]
     for axis, (side, count) in enumerate(zip(sides, blocks, strict=True), start=1):
@@ -172,17 +157,10 @@ def _grid_of_blocks(grid: Tensor, blocks: torch.Size) -> Tensor:
 def augment(
     strength: Augmentation, seed: int, image: Tensor, labels: Tensor, positions: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One random image, labels and positions, a function of the seed alone.
+    """Change image, labels and positions at random, as a function of the seed alone.
 
-    Parameters
-    ----------
-    strength
-        How strong each change is.
-    seed
-        Two calls with one seed give one result.
-    image, labels, positions
-        (1, X, Y, Z) float32 in [0, 1], (X, Y, Z) uint8 and (3, X/2, Y/2, Z/2)
-        float32, halves rounded up.
+    They are (1, X, Y, Z) float32 in [0, 1], (X, Y, Z) uint8 and (3, X/2, Y/2, Z/2) float32,
+    halves rounded up.
     """
     if strength.off:
         return image, labels, positions

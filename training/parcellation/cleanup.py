@@ -1,4 +1,4 @@
-"""What happens to registered labels before a network learns from them.
+"""The clean-up of registered labels before a network learns from them.
 
 `report` is report A's step: every label opened with a 3 x 3 x 3 element. It
 removes thin regions whole, so it is not the default. `gentle` drops islands
@@ -28,22 +28,14 @@ Labels = NDArray[np.uint8]
 
 
 def clean_up(labels: Labels, how: Cleanup) -> Labels:
-    """The labels after a clean-up, uint8 of the same shape.
-
-    Parameters
-    ----------
-    labels
-        (X, Y, Z) uint8, 0 is background.
-    how
-        See the top of this file.
-    """
+    """Return labels (X, Y, Z) uint8 after a clean-up; 0 is background."""
     if how == "none":
         return labels.copy()
     return open_each_label(labels) if how == "report" else drop_islands(labels)
 
 
 def open_each_label(labels: Labels) -> Labels:
-    """Every label eroded, then dilated by the same cube; what vanishes becomes background."""
+    """Erode every label, then dilate it by the same cube; lost voxels become background."""
     opened = np.zeros_like(labels)
     for index, box in _boxes(labels):
         kept = ndimage.binary_opening(labels[box] == index, structure=CUBE)
@@ -52,7 +44,7 @@ def open_each_label(labels: Labels) -> Labels:
 
 
 def drop_islands(labels: Labels) -> Labels:
-    """Small detached pieces of a region handed to the nearest other label.
+    """Assign small detached pieces of a region to the nearest other label.
 
     Pieces touch by faces, edges or corners. The largest piece of each region
     always stays, so no region is lost.
@@ -71,7 +63,7 @@ def drop_islands(labels: Labels) -> Labels:
 
 
 def _boxes(labels: Labels) -> list[tuple[int, tuple[slice, ...]]]:
-    """Each label present and its bounding box, with a margin of one voxel where there is room."""
+    """Return each label present and its bounding box, with a margin of a voxel inside the grid."""
     boxes = []
     for index, box in enumerate(ndimage.find_objects(labels), start=1):
         if box is not None:

@@ -1,8 +1,9 @@
 """Image and label pairs made by `training.parcellation.label`, split by subject, held in memory.
 
 A pair on the network grid takes 2.7 MB as uint8 image and uint8 labels, so a
-cohort fits in memory and nothing is read from disk while a network trains.
-Pairs lie in a folder of `training.parcellation.label` or in one file of `training.parcellation.pack`.
+cohort fits in memory and nothing is read from disk during training.
+Pairs come from a folder of `training.parcellation.label` or from one file of
+`training.parcellation.pack`.
 """
 
 from __future__ import annotations
@@ -38,53 +39,43 @@ IMAGE_SUFFIX, LABEL_SUFFIX = "_image.nii.gz", "_labels.nii.gz"
 POSITION_SUFFIX = "_positions.nii.gz"
 POSITION_SHAPE = (*(-(-n // 2) for n in NETWORK_SHAPE), 3)
 POSITION_STEP_MM = 0.05
-"""To which positions are rounded in a pack."""
+"""Positions in a pack are rounded to multiples of this."""
 
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """One scan's image and labels on the network grid.
+    """One scan's image and labels on the network grid."""
 
-    Attributes
-    ----------
-    name
-        The scan's name, without suffix.
-    image
-        (1, 91, 122, 123) uint8; 255 is an intensity of 1.
-    labels
-        (91, 122, 123) uint8, class index 0..116.
-    voxel_to_ras
-        (4, 4) float64, network voxel index -> world RAS in mm.
-    positions
-        (3, 46, 61, 62) float32: where the centre of each 2 x 2 x 2 block lies
-        in the atlas's world, RAS in mm.
-    """
-
+    # of the scan, without suffix
     name: str
+    # (1, 91, 122, 123) uint8; 255 is an intensity of 1
     image: Tensor
+    # (91, 122, 123) uint8, class index 0..116
     labels: Tensor
+    # (4, 4) float64, network voxel index -> world RAS in mm
     voxel_to_ras: NDArray[np.float64]
+    # (3, 46, 61, 62) float32: position of each 2 x 2 x 2 block's centre in the atlas, RAS mm
     positions: Tensor
 
     def float_image(self) -> Tensor:
-        """(1, 91, 122, 123) float32 in [0, 1]."""
+        """Return the image as float32 in [0, 1]."""
         return self.image.float() / 255
 
 
 class PairSource(Protocol):
-    """Where pairs come from."""
+    """A folder or a file of pairs."""
 
     path: Path
 
     def names(self) -> list[str]:
-        """Every pair's name, in alphabetical order."""
+        """Return every pair's name, in alphabetical order."""
 
     def load(self, name: str) -> Pair:
-        """The pair of a name."""
+        """Read a pair."""
 
 
 def open_pairs(path: Path) -> PairSource:
-    """The pairs in a folder of `training.parcellation.label` or in a file of `training.parcellation.pack`.
+    """Open the pairs in a folder of labels or in a packed file.
 
     Raises
     ------
@@ -98,7 +89,7 @@ def open_pairs(path: Path) -> PairSource:
     raise ConfigError(
         subject=str(path),
         expected="a folder of training.parcellation.label or a file of training.parcellation.pack",
-        found="another file" if path.exists() else "nothing",
+        found="another kind of file" if path.exists() else "nothing",
         remedy="Label scans with `python -m training.parcellation.label`.",
     )
 
@@ -159,8 +150,8 @@ class _Pack:
 def write_pack(path: Path, pairs: Sequence[Pair]) -> None:
     """Write pairs into one file, whole or not at all; it is a zip of NumPy arrays.
 
-    Images and labels come back to the bit, positions to a fortieth of a
-    millimetre: they are kept as differences from block to block along each axis.
+    Images and labels are read back exactly, positions to a fortieth of a
+    millimetre: those are stored as differences from block to block along each axis.
     """
     part = path.with_name(f".{path.name}.part")
     with zipfile.ZipFile(part, "w", zipfile.ZIP_LZMA) as file:
@@ -174,19 +165,21 @@ def write_pack(path: Path, pairs: Sequence[Pair]) -> None:
             }
             for key, array in arrays.items():
                 with file.open(f"{pair.name}/{key}.npy", "w") as member:
-                    np.lib.format.write_array(member, array, allow_pickle=False)
+                    np.lib.format.write_array(  # type: ignore[no-untyped-call]
+                        member, array, allow_pickle=False
+                    )
     part.replace(path)
 
 
 def _differences(steps: NDArray[np.int16]) -> NDArray[np.int16]:
-    """Differences along the first three axes in turn: small numbers, that pack well."""
+    """Return differences along the first three axes in turn: small numbers, which pack well."""
     for axis in range(3):
         steps = np.diff(steps, axis=axis, prepend=np.int16(0))
     return steps
 
 
 def _sums(differences: NDArray[np.int16]) -> NDArray[np.int16]:
-    """The inverse of `_differences`, overflow and all."""
+    """Invert `_differences`, overflow included."""
     for axis in range(3):
         differences = np.cumsum(differences, axis=axis, dtype=np.int16)
     return differences
@@ -210,18 +203,12 @@ def _pair(
 
 @dataclass(frozen=True)
 class Split:
-    """Names of the scans in each part; no scan is in two.
+    """Names of the scans in each part; no scan is in two."""
 
-    Attributes
-    ----------
-    train, validation
-        What the network learns from, and what stops it.
-    test
-        Named groups that training never sees.
-    """
-
+    # validation decides when training stops
     train: tuple[str, ...]
     validation: tuple[str, ...]
+    # group -> scans that training never sees
     test: Mapping[str, tuple[str, ...]]
 
 
@@ -233,17 +220,10 @@ def find_split(
     *,
     tests_required: bool = True,
 ) -> Split:
-    """The split that lists of glob patterns describe.
+    """Return the split that glob patterns of names, such as "cohort/sub-0[1-4]*", describe.
 
-    Parameters
-    ----------
-    source
-        Of `open_pairs`; patterns match its names, such as "cohort/sub-0[1-4]*".
-    train, validation, test
-        Patterns of each part. Every pattern must match.
-    tests_required
-        False lets test patterns match nothing: training can begin before the
-        test scans are labelled.
+    Every pattern must match; with `tests_required` false those of tests may match nothing, so
+    that training can begin before the test scans are labelled.
 
     Raises
     ------
@@ -274,24 +254,24 @@ def _matches(source: PairSource, patterns: Sequence[str], required: bool = True)
                 subject=str(source.path),
                 expected=f"pairs that match {pattern!r}",
                 found="none",
-                remedy="Make them with `python -m training.parcellation.label`, or correct the recipe.",
+                remedy="Run `python -m training.parcellation.label`, or correct the recipe.",
             )
         matched += found
     return tuple(dict.fromkeys(matched))
 
 
 def name_matches(name: str, pattern: str) -> bool:
-    """Whether a name matches a pattern folder by folder, as in a file system."""
+    """Return True if a name matches a pattern folder by folder, as in a file system."""
     parts, patterns = name.split("/"), pattern.split("/")
     return len(parts) == len(patterns) and all(map(fnmatchcase, parts, patterns))
 
 
 def load_pairs(source: PairSource, names: Sequence[str]) -> list[Pair]:
-    """The pairs of these names.
+    """Read the pairs of these names.
 
     Raises
     ------
     ConfigError
-        A pair in a folder is not whole, or not on the network grid.
+        A pair in a folder is incomplete, or not on the network grid.
     """
     return [source.load(name) for name in names]

@@ -1,18 +1,18 @@
-"""How well a network repeats the labels it was taught, on scans it never saw.
+"""Score how well a network reproduces labels on scans it never saw.
 
-    python -m training.parcellation.evaluate RUN/best.pt --pairs PAIRS -o results/evaluation/compact \\
-        [--second-labels PAIRS_OF_ANOTHER_SEED]
+    python -m training.parcellation.evaluate RUN/best.pt --pairs PAIRS \\
+        -o results/evaluation/compact [--second-labels PAIRS_OF_ANOTHER_SEED]
 
 For every test group of the checkpoint's own recipe: Dice per scan as report A
 defines it (mean over the labels present in either map), mean, SD and 95 %
 interval. With --second-labels also the noise ceiling: Dice between two label
-sets that registration made of the same scans with different seeds; no network
-can be told apart from its labels above it.
+sets that registration made of the same scans with different seeds. Above it no
+network can be distinguished from its labels.
 
 Writes `evaluation.json`, `regions.csv` and `regions.png`, the box plot of the
 five best and five worst regions of the first group.
 
-    python -m training.parcellation.evaluate --report models/compact models/unet models/highresnet \\
+    python -m training.parcellation.evaluate --report models/compact models/unet \\
         --pairs PAIRS -o results/evaluation [--truth LABELS] [--second-labels ...]
 
 compares exported models with each other, with report A's figures and with
@@ -28,10 +28,10 @@ import json
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from neurobento.command import run
@@ -47,8 +47,8 @@ __all__ = ["draw_regions", "main", "noise_ceiling", "score"]
 EVALUATION_FORMAT = 1
 
 
-def score(network: nn.Module, pairs: Sequence[Pair], device: str = "cpu") -> Scores:
-    """Dice of a network on pairs, computed in fp32."""
+def score(network: Any, pairs: Sequence[Pair], device: str = "cpu") -> Scores:
+    """Score a network on pairs by Dice, computed in fp32."""
     with torch.inference_mode():
         predicted = [
             network.labels(pair.float_image()[None].to(device))[0].cpu().numpy()
@@ -58,13 +58,13 @@ def score(network: nn.Module, pairs: Sequence[Pair], device: str = "cpu") -> Sco
 
 
 def noise_ceiling(first: Sequence[Pair], second: Sequence[Pair]) -> Scores:
-    """Dice between two label sets of the same scans."""
+    """Score two label sets of the same scans against each other by Dice."""
     names = [pair.name for pair in first]
     return score_labels(names, *([p.labels.numpy() for p in pairs] for pairs in (first, second)))
 
 
 def write_regions(path: Path, groups: Mapping[str, Scores]) -> None:
-    """`regions.csv`: Dice of every region, mean and SD over each group's scans."""
+    """Write `regions.csv`: Dice of every region, mean, SD and least over each group's scans."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         columns = [f"{name}_{what}" for name in groups for what in ("mean", "sd", "least")]
@@ -87,7 +87,7 @@ def _region_cells(index: int, groups: Mapping[str, Scores]) -> list[str]:
 
 
 def draw_regions(path: Path, scores: Scores, title: str) -> None:
-    """Box plots of the five regions with the best and the five with the worst median Dice."""
+    """Draw box plots of the five regions with the best and the worst median Dice."""
     from matplotlib.figure import Figure
 
     regions = list(aal116())

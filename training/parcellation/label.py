@@ -1,18 +1,18 @@
-"""Image and label pairs from T1 scans: preprocessing, then AAL by registration.
+"""Make image and label pairs from T1 scans: preprocessing, then AAL by registration.
 
     python -m training.parcellation.label SCANS... -o PAIRS --preprocessing stripped
 
 Each scan NAME becomes five files in the folder given by -o:
 
     NAME_image.nii.gz       what the network sees, float32 in [0, 1], 91 x 122 x 123
-    NAME_registered.nii.gz  AAL as registration left it, uint8, same grid
+    NAME_registered.nii.gz  AAL as registered, uint8, same grid
     NAME_labels.nii.gz      the same after the clean-up: what networks learn
-    NAME_positions.nii.gz   where each 2 x 2 x 2 block lies in the atlas, mm, 46 x 61 x 62 x 3
+    NAME_positions.nii.gz   position of each 2 x 2 x 2 block in the atlas, mm, 46 x 61 x 62 x 3
     NAME.json               options, hashes and seconds; it is written last
 
 and `manifest.tsv` holds a line for each scan: seconds of every step, or the
 error. A scan whose NAME.json still matches its input, its options and its
-outputs is not done again; a failing scan does not stop the others.
+outputs is skipped; a failing scan does not stop the others.
 
 The work runs on Dask: two or more processes on this machine, or an existing
 cluster with `--scheduler tcp://HOST:8786`. dask-jobqueue starts such a cluster
@@ -60,35 +60,25 @@ LABELLING_FORMAT = 2
 
 @dataclass(frozen=True)
 class Options:
-    """What decides a pair besides its scan.
-
-    Attributes
-    ----------
-    level
-        Preprocessing level of the scans.
-    cleanup
-        What happens to the registered labels.
-    seed
-        Seed of the registration.
-    atlas
-        Folder of the atlas, or None for Debian's.
-    """
+    """Options that determine a pair, besides its scan."""
 
     preprocessing: Preprocessing
     cleanup: Cleanup = "gentle"
+    # of the registration
     seed: int = 0
+    # folder of the atlas, or None for Debian's
     atlas: str | None = None
 
 
 def scan_paths(inputs: Sequence[Path]) -> list[Path]:
-    """The scans among files and in folders at any depth, each once, in order of path.
+    """Find the scans among files and in folders at any depth, each once, in order of path.
 
     Raises
     ------
     ConfigError
-        There is none, or two would have one name.
+        There is no scan, or two have one name.
     FileNotFoundError
-        One of the inputs is not there.
+        One of the inputs does not exist.
     """
     scans = find_scan_files(inputs)
     names = [scan_name(path) for path in scans]
@@ -96,16 +86,16 @@ def scan_paths(inputs: Sequence[Path]) -> list[Path]:
         raise ConfigError(
             subject=", ".join(str(path) for path in inputs),
             expected="scans, each with a name of its own",
-            found="two with one name",
+            found="two scans with one name",
             remedy="Label them in runs of their own, or rename one.",
         )
     return scans
 
 
 def label_one(scan: Path, folder: Path, options: Options) -> dict[str, Any]:
-    """One scan's record: made now, or the earlier one where it still holds.
+    """Label a scan and return its record, or return the earlier record if it still matches.
 
-    An error of the scan ends up in the record under "error"; it is not raised.
+    An error of the scan is not raised; it is in the record under "error".
     """
     record_path = folder / f"{scan_name(scan)}.json"
     try:
@@ -165,7 +155,7 @@ def _make_pair(scan_path: Path, folder: Path, options: Options) -> dict[str, Any
 def _positions_image(
     positions: NDArray[np.float32], voxel_to_ras: NDArray[np.float64]
 ) -> nib.Nifti1Image:
-    """Positions in hundredths of a millimetre, on the grid of the 2 x 2 x 2 blocks."""
+    """Store positions in hundredths of a millimetre, on the grid of the 2 x 2 x 2 blocks."""
     block = np.diag([2.0, 2.0, 2.0, 1.0])
     block[:3, 3] = 0.5
     image = nib.Nifti1Image(np.rint(positions * 100).astype(np.int16), voxel_to_ras @ block)
@@ -188,20 +178,10 @@ def label_all(
     workers: int,
     scheduler: str | None = None,
 ) -> list[dict[str, Any]]:
-    """The records of all scans, in their order; `manifest.tsv` is written beside the pairs.
+    """Label all scans and write `manifest.tsv`; return the scans' records in order.
 
-    Parameters
-    ----------
-    scans
-        What to label.
-    folder
-        Where to; made if it is not there.
-    options
-        What decides a pair besides its scan.
-    workers
-        Processes on this machine; ignored with a scheduler.
-    scheduler
-        Address of an existing Dask scheduler.
+    The work runs in `workers` processes on this machine, or on the Dask scheduler at the address
+    `scheduler`.
     """
     require_dask()
     from tqdm import tqdm
@@ -226,7 +206,7 @@ def label_all(
 
 
 def _record(scan: Path, result: dict[str, Any] | NeuroBentoError) -> dict[str, Any]:
-    """A scan's record; workers that died with it are a failure of that scan alone."""
+    """Return a scan's record; the death of its worker is a failure of that scan alone."""
     if isinstance(result, NeuroBentoError):
         return _failure(scan, result.message)
     return result

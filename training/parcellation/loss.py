@@ -1,4 +1,4 @@
-"""What training makes small: losses of logits against labels, and of atlas positions.
+"""The losses that a recipe may name: of logits against labels, and of atlas positions.
 
 Dice plus cross-entropy comes from one log-softmax: the usual one-hot tensors
 of 117 classes cost as much time as a network on a CPU; gathers and index sums
@@ -7,34 +7,49 @@ give the same numbers. Report A's Dice loss is MONAI's.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Protocol
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from neurobento.networks.atlas_map import AtlasMap
+from neurobento.networks.parcellation import ParcellationNetwork
 
-__all__ = [
-    "dice",
-    "dice_cross_entropy",
-    "position_loss",
-]
+__all__ = ["LOSSES", "dice", "dice_cross_entropy", "position_loss"]
 
 OUTSIDE_WEIGHT = 0.02
-"""Of blocks without brain: they have to be somewhere, but not to the millimetre."""
+"""Weight of blocks without brain: their positions need not be exact to the millimetre."""
 
 SMOOTH = 1.0
-"""Voxels added to both sides of each fraction, so that a tiny region does not shout."""
+"""Voxels added to both sides of each fraction, so that a tiny region does not dominate."""
+
+
+class PositionNetwork(Protocol):
+    """A network that predicts where blocks of 4 x 4 x 4 voxels lie in an atlas table."""
+
+    @property
+    def padded_shape(self) -> tuple[int, int, int]:
+        """Voxels of the image, padded to whole blocks."""
+
+    def to_table(self, positions: Tensor) -> Tensor:
+        """Map positions in the atlas's world to voxels of the table."""
+
+    def start(self) -> Tensor:
+        """Return the table position of each block before any displacement."""
+
+    def __call__(self, image: Tensor) -> list[Tensor]:
+        """Return displacements before and after each correction."""
 
 
 def dice(logits: Tensor, labels: Tensor) -> Tensor:
-    """Report A's Dice loss (its equation 3.2) as MONAI has it: softmax, all classes.
+    """Return report A's Dice loss (its equation 3.2) as MONAI has it: softmax, all classes.
 
     Parameters
     ----------
-    logits
-        (N, C, X, Y, Z).
-    labels
-        (N, X, Y, Z) uint8.
+    logits, labels
+        (N, C, X, Y, Z) and (N, X, Y, Z) uint8.
     """
     from monai.losses import DiceLoss
 
@@ -42,15 +57,13 @@ def dice(logits: Tensor, labels: Tensor) -> Tensor:
     return loss
 
 
-def position_loss(network: AtlasMap, image: Tensor, positions: Tensor) -> Tensor:
-    """How far a network's corrected maps are from the true one: the sum of their mean distances.
+def position_loss(network: PositionNetwork, image: Tensor, positions: Tensor) -> Tensor:
+    """Return the mean distance between the true map and each corrected one, summed, in voxels.
 
-    Distances are in atlas voxels; blocks without brain count by `OUTSIDE_WEIGHT`.
+    Blocks without brain count by `OUTSIDE_WEIGHT`.
 
     Parameters
     ----------
-    network
-        What is trained.
     image
         (N, 1, X, Y, Z) float32 in [0, 1].
     positions
@@ -70,12 +83,12 @@ def position_loss(network: AtlasMap, image: Tensor, positions: Tensor) -> Tensor
 
 
 def _distance(difference: Tensor) -> Tensor:
-    """(N, 1, ...) length of vectors (N, 3, ...); the root has no slope at zero."""
+    """Return the length (N, 1, ...) of vectors (N, 3, ...); the root has no slope at zero."""
     return (difference.square().sum(dim=1, keepdim=True) + 0.01).sqrt()
 
 
 def dice_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy plus mean soft Dice loss over the classes, of a sample of voxels.
+    """Return mean cross-entropy plus mean soft Dice loss over the classes of a sample of voxels.
 
     Parameters
     ----------
@@ -91,3 +104,32 @@ def dice_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     predicted = log_p.exp().sum(dim=0)
     dice = (2 * overlap + SMOOTH) / (predicted + voxels + SMOOTH)
     return -log_p_true.mean() + 1 - dice[voxels > 0].mean()
+
+
+def _dice_of_scan(
+    network: ParcellationNetwork, image: Tensor, labels: Tensor, *_: object
+) -> Tensor:
+    return dice(network(image), labels)
+
+
+def _dice_cross_entropy_of_scan(
+    network: ParcellationNetwork, image: Tensor, labels: Tensor, _: Tensor, order: Sequence[int]
+) -> Tensor:
+    # a part of the voxels teaches as well as all of them, at a part of the price
+    return dice_cross_entropy(*network.sampled_logits(image, labels, order))
+
+
+def _position_loss_of_scan(
+    network: Any, image: Tensor, _: Tensor, true: Tensor, *__: Any
+) -> Tensor:
+    return position_loss(network, image, true)
+
+
+LOSSES: Mapping[str, Callable[..., Tensor]] = MappingProxyType(
+    {
+        "dice": _dice_of_scan,
+        "dice_cross_entropy": _dice_cross_entropy_of_scan,
+        "positions": _position_loss_of_scan,
+    }
+)
+"""Name -> loss of one scan from network, image, labels, positions and the order of voxels."""

@@ -12,60 +12,41 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from neurobento.errors import ConfigError
-from neurobento.networks.atlas_map import AtlasMap
 from neurobento.networks.layers import POSITIONS
-from training.parcellation.loss import dice, dice_cross_entropy, position_loss
+from neurobento.networks.parcellation import ParcellationNetwork
+from training.parcellation.loss import LOSSES
 
 __all__ = ["Objective"]
-
-CHECKPOINTED = ("ResidualUnit", "HighResBlock", "Residual")
-"""Classes of blocks whose activations gradient checkpointing computes again."""
 
 
 class Objective(nn.Module):
     """The loss of a batch: the mean of its scans'; batch norms see one scan at a time.
 
-    Parameters
-    ----------
-    network
-        What is trained.
-    loss
-        "positions" for networks that predict atlas positions, else "dice" (report
-        A's) or "dice_cross_entropy", of a sample of the voxels.
-    checkpointing
-        Keep only the inputs of residual blocks and compute their activations
-        again in the backward pass: less memory for about a third more time.
-
-    Attributes
-    ----------
-    order
-        A permutation of a block's eight voxels: which of them the networks'
-        `sampled_logits` take.
-
-    Raises
-    ------
-    ConfigError
-        The loss does not fit the network.
+    With `checkpointing` only the inputs of the network's `recomputed_blocks` are kept for the
+    backward pass: less memory for about a third more time.
     """
 
-    def __init__(self, network: nn.Module, loss: str, *, checkpointing: bool = False) -> None:
+    def __init__(
+        self, network: ParcellationNetwork, loss: str, *, checkpointing: bool = False
+    ) -> None:
         super().__init__()
-        if (loss == "positions") != isinstance(network, AtlasMap):
+        if loss not in network.losses:
             raise ConfigError(
                 subject="loss",
-                expected='"positions" for atlas_map, another for all other networks',
+                expected=f"one of {', '.join(network.losses)} for this network",
                 found=repr(loss),
                 remedy="Correct the recipe.",
             )
-        self.network, self.loss = network, loss
+        self.network, self.loss = network, LOSSES[loss]
+        # a permutation of a block's eight voxels: which of them `sampled_logits` takes
         self.order: Sequence[int] = range(len(POSITIONS))
         if checkpointing:
             for module in network.modules():
-                if type(module).__name__ in CHECKPOINTED:
+                if isinstance(module, network.recomputed_blocks):
                     _checkpoint(module)
 
     def forward(self, image: Tensor, labels: Tensor, positions: Tensor) -> Tensor:
-        """The loss, a scalar.
+        """Return the loss, a scalar.
 
         Parameters
         ----------
@@ -77,35 +58,26 @@ class Objective(nn.Module):
             (N, 3, X/2, Y/2, Z/2) float32, RAS mm in the atlas's world.
         """
         # scan by scan: several processes learn from their mean what one does
-        scans = zip(image.split(1), labels.split(1), positions.split(1), strict=True)
-        return torch.stack([self._of_a_scan(*scan) for scan in scans]).mean()
-
-    def _of_a_scan(self, image: Tensor, labels: Tensor, positions: Tensor) -> Tensor:
-        if self.loss == "positions":
-            assert isinstance(self.network, AtlasMap)
-            return position_loss(self.network, image, positions)
-        if self.loss == "dice":
-            return dice(self.network(image), labels)
-        # a part of the voxels teaches as well as all of them, at a part of the price
-        return dice_cross_entropy(*self.network.sampled_logits(image, labels, self.order))
+        scans = zip(*(torch.split(part, 1) for part in (image, labels, positions)), strict=True)
+        return torch.stack([self.loss(self.network, *scan, self.order) for scan in scans]).mean()
 
 
 def _checkpoint(module: nn.Module) -> None:
-    """Let a module compute its activations again in the backward pass."""
-    inside = module.forward
+    """Make a module compute its activations again in the backward pass."""
+    original = module.forward
 
     def forward(*inputs: Any) -> Any:
         if not torch.is_grad_enabled():
-            return inside(*inputs)
+            return original(*inputs)
         contexts = (nullcontext(), _statistics_kept(module))
-        return checkpoint(inside, *inputs, use_reentrant=False, context_fn=lambda: contexts)
+        return checkpoint(original, *inputs, use_reentrant=False, context_fn=lambda: contexts)
 
     module.forward = forward  # type: ignore[method-assign]
 
 
 @contextmanager
 def _statistics_kept(module: nn.Module) -> Iterator[None]:
-    """Batch norms inside do not count a second time what they see again."""
+    """Keep batch norms from counting a second time what they see again."""
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
     before = [(m.momentum, m.num_batches_tracked) for m in norms]
     for norm in norms:

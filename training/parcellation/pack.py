@@ -1,9 +1,10 @@
-"""One file with the pairs of a recipe, small enough to travel to a machine with a GPU.
+"""Pack the pairs of a recipe into one file, small enough to carry to a machine with a GPU.
 
     python -m training.parcellation.pack training/configs/compact.toml --pairs PAIRS -o pairs.npz
 
-The scans for training and validation go in; with --tests those for testing too.
-`training.parcellation.train` and `training.parcellation.evaluate` take the file wherever they take the folder.
+It holds the scans for training and validation; with --tests those for testing too.
+`training.parcellation.train` and `training.parcellation.evaluate` take the file in place of
+the folder.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from neurobento.command import run
-from training.loop.recipe import read_recipe
 from training.parcellation.dataset import find_split, open_pairs, write_pack
+from training.parcellation.recipe import read_recipe
 
 __all__ = ["main"]
 

@@ -1,7 +1,6 @@
 """The AAL atlas moved onto a scan: SyN registration with ANTsPy.
 
-Labels made this way are what report A calls the bronze standard: nobody drew
-them on this scan.
+Report A calls such labels the bronze standard: nobody drew them on this scan.
 """
 
 from __future__ import annotations
@@ -20,49 +19,35 @@ from neurobento.preprocessing.ants_image import RAS_TO_LPS, to_ants
 __all__ = ["Atlas", "Registered", "find_atlas", "register_atlas"]
 
 DEBIAN_ATLAS = Path("/usr/share/mricron/templates")
-"""Where Debian's package mricron-data puts AAL on Colin27."""
+"""The folder of Debian's package mricron-data, which has AAL on Colin27."""
 
 BRAIN_FILE, LABEL_FILE = "ch2bet.nii.gz", "aal.nii.gz"
 
 
 @dataclass(frozen=True, eq=False)
 class Atlas:
-    """A brain and its AAL labels on one grid.
+    """A brain and its AAL labels on one grid."""
 
-    Attributes
-    ----------
-    brain
-        (X, Y, Z) float32, Colin27 without skull.
-    labels
-        Same shape, uint8, class index 0..116.
-    voxel_to_ras
-        (4, 4), voxel index -> world RAS in mm, of both.
-    """
-
+    # (X, Y, Z), Colin27 without skull
     brain: NDArray[np.float32]
+    # the same shape, class index 0..116
     labels: NDArray[np.uint8]
     voxel_to_ras: NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
 class Registered:
-    """An atlas on a scan.
+    """An atlas on a scan."""
 
-    Attributes
-    ----------
-    labels
-        The image's shape, uint8, class index 0..116.
-    positions
-        (X/2, Y/2, Z/2, 3) float32, halves rounded up: where the centre of each
-        2 x 2 x 2 block of the image's voxels lies in the atlas's world, RAS in mm.
-    """
-
+    # the image's shape, class index 0..116
     labels: NDArray[np.uint8]
+    # (X/2, Y/2, Z/2, 3), halves rounded up: position in the atlas's world, RAS mm, of the centre
+    # of each block of 2 x 2 x 2 voxels of the image
     positions: NDArray[np.float32]
 
 
 def find_atlas(folder: Path | None = None) -> Atlas:
-    """The atlas in `folder`, or where Debian's mricron-data puts it.
+    """Read the atlas in `folder`, or in the folder of Debian's mricron-data.
 
     Raises
     ------
@@ -92,18 +77,9 @@ def find_atlas(folder: Path | None = None) -> Atlas:
 def register_atlas(
     image: NDArray[np.float32], voxel_to_ras: NDArray[np.float64], atlas: Atlas, *, seed: int
 ) -> Registered:
-    """AAL on a preprocessed image: labels before any clean-up, and the map they came by.
+    """Register the atlas to a preprocessed image (91, 122, 123) with its affine (4, 4).
 
-    Parameters
-    ----------
-    image
-        The network's image, (91, 122, 123) float32.
-    voxel_to_ras
-        (4, 4), its voxel index -> world RAS in mm.
-    atlas
-        What is moved.
-    seed
-        ANTs samples voxels at random for the affine stage.
+    The seed is for ANTs, which samples voxels at random for the affine stage.
     """
     import ants
 
@@ -126,7 +102,7 @@ def register_atlas(
 def _atlas_positions(
     shape: tuple[int, ...], voxel_to_ras: NDArray[np.float64], transforms: list[str]
 ) -> NDArray[np.float32]:
-    """Where the transforms that resample the atlas look for each block of an image."""
+    """Return the atlas position at which the transforms sample each block of an image."""
     import ants
     import pandas as pd
 
@@ -136,4 +112,4 @@ def _atlas_positions(
     world = voxels @ voxel_to_ras[:3, :3].T + voxel_to_ras[:3, 3]
     points = pd.DataFrame(world @ RAS_TO_LPS, columns=["x", "y", "z"])
     moved = ants.apply_transforms_to_points(3, points, transforms)[["x", "y", "z"]].to_numpy()
-    return (moved @ RAS_TO_LPS).astype(np.float32).reshape(*counts, 3)
+    return np.asarray((moved @ RAS_TO_LPS).astype(np.float32).reshape(*counts, 3))

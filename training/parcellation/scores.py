@@ -19,26 +19,19 @@ Labels = NDArray[np.uint8]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scores:
-    """Dice of several scans.
-
-    Attributes
-    ----------
-    names
-        The scans.
-    dice
-        (scans, 117) float64; NaN where a label is in neither map.
-    """
+    """Dice of several scans."""
 
     names: tuple[str, ...]
+    # (scans, 117); NaN where a label is in neither map
     dice: NDArray[np.float64]
 
     @property
     def per_scan(self) -> NDArray[np.float64]:
-        """(scans,) mean over the labels present in either map."""
+        """The mean over the labels present in either map, (scans,)."""
         return np.asarray(np.nanmean(self.dice, axis=1))
 
     def as_dict(self) -> dict[str, Any]:
-        """Summary and scans, for JSON; Dice rounded to 4 places."""
+        """Return summary and scans for JSON, Dice rounded to 4 places."""
         summary = dataclasses.asdict(summarise(self.per_scan.tolist()))
         return {
             "summary": {k: _rounded(v) for k, v in summary.items()},
@@ -49,27 +42,27 @@ class Scores:
         }
 
     def never_predicted(self) -> list[str]:
-        """Regions whose Dice is zero on every scan."""
-        present = np.isfinite(self.dice).any(axis=0)
-        found = np.nansum(self.dice, axis=0) > 0
+        """Return the regions whose Dice is zero on every scan."""
+        present = np.asarray(np.isfinite(self.dice).any(axis=0))
+        found = np.asarray(np.nansum(self.dice, axis=0) > 0)
         return [r.name for r in aal116() if present[r.class_index] and not found[r.class_index]]
 
 
 def _rounded(value: float) -> float | None:
-    """Four places; JSON has no NaN, and one scan has no spread."""
+    """Round to four places; JSON has no NaN, and one scan has no spread."""
     return round(value, 4) if np.isfinite(value) else None
 
 
 def score_labels(
     names: Sequence[str], predicted: Sequence[Labels], reference: Sequence[Labels]
 ) -> Scores:
-    """Dice of predicted labels, each (X, Y, Z) uint8, against a reference's."""
+    """Score predicted labels, each (X, Y, Z) uint8, against a reference's by Dice."""
     rows = [class_dice(a, b) for a, b in zip(predicted, reference, strict=True)]
     return Scores(tuple(names), np.stack(rows))
 
 
 def hd95(predicted: Labels, reference: Labels, spacing_mm: Sequence[float]) -> NDArray[np.float64]:
-    """95th percentile of the surface distances of every region, (117,) float64, mm.
+    """Return the 95th percentile of each region's surface distances, (117,) float64, mm.
 
     The larger of the two directions, as MONAI's `compute_hausdorff_distance`
     has it; infinite where one map lacks the region, NaN where both do and for

@@ -5,7 +5,7 @@
 
 RUN receives `last.pt` (resume it with --resume), `best.pt`, `log.csv`,
 TensorBoard events and `curves.png`. With --minutes the run stops cleanly after
-that time; --resume goes on along the same trajectory, since order and
+that time; --resume continues on the same trajectory, since order and
 augmentation are functions of seed and step alone. PAIRS is a folder, or one
 file of `training.parcellation.pack`. Where memory is short, --patch lets a step see a random
 part of the image.
@@ -22,18 +22,20 @@ from pathlib import Path
 
 import torch
 
-from neurobento.command import run
+from neurobento.command import run as run_command
 from neurobento.errors import ConfigError
+from neurobento.networks import network_class
 from training.loop.processes import Processes, join_processes
-from training.loop.recipe import Recipe, read_recipe
+from training.loop.run import Run
 from training.parcellation.dataset import find_split, load_pairs, open_pairs
+from training.parcellation.recipe import Recipe, read_recipe
 from training.parcellation.registration import find_atlas
-from training.parcellation.run import Run
+from training.parcellation.task import ParcellationTask
 
 __all__ = ["main"]
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
-"""Of glibc's malloc.h."""
+"""Options of mallopt, from glibc's malloc.h."""
 
 logger = logging.getLogger(__name__)
 
@@ -48,46 +50,50 @@ def _recipe(args: argparse.Namespace) -> Recipe:
 
 def _train(args: argparse.Namespace, recipe: Recipe, processes: Processes, device: str) -> Run:
     last = args.output / "last.pt"
+    needs = network_class(recipe.network)
+    # a run folder either continues or is new, and a new run has the weights it needs
     if last.is_file() != args.resume:
         raise ConfigError(
             subject=str(args.output),
-            expected="a run to go on from" if args.resume else "a folder without a run in it",
+            expected="a run to continue" if args.resume else "a folder without a run in it",
             found="no last.pt" if args.resume else "last.pt",
             remedy="Name another folder."
             if args.resume
-            else "Go on with --resume, or name another folder.",
+            else "Continue with --resume, or name another folder.",
         )
-    if recipe.network == "atlas_map" and not (args.resume or args.start_from):
+    if needs.starts_from and not (args.resume or args.start_from):
         raise ConfigError(
-            subject="atlas_map",
-            expected="weights of compact to see regions by",
+            subject=recipe.network,
+            expected=f"weights of {needs.starts_from} to start from",
             found="none",
-            remedy="Give --start-from models/compact/weights.pt.",
+            remedy=f"Give --start-from models/{needs.starts_from}/weights.pt.",
         )
+    # read the scans
     data, source = recipe.data, open_pairs(args.pairs)
     split = find_split(source, data.train, data.validation, data.test, tests_required=False)
-    training = Run(
+    task = ParcellationTask(
         recipe,
         load_pairs(source, split.train),
         load_pairs(source, split.validation),
-        args.output,
-        device,
-        find_atlas(args.atlas) if recipe.network == "atlas_map" else None,
+        torch.device(device),
+        find_atlas(args.atlas) if needs.needs_atlas else None,
         processes,
     )
+    run = Run(task, args.output, torch.device(device), processes)
     if processes.first:
         counts = len(split.train), len(split.validation)
-        logger.info("%d training scans, %d for validation; %s", *counts, training.precision)
+        logger.info("%d training scans, %d for validation; %s", *counts, run.precision)
+    # train
     if args.resume:
-        training.resume(last)
+        run.resume(last)
     elif args.start_from:
-        training.start_from(args.start_from)
-    training.train(args.minutes)
-    return training
+        task.start_from(args.start_from)
+    run.train(args.minutes)
+    return run
 
 
 def _keep_freed_memory() -> None:
-    """Let glibc reuse large tensors' memory: pages given back are cleared again for the next."""
+    """Make glibc reuse the memory of large tensors: the system clears returned pages again."""
     try:
         libc = ctypes.CDLL("libc.so.6")
     except OSError:
@@ -109,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the run")
     start = parser.add_mutually_exclusive_group()
-    start.add_argument("--resume", action="store_true", help="go on from the folder's last.pt")
+    start.add_argument("--resume", action="store_true", help="continue from the folder's last.pt")
     start.add_argument(
         "--start-from", type=Path, help="a checkpoint whose weights a new run begins with"
     )
@@ -122,11 +128,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     recipe = _recipe(args)
     _keep_freed_memory()
     with join_processes(args.device) as (processes, device):
-        training = _train(args, recipe, processes, device)
+        run = _train(args, recipe, processes, device)
     if processes.first:
-        logger.info("best validation Dice %.4f at step %d", training.best_dice, training.best_step)
+        logger.info("best validation Dice %.4f at step %d", run.best, run.best_step)
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(run(main, "training.parcellation.train"))
+    raise SystemExit(run_command(main, "training.parcellation.train"))

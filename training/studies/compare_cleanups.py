@@ -1,4 +1,4 @@
-"""What each clean-up does to registered labels.
+"""Measure what each clean-up does to registered labels.
 
     python -m training.studies.compare_cleanups PAIRS -o results/cleanup/cleanup.json
 
@@ -31,7 +31,7 @@ SUFFIX = "_registered.nii.gz"
 
 
 def compare(registered: NDArray[np.uint8], how: Cleanup) -> dict[str, Any]:
-    """The effect of one clean-up on one label map."""
+    """Measure the effect of one clean-up on one label map."""
     cleaned = clean_up(registered, how)
     labelled = registered > 0
     before, after = (np.bincount(m.ravel(), minlength=CLASS_COUNT) for m in (registered, cleaned))
@@ -45,7 +45,7 @@ def compare(registered: NDArray[np.uint8], how: Cleanup) -> dict[str, Any]:
 
 
 def _islands(labels: NDArray[np.uint8]) -> int:
-    """Pieces beyond the first, over all regions."""
+    """Count pieces beyond the first, over all regions."""
     present = [i for i in range(1, CLASS_COUNT) if (labels == i).any()]
     return sum(ndimage.label(labels == i, structure=CUBE)[1] - 1 for i in present)
 
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             remedy="Give the folder that `python -m training.parcellation.label` wrote.",
         )
     maps = [np.asarray(nib.load(path).dataobj) for path in paths]
-    summary = {
+    summary: dict[str, Any] = {
         "scans": len(maps),
         **{how: _summary([compare(labels, how) for labels in maps]) for how in CLEANUPS},
     }

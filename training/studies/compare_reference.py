@@ -1,4 +1,4 @@
-"""How our preprocessing and labels agree with others' of the same scans.
+"""Measure how our preprocessing and labels agree with others' of the same scans.
 
     python -m training.studies.compare_reference PAIRS REFERENCE -o results/reference/reference.json
 
@@ -30,14 +30,14 @@ __all__ = ["compare", "corner_distance_mm", "main"]
 
 
 def corner_distance_mm(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
-    """The largest distance between the corners of two network grids, by their affines."""
+    """Return the largest distance between corresponding corners of two network grids."""
     ends = [(0, n - 1) for n in NETWORK_SHAPE]
     corners = np.array([[*corner, 1] for corner in itertools.product(*ends)]).T
     return float(np.linalg.norm(((first - second) @ corners)[:3], axis=0).max())
 
 
 def compare(pair: Path, name: str, reference: Path) -> dict[str, float]:
-    """Correlation, distance and Dice of one scan."""
+    """Return correlation, distance and Dice of one scan."""
     image = nib.load(pair / f"{name}_image.nii.gz")
     labels = np.asarray(nib.load(pair / f"{name}_labels.nii.gz").dataobj)
     with np.load(reference) as theirs:

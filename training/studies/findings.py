@@ -1,10 +1,11 @@
-"""What a comparison of networks found, in numbers."""
+"""The numbers of a comparison of networks."""
 
 from __future__ import annotations
 
 import itertools
 import os
 import platform
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,58 +24,31 @@ __all__ = ["REPORT_A", "Findings", "Network", "machine"]
 
 FINDINGS_FORMAT = 1
 
-REPORT_A: dict[str, dict[str, Any]] = {
-    "highresnet": {
-        "hours": 37.0,
-        "epochs": 150,
-        "dice": 81.64,
-        "spread": 0.09,
-        "interval": (80.40, 82.88),
-        "prediction_s": (0.051, 0.001),
-    },
-    "unet": {
-        "hours": 0.31,
-        "epochs": 43,
-        "dice": 83.13,
-        "spread": 0.08,
-        "interval": (82.04, 84.23),
-        "prediction_s": (0.079, 0.013),
-    },
-}
-"""Its tables 3.1, 4.1, 4.2 and 4.3: 1,200 training scans, 200 test scans, an RTX 4090."""
+REPORT_A: dict[str, dict[str, Any]] = tomllib.loads(
+    (Path(__file__).resolve().parents[1] / "data/report_a.toml").read_text()
+)
+"""Preset -> report A's figures."""
 
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """One model's answers and how they score.
-
-    Attributes
-    ----------
-    model
-        What answered.
-    scores
-        Test group -> Dice.
-    distances
-        (scans, 117) HD95 in mm on the first group.
-    missing
-        (scans, 117) bool on the first group: in the reference, not predicted.
-    truth
-        Independent source -> per scan: structure -> Dice.
-    seconds
-        Of each prediction on the first group.
-    """
+    """One model and the scores of its predictions."""
 
     model: Model
+    # test group -> Dice
     scores: dict[str, Scores]
+    # (scans, 117) on the first group: HD95 in mm, and regions of the reference not predicted
     distances: NDArray[np.float64]
     missing: NDArray[np.bool_]
+    # test group -> scan -> structure -> Dice against the independent segmentation
     truth: dict[str, dict[str, dict[str, float]]]
+    # of each prediction on the first group
     seconds: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True, eq=False)
 class Findings:
-    """Everything the report says, in numbers."""
+    """All numbers of the report."""
 
     date: str
     split: Split
@@ -84,16 +58,17 @@ class Findings:
     registration: dict[str, dict[str, dict[str, float]]]
 
     def training(self, name: str) -> tuple[float, float]:
-        """Hours and epochs of the run behind a model."""
+        """Return hours and epochs of the run behind a model."""
         summary = self.networks[name].model.spec.training
         batch = summary["recipe"]["optimisation"]["batch_size"]
         return summary["hours"], summary["steps"] * batch / len(self.split.train)
 
     def summary(self, name: str, group: str) -> Summary:
+        """Return mean, SD and interval of a network's Dice on a group."""
         return summarise(self.networks[name].scores[group].per_scan.tolist())
 
     def comparisons(self) -> list[dict[str, Any]]:
-        """Wilcoxon's signed-rank test of each pair of networks, paired by scan."""
+        """Test each pair of networks by Wilcoxon's signed-rank test, paired by scan."""
         rows = []
         for group in self.split.test:
             for a, b in itertools.combinations(self.networks, 2):
@@ -102,19 +77,19 @@ class Findings:
         return rows
 
     def truth_means(self, group: str) -> dict[str, dict[str, float]]:
-        """Labels' maker -> structure -> mean Dice against the independent segmentation."""
-        makers = {"registration": self.registration}
-        makers |= {name: network.truth for name, network in self.networks.items()}
+        """Return source of labels -> structure -> mean Dice against independent segmentations."""
+        sources = {"registration": self.registration}
+        sources |= {name: network.truth for name, network in self.networks.items()}
         return {
-            maker: {
+            source: {
                 s.name: float(np.mean([scan[s.name] for scan in truth[group].values()]))
                 for s in structures()
             }
-            for maker, truth in makers.items()
+            for source, truth in sources.items()
         }
 
     def truth_against_registration(self, group: str) -> dict[str, dict[str, Any]]:
-        """Network -> its mean over structures, scan by scan, against registration's."""
+        """Compare each network's mean over structures with registration's, paired by scan."""
         base = _scan_means(self.registration[group])
         return {
             name: _wilcoxon(_scan_means(network.truth[group]), base)
@@ -122,6 +97,7 @@ class Findings:
         }
 
     def as_dict(self) -> dict[str, Any]:
+        """Return the numbers as plain values for JSON."""
         networks = {}
         for name, network in self.networks.items():
             hours, epochs = self.training(name)
@@ -160,7 +136,7 @@ def _scan_means(scans: Mapping[str, Mapping[str, float]]) -> NDArray[np.float64]
 
 
 def _wilcoxon(x: NDArray[np.float64], y: NDArray[np.float64]) -> dict[str, Any]:
-    """Mean difference and two-sided p of paired scores; no p for one scan."""
+    """Return mean difference and two-sided p of paired scores; one scan has no p."""
     from scipy.stats import wilcoxon
 
     p = float(wilcoxon(x, y).pvalue) if len(x) > 1 and np.any(x != y) else None
@@ -173,7 +149,7 @@ def _wilcoxon(x: NDArray[np.float64], y: NDArray[np.float64]) -> dict[str, Any]:
 
 
 def machine() -> str:
-    """CPU and cores, in words."""
+    """Describe CPU and cores in words."""
     name = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

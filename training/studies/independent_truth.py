@@ -1,4 +1,4 @@
-"""Segmentations that owe nothing to AAL, and the AAL regions that have a counterpart there."""
+"""Segmentations made without AAL, and the AAL regions that have a counterpart in them."""
 
 from __future__ import annotations
 
@@ -17,28 +17,21 @@ from neurobento.errors import ConfigError
 __all__ = ["SCHEMES", "Structure", "Truth", "find_truth", "structures", "truth_dice"]
 
 SCHEMES = {"dkt_subcortical": "dkt", "dlmuse": "muse", "aseg": "aseg"}
-"""How a segmentation's file name ends -> its column of the table."""
+"""End of a segmentation's file name -> its column of the table."""
 
 
 @dataclass(frozen=True)
 class Structure:
-    """A structure that several segmentations know.
-
-    Attributes
-    ----------
-    name
-        Such as "hippocampus left".
-    values
-        Scheme ("aal", "aseg", "dkt", "muse") -> label values.
-    """
+    """A structure, such as "hippocampus left", that several segmentations have."""
 
     name: str
+    # scheme ("aal", "aseg", "dkt", "muse") -> label values
     values: dict[str, tuple[int, ...]]
 
 
 @functools.cache
 def structures() -> tuple[Structure, ...]:
-    """The rows of data/independent_truth.tsv, which names their sources."""
+    """Read data/independent_truth.tsv, which names the sources of its rows."""
     text = (Path(__file__).resolve().parents[1] / "data/independent_truth.tsv").read_text()
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     return tuple(
@@ -55,25 +48,17 @@ def structures() -> tuple[Structure, ...]:
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """An independent segmentation of one scan.
+    """An independent segmentation of one scan."""
 
-    Attributes
-    ----------
-    scheme
-        Whose label values these are: "aseg", "dkt" or "muse".
-    labels
-        (X, Y, Z) int32 on the scan's own grid.
-    voxel_to_ras
-        (4, 4), its voxel index -> world RAS in mm.
-    """
-
+    # of its label values: "aseg", "dkt" or "muse"
     scheme: str
+    # (X, Y, Z) on the scan's own grid
     labels: NDArray[np.int32]
     voxel_to_ras: NDArray[np.float64]
 
 
 def find_truth(folder: Path, name: str) -> Truth | None:
-    """The segmentation `NAME_SCHEME.nii.gz` of a scan, or None."""
+    """Read the segmentation `NAME_SCHEME.nii.gz` of a scan, if there is one."""
     for suffix, scheme in SCHEMES.items():
         path = folder / f"{name}_{suffix}.nii.gz"
         if path.is_file():
@@ -86,17 +71,10 @@ def find_truth(folder: Path, name: str) -> Truth | None:
 def truth_dice(
     truth: Truth, labels: NDArray[np.uint8], voxel_to_ras: NDArray[np.float64]
 ) -> dict[str, float]:
-    """Dice of every structure, on the truth's own grid.
+    """Return the Dice of every structure, on the truth's own grid.
 
-    Parameters
-    ----------
-    truth
-        The independent segmentation.
-    labels
-        AAL, (91, 122, 123) uint8 on the network grid; brought to the truth's
-        grid by nearest neighbour.
-    voxel_to_ras
-        (4, 4), network voxel index -> the same world.
+    `labels` are AAL's, (91, 122, 123) on the network grid with the affine `voxel_to_ras`; they
+    are resampled to the truth's grid by nearest neighbour.
 
     Raises
     ------

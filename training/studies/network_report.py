@@ -9,7 +9,7 @@
     DATE_worst_regions.png figure 4.4
 
 The networks are the exported models, run as the service runs them. With a cache
-folder predictions are kept, and an interrupted report goes on where it stopped.
+folder predictions are kept, and an interrupted report continues where it stopped.
 """
 
 from __future__ import annotations
@@ -58,50 +58,45 @@ def write_report(
     split_file: Path | None = None,
     groups: Sequence[str] = (),
 ) -> str:
-    """Compare models and write the report; its Markdown is returned.
+    """Compare exported models, write the report and return its Markdown.
 
-    Parameters
-    ----------
-    models
-        Folders of exported models; those for another task are left out.
-    pairs
-        Folder of `training.parcellation.label`.
-    output
-        Where the files go.
-    second_labels
-        The first test group labelled with another seed: the noise ceiling.
-    truth
-        Folder of independent segmentations, `NAME_SCHEME.nii.gz`.
-    cache
-        Where predictions are kept from one call to the next.
-    split_file
-        A recipe's data table that names the test scans; without it the first
-        model's recipe does.
-    groups
-        Of its test groups, the ones to take; all of them without any.
+    `second_labels` are the first test group's with another seed: the noise ceiling; `truth` holds
+    independent segmentations, `NAME_SCHEME.nii.gz`. Predictions are kept in `cache` for the next
+    call. `split_file` is a recipe's data table that names the test scans, else the first model's
+    recipe does; without `groups` all of them are taken.
 
     Raises
     ------
     ConfigError
         A model was trained on a test scan, or two models have one name.
     """
+    # models for another task are left out
     opened = [model for model in map(open_model, models) if model.spec.task == "parcellation"]
     source = open_pairs(pairs)
     split = _split(opened, source, split_file, groups)
     scans = {name: load_pairs(source, names) for name, names in split.test.items()}
     first = next(iter(scans))
-    networks = {m.spec.name: _judge(m, scans, truth, cache) for m in opened}
-    ceiling = None
-    if second_labels:
-        again = open_pairs(second_labels)
-        second = load_pairs(again, [Path(pair.name).name for pair in scans[first]])
-        ceiling = _dice(scans[first], [pair.labels.numpy() for pair in second])
-    registration = _truth_of(scans, _registered(scans), truth)
+    findings = Findings(
+        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        split=split,
+        first=first,
+        networks={m.spec.name: _judge(m, scans, truth, cache) for m in opened},
+        ceiling=_noise_ceiling(scans[first], second_labels) if second_labels else None,
+        registration=_truth_of(scans, _registered(scans), truth),
+    )
+    return _write_files(findings, output)
+
+
+def _noise_ceiling(pairs: Sequence[Pair], second_labels: Path) -> Scores:
+    names = [Path(pair.name).name for pair in pairs]
+    second = load_pairs(open_pairs(second_labels), names)
+    return _dice(pairs, [pair.labels.numpy() for pair in second])
+
+
+def _write_files(findings: Findings, output: Path) -> str:
     output.mkdir(parents=True, exist_ok=True)
-    date = datetime.datetime.now(datetime.UTC).date().isoformat()
-    findings = Findings(date, split, first, networks, ceiling, registration)
-    values = findings.as_dict()
-    (output / f"{date}.json").write_text(json.dumps(values, indent=1) + "\n")
+    date = findings.date
+    (output / f"{date}.json").write_text(json.dumps(findings.as_dict(), indent=1) + "\n")
     write_regions(findings, output / f"{date}_regions.csv")
     draw_figures(findings, output, date)
     text = markdown(findings)
@@ -112,7 +107,7 @@ def write_report(
 def _split(
     opened: Sequence[Model], source: PairSource, file: Path | None, groups: Sequence[str]
 ) -> Split:
-    """The test scans, none of which any model was trained on."""
+    """Return the test scans, none of which any model was trained on."""
     names = [model.spec.name for model in opened]
     recipes = [model.spec.training["recipe"]["data"] for model in opened]
     data = tomllib.loads(file.read_text()) if file else recipes[0]
@@ -181,7 +176,7 @@ def _registered(groups: Mapping[str, list[Pair]]) -> dict[str, list[NDArray[np.u
 def _predict(
     model: Model, groups: Mapping[str, list[Pair]], cache: Path | None
 ) -> tuple[dict[str, list[NDArray[np.uint8]]], dict[str, list[float]]]:
-    """Labels and seconds of every scan, from the cache where it has them."""
+    """Predict every scan and return labels and seconds, from the cache if it has them."""
     backend = open_backend(model)
     folder = cache / model.spec.onnx_sha256[:16] if cache else None
     if folder:
@@ -217,7 +212,7 @@ def _truth_of(
     predicted: Mapping[str, Sequence[NDArray[np.uint8]]],
     folder: Path | None,
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Group -> scan -> structure -> Dice, for the scans with an independent segmentation."""
+    """Return group -> scan -> structure -> Dice for scans with an independent segmentation."""
     found: dict[str, dict[str, dict[str, float]]] = {}
     for name, pairs in groups.items():
         for pair, labels in zip(pairs, predicted[name], strict=True):

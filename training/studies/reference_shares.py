@@ -1,10 +1,10 @@
-"""What share of a brain each region takes, over the training labels.
+"""Measure each region's share of a brain over the training labels.
 
     python -m training.studies.reference_shares training/configs/compact.toml --pairs PAIRS
 
 writes neurobento/data/region_shares.tsv, by which `neurobento.parcellation.volumetry` flags
-a region as small or large. Shares, not volumes: a child's and a tall man's
-brains share them out alike.
+a region as small or large. They are shares, not volumes: those are alike in a child's and a
+tall man's brain.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from numpy.typing import NDArray
 import neurobento
 from neurobento.command import run
 from neurobento.labels import CLASS_COUNT, aal116
-from training.loop.recipe import read_recipe
 from training.parcellation.dataset import Pair, find_split, load_pairs, open_pairs
+from training.parcellation.recipe import read_recipe
 
 __all__ = ["main", "shares_percent", "shares_tsv"]
 
 
 def shares_percent(pairs: Sequence[Pair]) -> NDArray[np.float64]:
-    """(scans, 117): each label's voxels as a share of all labelled voxels; column 0 is zero."""
+    """Return each label's percentage of all labelled voxels, (scans, 117); column 0 is zero."""
     counts = np.stack([np.bincount(p.labels.numpy().ravel(), minlength=CLASS_COUNT) for p in pairs])
     counts[:, 0] = 0
     return np.asarray(100 * counts / counts.sum(axis=1, keepdims=True))
 
 
 def shares_tsv(shares: NDArray[np.float64]) -> str:
-    """Mean and SD of every region as a table."""
+    """Format mean and SD of every region as a table."""
     mean, sd = shares.mean(axis=0), shares.std(axis=0, ddof=1)
     lines = ["class_index\tname\tmean_percent\tsd_percent"]
     lines += [

@@ -1,4 +1,4 @@
-"""How a comparison of networks is shown: Markdown in report A's form, box plots, CSV."""
+"""A comparison of networks as Markdown in report A's form, box plots and CSV."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from neurobento.dice import summarise
 from neurobento.labels import aal116
-from training.loop.recipe import Optimisation
+from training.parcellation.recipe import Optimisation
 from training.studies.findings import REPORT_A, Findings, Network, machine
 from training.studies.independent_truth import structures
 
@@ -22,51 +22,53 @@ __all__ = ["draw_figures", "markdown", "write_regions"]
 FIGURE_REGIONS = 5
 
 
-def write_regions(found: Findings, path: Path) -> None:
-    """Dice (mean, SD), HD95 (mean, mm) and scans without any prediction, of every region."""
+def write_regions(findings: Findings, path: Path) -> None:
+    """Write each region's Dice (mean, SD), HD95 (mean, mm) and scans it is missing in."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         wanted = ("dice_mean", "dice_sd", "hd95_mm_mean", "missing_scans")
-        columns = [f"{name}_{what}" for name in found.networks for what in wanted]
-        ceiling = ["noise_ceiling_dice_mean"] if found.ceiling else []
+        columns = [f"{name}_{what}" for name in findings.networks for what in wanted]
+        ceiling = ["noise_ceiling_dice_mean"] if findings.ceiling else []
         writer.writerow(["class_index", "name", *columns, *ceiling])
         for region in aal116():
             i = region.class_index
-            cells = [c for n in found.networks.values() for c in _cells(found, n, i)]
-            if found.ceiling:
-                cells.append(_number(found.ceiling.dice[:, i]))
+            cells = [c for n in findings.networks.values() for c in _cells(findings, n, i)]
+            if findings.ceiling:
+                cells.append(_number(findings.ceiling.dice[:, i]))
             writer.writerow([i, region.name, *cells])
 
 
-def _cells(found: Findings, network: Network, index: int) -> list[str]:
-    dice = network.scores[found.first].dice[:, index]
+def _cells(findings: Findings, network: Network, index: int) -> list[str]:
+    dice = network.scores[findings.first].dice[:, index]
     spread = f"{np.nanstd(dice, ddof=1):.4f}" if np.isfinite(dice).sum() > 1 else ""
     missing = str(int(network.missing[:, index].sum()))
     return [_number(dice), spread, _number(network.distances[:, index]), missing]
 
 
-def draw_figures(found: Findings, folder: Path, date: str) -> None:
-    """Figures 4.3 and 4.4: box plots of the best and the worst regions, all networks."""
-    stacked = np.concatenate([n.scores[found.first].dice[:, 1:] for n in found.networks.values()])
+def draw_figures(findings: Findings, folder: Path, date: str) -> None:
+    """Draw figures 4.3 and 4.4: box plots of the best and the worst regions, all networks."""
+    stacked = np.concatenate(
+        [n.scores[findings.first].dice[:, 1:] for n in findings.networks.values()]
+    )
     present = np.flatnonzero(np.isfinite(stacked).any(axis=0))
     medians = np.nanmedian(stacked[:, present], axis=0)
     order = present[np.argsort(medians, kind="stable")] + 1
     chosen = {"best": order[::-1][:FIGURE_REGIONS], "worst": order[:FIGURE_REGIONS]}
     for kind, indices in chosen.items():
-        _draw_regions(found, folder / f"{date}_{kind}_regions.png", indices, kind)
+        _draw_regions(findings, folder / f"{date}_{kind}_regions.png", indices, kind)
 
 
-def _draw_regions(found: Findings, path: Path, indices: NDArray[np.int64], kind: str) -> None:
+def _draw_regions(findings: Findings, path: Path, indices: NDArray[np.int64], kind: str) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4.5), layout="constrained")
     axes = figure.add_subplot()
-    width = 0.8 / len(found.networks)
-    for k, (name, network) in enumerate(found.networks.items()):
+    width = 0.8 / len(findings.networks)
+    for k, (name, network) in enumerate(findings.networks.items()):
         values = [
-            d[np.isfinite(d)] for d in (network.scores[found.first].dice[:, i] for i in indices)
+            d[np.isfinite(d)] for d in (network.scores[findings.first].dice[:, i] for i in indices)
         ]
-        places = np.arange(len(indices)) + (k - (len(found.networks) - 1) / 2) * width
+        places = np.arange(len(indices)) + (k - (len(findings.networks) - 1) / 2) * width
         boxes = axes.boxplot(values, positions=places, widths=width * 0.85, patch_artist=True)
         for box in boxes["boxes"]:
             box.set_facecolor(f"C{k}")
@@ -75,36 +77,36 @@ def _draw_regions(found: Findings, path: Path, indices: NDArray[np.int64], kind:
         axes.plot([], [], "s", color=f"C{k}", label=name)
     axes.set_xticks(range(len(indices)), [aal116()[int(i)].name for i in indices])
     axes.set(
-        ylabel="Dice", ylim=(-0.02, 1), title=f"{FIGURE_REGIONS} {kind} regions, {found.first}"
+        ylabel="Dice", ylim=(-0.02, 1), title=f"{FIGURE_REGIONS} {kind} regions, {findings.first}"
     )
     axes.grid(axis="y", alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=150)
 
 
-def markdown(found: Findings) -> str:
-    """The report as Markdown."""
+def markdown(findings: Findings) -> str:
+    """Format the report as Markdown."""
     parts = [
-        f"# The networks compared, {found.date}",
+        f"# The networks compared, {findings.date}",
         "Made by `python -m training.parcellation.evaluate --report`; every number is in "
-        f"[{found.date}.json]({found.date}.json). Machine: {machine()}.",
-        f"Test scans: {', '.join(f'{g} ({len(n)})' for g, n in found.split.test.items())}. "
-        f"Training scans: {len(found.split.train)}. The reference labels are the atlas's, "
+        f"[{findings.date}.json]({findings.date}.json). Machine: {machine()}.",
+        f"Test scans: {', '.join(f'{g} ({len(n)})' for g, n in findings.split.test.items())}. "
+        f"Training scans: {len(findings.split.train)}. The reference labels are the atlas's, "
         "registered to each scan (bronze standard). Report A had 1,200 scans for training, 200 "
         "for testing and an RTX 4090.",
-        *_report_tables(found),
-        *_region_parts(found),
-        *_group_parts(found),
-        *_truth_parts(found),
+        *_report_tables(findings),
+        *_region_parts(findings),
+        *_group_parts(findings),
+        *_truth_parts(findings),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _report_tables(found: Findings) -> list[str]:
+def _report_tables(findings: Findings) -> list[str]:
     time_rows, dice_rows, interval_rows, speed_rows = [], [], [], []
-    for name, network in found.networks.items():
-        own, paper = found.summary(name, found.first), REPORT_A.get(name)
-        hours, epochs = found.training(name)
+    for name, network in findings.networks.items():
+        own, paper = findings.summary(name, findings.first), REPORT_A.get(name)
+        hours, epochs = findings.training(name)
         # recipes from before a choice existed made the one that is now its default
         optimisation = {
             **dataclasses.asdict(Optimisation()),
@@ -122,8 +124,8 @@ def _report_tables(found: Findings) -> list[str]:
         paper_speed = "{:.3f} ± {:.3f}".format(*paper["prediction_s"]) if paper else ""
         speed_rows.append([name, paper_speed, f"{seconds.mean:.3f} ± {seconds.sd:.3f}"])
     ceiling = ""
-    if found.ceiling:
-        c = summarise(found.ceiling.per_scan.tolist())
+    if findings.ceiling:
+        c = summarise(findings.ceiling.per_scan.tolist())
         ceiling = (
             f"\n\nNoise ceiling, registration against itself with another seed: "
             f"{100 * c.mean:.2f} ± {100 * c.sd:.2f} %."
@@ -134,7 +136,7 @@ def _report_tables(found: Findings) -> list[str]:
             ["network", "report A, h", "report A, epochs", "ours, h", "ours, epochs"], time_rows
         )
         + "\n\nOurs are those of the last run; weights that it started from took more.",
-        f"## Dice on {found.first}, % (table 4.1)\n\n"
+        f"## Dice on {findings.first}, % (table 4.1)\n\n"
         + _table(["network", "report A", "our loss, optimiser", "ours, mean ± SD"], dice_rows)
         + "\n\nThe report's ± is a fraction: its intervals imply standard deviations of 8.9 "
         "and 7.9 points." + ceiling,
@@ -145,12 +147,12 @@ def _report_tables(found: Findings) -> list[str]:
     ]
 
 
-def _region_parts(found: Findings) -> list[str]:
+def _region_parts(findings: Findings) -> list[str]:
     rows = []
-    for name, network in found.networks.items():
+    for name, network in findings.networks.items():
         values = network.distances[:, 1:]
         finite = values[np.isfinite(values)]
-        never = network.scores[found.first].never_predicted()
+        never = network.scores[findings.first].never_predicted()
         rows.append(
             [
                 name,
@@ -161,10 +163,11 @@ def _region_parts(found: Findings) -> list[str]:
             ]
         )
     return [
-        f"## Regions on {found.first} (figures 4.3 and 4.4)\n\n"
-        f"![Five best regions]({found.date}_best_regions.png)\n\n"
-        f"![Five worst regions]({found.date}_worst_regions.png)\n\n"
-        f"Every region's Dice and HD95: [{found.date}_regions.csv]({found.date}_regions.csv).\n\n"
+        f"## Regions on {findings.first} (figures 4.3 and 4.4)\n\n"
+        f"![Five best regions]({findings.date}_best_regions.png)\n\n"
+        f"![Five worst regions]({findings.date}_worst_regions.png)\n\n"
+        f"Every region's Dice and HD95: [{findings.date}_regions.csv]"
+        f"({findings.date}_regions.csv).\n\n"
         + _table(
             [
                 "network",
@@ -178,12 +181,12 @@ def _region_parts(found: Findings) -> list[str]:
     ]
 
 
-def _group_parts(found: Findings) -> list[str]:
+def _group_parts(findings: Findings) -> list[str]:
     rows = []
-    for group, names in found.split.test.items():
+    for group, names in findings.split.test.items():
         cells = []
-        for name in found.networks:
-            s = found.summary(name, group)
+        for name in findings.networks:
+            s = findings.summary(name, group)
             cells.append(f"{s.mean:.4f}" + (f" ± {s.sd:.4f}" if len(names) > 1 else ""))
         rows.append([group, str(len(names)), *cells])
     tests = [
@@ -194,21 +197,21 @@ def _group_parts(found: Findings) -> list[str]:
             f"{c['difference']:+.4f}",
             c["p_text"],
         ]
-        for c in found.comparisons()
+        for c in findings.comparisons()
         if c["scans"] > 1
     ]
     return [
         "## Every test group, mean Dice ± SD\n\n"
-        + _table(["group", "scans", *found.networks], rows),
+        + _table(["group", "scans", *findings.networks], rows),
         "## Differences between networks (Wilcoxon's signed-rank test, paired by scan)\n\n"
         + _table(["group", "networks", "scans", "mean difference of Dice", "p"], tests),
     ]
 
 
-def _truth_parts(found: Findings) -> list[str]:
+def _truth_parts(findings: Findings) -> list[str]:
     parts = []
-    for group, scans in found.registration.items():
-        means = found.truth_means(group)
+    for group, scans in findings.registration.items():
+        means = findings.truth_means(group)
         rows = [[s.name, *(f"{m[s.name]:.3f}" for m in means.values())] for s in structures()]
         averages = [f"{np.mean(list(m.values())):.3f}" for m in means.values()]
         rows.append(["mean", *averages])
@@ -218,7 +221,7 @@ def _truth_parts(found: Findings) -> list[str]:
             + "\n\n"
             + " ".join(
                 _verdict(name, difference)
-                for name, difference in found.truth_against_registration(group).items()
+                for name, difference in findings.truth_against_registration(group).items()
             )
         )
     return parts
@@ -236,7 +239,7 @@ def _verdict(name: str, found: Mapping[str, Any]) -> str:
 
 
 def _number(values: NDArray[np.float64]) -> str:
-    """Mean of the finite ones, or nothing."""
+    """Format the mean of the finite values, or nothing."""
     finite = values[np.isfinite(values)]
     return f"{finite.mean():.4f}" if len(finite) else ""
 

@@ -12,7 +12,7 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 import training.anomaly.detection
-from training.anomaly.detection import Answers, fact_answers, judge, one_network_each
+from training.anomaly.detection import MethodScores, fact_scores, judge, one_network_each
 
 MEASURES = ("auroc", "auprc", "tpr_at_10_fpr")
 
@@ -22,10 +22,10 @@ def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training.anomaly.detection, "DRAWS", 100)
 
 
-def once(healthy: Sequence[float], tumour: Sequence[float]) -> Answers:
+def once(healthy: Sequence[float], tumour: Sequence[float]) -> MethodScores:
     """Scores of one network that saw none of these."""
     values = np.array([*healthy, *tumour], float)
-    return fact_answers(values, np.arange(len(values)) >= len(healthy))
+    return fact_scores(values, np.arange(len(values)) >= len(healthy))
 
 
 def drawn(seed: int, healthy: int = 40, tumour: int = 60, shift: float = 0.8) -> Any:
@@ -39,7 +39,7 @@ def drawn(seed: int, healthy: int = 40, tumour: int = 60, shift: float = 0.8) ->
 def test_one_folds_figures_are_sklearns(seed: int) -> None:
     scores, truth = drawn(seed)
     assert len(set(scores.tolist())) < len(scores), "no ties"
-    found = judge(fact_answers(scores, truth == 1))
+    found = judge(fact_scores(scores, truth == 1))
     assert found["auroc"]["value"] == pytest.approx(roc_auc_score(truth, scores), abs=1e-12)
     expected = average_precision_score(truth, scores)
     assert found["auprc"]["value"] == pytest.approx(expected, abs=1e-12)
@@ -64,7 +64,7 @@ def test_a_scorer_that_is_always_wrong_finds_nothing() -> None:
 
 def test_a_scorer_that_guesses_has_a_half_in_its_interval() -> None:
     scores, truth = drawn(0, 200, 200, shift=0)
-    found = judge(fact_answers(scores, truth == 1))
+    found = judge(fact_scores(scores, truth == 1))
     low, high = found["auroc"]["interval"]
     assert low < 0.5 < high and high - low < 0.2
     assert found["tpr_at_10_fpr"]["value"] == pytest.approx(0.1, abs=0.07)
@@ -75,7 +75,7 @@ def test_intervals_contain_the_value_and_are_narrower_of_more_pictures(seed: int
     widths = []
     for times in (1, 10):
         scores, truth = drawn(seed, 30 * times, 40 * times)
-        found = judge(fact_answers(scores, truth == 1))
+        found = judge(fact_scores(scores, truth == 1))
         for name in MEASURES:
             low, high = found[name]["interval"]
             assert 0 <= low <= found[name]["value"] <= high <= 1
@@ -86,13 +86,13 @@ def test_intervals_contain_the_value_and_are_narrower_of_more_pictures(seed: int
 
 def test_figures_are_the_same_each_time() -> None:
     scores, truth = drawn(1)
-    answers = fact_answers(scores, truth == 1)
+    answers = fact_scores(scores, truth == 1)
     assert judge(answers) == judge(answers)
 
 
 def test_a_healthy_picture_is_compared_with_what_its_own_network_says_of_tumours() -> None:
     """The second network's scores are all higher, and each puts all pairs in order."""
-    answers = Answers(
+    answers = MethodScores(
         healthy=np.array([[0.0, 0.5, 100.0, 100.5]]),
         tumour=np.array([[[1.0, 2.0], [101.0, 102.0]]]),
         fold=np.array([[0, 0, 1, 1]]),
@@ -105,7 +105,7 @@ def test_a_healthy_picture_is_compared_with_what_its_own_network_says_of_tumours
 
 def test_repeats_count_alike() -> None:
     """One network that is always right, one that is always wrong."""
-    answers = Answers(
+    answers = MethodScores(
         healthy=np.array([[0.0, 1.0], [4.0, 5.0]]),
         tumour=np.array([[[2.0, 3.0]], [[2.0, 3.0]]]),
         fold=np.zeros((2, 2), int),
@@ -122,7 +122,7 @@ def test_the_share_found_at_ten_percent_false_positives_is_above_nine_of_ten_hea
 
 def test_the_threshold_comes_from_validation_alone() -> None:
     """Of 0 to 100 it is 90.8, whatever the others are."""
-    answers = Answers(
+    answers = MethodScores(
         healthy=np.array([[0.0, 89.0, 91.0, 92.0]]),
         tumour=np.array([[[89.0, 90.9, 95.0, 96.0, 97.0]]]),
         fold=np.zeros((1, 4), int),
@@ -135,7 +135,7 @@ def test_the_threshold_comes_from_validation_alone() -> None:
 
 
 def test_each_networks_threshold_is_for_its_own_scores() -> None:
-    answers = Answers(
+    answers = MethodScores(
         healthy=np.array([[0.0, 1000.0]]),
         tumour=np.array([[[200.0, 200.0], [200.0, 2000.0]]]),
         fold=np.array([[0, 1]]),
@@ -147,12 +147,12 @@ def test_each_networks_threshold_is_for_its_own_scores() -> None:
 
 def test_figures_are_json_by_the_standard() -> None:
     scores, truth = drawn(2)
-    json.dumps(judge(fact_answers(scores, truth == 1)), allow_nan=False)
+    json.dumps(judge(fact_scores(scores, truth == 1)), allow_nan=False)
 
 
 def test_each_tumour_is_scored_by_one_network_of_a_repeat() -> None:
     tumour = np.arange(2 * 3 * 4, dtype=float).reshape(2, 3, 4)
-    answers = Answers(np.zeros((2, 2)), tumour, np.zeros((2, 2), int), [[]])
+    answers = MethodScores(np.zeros((2, 2)), tumour, np.zeros((2, 2), int), [[]])
     found = one_network_each(answers)
     assert found.tolist() == [
         [tumour[0, 0, 0], tumour[0, 1, 1], tumour[0, 2, 2], tumour[0, 0, 3]],

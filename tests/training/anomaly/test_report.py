@@ -9,10 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
 
-import neurobento.networks.vgg16_autoencoder
 import training.anomaly.detection
 import training.anomaly.report
 import training.anomaly.train
@@ -20,10 +17,9 @@ from neurobento.anomaly.fit import FittedSlice
 from neurobento.errors import ConfigError
 from neurobento.imaging.geometry import SLICE_SHAPE
 from neurobento.networks.anomaly import REDUCTIONS
-from neurobento.networks.anomaly_unet import AnomalyUNet
-from neurobento.networks.vgg16_autoencoder import VGG16Autoencoder
 from tests.training.heads import head_images, write_heads
 from training.anomaly.detection import judge
+from training.anomaly.recipe import AnomalyRecipe
 from training.anomaly.report import (
     CHOSEN,
     Method,
@@ -34,7 +30,7 @@ from training.anomaly.report import (
     table,
 )
 from training.anomaly.slices import Slices
-from training.anomaly.train import AnomalyRecipe, AnomalyRun
+from training.loop.run import Run
 
 MEASURES = ("auroc", "auprc", "tpr_at_10_fpr")
 RECIPE = AnomalyRecipe("anomaly_unet", "synthetic", epochs=1, batch_size=4)
@@ -46,15 +42,7 @@ def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def narrow_networks(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = neurobento.networks.vgg16_autoencoder
-    monkeypatch.setattr(module, "LEVELS", tuple((8,) * len(level) for level in module.LEVELS))
-    monkeypatch.setattr(module, "DECODER", (4,) * 5)
-
-    def build(preset: str) -> nn.Module:
-        return VGG16Autoencoder() if "vgg16" in preset else AnomalyUNet((4, 4, 4, 4, 4, 4))
-
-    monkeypatch.setattr(training.anomaly.train, "build", build)
+def narrow_networks(tiny_networks: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training.anomaly.detection, "DRAWS", 5)
 
 
@@ -122,7 +110,7 @@ def test_no_tumour_and_no_test_slice_reaches_training(tmp_path: Path) -> None:
 
 def test_of_near_duplicates_one_takes_part(tmp_path: Path) -> None:
     slices, asked = slices_of(copies=4), Asked()
-    answers = collect(asked.method(), slices, 1, 3, tmp_path).answers["mean"]
+    answers = collect(asked.method(), slices, 1, 3, tmp_path).scores["mean"]
     assert answers.healthy.shape == (1, 12)
     copies = pictures(slices.images[-4:])
     for given in asked.fits:
@@ -134,9 +122,9 @@ def test_answers_are_of_each_picture_in_units_of_the_validation_slices(tmp_path:
     """Which scale a network's scores have does not matter."""
     slices = slices_of()
     found = collect(Asked().method(), slices, 2, 3, tmp_path / "a")
-    assert list(found.answers) == [*REDUCTIONS, CHOSEN]
+    assert list(found.scores) == [*REDUCTIONS, CHOSEN]
     assert sum(found.chosen.values()) == 6 and set(found.chosen) <= set(REDUCTIONS)
-    answers = found.answers["mean"]
+    answers = found.scores["mean"]
     assert answers.healthy.shape == (2, 12) and answers.tumour.shape == (2, 3, 5)
     assert (np.diff(answers.tumour, axis=-1) > 0).all(), "in the order of their grey"
     for repeat in range(2):
@@ -146,7 +134,7 @@ def test_answers_are_of_each_picture_in_units_of_the_validation_slices(tmp_path:
             validation = answers.validation[repeat][fold]
             assert validation.mean() == pytest.approx(0, abs=1e-6)
             assert validation.std() == pytest.approx(1)
-    other = collect(Asked(1000.0, 7.0).method(), slices, 2, 3, tmp_path / "b").answers["mean"]
+    other = collect(Asked(1000.0, 7.0).method(), slices, 2, 3, tmp_path / "b").scores["mean"]
     np.testing.assert_allclose(other.healthy, answers.healthy, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(other.tumour, answers.tumour, rtol=1e-5, atol=1e-5)
     assert judge(answers)["auroc"]["value"] == 1
@@ -160,8 +148,8 @@ def test_answers_that_are_kept_are_not_asked_for_again(tmp_path: Path) -> None:
     assert again.chosen == first.chosen
     assert np.array_equal(again.maps, first.maps)
     for name in (*REDUCTIONS, CHOSEN):
-        assert np.array_equal(again.answers[name].healthy, first.answers[name].healthy)
-        assert np.array_equal(again.answers[name].tumour, first.answers[name].tumour)
+        assert np.array_equal(again.scores[name].healthy, first.scores[name].healthy)
+        assert np.array_equal(again.scores[name].tumour, first.scores[name].tumour)
 
 
 @pytest.mark.parametrize(
@@ -185,12 +173,12 @@ def test_what_changed_is_asked_anew(
 
 
 def test_a_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    whole = collect(Asked().method(), slices_of(), 2, 3, tmp_path).answers["mean"]
+    whole = collect(Asked().method(), slices_of(), 2, 3, tmp_path).scores["mean"]
     kept = sorted(path for path in tmp_path.iterdir())
     assert len(kept) == 6
     kept[4].unlink()
     asked = Asked()
-    again = collect(asked.method(), slices_of(), 2, 3, tmp_path).answers["mean"]
+    again = collect(asked.method(), slices_of(), 2, 3, tmp_path).scores["mean"]
     assert len(asked.fits) == 1
     assert np.array_equal(again.healthy, whole.healthy)
     assert sorted(tmp_path.iterdir()) == kept
@@ -311,7 +299,7 @@ def test_the_command_compares_recipes_components_and_facts(
     def train(*_: Any) -> Any:
         raise AssertionError("asked again")
 
-    monkeypatch.setattr(AnomalyRun, "train", train)
+    monkeypatch.setattr(Run, "train", train)
     assert main(command) == 0
     assert json.loads((output / "anomaly.json").read_text()) == document
 
@@ -330,18 +318,14 @@ def test_what_learns_nothing_is_judged_on_all_that_is_not_tested(tmp_path: Path)
     asked = Asked()
     method = dataclasses.replace(asked.method(), learns=False)
     found = collect(method, slices_of(), 1, 3, tmp_path)
-    assert [len(each) for each in found.answers["mean"].validation[0]] == [8, 8, 8]
+    assert [len(each) for each in found.scores["mean"].validation[0]] == [8, 8, 8]
 
 
 @pytest.mark.usefixtures("narrow_networks")
 def test_the_commands_encoder_is_vgg16s_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoder: Path
 ) -> None:
     """It takes nothing from others, and their answers are not asked for again."""
-    torch.manual_seed(0)
-    state = VGG16Autoencoder().features.state_dict()
-    file = tmp_path / "vgg16.pth"
-    torch.save({f"features.{k}": v for k, v in state.items()}, file)
     seen: list[AnomalyRecipe] = []
 
     def watch(recipe: AnomalyRecipe, _: str) -> Method:
@@ -356,5 +340,5 @@ def test_the_commands_encoder_is_vgg16s_alone(
     folder = write_heads(tmp_path / "slices", 6, 2)
     command = [*recipes, "--slices", str(folder), "--work", str(tmp_path / "work")]
     command += ["-o", str(tmp_path / "results"), "--repeats", "1", "--folds", "2"]
-    main([*command, "--encoder", str(file)])
-    assert [recipe.encoder for recipe in seen] == ["none", str(file)]
+    main([*command, "--encoder", str(encoder)])
+    assert [recipe.encoder for recipe in seen] == ["none", str(encoder)]

@@ -32,7 +32,7 @@ def checkpoint(step: int = 5) -> Checkpoint:
         recipe={"network": "compact", "data": {"train": ("a/*", "b"), "test": {"x": ("c",)}}},
         step=step,
         seconds=1.5,
-        best_dice=0.75,
+        best=0.75,
         best_step=4,
         stale=1,
         network=network.state_dict(),
@@ -62,6 +62,16 @@ def path(tmp_path: Path) -> Path:
 def test_a_checkpoint_survives_its_file(path: Path) -> None:
     write_checkpoint(path, checkpoint())
     assert same(read_checkpoint(path).__dict__, checkpoint().__dict__)
+
+
+@pytest.mark.parametrize("metric", ["dice", "loss"])
+def test_the_best_value_is_kept_under_its_metrics_name(path: Path, metric: str) -> None:
+    write_checkpoint(path, checkpoint(), metric)
+    assert read_values(path)[f"best_{metric}"] == 0.75
+    assert read_checkpoint(path, metric).best == 0.75
+    other = {"dice": "loss", "loss": "dice"}[metric]
+    with pytest.raises(ConfigError, match="the last checkpoint of a run of this task"):
+        read_checkpoint(path, other)
 
 
 def test_the_file_loads_weights_only_and_names_its_format(path: Path) -> None:

@@ -11,10 +11,16 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from training.loop.log import TrainingLog
 
+COLUMNS = ("step", "seconds", "loss", "learning_rate", "validation_dice")
+
+
+def log_in(folder: Path | None) -> TrainingLog:
+    return TrainingLog(folder, COLUMNS, "step", "dice")
+
 
 @pytest.fixture
 def log(tmp_path: Path) -> Iterator[TrainingLog]:
-    made = TrainingLog(tmp_path)
+    made = log_in(tmp_path)
     yield made
     made.close()
 
@@ -57,7 +63,7 @@ def test_events_hold_every_step(log: TrainingLog, tmp_path: Path) -> None:
 def test_a_restored_log_goes_on_from_the_earlier_rows(log: TrainingLog, tmp_path: Path) -> None:
     steps(log, 1, 4.0)
     log.validation(1, 1.0, 0.25)
-    second = TrainingLog(tmp_path)
+    second = log_in(tmp_path)
     second.restore(1, log.validations)
     steps(second, 2, 2.0)
     second.validation(2, 2.0, 0.5)
@@ -66,22 +72,22 @@ def test_a_restored_log_goes_on_from_the_earlier_rows(log: TrainingLog, tmp_path
     assert [row["step"] for row in log.validations] == [1]
 
 
-def test_a_silent_log_writes_nothing(tmp_path: Path) -> None:
+def test_a_log_without_a_folder_writes_nothing(tmp_path: Path) -> None:
     """But counts, as the others do."""
-    log = TrainingLog(tmp_path, silent=True)
+    log = log_in(None)
     log.restore(1, [])
     steps(log, 2, 4.0)
     log.validation(2, 1.0, 0.25)
-    log.draw()
+    log.write()
     log.close()
     assert list(tmp_path.iterdir()) == []
     assert [row["validation_dice"] for row in log.validations] == [0.25]
 
 
-def test_there_is_no_picture_before_a_validation(log: TrainingLog, tmp_path: Path) -> None:
+def test_columns_come_in_the_tasks_order(tmp_path: Path) -> None:
+    log = TrainingLog(tmp_path, ("epoch", "loss", "validation_loss", "seconds"), "epoch", "loss")
     steps(log, 1, 4.0)
-    log.draw()
-    assert not (tmp_path / "curves.png").exists()
-    log.validation(1, 1.0, 0.25)
-    log.draw()
-    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    log.validation(1, 1.5, 0.25)
+    log.close()
+    text = "epoch,loss,validation_loss,seconds\n1.0,4.0,0.25,1.5\n"
+    assert (tmp_path / "log.csv").read_text() == text

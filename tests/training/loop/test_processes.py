@@ -13,12 +13,14 @@ import pytest
 import torch
 from torch import Tensor
 
-import training.parcellation.run
+from neurobento.networks import PRESETS
+from tests.training.tiny import CPU, labels_of
 from training.loop.checkpoint import read_checkpoint
 from training.loop.processes import ALONE, Processes, join_processes
-from training.loop.recipe import read_recipe
+from training.loop.run import Run
 from training.parcellation.dataset import Pair, load_pairs, open_pairs, write_pack
-from training.parcellation.run import Run
+from training.parcellation.recipe import read_recipe
+from training.parcellation.task import ParcellationTask
 
 SCRIPT = Path(__file__).with_name("train_together.py")
 SHAPE, BLOCKS = (13, 14, 12), (7, 7, 6)
@@ -38,8 +40,7 @@ validate_epochs = 1
 
 
 def pair(name: str, seed: int) -> Pair:
-    x, y, z = np.indices(SHAPE, sparse=True)
-    labels = torch.from_numpy(((x + y // 2 + z // 3 + 2 * seed) // 5 % 4).astype(np.uint8))
+    labels = torch.from_numpy(labels_of(SHAPE, seed, width=5))
     noise = torch.randint(40, SHAPE, generator=torch.Generator().manual_seed(seed))
     image = (labels * 60 + noise)[None].byte()
     return Pair(name, image, labels, np.eye(4), torch.zeros(3, *BLOCKS))
@@ -79,20 +80,16 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def alone(together: Path) -> Any:
     """The same run in this process."""
-    sys.path.insert(0, str(SCRIPT.parent))
-    try:
-        from train_together import Classifier
-    finally:
-        sys.path.remove(str(SCRIPT.parent))
     source = open_pairs(together / "pairs.npz")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training.parcellation.run, "build", lambda _: Classifier())
-        run = Run(
+        patch.setitem(PRESETS, "unet", "tests.training.tiny")
+        task = ParcellationTask(
             read_recipe(together / "recipe.toml"),
             load_pairs(source, TRAIN),
             load_pairs(source, ["v0"]),
-            together / "alone",
+            CPU,
         )
+        run = Run(task, together / "alone", CPU)
         run.train()
     return run
 
@@ -104,7 +101,7 @@ def test_two_processes_end_where_one_does(together: Path, alone: Run) -> None:
         torch.testing.assert_close(both[name], weight, atol=1e-5, rtol=1e-5)
     moved = read_checkpoint(together / "straight0" / "last.pt")
     assert moved.step == alone.step == 4
-    assert moved.best_dice == pytest.approx(alone.best_dice, abs=1e-3)
+    assert moved.best == pytest.approx(alone.best, abs=1e-3)
 
 
 @pytest.mark.slow
@@ -151,5 +148,5 @@ def test_the_process_of_rank_zero_is_the_first() -> None:
     assert [Processes(rank, 3).first for rank in range(3)] == [True, False, False]
 
 
-def test_alone_a_process_tells_itself() -> None:
-    assert ALONE.tell(0.25, torch.device("cpu")) == 0.25
+def test_alone_a_process_keeps_its_value() -> None:
+    assert ALONE.broadcast(0.25, torch.device("cpu")) == 0.25

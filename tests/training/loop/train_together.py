@@ -16,42 +16,19 @@ from itertools import count
 from types import SimpleNamespace
 
 import torch
-from torch import Tensor, nn
 
-import training.parcellation.run
+import training.loop.run
 import training.parcellation.train
+from neurobento.networks import PRESETS
 from training.loop.processes import join_processes
-from training.parcellation.run import Run
 
 
-class Classifier(nn.Module):
-    """Logits of four classes from two convolutions."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv3d(1, 8, 3, padding=1, bias=False),
-            nn.InstanceNorm3d(8),
-            nn.ReLU(),
-            nn.Conv3d(8, 4, 1),
-        )
-
-    def forward(self, image: Tensor) -> Tensor:
-        logits: Tensor = self.body(image)
-        return logits
-
-    def sampled_logits(self, image: Tensor, labels: Tensor, _: object) -> tuple[Tensor, Tensor]:
-        return self(image).movedim(1, -1).flatten(0, 3), labels.flatten().long()
-
-    def labels(self, image: Tensor) -> Tensor:
-        return self.forward(image).argmax(dim=1).byte()
-
-
-class Kept(Run):
+class Kept(training.loop.run.Run):
     """A run that leaves every process's weights."""
 
     def train(self, minutes: float | None = None) -> None:
         super().train(minutes)
+        assert self.folder is not None
         name = f"{self.folder.name.rstrip('01')}_rank{self.processes.rank}.pt"
         torch.save(self.network.state_dict(), self.folder.parent / name)
 
@@ -59,14 +36,14 @@ class Kept(Run):
 def main() -> None:
     recipe, pairs, output = sys.argv[1:]
     torch.set_num_threads(1)
-    training.parcellation.run.build = lambda _: Classifier()
+    PRESETS["unet"] = "tests.training.tiny"
     training.parcellation.train.Run = Kept
     with join_processes("cpu") as (processes, device):
         training.parcellation.train.join_processes = lambda _: nullcontext((processes, device))
         command = [recipe, "--pairs", pairs, "--device", "cpu"]
         training.parcellation.train.main([*command, "-o", f"{output}/straight{processes.rank}"])
         clock = count(step=10) if processes.first else count(step=0)
-        training.parcellation.run.time = SimpleNamespace(perf_counter=lambda: float(next(clock)))
+        training.loop.run.time = SimpleNamespace(perf_counter=lambda: float(next(clock)))
         parts = f"{output}/parts"
         training.parcellation.train.main([*command, "-o", parts, "--minutes", "1"])
         if processes.first:

@@ -17,18 +17,19 @@ from neurobento.errors import ConfigError
 from neurobento.networks.atlas_map import AtlasMap
 from neurobento.networks.compact import Compact
 from neurobento.networks.highresnet import ReportHighResNet
+from neurobento.networks.parcellation import ParcellationNetwork
 from neurobento.networks.unet import ReportUNet
 from training.parcellation.loss import dice, dice_cross_entropy, position_loss
-from training.parcellation.objective import CHECKPOINTED, Objective
+from training.parcellation.objective import Objective
 
 SHAPE, BLOCKS, BRAIN, CLASSES = (18, 20, 17), (9, 10, 9), (20, 24, 22), 4
 
 
-def compact() -> nn.Module:
+def compact() -> ParcellationNetwork:
     return Compact((8, 8), head_width=8, classes=CLASSES, shape=SHAPE)
 
 
-def atlas_map() -> nn.Module:
+def atlas_map() -> ParcellationNetwork:
     """With a correction that is not fresh, on an atlas with every region."""
     regions = Compact((8, 8, 8), head_width=8, shape=SHAPE)
     network = AtlasMap(regions, (8, 8), brain_shape=BRAIN, shape=SHAPE)
@@ -41,18 +42,18 @@ def atlas_map() -> nn.Module:
     return network
 
 
-def unet() -> nn.Module:
+def unet() -> ParcellationNetwork:
     return ReportUNet(UNet(3, 1, CLASSES, channels=(4, 8), strides=(2,), num_res_units=2))
 
 
-def held_unet() -> nn.Module:
+def held_unet() -> ParcellationNetwork:
     """Which samples voxels as long as it does without its last layer's neighbours."""
     network: Any = unet()
     network.hold_mixing()
-    return cast(nn.Module, network)
+    return cast(ParcellationNetwork, network)
 
 
-def highresnet() -> nn.Module:
+def highresnet() -> ParcellationNetwork:
     """All three stages, as the second and the third are dilated."""
     layers = [
         {"name": "conv_0", "n_features": 4, "kernel_size": 3},
@@ -68,12 +69,8 @@ def highresnet() -> nn.Module:
 NETWORKS = {"compact": compact, "atlas_map": atlas_map, "unet": unet, "highresnet": highresnet}
 
 
-def fitting_loss(network: nn.Module) -> str:
-    return "positions" if isinstance(network, AtlasMap) else "dice_cross_entropy"
-
-
 @pytest.fixture(params=NETWORKS)
-def network(request: pytest.FixtureRequest) -> nn.Module:
+def network(request: pytest.FixtureRequest) -> ParcellationNetwork:
     torch.manual_seed(0)
     return NETWORKS[request.param]()
 
@@ -101,16 +98,18 @@ def test_halves_of_a_batch_learn_on_average_what_the_whole_does(loss: str) -> No
     torch.testing.assert_close(objective(*batch(4)), halves)
 
 
-def slopes(network: nn.Module) -> dict[str, Tensor]:
+def slopes(network: ParcellationNetwork) -> dict[str, Tensor]:
     """The gradient of every weight that learns; each has one."""
     found = {name: p.grad for name, p in network.named_parameters()}
     return {name: gradient.clone() for name, gradient in found.items() if gradient is not None}
 
 
-def test_checkpointing_changes_neither_loss_nor_gradients_nor_state(network: nn.Module) -> None:
+def test_checkpointing_changes_neither_loss_nor_gradients_nor_state(
+    network: ParcellationNetwork,
+) -> None:
     """States are the batch norms' statistics: what is computed again is not counted again."""
     again = copy.deepcopy(network)
-    loss = fitting_loss(network)
+    loss = network.losses[0]
     kept = Objective(network, loss)(*batch())
     kept.backward()
     computed = Objective(again, loss, checkpointing=True)(*batch())
@@ -123,9 +122,9 @@ def test_checkpointing_changes_neither_loss_nor_gradients_nor_state(network: nn.
     torch.testing.assert_close(dict(again.state_dict()), dict(network.state_dict()))
 
 
-def test_checkpointing_computes_the_blocks_again(network: nn.Module) -> None:
+def test_checkpointing_computes_the_blocks_again(network: ParcellationNetwork) -> None:
     """In the backward pass, and only those that learn."""
-    blocks = [m for m in network.modules() if type(m).__name__ in CHECKPOINTED]
+    blocks = [m for m in network.modules() if isinstance(m, network.recomputed_blocks)]
     assert blocks
     calls: dict[bool, int] = {True: 0, False: 0}
 
@@ -138,7 +137,7 @@ def test_checkpointing_computes_the_blocks_again(network: nn.Module) -> None:
     for block in blocks:
         inner = next(m for m in block.modules() if isinstance(m, nn.Conv3d))
         inner.register_forward_pre_hook(count(inner.weight.requires_grad))
-    objective = Objective(network, fitting_loss(network), checkpointing=True)
+    objective = Objective(network, network.losses[0], checkpointing=True)
     with torch.no_grad():
         objective(*batch())
     once = dict(calls)
@@ -149,9 +148,9 @@ def test_checkpointing_computes_the_blocks_again(network: nn.Module) -> None:
     assert calls == {True: 3 * once[True], False: 2 * once[False]}
 
 
-def test_a_copy_made_before_is_not_checkpointed(network: nn.Module) -> None:
+def test_a_copy_made_before_is_not_checkpointed(network: ParcellationNetwork) -> None:
     before = copy.deepcopy(network)
-    Objective(network, fitting_loss(network), checkpointing=True)
+    Objective(network, network.losses[0], checkpointing=True)
     assert not any("forward" in vars(module) for module in before.modules())
     assert any("forward" in vars(module) for module in network.modules())
 
@@ -227,7 +226,7 @@ def test_the_map_networks_loss_is_that_of_its_positions() -> None:
     ],
 )
 def test_a_loss_that_does_not_fit_the_network_is_refused(
-    build: Callable[[], nn.Module], loss: str
+    build: Callable[[], ParcellationNetwork], loss: str
 ) -> None:
-    with pytest.raises(ConfigError, match=f'"positions" for atlas_map.*found {loss!r}'):
+    with pytest.raises(ConfigError, match=f"one of .* for this network; found {loss!r}"):
         Objective(build(), loss)

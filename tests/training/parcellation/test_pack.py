@@ -11,9 +11,9 @@ import torch
 
 import training.parcellation.dataset
 from neurobento.errors import ConfigError
-from training.loop.recipe import read_recipe
 from training.parcellation.dataset import find_split, open_pairs
 from training.parcellation.pack import main
+from training.parcellation.recipe import read_recipe
 
 SHAPE, BLOCKS = (5, 6, 7), (3, 3, 4)
 AFFINE = nib.affines.from_matvec(np.diag([1.5, 1.25, 1.125]), [-60, -75, -45])

@@ -6,18 +6,15 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
 
-import neurobento.networks.weights
-import training.parcellation.run
 from neurobento.errors import ConfigError
 from neurobento.imaging.geometry import NETWORK_SHAPE
+from tests.training.tiny import labels_of
 from training.loop.checkpoint import read_checkpoint
 from training.parcellation.dataset import Pair, write_pack
 from training.parcellation.train import main
@@ -28,34 +25,7 @@ RECIPE = (
 )
 
 
-class Classifier(nn.Module):
-    """Logits of four classes from one convolution."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Conv3d(1, 4, 3, padding=1)
-
-    def forward(self, image: Tensor) -> Tensor:
-        logits: Tensor = self.body(image)
-        return logits
-
-    def sampled_logits(self, image: Tensor, labels: Tensor, _: Any) -> tuple[Tensor, Tensor]:
-        return self(image).movedim(1, -1).flatten(0, 3), labels.flatten().long()
-
-    def labels(self, image: Tensor) -> Tensor:
-        return self.forward(image).argmax(dim=1).byte()
-
-
-@pytest.fixture(autouse=True)
-def tiny_networks(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (training.parcellation.run, neurobento.networks.weights):
-        monkeypatch.setattr(module, "build", lambda _: Classifier())
-
-
-def labels_of(shape: tuple[int, ...]) -> Any:
-    x, y, z = np.indices(shape, sparse=True)
-    return ((x + y // 2 + z // 3) // 4 % 4).astype(np.uint8)
-
+pytestmark = pytest.mark.usefixtures("tiny_networks")
 
 Command = Callable[..., int]
 
@@ -63,7 +33,7 @@ Command = Callable[..., int]
 @pytest.fixture
 def command(tmp_path: Path) -> Command:
     """Runs the command on a pack of small pairs; the run's folder is `tmp_path / "run"`."""
-    labels = torch.from_numpy(labels_of((9, 10, 11)))
+    labels = torch.from_numpy(labels_of((9, 10, 11), width=4))
     pair = Pair("", (labels * 60)[None], labels, np.eye(4), torch.zeros(3, 5, 5, 6))
     write_pack(tmp_path / "pairs.npz", [replace(pair, name=name) for name in ("s1", "s2", "v1")])
     (tmp_path / "recipe.toml").write_text(RECIPE)
@@ -77,8 +47,8 @@ def command(tmp_path: Path) -> Command:
 
 def test_the_command_trains_then_resumes_on_the_network_grid(tmp_path: Path) -> None:
     arrays = {
-        "labels": labels_of(NETWORK_SHAPE),
-        "image": labels_of(NETWORK_SHAPE).astype(np.float32) / 4,
+        "labels": labels_of(NETWORK_SHAPE, width=4),
+        "image": labels_of(NETWORK_SHAPE, width=4).astype(np.float32) / 4,
         "positions": np.zeros((46, 61, 62, 3), np.float32),
     }
     for name in ("s1", "v1"):
@@ -116,7 +86,7 @@ def test_the_command_says_how_it_went(
     best = read_checkpoint(tmp_path / "run" / "best.pt")
     assert caplog.messages == [
         "2 training scans, 1 for validation; fp32",
-        f"best validation Dice {best.best_dice:.4f} at step {best.best_step}",
+        f"best validation Dice {best.best:.4f} at step {best.best_step}",
     ]
 
 
@@ -129,7 +99,7 @@ def test_a_folder_with_a_run_in_it_is_not_overwritten(command: Command, tmp_path
 
 
 def test_there_has_to_be_a_run_to_go_on_from(command: Command, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"a run to go on from; found no last\.pt"):
+    with pytest.raises(ConfigError, match=r"a run to continue; found no last\.pt"):
         command("--resume")
     assert not (tmp_path / "run").exists()
 

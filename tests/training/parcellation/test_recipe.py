@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 
-import training.loop.recipe
+import training.parcellation.recipe
 from neurobento.errors import ConfigError
 from neurobento.networks import PRESETS
-from training.loop.recipe import Data, Optimisation, Recipe, read_recipe
+from training.parcellation.recipe import Data, Optimisation, Recipe, read_recipe
 
 CONFIGS = [
     path
-    for path in sorted((Path(training.loop.recipe.__file__).parents[1] / "configs").glob("*.toml"))
+    for path in sorted(
+        (Path(training.parcellation.recipe.__file__).parents[1] / "configs").glob("*.toml")
+    )
     # those of networks for anomalies are `training.anomaly.train`'s
     if "\nobjective =" not in path.read_text()
 ]

@@ -1,0 +1,69 @@
+"""The base of networks that label a brain's regions: what training asks of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+__all__ = ["ParcellationNetwork"]
+
+
+class ParcellationNetwork(nn.Module):
+    """A network that labels a brain's regions and says what it needs to learn.
+
+    A new network is a subclass in a file of its own and a line of `neurobento.networks.PRESETS`.
+    """
+
+    losses: ClassVar[tuple[str, ...]] = ("dice_cross_entropy", "dice")
+    """Names of the losses in `training.parcellation.loss` that suit it."""
+
+    needs_whole_image: ClassVar[bool] = False
+    """True if it cannot learn from patches."""
+
+    needs_atlas: ClassVar[bool] = False
+    """True if training calls `take_atlas` first."""
+
+    starts_from: ClassVar[str | None] = None
+    """Preset whose weights a new run has to start from."""
+
+    recomputed_blocks: ClassVar[tuple[type[nn.Module], ...]] = ()
+    """Blocks whose activations gradient checkpointing computes again."""
+
+    can_hold_mixing: ClassVar[bool] = False
+    """True if `hold_mixing` is available."""
+
+    mixing: bool = True
+    """False while the layer that `hold_mixing` simplifies sees no neighbouring voxels."""
+
+    def labels(self, image: Tensor) -> Tensor:
+        """Return labels (N, X, Y, Z) uint8 of images (N, 1, X, Y, Z) float32 in [0, 1]."""
+        labels: Tensor = self(image).argmax(dim=1).byte()
+        return labels
+
+    def sampled_logits(
+        self, image: Tensor, labels: Tensor, order: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        """Return logits (V, C) and labels (V,) int64 of the voxels that a training step uses.
+
+        Parameters
+        ----------
+        image, labels
+            (N, 1, X, Y, Z) float32 in [0, 1] and (N, X, Y, Z) uint8.
+        order
+            A permutation of `layers.POSITIONS` that selects the voxels.
+        """
+        raise NotImplementedError
+
+    def take_weights(self, other: nn.Module) -> None:
+        """Start from the weights of another network; a RuntimeError says that they do not fit."""
+        self.load_state_dict(other.state_dict())
+
+    def take_atlas(self, labels: Tensor, brain: Tensor, voxel_to_ras: Tensor) -> None:
+        """Keep the atlas; a ValueError says why it does not suit."""
+        raise NotImplementedError
+
+    def hold_mixing(self) -> None:
+        """Simplify the costliest layer for the first part of training."""
+        raise NotImplementedError

@@ -19,8 +19,8 @@ from neurobento.imaging.geometry import NETWORK_SHAPE, SLICE_SHAPE
 from neurobento.labels import CLASS_COUNT, aal116
 
 __all__ = [
-    "SPEC_FORMAT",
     "MODEL_TASKS",
+    "SPEC_FORMAT",
     "ModelSpec",
     "ModelTask",
     "Tensor",

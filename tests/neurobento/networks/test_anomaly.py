@@ -66,50 +66,46 @@ def test_each_preset_is_a_network_for_anomalies_of_its_name(preset: str) -> None
 
 
 @ALL
-def test_a_score_is_of_each_map_alone(reduction: str) -> None:
+def test_a_score_is_of_each_map_alone_and_of_what_there_is_but_not_of_where(reduction: str) -> None:
     reduce, maps = REDUCTIONS[reduction], images(3).flatten(1)
     together = reduce(maps)
     assert together.shape == (3,)
     torch.testing.assert_close(together, torch.cat([reduce(each[None]) for each in maps]))
-
-
-@ALL
-def test_a_score_is_of_what_there_is_and_not_of_where(reduction: str) -> None:
     reduce, maps = REDUCTIONS[reduction], images(2).flatten(1)
     moved = maps[:, torch.randperm(PIXELS)]
     torch.testing.assert_close(reduce(moved), reduce(maps))
 
 
-@pytest.mark.parametrize(
-    ("reduction", "expected"),
-    [
-        ("mean", 164 / PIXELS),
-        ("root mean square", (164 / PIXELS) ** 0.5),
-        ("mean of the largest 10 %", 164 / 1638),
-        ("mean of the largest 5 %", 164 / 819),
-        ("mean of the largest 1 %", 1.0),
-        ("maximum", 1.0),
-    ],
-)
-def test_scores_of_a_map_with_one_percent_of_ones(reduction: str, expected: float) -> None:
+def test_scores_of_a_map_with_one_percent_of_ones() -> None:
     values = torch.zeros(1, PIXELS)
     values[0, ::99][:164] = 1
     assert values.sum() == 164
-    assert float(REDUCTIONS[reduction](values)) == pytest.approx(expected, rel=1e-5)
-
-
-def test_the_reductions_that_are_tested_are_all() -> None:
-    assert len(REDUCTIONS) == 6
+    scores = {name: float(reduce(values)) for name, reduce in REDUCTIONS.items()}
+    assert scores == pytest.approx(
+        {
+            "mean": 164 / PIXELS,
+            "root mean square": (164 / PIXELS) ** 0.5,
+            "mean of the largest 10 %": 164 / 1638,
+            "mean of the largest 5 %": 164 / 819,
+            "mean of the largest 1 %": 1.0,
+            "maximum": 1.0,
+        },
+        rel=1e-5,
+    )
 
 
 @ALL
-def test_detection_is_the_error_map_and_the_score_that_the_network_chose(reduction: str) -> None:
+def test_each_reduction_is_state_and_gives_the_score_beside_the_error_map(reduction: str) -> None:
     network = narrow("anomaly_unet")
     network.reduction = reduction
     with torch.inference_mode():
         scores, errors = network.detect(images(2))
         assert torch.equal(errors, network.error_map(images(2)))
     torch.testing.assert_close(scores, REDUCTIONS[reduction](errors.flatten(1)))
+    first, second = AnomalyNetwork(), AnomalyNetwork()
+    first.reduction = reduction
+    second.load_state_dict(first.state_dict())
+    assert second.reduction == reduction
 
 
 # --- error maps ---
@@ -117,24 +113,15 @@ def test_detection_is_the_error_map_and_the_score_that_the_network_chose(reducti
 
 @EACH
 @torch.inference_mode()
-def test_an_error_map_has_a_value_of_at_least_zero_for_each_pixel(preset: str) -> None:
+def test_error_maps_are_positive_and_those_of_a_batch_equal_those_of_its_slices(
+    preset: str,
+) -> None:
     errors = narrow(preset).error_map(images(2))
     assert (errors.shape, errors.dtype) == ((2, 128, 128), torch.float32)
     assert errors.min() >= 0 and errors.std() > 0
-
-
-@EACH
-@torch.inference_mode()
-def test_a_batch_equals_its_slices_one_by_one(preset: str) -> None:
     network = narrow(preset)
     single = torch.cat([network.error_map(image[None]) for image in images(3)])
     torch.testing.assert_close(network.error_map(images(3)), single, rtol=1e-4, atol=1e-5)
-
-
-@EACH
-@torch.inference_mode()
-def test_a_network_that_gives_logits_gives_no_reconstruction(preset: str) -> None:
-    network = narrow(preset)
     with_channel = (2, 1, 128, 128)
     expected = (2, 128, 128) if network.gives_logits else with_channel
     assert network(images(2)).shape == expected
@@ -174,14 +161,6 @@ def test_the_denoising_networks_errors_are_smoothed(monkeypatch: pytest.MonkeyPa
 # --- what travels with the weights ---
 
 
-@ALL
-def test_every_reduction_is_state(reduction: str) -> None:
-    first, second = AnomalyNetwork(), AnomalyNetwork()
-    first.reduction = reduction
-    second.load_state_dict(first.state_dict())
-    assert second.reduction == reduction
-
-
 @EACH
 def test_the_reduction_travels_with_the_weights(preset: str) -> None:
     first, second = narrow(preset), narrow(preset)
@@ -192,12 +171,18 @@ def test_the_reduction_travels_with_the_weights(preset: str) -> None:
         assert torch.equal(second.detect(images(1))[0], first.detect(images(1))[0])
 
 
-def test_weights_with_an_unknown_reduction_are_refused() -> None:
+def test_weights_with_an_unknown_reduction_are_refused(tmp_path: Path) -> None:
     network = narrow("anomaly_unet")
-    state = network.state_dict() | {"_extra_state": {"reduction": "median"}}
+    unknown = {"_extra_state": {"reduction": "median"}}
     with pytest.raises(KeyError, match="median"):
-        network.load_state_dict(state)
+        network.load_state_dict(network.state_dict() | unknown)
     assert network.reduction == "mean"
+    written("anomaly_unet", tmp_path / "best.pt")
+    values = read_values(tmp_path / "best.pt")
+    values["average"] |= unknown
+    write_weights(values, tmp_path / "weights.pt")
+    with pytest.raises(ConfigError, match="weights of the network as it is now"):
+        load_network(tmp_path / "weights.pt")
 
 
 def written(preset: str, path: Path) -> Any:
@@ -215,39 +200,25 @@ def written(preset: str, path: Path) -> Any:
 
 
 @EACH
-def test_the_network_of_a_run_loads_with_its_reduction(preset: str, tmp_path: Path) -> None:
+def test_weights_of_a_run_and_shipped_weights_load_with_the_reduction(
+    preset: str, tmp_path: Path
+) -> None:
+    """Those that are shipped are rounded."""
     network = written(preset, tmp_path / "best.pt")
     loaded: Any = load_network(tmp_path / "best.pt")
     assert loaded.reduction == "maximum" and not loaded.training
     with torch.inference_mode():
-        for found, expected in zip(
-            loaded.detect(images(2)), network.detect(images(2)), strict=True
-        ):
-            assert torch.equal(found, expected)
-
-
-@EACH
-def test_shipped_weights_are_rounded_and_have_the_reduction(preset: str, tmp_path: Path) -> None:
-    network = written(preset, tmp_path / "best.pt")
+        scores, errors = network.detect(images(2))
+        assert all(map(torch.equal, loaded.detect(images(2)), (scores, errors)))
     write_weights(read_values(tmp_path / "best.pt"), tmp_path / "weights.pt")
     shipped = read_values(tmp_path / "weights.pt")
     assert set(shipped) == {"recipe", "seconds", "average"}
     halves = {k for k, v in shipped["average"].items() if getattr(v, "dtype", 0) == torch.float16}
     assert halves == {k for k, v in network.named_parameters() if v.dim() == 4}
-    loaded: Any = load_network(tmp_path / "weights.pt")
+    loaded = load_network(tmp_path / "weights.pt")
     assert loaded.reduction == "maximum"
     for name, value in loaded.named_parameters():
         before = network.get_parameter(name)
         assert torch.equal(value, before.half().float() if name in halves else before)
     with torch.inference_mode():
-        found, expected = loaded.error_map(images(1)), network.error_map(images(1))
-        torch.testing.assert_close(found, expected, rtol=0.02, atol=0.005)
-
-
-def test_shipped_weights_with_an_unknown_reduction_are_refused(tmp_path: Path) -> None:
-    written("anomaly_unet", tmp_path / "best.pt")
-    values = read_values(tmp_path / "best.pt")
-    values["average"]["_extra_state"] = {"reduction": "median"}
-    write_weights(values, tmp_path / "weights.pt")
-    with pytest.raises(ConfigError, match="weights of the network as it is now"):
-        load_network(tmp_path / "weights.pt")
+        torch.testing.assert_close(loaded.error_map(images(2)), errors, rtol=0.02, atol=0.005)

@@ -92,10 +92,15 @@ def displace(network: AtlasMap, monkeypatch: pytest.MonkeyPatch, shift: Any) -> 
 # --- the atlas ---
 
 
-def test_the_table_is_the_brains_box_and_a_margin(network: AtlasMap) -> None:
+def test_the_table_is_the_brains_box_and_a_margin_and_its_centres_are_scipys(
+    network: AtlasMap,
+) -> None:
     labels, _, _ = atlas()
     box = tuple(slice(a - MARGIN, a + n + MARGIN) for a, n in zip(LOW, BRAIN, strict=True))
     assert torch.equal(network.atlas_labels, labels[box])
+    labels = network.atlas_labels.numpy()
+    expected = center_of_mass(np.ones_like(labels), labels, range(1, 117))
+    np.testing.assert_allclose(network.atlas_centres.numpy(), expected, atol=1e-3)
 
 
 def test_the_brain_has_half_the_atlass_resolution(network: AtlasMap) -> None:
@@ -127,12 +132,6 @@ def test_every_network_gives_a_class_the_same_code() -> None:
     assert len(codes.unique(dim=0)) >= 116
     torch.manual_seed(1)
     assert torch.equal(small().codes, codes)
-
-
-def test_the_atlass_centres_are_scipys(network: AtlasMap) -> None:
-    labels = network.atlas_labels.numpy()
-    expected = center_of_mass(np.ones_like(labels), labels, range(1, 117))
-    np.testing.assert_allclose(network.atlas_centres.numpy(), expected, atol=1e-3)
 
 
 def test_the_callers_atlas_is_neither_modified_nor_shared(network: AtlasMap) -> None:
@@ -180,7 +179,9 @@ def test_an_atlas_without_a_region_is_refused(missing: list[int]) -> None:
     assert not network.atlas_centres.any()
 
 
-def test_to_table_takes_the_atlass_world_to_voxels_of_the_table(network: AtlasMap) -> None:
+def test_to_table_takes_the_atlass_world_to_voxels_of_the_table_and_undoes_voxel_to_ras(
+    network: AtlasMap,
+) -> None:
     index = torch.tensor([[0.0, 0, 0], [3, 7, 2], [12.5, 20.25, 18.75]]).T.double()
     in_atlas = index.numpy() + np.array(LOW)[:, None] - MARGIN
     world = nib.affines.apply_affine(VOXEL_TO_RAS, in_atlas.T).T
@@ -188,9 +189,6 @@ def test_to_table_takes_the_atlass_world_to_voxels_of_the_table(network: AtlasMa
     found = network.to_table(positions)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.reshape(3, 3).double(), index, rtol=0, atol=1e-4)
-
-
-def test_to_table_undoes_atlas_voxel_to_ras(network: AtlasMap) -> None:
     voxels = torch.rand((2, 3, 4, 5, 6), generator=torch.Generator().manual_seed(2)).double() * 30
     matrix = network.atlas_voxel_to_ras
     world = torch.einsum("ij,njxyz->nixyz", matrix[:3, :3], voxels)
@@ -448,7 +446,9 @@ def test_a_correction_sees_the_brain_where_the_map_displaces_to(
 
 
 @torch.inference_mode()
-def test_a_correction_sees_the_image_and_where_it_ends(network: AtlasMap) -> None:
+def test_a_correction_sees_the_image_and_where_it_ends_and_which_correction_it_is(
+    network: AtlasMap,
+) -> None:
     image = images(1) + 0.1
     seen, *_ = given_to_corrections(network, image, SHIFTS[0])
     padded = F.pad(image, (0, 3, 0, 6, 0, 5))
@@ -456,12 +456,8 @@ def test_a_correction_sees_the_image_and_where_it_ends(network: AtlasMap) -> Non
     torch.testing.assert_close(seen[:, OF_IMAGE], blocks)
     assert torch.equal(seen[:, MASK] > 0, blocks.sum(dim=1) > 0)
     assert 0 < seen[:, MASK].mean() < 1
-
-
-@torch.inference_mode()
-def test_a_correction_sees_which_one_it_is(network: AtlasMap) -> None:
-    seen = given_to_corrections(network, images(1), SHIFTS[0])
-    assert [x[:, TURN].unique().tolist() for x in seen] == [[-1.0], [0.0], [1.0]]
+    turns = given_to_corrections(network, images(1), SHIFTS[0])
+    assert [x[:, TURN].unique().tolist() for x in turns] == [[-1.0], [0.0], [1.0]]
 
 
 @torch.inference_mode()
@@ -553,24 +549,20 @@ def test_a_fresh_network_labels_the_regions_where_it_sees_them(whole: AtlasMap, 
 
 
 @torch.inference_mode()
-def test_a_network_that_displaces_nothing_lays_the_atlas_over_the_grid(
-    network: AtlasMap, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    displace(network, monkeypatch, (0.0, 0.0, 0.0))
-    labels = network.labels(images(1))
-    assert labels.dtype == torch.uint8
-    assert np.array_equal(labels[0].numpy(), laid_over_the_box())
-
-
-@torch.inference_mode()
-@pytest.mark.parametrize("shift", [(2.0, 0.0, 0.0), (0.0, -3.0, 1.0), (1.2, 2.9, -2.1)])
+@pytest.mark.parametrize(
+    "shift", [(0.0, 0.0, 0.0), (2.0, 0.0, 0.0), (0.0, -3.0, 1.0), (1.2, 2.9, -2.1)]
+)
 def test_labels_are_the_atlass_where_the_last_map_displaces_to(
     network: AtlasMap, monkeypatch: pytest.MonkeyPatch, shift: tuple[float, float, float]
 ) -> None:
+    """Without a displacement the atlas is laid over the grid."""
     displace(network, monkeypatch, shift)
     expected = laid_over_the_box(shift)
-    assert (expected != laid_over_the_box()).mean() > 0.9
-    assert np.array_equal(network.labels(images(2))[1].numpy(), expected)
+    if any(shift):
+        assert (expected != laid_over_the_box()).mean() > 0.9
+    labels = network.labels(images(2))
+    assert labels.dtype == torch.uint8
+    assert np.array_equal(labels[1].numpy(), expected)
 
 
 @torch.inference_mode()
@@ -625,7 +617,7 @@ def test_an_image_of_zeros_has_labels(request: pytest.FixtureRequest, given: str
 # --- the default network and its parts ---
 
 
-def test_the_default_network_has_a_table_of_the_atlass_brain() -> None:
+def test_the_default_network_has_a_table_of_the_atlass_brain_and_sees_regions_by_compact() -> None:
     network = build("atlas_map")
     assert isinstance(network, AtlasMap)
     assert (network.shape, network.updates) == ((91, 122, 123), 3)
@@ -633,9 +625,6 @@ def test_the_default_network_has_a_table_of_the_atlass_brain() -> None:
     assert network.atlas_brain.shape == (76, 94, 80)
     assert network.atlas_codes.shape == (1, 16, 38, 47, 40)
     assert network.atlas_labels.dtype == torch.uint8
-
-
-def test_the_default_network_sees_regions_by_compact() -> None:
     network: Any = build("atlas_map")
     network.regions.load_state_dict(build("compact").state_dict())
     assert not any(p.requires_grad for p in network.regions.parameters())
@@ -669,26 +658,22 @@ def test_the_default_network_takes_the_atlas_itself(shared: Path) -> None:
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize(("depth", "regions"), [(1, 2), (2, 3), (3, 4), (1, 4)])
-def test_a_correction_may_go_as_deep_as_the_regions(depth: int, regions: int) -> None:
+@pytest.mark.parametrize(
+    ("depth", "regions"),
+    [(1, 2), (2, 3), (3, 4), (1, 4), (1, 1), (2, 2), (3, 3), (4, 3), (4, 4)],
+)
+def test_a_correction_is_less_deep_than_the_regions(depth: int, regions: int) -> None:
+    """Blocks of a deeper one could not be halved as often: the image is padded for the regions."""
     shape = (13, 18, 19)
-    network = AtlasMap(
-        Compact((4,) * regions, head_width=4, shape=shape),
-        (4,) * depth,
-        brain_shape=BRAIN,
-        shape=shape,
-    ).eval()
+    compact = Compact((4,) * regions, head_width=4, shape=shape)
+    if depth >= regions:
+        with pytest.raises(ValueError, match=f"expected fewer than {depth} widths"):
+            AtlasMap(compact, (4,) * depth, brain_shape=BRAIN, shape=shape)
+        return
+    network = AtlasMap(compact, (4,) * depth, brain_shape=BRAIN, shape=shape).eval()
     network.take_atlas(*atlas())
     blocks = [n // 4 for n in network.padded_shape]
     assert [found.shape for found in network(images(1, shape))] == [(1, 3, *blocks)] * 4
-
-
-@pytest.mark.parametrize(("depth", "regions"), [(1, 1), (2, 2), (3, 3), (4, 3), (4, 4)])
-def test_a_correction_deeper_than_the_regions_is_refused(depth: int, regions: int) -> None:
-    """Its blocks could not be halved as often: the image is padded for the regions."""
-    network = Compact((4,) * regions, head_width=4, shape=SHAPE)
-    with pytest.raises(ValueError, match=f"expected fewer than {depth} widths"):
-        AtlasMap(network, (4,) * depth, brain_shape=BRAIN, shape=SHAPE)
 
 
 @pytest.mark.parametrize(

@@ -32,15 +32,13 @@ def test_forward_gives_117_logits_for_each_voxel_of_any_shape(
 
 
 @torch.inference_mode()
-def test_labels_are_the_argmax_of_forward(network: nn.Module) -> None:
+def test_labels_are_the_argmax_of_forward_and_a_batch_equals_its_scans_one_by_one(
+    network: nn.Module,
+) -> None:
     labels = network.labels(images(2, (7, 10, 9)))
     assert (labels.dtype, labels.shape) == (torch.uint8, (2, 7, 10, 9))
     assert len(labels.unique()) > 1
     assert torch.equal(labels.long(), network(images(2, (7, 10, 9))).argmax(dim=1))
-
-
-@torch.inference_mode()
-def test_a_batch_equals_its_scans_one_by_one(network: nn.Module) -> None:
     batch = images(3, (7, 10, 9))
     single = torch.cat([network(image[None]) for image in batch])
     torch.testing.assert_close(network(batch), single, rtol=1e-4, atol=1e-5)

@@ -15,11 +15,8 @@ def images(count: int, shape: tuple[int, int, int] = (4, 6, 8)) -> Tensor:
     return torch.rand((count, 1, *shape), generator=torch.Generator().manual_seed(1))
 
 
-def test_positions_are_the_eight_corners_of_a_block() -> None:
+def test_blocks_hold_the_eight_corners_of_each_block() -> None:
     assert sorted(set(POSITIONS)) == list(itertools.product((0, 1), repeat=3))
-
-
-def test_blocks_hold_a_voxels_eight_neighbours() -> None:
     image = images(1)
     blocks = to_blocks(image)
     assert blocks.shape == (1, 8, 2, 3, 4)

@@ -50,19 +50,15 @@ def test_sample_is_torchs_grid_sample(channels: int) -> None:
     torch.testing.assert_close(found, grid_sampled(table, voxels), rtol=0, atol=1e-5)
 
 
-def test_sample_at_a_tables_voxels_is_the_table() -> None:
+def test_sample_at_a_tables_voxels_is_the_table_and_far_beyond_it_its_corner() -> None:
     """Its last voxels too, which have no neighbour to share with."""
     table = drawn(0, 5, 7, 6, 2)
     voxels = torch.from_numpy(np.indices((5, 7, 6)))[None].float()
     assert torch.equal(sample(table, voxels)[0].movedim(0, -1), table)
-
-
-@pytest.mark.parametrize("end", [-1e3, 1e3])
-def test_far_beyond_a_table_lies_its_corner(end: float) -> None:
-    table = drawn(0, 5, 7, 6, 2)
-    corner = table[0, 0, 0] if end < 0 else table[-1, -1, -1]
-    found = sample(table, torch.full((1, 3, 1, 1, 1), end))
-    torch.testing.assert_close(found.flatten(), corner)
+    for end, corner in ((-1e3, table[0, 0, 0]), (1e3, table[-1, -1, -1])):
+        torch.testing.assert_close(
+            sample(table, torch.full((1, 3, 1, 1, 1), end)).flatten(), corner
+        )
 
 
 # --- an affine map ---
@@ -87,7 +83,7 @@ def test_fit_affine_recovers_a_known_map() -> None:
     torch.testing.assert_close(found[1], offset, rtol=0, atol=1e-2)
 
 
-def test_fit_affine_has_least_weighted_squares() -> None:
+def test_fit_affine_has_least_weighted_squares_in_a_batch_and_scan_by_scan() -> None:
     """As NumPy has them, with targets that no affine map meets."""
     targets, weights = points() + 20 * drawn(6, 2, 40, 3), drawn(7, 2, 40) ** 3 + 0.01
     matrix, offset = fit_affine(points(), targets, weights)
@@ -99,16 +95,13 @@ def test_fit_affine_has_least_weighted_squares() -> None:
         )[0]
         np.testing.assert_allclose(matrix[i].numpy(), expected[:3].T, atol=1e-3)
         np.testing.assert_allclose(offset[i].numpy(), expected[3], atol=1e-2)
-
-
-def test_a_batch_is_fitted_as_its_scans_one_by_one() -> None:
-    targets, weights = points() + 20 * drawn(6, 2, 40, 3), drawn(7, 2, 40) + 0.1
-    together = fit_affine(points(), targets, weights)
+    weights = drawn(7, 2, 40) + 0.1
+    matrix, offset = fit_affine(points(), targets, weights)
     for i in range(2):
         part = slice(i, i + 1)
         alone = fit_affine(points()[part], targets[part], weights[part])
-        torch.testing.assert_close(alone[0], together[0][part], rtol=0, atol=1e-4)
-        torch.testing.assert_close(alone[1], together[1][part], rtol=0, atol=5e-3)
+        torch.testing.assert_close(alone[0], matrix[part], rtol=0, atol=1e-4)
+        torch.testing.assert_close(alone[1], offset[part], rtol=0, atol=5e-3)
 
 
 @pytest.mark.parametrize("flat", [1, 2, 3])
@@ -195,12 +188,6 @@ def test_the_correlations_force_points_to_where_a_shifted_image_lies(axis: int, 
     assert pull[[i for i in range(3) if i != axis]].abs().max() < 1e-3
 
 
-def test_flat_images_pull_nowhere() -> None:
-    correlation, force = correlation_force(torch.zeros(1, 1, *SHAPE), torch.ones(1, 1, *SHAPE))
-    assert correlation.abs().max() < 1e-3
-    assert not force.any()
-
-
 # --- codes ---
 
 
@@ -230,7 +217,10 @@ def test_the_codes_force_closes_a_gap_along_one_axis_in_one_step(axis: int) -> N
     assert not force[:, [i for i in range(3) if i != axis]].any()
 
 
-def test_flat_codes_pull_nowhere() -> None:
+def test_flat_images_and_flat_codes_pull_nowhere() -> None:
+    correlation, force = correlation_force(torch.zeros(1, 1, *SHAPE), torch.ones(1, 1, *SHAPE))
+    assert correlation.abs().max() < 1e-3
+    assert not force.any()
     fixed = drawn(0, 2, 16, *SHAPE)
     gap, force = code_force(fixed, torch.full_like(fixed, 0.25))
     torch.testing.assert_close(gap, (fixed - 0.25).square().sum(dim=1, keepdim=True))

@@ -47,26 +47,19 @@ def test_an_unknown_preset_is_answered_with_the_known_ones(preset: str) -> None:
     assert caught.value.found == repr(preset)
 
 
-def test_the_unet_has_the_reports_number_of_parameters() -> None:
-    network = build("unet").network
-    assert isinstance(network, nn.Module)
-    assert sum(p.numel() for p in network.parameters()) == 5_275_566
-
-
-def test_the_default_network_is_made_for_117_classes_on_the_network_grid() -> None:
+def test_the_default_network_is_made_for_117_classes_and_the_unet_has_the_reports_size() -> None:
     network = build("compact")
     assert isinstance(network, Compact)
     assert network.shape == (91, 122, 123)
     assert network.classify.out_channels == 117
+    unet = build("unet").network
+    assert isinstance(unet, nn.Module)
+    assert sum(p.numel() for p in unet.parameters()) == 5_275_566
 
 
 @torch.inference_mode()
-def test_forward_gives_a_logit_for_each_class_and_voxel(network: Compact) -> None:
+def test_labels_are_the_argmax_of_a_logit_for_each_class_and_voxel(network: Compact) -> None:
     assert network(images(2)).shape == (2, 5, *SHAPE)
-
-
-@torch.inference_mode()
-def test_labels_are_the_argmax_of_forward(network: Compact) -> None:
     labels = network.labels(images(2))
     assert (labels.dtype, labels.shape) == (torch.uint8, (2, *SHAPE))
     assert len(labels.unique()) > 1
@@ -485,21 +478,17 @@ def test_after_sampling_highresnet_is_the_network_that_it_was(
 
 
 @torch.inference_mode()
-def test_highresnet_stays_undilated_after_sampling(report_highresnet: Any) -> None:
+def test_highresnet_stays_undilated_after_sampling_and_samples_the_same_again_after_forward(
+    report_highresnet: Any,
+) -> None:
     """Until its next use: gradient checkpointing computes activations again in between."""
     before = convolutions(report_highresnet)
     labels = torch.zeros((1, *SHAPE), dtype=torch.uint8)
-    report_highresnet.sampled_logits(images(1), labels, range(8))
+    first, _ = report_highresnet.sampled_logits(images(1), labels, range(8))
     after = convolutions(report_highresnet)
     assert {dilation for dilation, _ in after} == {(1, 1, 1)}
     paddings = [tuple(min(n, 1) for n in padding) for _, padding in before]
     assert [padding for _, padding in after] == paddings
-
-
-@torch.inference_mode()
-def test_highresnet_samples_the_same_again_after_forward(report_highresnet: Any) -> None:
-    labels = torch.zeros((1, *SHAPE), dtype=torch.uint8)
-    first, _ = report_highresnet.sampled_logits(images(1), labels, range(8))
     report_highresnet(images(1))
     again, _ = report_highresnet.sampled_logits(images(1), labels, range(8))
     assert torch.equal(again, first)

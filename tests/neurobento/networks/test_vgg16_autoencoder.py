@@ -6,7 +6,6 @@ import http.client
 import io
 import pickle
 import urllib.error
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +22,9 @@ from neurobento.networks.vgg16_autoencoder import (
     vgg16_autoencoder,
 )
 
-CONVOLUTIONS = {
-    0: (64, 3),
-    2: (64, 64),
-    5: (128, 64),
-    7: (128, 128),
-    10: (256, 128),
-    12: (256, 256),
-    14: (256, 256),
-    17: (512, 256),
-    19: (512, 512),
-    21: (512, 512),
-    24: (512, 512),
-    26: (512, 512),
-    28: (512, 512),
-}
+WIDTHS = (3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
+PLACES = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
+CONVOLUTIONS = dict(zip(PLACES, zip(WIDTHS[1:], WIDTHS, strict=False), strict=True))
 """torchvision's: place in `features` -> channels out and in."""
 
 FILE_NAME = "vgg16-397923af.pth"
@@ -112,8 +99,14 @@ def test_vgg16_sees_the_slice_three_times_as_imagenets_colours() -> None:
 
 
 @pytest.mark.usefixtures("narrow")
-def test_frozen_features_get_no_gradient_and_the_decoder_does() -> None:
+def test_features_learn_until_they_are_frozen_and_the_decoder_always() -> None:
     network = VGG16Autoencoder()
+    network(torch.rand(2, 1, 128, 128)).square().sum().backward()
+    grads = [p.grad for p in network.features.parameters()]
+    assert len(grads) == 26
+    assert all(grad is not None and grad.isfinite().all() for grad in grads)
+    assert grads[0] is not None and grads[0].any()
+    network.zero_grad()
     network.freeze_encoder()
     network(torch.rand(2, 1, 128, 128)).square().sum().backward()
     assert all(p.grad is None and not p.requires_grad for p in network.features.parameters())
@@ -122,28 +115,22 @@ def test_frozen_features_get_no_gradient_and_the_decoder_does() -> None:
     assert all(slope is not None and slope.any() for slope in slopes)
 
 
-@pytest.mark.usefixtures("narrow")
-def test_features_that_are_not_frozen_learn() -> None:
-    network = VGG16Autoencoder()
-    network(torch.rand(2, 1, 128, 128)).square().sum().backward()
-    grads = [p.grad for p in network.features.parameters()]
-    assert len(grads) == 26
-    assert all(grad is not None and grad.isfinite().all() for grad in grads)
-    assert grads[0] is not None and grads[0].any()
-
-
 # --- a file ---
 
 
 @pytest.mark.usefixtures("narrow")
-def test_a_files_convolutions_are_read_and_its_classifier_is_not(tmp_path: Path) -> None:
-    path = tmp_path / "vgg16.pth"
+def test_convolutions_are_read_from_a_file_and_imagenets_are_downloaded_once(
+    kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The classifier is not read."""
     weights = torchvisions()
-    torch.save(weights, path)
-    found = read_vgg16_weights(str(path))
-    assert_features_of(found, weights)
-    network = VGG16Autoencoder()
-    network.features.load_state_dict(found)
+    torch.save(weights, kept)
+    asked = answer_with(monkeypatch, TimeoutError())
+    for source in (str(kept), "imagenet"):
+        found = read_vgg16_weights(source)
+        assert_features_of(found, weights)
+        VGG16Autoencoder().features.load_state_dict(found)
+    assert asked == []
 
 
 class _Code:
@@ -153,42 +140,32 @@ class _Code:
         return print, ("executed",)
 
 
-def wrong_values() -> Iterator[Any]:
-    yield pytest.param(lambda: [1, 2], id="no names")
-    yield pytest.param(dict, id="nothing")
-    yield pytest.param(lambda: {"0.weight": torch.ones(8, 3, 3, 3)}, id="other names")
-    yield pytest.param(
-        lambda: {k: v for k, v in torchvisions().items() if "28" not in k}, id="a layer less"
-    )
-    yield pytest.param(
-        lambda: torchvisions() | {"features.30.weight": torch.ones(8, 8, 3, 3)}, id="a layer more"
-    )
-    yield pytest.param(
-        lambda: torchvisions() | {"features.0.weight": torch.ones(8, 1, 3, 3)}, id="one colour"
-    )
-    yield pytest.param(lambda: torchvisions() | {"code": _Code()}, id="code")
+WRONG = {
+    "no names": lambda: [1, 2],
+    "nothing": dict,
+    "other names": lambda: {"0.weight": torch.ones(8, 3, 3, 3)},
+    "a layer less": lambda: {k: v for k, v in torchvisions().items() if "28" not in k},
+    "a layer more": lambda: torchvisions() | {"features.30.weight": torch.ones(8, 8, 3, 3)},
+    "one colour": lambda: torchvisions() | {"features.0.weight": torch.ones(8, 1, 3, 3)},
+    "code": lambda: torchvisions() | {"code": _Code()},
+    "no file of torch's": lambda: b"",
+    "text": lambda: b"no weights",
+    "half a file": lambda: b"PK\x03\x04",
+    "a pickle": lambda: pickle.dumps([1]),
+}
 
 
 @pytest.mark.usefixtures("narrow")
-@pytest.mark.parametrize("values", [*wrong_values()])
+@pytest.mark.parametrize("values", WRONG.values(), ids=WRONG)
 def test_a_file_of_something_else_is_refused(
     values: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = tmp_path / "wrong.pth"
-    torch.save(values(), path)
+    path, content = tmp_path / "wrong.pth", values()
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
     with pytest.raises(ConfigError, match=DOWNLOAD_IT) as caught:
         read_vgg16_weights(str(path))
     assert caught.value.subject == str(path)
     assert "executed" not in capsys.readouterr().out
-
-
-@pytest.mark.usefixtures("narrow")
-@pytest.mark.parametrize("content", [b"", b"no weights", b"PK\x03\x04", pickle.dumps([1])])
-def test_a_file_that_holds_no_weights_is_refused(content: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "wrong.pth"
-    path.write_bytes(content)
-    with pytest.raises(ConfigError, match=DOWNLOAD_IT):
-        read_vgg16_weights(str(path))
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -262,15 +239,6 @@ def test_a_download_that_has_another_hash_is_refused(
         read_vgg16_weights("imagenet")
     assert asked == [IMAGENET_URL]
     assert list(kept.parent.iterdir()) == []
-
-
-@pytest.mark.usefixtures("narrow")
-def test_imagenets_are_downloaded_once(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    weights = torchvisions()
-    torch.save(weights, kept)
-    asked = answer_with(monkeypatch, TimeoutError())
-    assert_features_of(read_vgg16_weights("imagenet"), weights)
-    assert asked == []
 
 
 @pytest.mark.usefixtures("narrow")

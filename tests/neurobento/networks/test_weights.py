@@ -77,58 +77,35 @@ def assert_bit_equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> Non
 def test_convolutions_are_written_in_half_precision_and_all_else_as_it_was(
     values: dict[str, Any], path: Path
 ) -> None:
+    """What only a run needs is left out; what is written again is the same."""
+    average, keys = {n: w.clone() for n, w in values["average"].items()}, list(values)
     write_weights(values, path)
-    written = read_values(path)["average"]
-    average = values["average"]
+    assert list(values) == keys
+    assert_bit_equal(values["average"], average)
+    first = read_values(path)
+    write_weights(first, path)
+    again = read_values(path)
+    written = first.pop("average")
+    assert_bit_equal(again.pop("average"), written)
+    kept = ("recipe", "step", "seconds", "best_dice", "best_step")
+    assert again == first == {key: values[key] for key in kept}
     halves = {name for name, weight in written.items() if weight.dtype == torch.float16}
     assert halves == {name for name, weight in average.items() if is_convolution(name, weight)}
     assert len(halves) > 5
-    expected = {n: w.half() if n in halves else w for n, w in average.items()}
-    assert_bit_equal(written, expected)
+    assert_bit_equal(written, {n: w.half() if n in halves else w for n, w in average.items()})
     assert any(not torch.equal(written[name].float(), average[name]) for name in halves)
 
 
 def test_the_network_computes_in_single_precision_with_the_rounded_weights(
     values: dict[str, Any], path: Path
 ) -> None:
+    """Rounding moves an ordinary number by less than a 2048th; below 2^-14 it has fewer digits."""
     write_weights(values, path)
     network = load_network(path)
-    assert_bit_equal(dict(network.state_dict()), rounded(values["average"]))
+    after = dict(network.state_dict())
+    assert_bit_equal(after, rounded(values["average"]))
     assert {p.dtype for p in network.parameters()} == {torch.float32}
     assert not any(module.training for module in network.modules())
-
-
-def test_rounding_moves_a_weight_by_less_than_a_two_thousandth(
-    values: dict[str, Any], path: Path
-) -> None:
-    """Half precision has eleven digits, of ordinary numbers; below 2^-14 it has fewer."""
-    write_weights(values, path)
-    after = load_network(path).state_dict()
     for name, before in values["average"].items():
         gap = (after[name].double() - before.double()).abs()
         assert (gap <= before.double().abs() / 2048 + 2.0**-25).all()
-
-
-def test_what_only_a_run_needs_is_left_out(values: dict[str, Any], path: Path) -> None:
-    write_weights(values, path)
-    written = read_values(path)
-    written.pop("average")
-    kept = ("recipe", "step", "seconds", "best_dice", "best_step")
-    assert written == {key: values[key] for key in kept}
-
-
-def test_what_is_written_again_is_the_same(values: dict[str, Any], path: Path) -> None:
-    write_weights(values, path)
-    first = read_values(path)
-    write_weights(first, path)
-    again = read_values(path)
-    assert_bit_equal(again.pop("average"), first.pop("average"))
-    assert again == first
-
-
-def test_the_callers_values_are_not_modified(values: dict[str, Any], path: Path) -> None:
-    before = {name: weight.clone() for name, weight in values["average"].items()}
-    keys = list(values)
-    write_weights(values, path)
-    assert list(values) == keys
-    assert_bit_equal(values["average"], before)

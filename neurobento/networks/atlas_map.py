@@ -107,18 +107,9 @@ class AtlasMap(ParcellationNetwork):
     def take_atlas(self, labels: Tensor, brain: Tensor, voxel_to_ras: Tensor) -> None:
         """Keep an atlas, cut to its brain's box and a margin.
 
-        Parameters
-        ----------
-        labels, brain
-            (X, Y, Z) uint8 class index and real intensity on one grid.
-        voxel_to_ras
-            (4, 4) float64, its voxel index -> world RAS in mm.
-
-        Raises
-        ------
-        ValueError
-            The brain's box is not `brain_shape`, its margin leaves the grid, or
-            a region is missing.
+        `labels` and `brain` are (X, Y, Z), uint8 class index and real intensity, with the affine
+        `voxel_to_ras` (4, 4) float64 to world RAS in mm. A ValueError says that the brain's box is
+        not `brain_shape`, its margin leaves the grid, or a region is missing.
         """
         inside = torch.nonzero(brain > 0)
         low, high = inside.amin(dim=0), inside.amax(dim=0) + 1
@@ -132,13 +123,19 @@ class AtlasMap(ParcellationNetwork):
         box = tuple(
             slice(s, s + n) for s, n in zip(start.tolist(), self.atlas_labels.shape, strict=True)
         )
-        voxels = torch.bincount(labels[box].flatten().long(), minlength=CLASS_COUNT)
-        if missing := torch.nonzero(voxels[:CLASS_COUNT] == 0).flatten().tolist():
-            raise ValueError(f"expected all {CLASS_COUNT - 1} regions, found none of {missing}")
-        self.atlas_labels.copy_(labels[box])
+        self._keep_labels(labels[box])
         shares = F.avg_pool3d(brain[box].float()[None], 2)[0] / float(brain.max())
         self.atlas_brain.copy_((shares * 255).round())
-        coded = self.codes[labels[box].long()].movedim(-1, 0)
+        self.atlas_voxel_to_ras.copy_(voxel_to_ras)
+        self.atlas_voxel_to_ras[:3, 3] += voxel_to_ras[:3, :3] @ start.double()
+
+    def _keep_labels(self, labels: Tensor) -> None:
+        """Keep the table's labels, with their codes and centres of mass."""
+        voxels = torch.bincount(labels.flatten().long(), minlength=CLASS_COUNT)
+        if missing := torch.nonzero(voxels[:CLASS_COUNT] == 0).flatten().tolist():
+            raise ValueError(f"expected all {CLASS_COUNT - 1} regions, found none of {missing}")
+        self.atlas_labels.copy_(labels)
+        coded = self.codes[labels.long()].movedim(-1, 0)
         self.atlas_codes[0] = (F.avg_pool3d(coded, BLOCK) * CODE_SCALE).round()
         self.atlas_centres.copy_(
             torch.stack(
@@ -148,8 +145,6 @@ class AtlasMap(ParcellationNetwork):
                 ]
             )
         )
-        self.atlas_voxel_to_ras.copy_(voxel_to_ras)
-        self.atlas_voxel_to_ras[:3, 3] += voxel_to_ras[:3, :3] @ start.double()
 
     def take_weights(self, other: nn.Module) -> None:
         """Start from another map network's weights, or take Compact's to see regions by."""
@@ -249,16 +244,8 @@ class AtlasMap(ParcellationNetwork):
     ) -> list[Tensor]:
         """Compare the image with the atlas as the map lays it over the image.
 
-        Parameters
-        ----------
-        halved
-            (N, 1, X/2, Y/2, Z/2), the image at half of the resolution.
-        codes
-            (N, K, X/4, Y/4, Z/4), of the regions seen in the image.
-        displacements
-            (N, 3, X/4, Y/4, Z/4).
-        update
-            Corrections so far.
+        `halved` is the image at half of the resolution, `codes` (N, K, X/4, Y/4, Z/4) are of its
+        regions, `displacements` (N, 3, X/4, Y/4, Z/4) the map after `update` corrections.
         """
         at_blocks = self.start() + displacements
         at_halves = torch.stack(self._positions(_double(displacements), 2), dim=1)

@@ -51,13 +51,7 @@ class ReportHighResNet(ParcellationNetwork):
         """Return logits (V, C) and labels (V,) int64 of one voxel in 4 x 4 x 4, for training.
 
         Batch norms see these voxels alone.
-
-        Parameters
-        ----------
-        image, labels
-            (N, 1, X, Y, Z) and (N, X, Y, Z) uint8.
-        order
-            Its first two select the voxels, as indices of `layers.POSITIONS`.
+        `order[:2]` selects it, as indices of `layers.POSITIONS`.
         """
         self._set_dilations(skipping=True)
         x, chosen = image, labels[:, None]

@@ -12,20 +12,10 @@ __all__ = ["code_force", "correlation_force", "fit_affine", "sample"]
 
 
 def sample(table: Tensor, voxels: Tensor) -> Tensor:
-    """Sample a table at positions, trilinear; its outermost voxels extend beyond the edge.
+    """Sample a table (X, Y, Z, C) at voxels (N, 3, x, y, z), trilinear, to (N, C, x, y, z).
 
-    Written as gathers, since 3D grid sampling is missing in many inference engines.
-
-    Parameters
-    ----------
-    table
-        (X, Y, Z, C).
-    voxels
-        (N, 3, x, y, z), voxel indices of the table.
-
-    Returns
-    -------
-    (N, C, x, y, z)
+    Its outermost voxels extend beyond the edge. It is written as gathers, since 3D grid sampling
+    is missing in many inference engines.
     """
     _, y, z, channels = table.shape
     flat = table.reshape(-1, channels)
@@ -47,17 +37,8 @@ def sample(table: Tensor, voxels: Tensor) -> Tensor:
 def fit_affine(points: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """Fit the affine map of least squared distance from points to targets, with a slight ridge.
 
-    Parameters
-    ----------
-    points, targets
-        (N, P, 3).
-    weights
-        (N, P), positive.
-
-    Returns
-    -------
-    matrix, offset
-        (N, 3, 3) and (N, 3): target = matrix @ point + offset.
+    Both are (N, P, 3), their positive weights (N, P). The result is (N, 3, 3) and (N, 3):
+    target = matrix @ point + offset.
     """
     shares = (weights / weights.sum(dim=1, keepdim=True))[..., None]
     middle, target = (points * shares).sum(dim=1), (targets * shares).sum(dim=1)
@@ -85,20 +66,8 @@ def _cross(a: Tensor, b: Tensor) -> Tensor:
 def correlation_force(fixed: Tensor, moving: Tensor, radius: int = 2) -> tuple[Tensor, Tensor]:
     """Return the local correlation of two images and the direction in which it grows.
 
-    The force says from where to sample the second image next (Avants et al. 2008,
-    10.1016/j.media.2007.06.004).
-
-    Parameters
-    ----------
-    fixed, moving
-        (N, 1, X, Y, Z).
-    radius
-        Voxels; the correlation is taken over cubes of 2 radius + 1.
-
-    Returns
-    -------
-    correlation, force
-        (N, 1, X, Y, Z) and (N, 3, X, Y, Z).
+    It is (N, 1, X, Y, Z) over cubes of 2 radius + 1 voxels. The force (N, 3, X, Y, Z) says from
+    where to sample the second image next (Avants et al. 2008, 10.1016/j.media.2007.06.004).
     """
     mean_fixed, mean_moving = _box_mean(fixed, radius), _box_mean(moving, radius)
     variance_fixed = _box_mean(fixed * fixed, radius) - mean_fixed * mean_fixed + 1e-3
@@ -110,19 +79,11 @@ def correlation_force(fixed: Tensor, moving: Tensor, radius: int = 2) -> tuple[T
 
 
 def code_force(fixed: Tensor, moving: Tensor) -> tuple[Tensor, Tensor]:
-    """Return how far two code images differ at each voxel, and the step that closes the gap.
+    """Return how far two code images (N, C, X, Y, Z) differ, and the step that closes the gap.
 
-    Parameters
-    ----------
-    fixed, moving
-        (N, C, X, Y, Z).
-
-    Returns
-    -------
-    gap, force
-        (N, 1, X, Y, Z) squared difference and (N, 3, X, Y, Z): the slope over the
-        whole steepness, a Gauss-Newton step in voxels where one axis alone is
-        steep and shorter where several are; damped where the image is flat.
+    The gap is the squared difference (N, 1, ...). The force (N, 3, ...) is the slope over the
+    whole steepness: a Gauss-Newton step in voxels where one axis alone is steep, shorter where
+    several are, and damped where the image is flat.
     """
     difference = fixed - moving
     gradient = _gradient(moving).reshape(moving.shape[0], 3, *moving.shape[1:])

@@ -90,13 +90,7 @@ class ReportUNet(ParcellationNetwork):
 
         With `mixing` they are of all voxels, else of one voxel of every 2 x 2 x 2 block;
         then the instance norm before the last layer sees these alone.
-
-        Parameters
-        ----------
-        image, labels
-            (N, 1, X, Y, Z) and (N, X, Y, Z) uint8.
-        order
-            Its first is the voxel's index in `layers.POSITIONS`.
+        `order[0]` is that voxel's index in `layers.POSITIONS`.
         """
         if self.mixing:
             logits, chosen = self.forward(image), labels

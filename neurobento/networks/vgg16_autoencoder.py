@@ -103,13 +103,7 @@ class VGG16Autoencoder(AnomalyNetwork):
 def read_vgg16_weights(source: str) -> dict[str, Tensor]:
     """Read VGG16's weights, named as torchvision names them: "features.0.weight", ...
 
-    `source` is the path of such a file; "imagenet" downloads torchvision's and checks its hash.
-
-    Raises
-    ------
-    ConfigError
-        They cannot be downloaded, or the file does not hold them.
-    """
+    `source` is the path of such a file; "imagenet" downloads torchvision's and checks its hash."""
     if source == "imagenet":
         return _download()
     path = Path(source)

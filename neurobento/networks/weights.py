@@ -29,13 +29,7 @@ _BROKEN = (
 
 
 def read_values(path: Path) -> dict[str, Any]:
-    """Read the values in a checkpoint; nothing in it is executed (`weights_only`).
-
-    Raises
-    ------
-    ConfigError
-        The file is not a checkpoint of this format.
-    """
+    """Read the values in a checkpoint; nothing in it is executed (`weights_only`)."""
     import torch
 
     if not path.is_file():
@@ -79,13 +73,7 @@ def _is_convolution(value: Any) -> bool:
 
 
 def load_network(path: Path) -> nn.Module:
-    """Build the network of a checkpoint with its averaged weights, in evaluation mode.
-
-    Raises
-    ------
-    ConfigError
-        The file is not a checkpoint of this format.
-    """
+    """Build the network of a checkpoint with its averaged weights, in evaluation mode."""
     values = read_values(path)
     try:
         network = build(values["recipe"]["network"])

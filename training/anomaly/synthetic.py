@@ -47,19 +47,9 @@ ROWS, COLUMNS = torch.meshgrid(*(torch.linspace(-1, 1, n) for n in SLICE_SHAPE),
 
 
 def put_in_anomalies(images: Tensor, random: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Put anomalies into most images, and return their masks too.
+    """Put anomalies into most images, and return the masks of where they are, 0 or 1.
 
-    Parameters
-    ----------
-    images
-        (N, 128, 128) in [0, 1], zero outside of the head.
-    random
-        Source of all draws.
-
-    Returns
-    -------
-    changed, mask
-        (N, 128, 128) each; the mask is 0 or 1.
+    Images are (N, 128, 128) in [0, 1], zero outside of the head.
     """
     changed, inside = images.clone(), torch.zeros_like(images, dtype=torch.bool)
     for i in range(len(images)):

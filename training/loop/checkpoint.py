@@ -52,13 +52,7 @@ def write_values(path: Path, values: dict[str, Any]) -> None:
 
 
 def read_checkpoint(path: Path, metric: str = "dice") -> Checkpoint:
-    """Read a checkpoint that a run can continue from.
-
-    Raises
-    ------
-    ConfigError
-        The file is not a checkpoint of this format, or has no state to continue from.
-    """
+    """Read a checkpoint that a run can continue from."""
     values = read_values(path)
     try:
         return Checkpoint(best=values.pop(f"best_{metric}"), **values)

@@ -14,13 +14,7 @@ __all__ = ["build_table", "read_recipe_file", "wrong_option"]
 
 
 def read_recipe_file(path: Path, kind: Any, *, expected: str, compare_with: str) -> Any:
-    """Read a TOML file into the dataclass `kind`; `data` may name a file that holds its table.
-
-    Raises
-    ------
-    ConfigError
-        The file is not TOML, or a key is unknown, missing or of the wrong type.
-    """
+    """Read a TOML file into the dataclass `kind`; `data` may name a file that holds its table."""
     try:
         values = tomllib.loads(path.read_text())
         if isinstance(values.get("data"), str):
@@ -49,13 +43,7 @@ def wrong_option(subject: str, expected: str, found: str) -> ConfigError:
 
 
 def build_table(kind: Any, values: Any) -> Any:
-    """Build a dataclass from a TOML table.
-
-    Raises
-    ------
-    TypeError
-        A key is unknown, missing or of the wrong type.
-    """
+    """Build a dataclass from a TOML table."""
     if not isinstance(values, dict):
         raise TypeError(f"{kind.__name__} is not a table")
     hints = get_type_hints(kind)

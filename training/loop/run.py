@@ -192,13 +192,7 @@ class Run:
         write_checkpoint(self.folder / name, checkpoint, self.task.metric.name)
 
     def resume(self, path: Path) -> None:
-        """Take over the state in a run's last.pt, and the best weights in the best.pt beside it.
-
-        Raises
-        ------
-        ConfigError
-            The checkpoint was made with another recipe, or has no state to continue from.
-        """
+        """Take over the state in a run's last.pt, and the best weights in the best.pt beside it."""
         checkpoint = read_checkpoint(path, self.task.metric.name)
         if checkpoint.recipe != self.task.recipe:
             raise ConfigError(

@@ -75,13 +75,7 @@ class PairSource(Protocol):
 
 
 def open_pairs(path: Path) -> PairSource:
-    """Open the pairs in a folder of labels or in a packed file.
-
-    Raises
-    ------
-    ConfigError
-        The path is neither.
-    """
+    """Open the pairs in a folder of labels or in a packed file."""
     if path.is_dir():
         return _Folder(path)
     if path.is_file() and zipfile.is_zipfile(path):
@@ -223,13 +217,7 @@ def find_split(
     """Return the split that glob patterns of names, such as "cohort/sub-0[1-4]*", describe.
 
     Every pattern must match; with `tests_required` false those of tests may match nothing, so
-    that training can begin before the test scans are labelled.
-
-    Raises
-    ------
-    ConfigError
-        A pattern matches nothing, or a scan is in two parts.
-    """
+    that training can begin before the test scans are labelled."""
     parts = {"train": _matches(source, train), "validation": _matches(source, validation)}
     groups = {name: _matches(source, patterns, tests_required) for name, patterns in test.items()}
     everything = [n for names in [*parts.values(), *groups.values()] for n in names]
@@ -267,11 +255,5 @@ def name_matches(name: str, pattern: str) -> bool:
 
 
 def load_pairs(source: PairSource, names: Sequence[str]) -> list[Pair]:
-    """Read the pairs of these names.
-
-    Raises
-    ------
-    ConfigError
-        A pair in a folder is incomplete, or not on the network grid.
-    """
+    """Read the pairs of these names."""
     return [source.load(name) for name in names]

@@ -118,13 +118,7 @@ def _ceiling(pairs: Path, second: Path, names: Sequence[str]) -> Scores:
 
 
 def evaluate(checkpoint: Path, pairs: Path, output: Path, second_labels: Path | None) -> None:
-    """Score one checkpoint on its recipe's test scans and write the files.
-
-    Raises
-    ------
-    ConfigError
-        The recipe names no test scans, or they are not there.
-    """
+    """Score one checkpoint on its recipe's test scans and write the files."""
     values = read_values(checkpoint)
     data, source = values["recipe"]["data"], open_pairs(pairs)
     split = find_split(source, data["train"], data["validation"], data["test"])

@@ -46,10 +46,7 @@ class PositionNetwork(Protocol):
 def dice(logits: Tensor, labels: Tensor) -> Tensor:
     """Return report A's Dice loss (its equation 3.2) as MONAI has it: softmax, all classes.
 
-    Parameters
-    ----------
-    logits, labels
-        (N, C, X, Y, Z) and (N, X, Y, Z) uint8.
+    Logits are (N, C, X, Y, Z) and labels (N, X, Y, Z) uint8.
     """
     from monai.losses import DiceLoss
 
@@ -60,15 +57,8 @@ def dice(logits: Tensor, labels: Tensor) -> Tensor:
 def position_loss(network: PositionNetwork, image: Tensor, positions: Tensor) -> Tensor:
     """Return the mean distance between the true map and each corrected one, summed, in voxels.
 
-    Blocks without brain count by `OUTSIDE_WEIGHT`.
-
-    Parameters
-    ----------
-    image
-        (N, 1, X, Y, Z) float32 in [0, 1].
-    positions
-        (N, 3, X/2, Y/2, Z/2), halves rounded up: the true ones, RAS mm in the
-        atlas's world.
+    The true `positions` are (N, 3, X/2, Y/2, Z/2), halves rounded up, RAS mm in the atlas's
+    world. Blocks without brain count by `OUTSIDE_WEIGHT`.
     """
     true = network.to_table(positions)
     after = [m // 2 - n for n, m in zip(true.shape[2:], network.padded_shape, strict=True)]
@@ -90,10 +80,7 @@ def _distance(difference: Tensor) -> Tensor:
 def dice_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Return mean cross-entropy plus mean soft Dice loss over the classes of a sample of voxels.
 
-    Parameters
-    ----------
-    logits, labels
-        (V, C) and (V,) int64, of a network's `sampled_logits`.
+    Logits (V, C) and labels (V,) int64 are those of a network's `sampled_logits`.
     """
     log_p = torch.log_softmax(logits.float(), dim=1)
     log_p_true = log_p.gather(1, labels[:, None])[:, 0]

@@ -46,16 +46,9 @@ class Objective(nn.Module):
                     _checkpoint(module)
 
     def forward(self, image: Tensor, labels: Tensor, positions: Tensor) -> Tensor:
-        """Return the loss, a scalar.
+        """Return the loss, a scalar, of images (N, 1, X, Y, Z) float32 in [0, 1].
 
-        Parameters
-        ----------
-        image
-            (N, 1, X, Y, Z) float32 in [0, 1].
-        labels
-            (N, X, Y, Z) uint8.
-        positions
-            (N, 3, X/2, Y/2, Z/2) float32, RAS mm in the atlas's world.
+        Labels are (N, X, Y, Z) uint8, positions (N, 3, X/2, Y/2, Z/2) RAS mm in the atlas's world.
         """
         # scan by scan: several processes learn from their mean what one does
         scans = zip(*(torch.split(part, 1) for part in (image, labels, positions)), strict=True)

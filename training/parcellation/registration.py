@@ -47,13 +47,7 @@ class Registered:
 
 
 def find_atlas(folder: Path | None = None) -> Atlas:
-    """Read the atlas in `folder`, or in the folder of Debian's mricron-data.
-
-    Raises
-    ------
-    ConfigError
-        A file is missing or the two do not share a grid.
-    """
+    """Read the atlas in `folder`, or in the folder of Debian's mricron-data."""
     folder = folder or DEBIAN_ATLAS
     for name in (BRAIN_FILE, LABEL_FILE):
         if not (folder / name).is_file():

@@ -133,13 +133,7 @@ class ParcellationTask:
         return float(np.mean(scores))
 
     def start_from(self, path: Path) -> None:
-        """Take over the averaged weights of another run's checkpoint, and nothing else of it.
-
-        Raises
-        ------
-        ConfigError
-            It is not a checkpoint that the network can start from.
-        """
+        """Take over the averaged weights of another run's checkpoint, and nothing else of it."""
         try:
             self.network.take_weights(load_network(path))
         except RuntimeError:

@@ -51,23 +51,7 @@ def _recipe(args: argparse.Namespace) -> Recipe:
 def _train(args: argparse.Namespace, recipe: Recipe, processes: Processes, device: str) -> Run:
     last = args.output / "last.pt"
     needs = network_class(recipe.network)
-    # a run folder either continues or is new, and a new run has the weights it needs
-    if last.is_file() != args.resume:
-        raise ConfigError(
-            subject=str(args.output),
-            expected="a run to continue" if args.resume else "a folder without a run in it",
-            found="no last.pt" if args.resume else "last.pt",
-            remedy="Name another folder."
-            if args.resume
-            else "Continue with --resume, or name another folder.",
-        )
-    if needs.starts_from and not (args.resume or args.start_from):
-        raise ConfigError(
-            subject=recipe.network,
-            expected=f"weights of {needs.starts_from} to start from",
-            found="none",
-            remedy=f"Give --start-from models/{needs.starts_from}/weights.pt.",
-        )
+    _check_start(args, recipe.network, needs.starts_from)
     # read the scans
     data, source = recipe.data, open_pairs(args.pairs)
     split = find_split(source, data.train, data.validation, data.test, tests_required=False)
@@ -90,6 +74,26 @@ def _train(args: argparse.Namespace, recipe: Recipe, processes: Processes, devic
         task.start_from(args.start_from)
     run.train(args.minutes)
     return run
+
+
+def _check_start(args: argparse.Namespace, network: str, starts_from: str | None) -> None:
+    """Refuse a folder with another run in it, and a new run without the weights it needs."""
+    if (args.output / "last.pt").is_file() != args.resume:
+        raise ConfigError(
+            subject=str(args.output),
+            expected="a run to continue" if args.resume else "a folder without a run in it",
+            found="no last.pt" if args.resume else "last.pt",
+            remedy="Name another folder."
+            if args.resume
+            else "Continue with --resume, or name another folder.",
+        )
+    if starts_from and not (args.resume or args.start_from):
+        raise ConfigError(
+            subject=network,
+            expected=f"weights of {starts_from} to start from",
+            found="none",
+            remedy=f"Give --start-from models/{starts_from}/weights.pt.",
+        )
 
 
 def _keep_freed_memory() -> None:

@@ -74,13 +74,7 @@ def truth_dice(
     """Return the Dice of every structure, on the truth's own grid.
 
     `labels` are AAL's, (91, 122, 123) on the network grid with the affine `voxel_to_ras`; they
-    are resampled to the truth's grid by nearest neighbour.
-
-    Raises
-    ------
-    ConfigError
-        A structure has no voxel in the truth: it is another scheme's file.
-    """
+    are resampled to the truth's grid by nearest neighbour."""
     there = np.linalg.inv(voxel_to_ras) @ truth.voxel_to_ras
     aal = affine_transform(
         labels, there[:3, :3], there[:3, 3], truth.labels.shape, order=0, mode="constant", cval=0

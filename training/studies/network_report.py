@@ -63,13 +63,7 @@ def write_report(
     `second_labels` are the first test group's with another seed: the noise ceiling; `truth` holds
     independent segmentations, `NAME_SCHEME.nii.gz`. Predictions are kept in `cache` for the next
     call. `split_file` is a recipe's data table that names the test scans, else the first model's
-    recipe does; without `groups` all of them are taken.
-
-    Raises
-    ------
-    ConfigError
-        A model was trained on a test scan, or two models have one name.
-    """
+    recipe does; without `groups` all of them are taken."""
     # models for another task are left out
     opened = [model for model in map(open_model, models) if model.spec.task == "parcellation"]
     source = open_pairs(pairs)

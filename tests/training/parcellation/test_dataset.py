@@ -170,7 +170,9 @@ def test_a_pair_without_one_of_its_files_is_refused(tmp_path: Path, part: str) -
         load_pairs(open_pairs(tmp_path), ["half"])
 
 
-@pytest.mark.parametrize(("name", "found"), [("nowhere", "nothing"), ("notes.txt", "another file")])
+@pytest.mark.parametrize(
+    ("name", "found"), [("nowhere", "nothing"), ("notes.txt", "another kind of file")]
+)
 def test_what_is_neither_folder_nor_pack_is_refused(tmp_path: Path, name: str, found: str) -> None:
     (tmp_path / "notes.txt").write_text("no pairs")
     with pytest.raises(ConfigError, match=f"found {found}"):

@@ -431,7 +431,7 @@ def test_no_scan_is_a_config_error(tmp_path: Path) -> None:
 def test_two_scans_of_one_name_are_a_config_error(tmp_path: Path) -> None:
     for name in ("a.nii", "a.mgz"):
         (tmp_path / name).touch()
-    with pytest.raises(ConfigError, match="two with one name"):
+    with pytest.raises(ConfigError, match="two scans with one name"):
         scan_paths([tmp_path])
 
 

@@ -70,14 +70,11 @@ def test_at_least_one_backend_is_installed() -> None:
     assert INSTALLED
 
 
-def test_labels_are_the_models(backend: Backend, known_labels: Draw) -> None:
+def test_labels_are_the_models_with_every_class_index(backend: Backend, known_labels: Draw) -> None:
     labels = known_labels(1)
     found = backend.infer(image_of(labels)[None])
     assert found.dtype == np.uint8
     assert np.array_equal(found, labels[None])
-
-
-def test_every_class_index_comes_through(backend: Backend) -> None:
     labels = np.zeros(NETWORK, dtype=np.uint8)
     labels[0, 0, :117] = np.arange(117)
     assert np.array_equal(backend.infer(image_of(labels)[None])[0], labels)
@@ -119,7 +116,7 @@ def test_other_shapes_and_types_are_refused(backend: Backend, shape: Any, dtype:
         backend.infer(np.zeros(shape, dtype=dtype))
 
 
-def test_the_callers_images_may_be_read_only_and_stay_as_they_are(
+def test_the_callers_images_may_be_read_only_or_not_contiguous_and_stay_as_they_are(
     backend: Backend, known_labels: Draw
 ) -> None:
     images = image_of(known_labels(3))[None]
@@ -127,15 +124,14 @@ def test_the_callers_images_may_be_read_only_and_stay_as_they_are(
     images.setflags(write=False)
     assert np.array_equal(backend.infer(images)[0], known_labels(3))
     assert np.array_equal(images, copy)
-
-
-def test_images_need_not_be_contiguous(backend: Backend, known_labels: Draw) -> None:
     images = np.asfortranarray(image_of(known_labels(4))[None])
     assert not images.flags.c_contiguous
     assert np.array_equal(backend.infer(images)[0], known_labels(4))
 
 
-def test_details_say_how_the_model_is_run(backend: Backend, request: Any) -> None:
+def test_details_and_spec_say_how_the_model_is_run(
+    backend: Backend, request: Any, model: Model
+) -> None:
     name, device, precision = request.node.callspec.params["backend"]
     assert backend.name == name
     assert (device, backend.details["device"]) == ("cpu", "CPU")
@@ -143,9 +139,6 @@ def test_details_say_how_the_model_is_run(backend: Backend, request: Any) -> Non
     assert backend.details["precision"] == precision
     assert backend.details["threads"] == "1"
     assert backend.details["library"].startswith(f"{BACKENDS[name].package} ")
-
-
-def test_the_spec_is_the_models(backend: Backend, model: Model) -> None:
     assert backend.spec == model.spec
 
 

@@ -16,31 +16,12 @@ from neurobento.backends.cuda import Buffer, Gpu, Stream, find_gpu, require_gpu
 from neurobento.errors import BackendUnavailable
 
 
-def test_the_gpu_is_found(cuda: Any) -> None:
-    assert find_gpu() == Gpu("NVIDIA GeForce RTX 4090", "8.9")
-    assert require_gpu() == find_gpu()
-
-
-def test_the_first_of_several_gpus_counts(cuda: Any) -> None:
-    cuda.gpus.insert(0, SimpleNamespace(name="NVIDIA H100", major=9, minor=0))
-    assert find_gpu() == Gpu("NVIDIA H100", "9.0")
-
-
-def test_a_gpu_knows_its_memory(cuda: Any) -> None:
+def test_the_first_of_several_gpus_is_found_with_its_memory(cuda: Any) -> None:
+    assert require_gpu() == find_gpu() == Gpu("NVIDIA GeForce RTX 4090", "8.9")
     cuda.gpus[0].totalGlobalMem = 24 << 30
     assert require_gpu().memory_bytes == 24 << 30
-
-
-def no_gpu(cuda: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    cuda.gpus.clear()
-
-
-def no_device(cuda: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    cuda.failing["cudaGetDeviceCount"] = 100
-
-
-def no_binding(cuda: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "cuda", None)
+    cuda.gpus.insert(0, SimpleNamespace(name="NVIDIA H100", major=9, minor=0))
+    assert find_gpu() == Gpu("NVIDIA H100", "9.0")
 
 
 def another_package_called_cuda(cuda: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,7 +32,15 @@ def another_package_called_cuda(cuda: Any, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.delitem(sys.modules, "cuda.bindings")
 
 
-@pytest.mark.parametrize("lack", [no_gpu, no_device, no_binding, another_package_called_cuda])
+LACKS = {
+    "no GPU": lambda cuda, _: cuda.gpus.clear(),
+    "no device": lambda cuda, _: cuda.failing.update(cudaGetDeviceCount=100),
+    "no binding": lambda _, monkeypatch: monkeypatch.setitem(sys.modules, "cuda", None),
+    "another package": another_package_called_cuda,
+}
+
+
+@pytest.mark.parametrize("lack", LACKS.values(), ids=LACKS)
 def test_where_no_gpu_can_be_used_none_is_found(
     cuda: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, lack: Any
 ) -> None:
@@ -90,7 +79,7 @@ def test_what_goes_up_comes_down(cuda: Any) -> None:
     assert np.array_equal(received, sent)
 
 
-def test_memory_and_streams_are_let_go_of_with_their_objects(cuda: Any) -> None:
+def test_memory_streams_and_recordings_are_let_go_of_with_their_objects(cuda: Any) -> None:
     stream, buffer = Stream(), Buffer(10)
     assert cuda.held == 2
     del buffer
@@ -99,6 +88,12 @@ def test_memory_and_streams_are_let_go_of_with_their_objects(cuda: Any) -> None:
     del stream
     gc.collect()
     assert cuda.held == 0
+    stream = Stream()
+    graph = stream.record(lambda: None)
+    assert (len(cuda.runnables), len(cuda.graphs)) == (1, 0)
+    del graph
+    gc.collect()
+    assert cuda.runnables == {}
 
 
 def test_recorded_work_is_done_when_it_is_launched_and_each_time(cuda: Any) -> None:
@@ -112,32 +107,15 @@ def test_recorded_work_is_done_when_it_is_launched_and_each_time(cuda: Any) -> N
     assert done == [1, 1]
 
 
-def test_a_recording_is_let_go_of_with_its_object(cuda: Any) -> None:
-    stream = Stream()
-    graph = stream.record(lambda: None)
-    assert (len(cuda.runnables), len(cuda.graphs)) == (1, 0)
-    del graph
-    gc.collect()
-    assert cuda.runnables == {}
-
-
-def test_work_that_fails_ends_its_recording(cuda: Any) -> None:
-    stream = Stream()
-
-    def fail() -> None:
-        raise KeyError("work")
-
-    with pytest.raises(KeyError):
-        stream.record(fail)
-    assert not cuda.is_recording(stream.address)
-
-
-def test_a_recording_that_cannot_run_leaves_nothing_behind(cuda: Any) -> None:
+def test_work_that_cannot_run_or_fails_leaves_no_recording_behind(cuda: Any) -> None:
     stream = Stream()
     cuda.failing["cudaGraphInstantiate"] = 2
     with pytest.raises(RuntimeError, match="cudaGraphInstantiate"):
         stream.record(lambda: None)
     assert (cuda.runnables, cuda.graphs) == ({}, {})
+    with pytest.raises(ZeroDivisionError):
+        stream.record(lambda: 1 / 0)
+    assert not cuda.is_recording(stream.address)
 
 
 @pytest.mark.parametrize(

@@ -60,28 +60,20 @@ def for_one(**changes: Any) -> EngineFacts:
     return dataclasses.replace(FACTS, targets=("sm_89",), **changes)
 
 
-def test_an_engine_comes_back_as_it_was_written(folder: Path) -> None:
+def test_an_engine_and_its_sidecar_come_back_as_they_were_written(folder: Path) -> None:
     assert read_engine(folder) == ENGINE
-
-
-def test_a_sidecar_comes_back_as_it_was_written(folder: Path) -> None:
     found = read_facts(folder)
     assert dataclasses.replace(found, engine_sha256="") == FACTS
     assert len(found.engine_sha256) == 64
     assert found.key == FACTS.key == folder.name
 
 
-def test_a_sidecar_can_be_read_by_people_and_names_its_model(folder: Path) -> None:
+def test_a_sidecar_is_readable_and_with_its_engine_for_their_owner_alone(folder: Path) -> None:
     values = json.loads((folder / "engine.json").read_text())
     assert (values["format"], values["model"]) == (1, "compact")
     assert values["targets"] == ["sm_120", "sm_89"]
     assert values["profile"] == [1, 1, 8]
     assert values["recipe"] == 1
-
-
-def test_nothing_but_the_engine_and_its_sidecar_is_written_for_their_owner_alone(
-    folder: Path,
-) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["engine.json", "engine.plan"]
     assert folder.stat().st_mode & 0o777 == 0o700
     assert (folder / "engine.plan").stat().st_mode & 0o777 == 0o600
@@ -100,6 +92,8 @@ def test_the_key_does_not_change_from_run_to_run() -> None:
     """Otherwise every engine would be built again."""
     assert FACTS.key == "d2f2b21c8632c25c"
     assert dataclasses.replace(FACTS, engine_sha256="cd" * 32).key == FACTS.key
+    names = {field.name for field in dataclasses.fields(EngineFacts)}
+    assert names == {*OTHERS, "engine_sha256"}
 
 
 @pytest.mark.parametrize("fact", OTHERS)
@@ -107,18 +101,10 @@ def test_the_key_changes_with_every_fact(fact: str) -> None:
     assert dataclasses.replace(FACTS, **{fact: OTHERS[fact]}).key != FACTS.key
 
 
-def test_no_fact_is_left_out_of_these_tests() -> None:
-    names = {field.name for field in dataclasses.fields(EngineFacts)}
-    assert names == {*OTHERS, "engine_sha256"}
-
-
-def test_an_engine_for_more_gpus_serves_one_of_them(model: Model, root: Path, folder: Path) -> None:
-    assert find_engine(model, for_one(), root) == folder
-
-
-def test_an_engine_serves_no_gpu_that_it_was_not_built_for(
+def test_an_engine_for_more_gpus_serves_those_and_no_other(
     model: Model, root: Path, folder: Path
 ) -> None:
+    assert find_engine(model, for_one(), root) == folder
     with pytest.raises(EngineMismatch, match="for sm_120, sm_89 instead of sm_86"):
         find_engine(model, dataclasses.replace(FACTS, targets=("sm_86",)), root)
 
@@ -142,7 +128,10 @@ def test_the_nearest_engine_is_named(model: Model, root: Path, folder: Path) -> 
     assert caught.value.found == "another engine: precision fp16 instead of fp32"
 
 
-def test_without_an_engine_the_error_says_how_to_build_it(model: Model, root: Path) -> None:
+def test_without_an_engine_the_error_says_how_to_build_it_and_names_no_folder(
+    model: Model, root: Path
+) -> None:
+    """The text is written to spec.json."""
     with pytest.raises(EngineMismatch) as caught:
         find_engine(model, for_one(), root)
     assert caught.value.found == "no engine"
@@ -151,12 +140,6 @@ def test_without_an_engine_the_error_says_how_to_build_it(model: Model, root: Pa
         "python -m export.to_tensorrt models/compact --flavour tensorrt-rtx --precision fp16"
         in caught.value.remedy
     )
-
-
-def test_the_error_names_no_folder_of_the_machine(model: Model, root: Path) -> None:
-    """The text is written to spec.json."""
-    with pytest.raises(EngineMismatch) as caught:
-        find_engine(model, for_one(), root)
     assert str(model.folder) not in caught.value.public_message
     assert str(root) not in caught.value.public_message
 
@@ -235,33 +218,28 @@ def test_an_engine_with_one_changed_byte_is_refused(folder: Path, at: int) -> No
         read_engine(folder)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"format": 2},
-        {"format": None},
-        {"targets": 7},
-        {"profile": None},
-        {"colour": "green"},
-        {"model": ...},
-        {"library": ...},
-        {"recipe": ...},
-    ],
-    ids=str,
-)
-def test_a_sidecar_of_another_form_is_refused(folder: Path, change: dict[str, Any]) -> None:
-    values = json.loads((folder / "engine.json").read_text()) | change
-    kept = {name: value for name, value in values.items() if value is not ...}
-    (folder / "engine.json").write_text(json.dumps(kept))
-    with pytest.raises(EngineMismatch, match="an engine's sidecar of format 1"):
-        read_facts(folder)
+OTHER_FORMS: list[tuple[str, Any]] = [
+    ("format", 2),
+    ("format", None),
+    ("targets", 7),
+    ("profile", None),
+]
+OTHER_FORMS += [("colour", "green"), ("model", ...), ("library", ...), ("recipe", ...)]
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"7", b"\xff\xfe"], ids=repr)
-def test_a_broken_sidecar_is_refused(folder: Path, text: bytes) -> None:
-    (folder / "engine.json").write_bytes(text)
-    with pytest.raises(EngineMismatch, match="an engine's sidecar of format 1"):
-        read_engine(folder)
+@pytest.mark.parametrize("change", [*OTHER_FORMS, b"", b"{", b"[]", b"7", b"\xff\xfe"], ids=repr)
+def test_a_broken_sidecar_or_one_of_another_form_is_refused(
+    folder: Path, change: tuple[str, Any] | bytes
+) -> None:
+    sidecar = folder / "engine.json"
+    if isinstance(change, tuple):
+        values = json.loads(sidecar.read_text()) | dict([change])
+        kept = {name: value for name, value in values.items() if value is not ...}
+        change = json.dumps(kept).encode()
+    sidecar.write_bytes(change)
+    for read in (read_facts, read_engine):
+        with pytest.raises(EngineMismatch, match="an engine's sidecar of format 1"):
+            read(folder)
 
 
 def test_a_broken_sidecar_stands_in_no_other_engines_way(
@@ -273,12 +251,9 @@ def test_a_broken_sidecar_stands_in_no_other_engines_way(
     assert find_engine(model, for_one(), root) == folder
 
 
-def test_engines_of_tensorrt_rtx_are_for_a_compute_capability() -> None:
+def test_engines_are_for_a_compute_capability_or_for_one_kind_of_gpu() -> None:
     assert gpu_target("tensorrt-rtx", Gpu("NVIDIA GeForce RTX 4090", "8.9")) == "sm_89"
     assert gpu_target("tensorrt-rtx", Gpu("NVIDIA GeForce RTX 5090", "12.0")) == "sm_120"
-
-
-def test_engines_of_tensorrt_are_for_one_kind_of_gpu() -> None:
     assert gpu_target("tensorrt", Gpu("NVIDIA L4", "8.9")) == "NVIDIA L4 sm_89"
 
 

@@ -120,21 +120,18 @@ def test_a_provider_that_does_not_start_is_no_reason_to_take_another(
     assert "pip" not in caught.value.remedy
 
 
-@pytest.mark.parametrize(("provider", "expected"), [("cpu", []), ("cuda", [0])])
 def test_libraries_of_cuda_are_loaded_before_a_session_on_a_gpu(
-    cuda: Any, providers: SimpleNamespace, model: Model, provider: str, expected: list[int]
-) -> None:
-    OnnxRuntimeBackend(model, provider)
-    # how many sessions there were at the time
-    assert providers.preloaded == expected
-
-
-def test_an_onnx_runtime_that_loads_no_libraries_is_left_to_find_them(
     cuda: Any, providers: SimpleNamespace, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """An ONNX Runtime that loads no libraries is left to find them."""
+    OnnxRuntimeBackend(model, "cpu")
+    assert providers.preloaded == []
+    OnnxRuntimeBackend(model, "cuda")
+    # one session was open when the libraries were loaded
+    assert providers.preloaded == [1]
     monkeypatch.delattr(onnxruntime, "preload_dlls")
     OnnxRuntimeBackend(model, "cuda")
-    assert len(providers.asked) == 1
+    assert len(providers.asked) == 3
 
 
 def test_without_tensorrt_its_provider_is_unavailable(
@@ -191,29 +188,24 @@ def test_details_name_the_gpu(
     assert [provider for provider, _ in providers.asked[0]] == expected
 
 
-def test_single_precision_is_that_on_a_gpu_too() -> None:
+def test_a_gpus_provider_computes_in_single_precision_and_the_cpu_has_nodes_that_it_lacks() -> None:
     (_, options), _ = provider_options("cuda", "fp32", IMAGE)
     assert options["use_tf32"] == "0"
+    names = {p: [name for name, _ in provider_options(p, "fp32", IMAGE)] for p in ("cpu", "cuda")}
+    assert names == {"cpu": [CPU], "cuda": [CUDA, CPU]}
 
 
 @pytest.mark.parametrize(
     ("precision", "fp16", "bf16"),
     [("fp32", "False", "False"), ("fp16", "True", "False"), ("bf16", "False", "True")],
 )
-def test_tensorrt_is_told_the_precision(precision: str, fp16: str, bf16: str) -> None:
+def test_tensorrt_builds_one_engine_of_the_precision_for_all_sizes_of_batch(
+    precision: str, fp16: str, bf16: str
+) -> None:
     (_, options), *_ = provider_options("tensorrt", precision, IMAGE)
     assert (options["trt_fp16_enable"], options["trt_bf16_enable"]) == (fp16, bf16)
-
-
-def test_tensorrt_builds_one_engine_for_all_sizes_of_batch() -> None:
-    (_, options), *_ = provider_options("tensorrt", "fp32", IMAGE)
     shapes = [options[f"trt_profile_{name}_shapes"] for name in ("min", "opt", "max")]
     assert shapes == [f"image:{batch}x1x91x122x123" for batch in (1, 1, 8)]
-
-
-def test_what_follows_a_gpus_provider_is_for_nodes_that_it_lacks() -> None:
-    names = {p: [name for name, _ in provider_options(p, "fp32", IMAGE)] for p in ("cpu", "cuda")}
-    assert names == {"cpu": [CPU], "cuda": [CUDA, CPU]}
 
 
 def test_engines_that_onnx_runtime_builds_are_kept_where_nobody_else_may_write(

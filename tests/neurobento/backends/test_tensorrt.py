@@ -65,14 +65,17 @@ def verified_in(model: Model, flavour: str, **passed: bool) -> Model:
     return dataclasses.replace(model, spec=dataclasses.replace(model.spec, verification=results))
 
 
-@pytest.mark.parametrize("count", [1, 3, 8, 11, 16])
-def test_labels_are_the_models_in_batches_of_any_size(
-    backend: TensorRTBackend, batch_of: Any, count: int
+@pytest.mark.parametrize(
+    ("count", "executed"), [(1, [1]), (3, [3]), (8, [8]), (11, [8, 3]), (16, [8, 8])]
+)
+def test_labels_are_the_models_in_batches_cut_to_what_the_engine_takes(
+    backend: TensorRTBackend, tensorrt: Any, batch_of: Any, count: int, executed: list[int]
 ) -> None:
     images, labels = batch_of(count)
     found = backend.infer(images)
     assert found.dtype == np.uint8
     assert np.array_equal(found, labels)
+    assert tensorrt.executed == executed
 
 
 def test_batches_of_many_sizes_may_follow_each_other(
@@ -81,13 +84,6 @@ def test_batches_of_many_sizes_may_follow_each_other(
     for first, count in enumerate((1, 1, 3, 1, 1, 1, 3, 3, 3, 2)):
         images, labels = batch_of(count, first)
         assert np.array_equal(backend.infer(images), labels)
-
-
-def test_a_large_batch_is_cut_to_what_the_engine_takes(
-    backend: TensorRTBackend, tensorrt: Any, batch_of: Any
-) -> None:
-    backend.infer(batch_of(11)[0])
-    assert tensorrt.executed == [8, 3]
 
 
 def test_a_second_batch_of_a_size_is_recorded_and_replayed_from_then_on(
@@ -166,29 +162,20 @@ def test_without_cuda_graphs_nothing_is_recorded(
     assert (cuda.launches, cuda.runnables) == ([], {})
 
 
-def test_after_a_failure_the_size_is_prepared_again(
-    backend: TensorRTBackend, tensorrt: Any, batch_of: Any
+@pytest.mark.parametrize("successes", [0, 1])
+def test_after_a_refusal_the_size_is_prepared_again(
+    backend: TensorRTBackend, tensorrt: Any, batch_of: Any, successes: int
 ) -> None:
-    """Otherwise the recording would include the preparation."""
+    """Otherwise a recording would include the preparation. The second batch is recorded."""
     images, labels = batch_of(1)
+    for _ in range(successes):
+        backend.infer(images)
     tensorrt.refuses_work = True
     with pytest.raises(RuntimeError, match="TensorRT refused the work"):
         backend.infer(images)
     tensorrt.refuses_work = False
     for _ in range(3):
         assert np.array_equal(backend.infer(images), labels)
-
-
-def test_a_refusal_while_recording_is_an_error_and_ends_the_recording(
-    backend: TensorRTBackend, tensorrt: Any, batch_of: Any
-) -> None:
-    images, labels = batch_of(1)
-    backend.infer(images)
-    tensorrt.refuses_work = True
-    with pytest.raises(RuntimeError, match="TensorRT refused the work"):
-        backend.infer(images)
-    tensorrt.refuses_work = False
-    assert np.array_equal(backend.infer(images), labels)
 
 
 @pytest.mark.parametrize(
@@ -204,7 +191,7 @@ def test_an_error_of_cuda_is_raised(
         backend.infer(images)
 
 
-def test_memory_is_that_of_the_largest_batch_from_the_beginning(
+def test_memory_is_that_of_the_largest_batch_until_all_is_let_go_of(
     backend: TensorRTBackend, cuda: Any, batch_of: Any
 ) -> None:
     voxels = 91 * 122 * 123
@@ -212,11 +199,6 @@ def test_memory_is_that_of_the_largest_batch_from_the_beginning(
     assert sorted(b.nbytes for b in cuda.memory.values()) == sizes
     backend.infer(batch_of(8)[0])
     assert len(cuda.memory) == 3
-
-
-def test_all_is_let_go_of_when_it_is_closed(
-    backend: TensorRTBackend, cuda: Any, batch_of: Any
-) -> None:
     for count in (1, 2, 1, 2):
         backend.infer(batch_of(count)[0])
     # the stream, three buffers and two recordings
@@ -275,16 +257,11 @@ def test_the_engine_is_the_one_of_the_precision(
 def test_by_itself_it_takes_the_quickest_precision_that_was_verified(
     engines: Any, model: Model, flavour: str, passed: dict[str, bool], expected: str
 ) -> None:
-    opened = TensorRTBackend(verified_in(model, flavour, **passed), flavour)
-    assert opened.details["precision"] == expected
-
-
-def test_what_was_verified_on_the_other_flavour_does_not_count(
-    engines: Any, model: Model, flavour: str
-) -> None:
+    """What was verified on the other flavour does not count."""
     (other,) = FLAVOURS.keys() - {flavour}
-    opened = TensorRTBackend(verified_in(model, other, fp16=True), flavour)
-    assert opened.details["precision"] == "fp32"
+    for verified, precision in ((flavour, expected), (other, "fp32")):
+        opened = TensorRTBackend(verified_in(model, verified, **passed), flavour)
+        assert opened.details["precision"] == precision
 
 
 def test_without_an_engine_nothing_else_is_taken(tensorrt: Any, model: Model, flavour: str) -> None:
@@ -292,48 +269,40 @@ def test_without_an_engine_nothing_else_is_taken(tensorrt: Any, model: Model, fl
         open_backend(model, flavour)
 
 
-def test_an_engine_for_another_gpu_is_refused(
-    engines: Any, model: Model, flavour: str, cuda: Any
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            lambda library, _: vars(library.cuda.gpus[0]).update(major=8, minor=6),
+            r"for .*sm_89 instead of .*sm_86",
+        ),
+        (
+            lambda library, _: vars(library).update(__version__="1.8.0.7"),
+            r"library 1\.7\.1\.116 instead of 1\.8\.0\.7",
+        ),
+        (
+            lambda library, _: vars(library).update(refused=b"fp32 engine"),
+            r"an engine that it refuses.*build it again",
+        ),
+        (lambda _, engine: engine.chmod(0o777), "only this user can write"),
+    ],
+    ids=["another GPU", "another version", "refused by the library", "written by others"],
+)
+def test_an_engine_that_does_not_fit_this_machine_is_not_loaded(
+    engines: dict[str, Path], model: Model, flavour: str, tensorrt: Any, spoil: Any, message: str
 ) -> None:
-    cuda.gpus[0].major, cuda.gpus[0].minor = 8, 6
-    with pytest.raises(EngineMismatch, match=r"for .*sm_89 instead of .*sm_86"):
-        open_backend(model, flavour, precision="fp32")
-
-
-def test_an_engine_of_another_version_of_the_library_is_refused(
-    engines: Any, model: Model, flavour: str, tensorrt: Any
-) -> None:
-    tensorrt.__version__ = "1.8.0.7"
-    with pytest.raises(EngineMismatch, match=r"library 1\.7\.1\.116 instead of 1\.8\.0\.7"):
-        open_backend(model, flavour, precision="fp32")
-
-
-def test_an_engine_of_another_model_is_refused(engines: Any, model: Model, flavour: str) -> None:
-    spec = dataclasses.replace(model.spec, onnx_sha256="f" * 64)
-    with pytest.raises(EngineMismatch, match=r"onnx_sha256 .* instead of f"):
-        open_backend(dataclasses.replace(model, spec=spec), flavour, precision="fp32")
-
-
-def test_an_engine_that_the_library_refuses_is_to_be_built_again(
-    engines: Any, model: Model, flavour: str, tensorrt: Any
-) -> None:
-    tensorrt.refused = b"fp32 engine"
-    with pytest.raises(EngineMismatch, match=r"an engine that it refuses.*build it again"):
-        open_backend(model, flavour, precision="fp32")
-
-
-def test_an_engine_that_others_may_write_to_is_not_loaded(
-    engines: dict[str, Path], model: Model, flavour: str, tensorrt: Any
-) -> None:
-    engines["fp32"].chmod(0o777)
-    with pytest.raises(EngineMismatch, match="only this user can write"):
+    spoil(tensorrt, engines["fp32"])
+    with pytest.raises(EngineMismatch, match=message):
         open_backend(model, flavour, precision="fp32")
     assert tensorrt.loaded == []
 
 
-def test_without_a_gpu_it_is_unavailable(
+def test_an_engine_of_another_model_is_refused_and_every_engine_without_a_gpu(
     engines: Any, model: Model, flavour: str, cuda: Any
 ) -> None:
+    spec = dataclasses.replace(model.spec, onnx_sha256="f" * 64)
+    with pytest.raises(EngineMismatch, match=r"onnx_sha256 .* instead of f"):
+        open_backend(dataclasses.replace(model, spec=spec), flavour, precision="fp32")
     cuda.gpus.clear()
     with pytest.raises(BackendUnavailable, match="an NVIDIA GPU"):
         open_backend(model, flavour)

@@ -31,30 +31,30 @@ def found() -> list[Outcome]:
         return process.submit(outcomes, SEED, COUNT).result()
 
 
-def test_nothing_but_our_own_errors_comes_of_a_malformed_file(found: list[Outcome]) -> None:
+def test_nothing_but_our_own_errors_comes_of_a_malformed_file_and_none_runs(
+    found: list[Outcome],
+) -> None:
     assert [(each.name, each.crash) for each in found if each.crash] == []
+    assert found
+    assert not (Path(tempfile.gettempdir()) / CANARY).exists()
 
 
-def test_each_malformed_file_is_refused_for_what_it_is(found: list[Outcome]) -> None:
+def test_each_malformed_file_is_refused_for_what_it_is_and_a_thousand_for_more_than_a_grid(
+    found: list[Outcome],
+) -> None:
     wrong = [(each.name, each.error, each.message) for each in found if not each.expected]
     assert wrong == []
-
-
-def test_a_thousand_files_are_refused_for_more_than_their_grid(found: list[Outcome]) -> None:
     kinds = Counter(each.error for each in found)
     assert len(found) == COUNT
     assert COUNT - kinds[None] - kinds["NotOnNetworkGrid"] >= LEAST_REFUSED
     assert len(kinds) > 15
 
 
-def test_none_takes_long(found: list[Outcome]) -> None:
+def test_none_takes_long_or_much_memory(found: list[Outcome]) -> None:
     slowest = max(found, key=lambda each: each.cpu_s)
     assert slowest.cpu_s < MAX_S, slowest
     # a file that made us wait would take no time of the processor
     assert max(each.wall_s for each in found) < BUSY_MACHINE * MAX_S
-
-
-def test_none_takes_much_memory(found: list[Outcome]) -> None:
     largest = max(found, key=lambda each: each.peak_bytes)
     assert largest.peak_bytes < MAX_BYTES, largest
     # a measurement that sees nothing would pass too
@@ -66,11 +66,6 @@ def test_a_message_repeats_nothing_of_the_file(found: list[Outcome]) -> None:
     told = [each for each in found if any(word in each.message for word in private)]
     assert told == []
     assert all(each.message.isprintable() and len(each.message) < 400 for each in found)
-
-
-def test_no_file_runs(found: list[Outcome]) -> None:
-    assert found
-    assert not (Path(tempfile.gettempdir()) / CANARY).exists()
 
 
 def test_the_same_seed_makes_the_same_files() -> None:

@@ -93,9 +93,10 @@ def test_the_content_decides_not_the_name(name: str, content: bytes, write: Writ
     assert np.array_equal(read_slice(write(content, name)), grey())
 
 
-def test_a_missing_file_is_not_a_scan_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("use", [read_slice, holds_slice])
+def test_a_missing_file_is_not_a_scan_error(use: Any, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        read_slice(tmp_path / "nowhere.png")
+        use(tmp_path / "nowhere.png")
 
 
 def test_a_file_above_the_limit_is_too_large(write: Writer) -> None:
@@ -110,24 +111,15 @@ FORMATS = {"PNG": grey_png, "DICOM": dicom, "NIfTI": as_nifti}
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-@pytest.mark.parametrize("shape", [(31, 40), (40, 31), (1, 99)])
-def test_a_slice_of_few_rows_or_columns_is_refused(
-    kind: str, shape: tuple[int, int], write: Writer
-) -> None:
-    refusal(write(FORMATS[kind](grey(shape))), UnsupportedDimensions)
-
-
-@pytest.mark.parametrize("kind", FORMATS)
 def test_the_limits_hold_for_every_format(kind: str, write: Writer) -> None:
+    """Few rows or columns are refused, zeros are empty, and one value is constant."""
     path = write(FORMATS[kind](grey((50, 60))))
     assert sorted(read_slice(path).shape) == [50, 60]
     refusal(path, UnsupportedDimensions, SliceLimits(min_edge=51))
     refusal(path, TooManyVoxels, SliceLimits(max_pixels=2999))
     refusal(path, TooManyVoxels, SliceLimits(max_edge=59))
-
-
-@pytest.mark.parametrize("kind", FORMATS)
-def test_zeros_are_empty_and_one_value_is_constant(kind: str, write: Writer) -> None:
+    for shape in ((31, 40), (40, 31), (1, 99)):
+        refusal(write(FORMATS[kind](grey(shape))), UnsupportedDimensions)
     refusal(write(FORMATS[kind](np.zeros(SHAPE, np.uint8))), EmptyScan)
     refusal(write(FORMATS[kind](np.full(SHAPE, 7, np.uint8))), ConstantScan)
 
@@ -137,21 +129,17 @@ def test_what_only_a_slice_can_be_is_one(content: bytes, write: Writer) -> None:
     assert holds_slice(write(content, "JANE.nii.gz"))
 
 
-@pytest.mark.parametrize("name", ["scan.nii", "scan.nii.gz"])
 @pytest.mark.parametrize(
     ("shape", "expected"),
     [((40, 44, 1), True), ((1, 44, 48), True), ((40, 44, 48), False), ((40, 44, 2), False)],
 )
 def test_an_axis_of_length_1_makes_a_slice(
-    shape: tuple[int, ...], expected: bool, name: str, write_nifti: Writer
+    shape: tuple[int, ...], expected: bool, write: Writer, write_nifti: Writer
 ) -> None:
-    assert holds_slice(write_nifti(np.ones(shape, np.uint8), name=name)) is expected
-
-
-def test_an_axis_of_length_1_makes_a_slice_of_an_mgh_file(write: Writer) -> None:
-    for shape, expected in (((40, 44, 1), True), ((40, 44, 48), False)):
-        content = nib.MGHImage(np.ones(shape, np.uint8), np.eye(4)).to_bytes()
-        assert holds_slice(write(content)) is expected
+    voxels = np.ones(shape, np.uint8)
+    for name in ("scan.nii", "scan.nii.gz"):
+        assert holds_slice(write_nifti(voxels, name=name)) is expected
+    assert holds_slice(write(nib.MGHImage(voxels, np.eye(4)).to_bytes())) is expected
 
 
 @pytest.mark.parametrize(
@@ -160,11 +148,6 @@ def test_an_axis_of_length_1_makes_a_slice_of_an_mgh_file(write: Writer) -> None
 )
 def test_a_scan_that_is_refused_is_no_slice(fields: dict[str, Any], write_nifti: Writer) -> None:
     assert not holds_slice(write_nifti(np.ones((40, 44, 48), np.uint8), **fields))
-
-
-def test_a_missing_file_is_neither(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        holds_slice(tmp_path / "nowhere.png")
 
 
 def whole_files() -> list[bytes]:

@@ -39,8 +39,12 @@ def seconds(span: str) -> int:
 
 
 @FILES
-def test_it_is_what_the_compose_specification_allows(file: Path) -> None:
+def test_a_file_is_what_the_compose_specification_allows_and_every_variable_is_read(
+    file: Path,
+) -> None:
     checked(read(file))
+    named = {*read(file)["services"]["neurobento"]["environment"]}
+    assert named - NOT_OURS <= settings()
 
 
 @pytest.mark.parametrize(
@@ -70,7 +74,7 @@ def test_docker_compose_takes_both_files() -> None:
     subprocess.run([*compose, *files, "config", "-q"], check=True, timeout=60)
 
 
-def test_what_a_service_names_is_there() -> None:
+def test_what_a_service_names_is_there_and_secrets_stay_out_of_the_repository() -> None:
     whole = read(COMPOSE)
     for each in whole["services"].values():
         assert {*each.get("secrets", [])} <= {*whole["secrets"]}
@@ -78,18 +82,9 @@ def test_what_a_service_names_is_there() -> None:
         for volume in each.get("volumes", []):
             source = volume.split(":")[0]
             assert (DEPLOY / source).exists() if source[0] == "." else source in whole["volumes"]
-
-
-def test_secrets_stay_out_of_the_repository() -> None:
     files = [Path(secret["file"]) for secret in read(COMPOSE)["secrets"].values()]
     ignored = (ROOT / ".gitignore").read_text().splitlines()
     assert all(f"deploy/{file.parent}/" in ignored for file in files)
-
-
-@FILES
-def test_every_variable_is_one_that_somebody_reads(file: Path) -> None:
-    named = {*read(file)["services"]["neurobento"]["environment"]}
-    assert named - NOT_OURS <= settings()
 
 
 def test_a_variable_that_nobody_reads_would_be_found() -> None:
@@ -112,13 +107,10 @@ def test_a_service_can_change_nothing_but_what_it_must(name: str) -> None:
     assert given["restart"] == "unless-stopped"
 
 
-def test_only_this_machine_is_listened_to() -> None:
+def test_only_this_machine_is_listened_to_where_the_service_listens() -> None:
     ports = [port for each in read(COMPOSE)["services"].values() for port in each.get("ports", [])]
     assert len(ports) == len({port.split(":")[1] for port in ports}) == 4
     assert all(port.startswith("127.0.0.1:") for port in ports)
-
-
-def test_ports_lead_to_where_the_service_listens() -> None:
     given = service()
     http = given["command"][given["command"].index("--port") + 1]
     grpc = given["environment"]["NEUROBENTO_GRPC_PORT"]

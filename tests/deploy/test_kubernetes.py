@@ -90,13 +90,10 @@ def test_unknown_fields_and_wrong_types_are_found(
 
 
 @layers
-def test_every_variable_is_one_that_somebody_reads(layer: str) -> None:
-    assert {*environment(named(layer, "Deployment"))} - NOT_OURS <= settings()
-
-
-@layers
 @workloads
-def test_selectors_find_their_pods_and_no_others(layer: str, kind: str, name: str) -> None:
+def test_selectors_find_their_pods_alone_and_a_service_leads_to_ports_that_there_are(
+    layer: str, kind: str, name: str
+) -> None:
     workload = named(layer, kind, name)
     others = [named(layer, *other) for other in WORKLOADS if other != (kind, name)]
     selectors = [
@@ -113,11 +110,6 @@ def test_selectors_find_their_pods_and_no_others(layer: str, kind: str, name: st
     for selector in selectors:
         assert selects(selector, workload)
         assert not any(selects(selector, other) for other in others)
-
-
-@layers
-@workloads
-def test_a_service_leads_to_ports_that_there_are(layer: str, kind: str, name: str) -> None:
     ports = {port["name"] for port in container(named(layer, kind, name))["ports"]}
     led = {port["targetPort"] for port in named(layer, "Service", name)["spec"]["ports"]}
     assert led == ports
@@ -126,7 +118,9 @@ def test_a_service_leads_to_ports_that_there_are(layer: str, kind: str, name: st
 
 
 @layers
-def test_the_service_listens_where_its_ports_are(layer: str) -> None:
+def test_the_service_listens_where_its_ports_are_and_probes_ask_what_is_open_to_all(
+    layer: str,
+) -> None:
     deployment = named(layer, "Deployment")
     ports = {port["name"]: port["containerPort"] for port in container(deployment)["ports"]}
     args, variables = container(deployment)["args"], environment(deployment)
@@ -134,10 +128,6 @@ def test_the_service_listens_where_its_ports_are(layer: str) -> None:
     assert args[args.index("--host") + 1] == "0.0.0.0"
     assert variables["NEUROBENTO_GRPC_PORT"] == str(ports["grpc"])
     assert variables["NEUROBENTO_GRPC_HOST"] == "0.0.0.0"
-
-
-@layers
-def test_probes_ask_what_is_open_to_all(layer: str) -> None:
     server = container(named(layer, "Deployment"))
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         assert server[probe]["httpGet"]["path"] in PROBES
@@ -148,12 +138,19 @@ def test_probes_ask_what_is_open_to_all(layer: str) -> None:
 
 
 @layers
-def test_the_drain_ends_before_the_cluster_loses_patience(layer: str) -> None:
+def test_the_drain_ends_in_time_and_every_variable_is_read_and_within_the_limits(
+    layer: str,
+) -> None:
     deployment = named(layer, "Deployment")
     wait_s = int(container(deployment)["lifecycle"]["preStop"]["exec"]["command"][1])
     drain_s = float(environment(deployment)["NEUROBENTO_DRAIN_S"])
     grace_s = deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
     assert grace_s >= wait_s + drain_s + 15
+    variables = environment(deployment)
+    threads = int(variables["NEUROBENTO_THREADS"])
+    processes = int(variables["NEUROBENTO_PREPROCESSING_PROCESSES"])
+    assert threads * processes == int(container(deployment)["resources"]["limits"]["cpu"])
+    assert {*environment(named(layer, "Deployment"))} - NOT_OURS <= settings()
 
 
 @layers
@@ -205,15 +202,6 @@ def test_the_token_is_where_the_service_looks(
     monkeypatch.setenv("NEUROBENTO_TOKEN_FILE", str(tmp_path / "token"))
     with pytest.raises(Exception, match="cannot be read"):
         Token(read_token())
-
-
-@layers
-def test_no_more_threads_than_the_limit_allows(layer: str) -> None:
-    deployment = named(layer, "Deployment")
-    variables = environment(deployment)
-    threads = int(variables["NEUROBENTO_THREADS"])
-    processes = int(variables["NEUROBENTO_PREPROCESSING_PROCESSES"])
-    assert threads * processes == int(container(deployment)["resources"]["limits"]["cpu"])
 
 
 @layers

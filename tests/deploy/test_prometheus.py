@@ -92,16 +92,13 @@ def test_the_service_is_scraped_where_it_listens() -> None:
         assert job["static_configs"] == [{"targets": [f"neurobento:{port}"]}]
 
 
-def test_grafana_asks_the_prometheus_that_there_is_as_often_as_it_scrapes() -> None:
+def test_grafana_asks_our_prometheus_and_finds_the_dashboard_where_it_is_mounted() -> None:
     (source,) = read(SOURCE)["datasources"]
     host, port = source["url"].removeprefix("http://").split(":")
     (published,) = read(COMPOSE)["services"][host]["ports"]
     assert published.endswith(f":{port}")
     interval = read(PROMETHEUS)["global"]["scrape_interval"]
     assert source["jsonData"]["timeInterval"] == interval
-
-
-def test_grafana_finds_the_dashboard_where_it_is_mounted() -> None:
     (provider,) = read(PROVIDER)["providers"]
     grafana = read(COMPOSE)["services"]["grafana"]
     mounts = dict(volume.split(":")[:2] for volume in grafana["volumes"])

@@ -38,7 +38,9 @@ def test_slices_go_up_rows_back_and_columns_right(codes: str, tilt: float, array
 
 
 @pytest.mark.parametrize("codes", CODES)
-def test_what_is_written_to_the_view_is_in_the_array(codes: str, array: Any) -> None:
+def test_what_is_written_to_the_view_is_in_the_array_and_edges_are_those_of_the_axes(
+    codes: str, array: Any
+) -> None:
     slices = axial_slices(SHAPE, affine_of(codes))
     for number in range(slices.count):
         native = np.zeros(SHAPE, np.float32)
@@ -47,10 +49,6 @@ def test_what_is_written_to_the_view_is_in_the_array(codes: str, array: Any) -> 
         assert taken.all()
         assert native.sum() == taken.size
         assert slices.native_index(slices.native_index(number)) == number
-
-
-@pytest.mark.parametrize("codes", CODES)
-def test_edges_are_those_of_the_axes(codes: str) -> None:
     ways = codes.translate(str.maketrans("LPI", "RAS"))
     sizes = dict(zip(ways, (1, 2, 3), strict=True))
     slices = axial_slices(SHAPE, affine_of(codes, tilt=0.2))

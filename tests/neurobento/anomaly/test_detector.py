@@ -83,7 +83,10 @@ def test_a_slice_is_scored_by_what_the_network_gives(backend: KnownBackend, phan
 # --- where things lie in a scan ---
 
 
-def test_the_heat_map_lies_over_the_scan(stored: Any, backend: KnownBackend) -> None:
+def test_the_heat_map_lies_over_the_scan_and_the_landmark_where_it_truly_is(
+    stored: Any, backend: KnownBackend, landmark_mm: Any
+) -> None:
+    """The network sees the nose up and the left on the left."""
     found = AnomalyDetector(backend).detect_scan(stored.scan())
     assert found.heat_map.shape == stored.shape
     assert found.heat_map.dtype == np.float32
@@ -93,27 +96,14 @@ def test_the_heat_map_lies_over_the_scan(stored: Any, backend: KnownBackend) -> 
             assert np.corrcoef(heat.ravel(), image.ravel())[0, 1] > 0.97
         else:
             assert not heat.any()
-
-
-def test_the_landmark_is_hot_where_it_truly_is(
-    stored: Any, backend: KnownBackend, landmark_mm: Any
-) -> None:
-    found = AnomalyDetector(backend).detect_scan(stored.scan())
     at = nib.affines.apply_affine(np.linalg.inv(stored.affine), landmark_mm)
     index = round(at[found.axis])
     assert index in found.slices
     hot = np.argwhere(found.heat_map > 0.8)
     middle = hot[hot[:, found.axis] == index].mean(axis=0)
     assert middle == pytest.approx(at, abs=0.75)
-
-
-def test_the_network_sees_the_nose_up_and_the_left_on_the_left(
-    stored: Any, backend: KnownBackend, landmark_mm: Any
-) -> None:
-    found = AnomalyDetector(backend).detect_scan(stored.scan())
-    at = nib.affines.apply_affine(np.linalg.inv(stored.affine), landmark_mm)
     order = sorted(found.slices, reverse="I" in nib.aff2axcodes(stored.affine))
-    image = images_of(backend)[order.index(round(at[found.axis]))]
+    image = images_of(backend)[order.index(index)]
     row, column = np.argwhere(image > 0.8).mean(axis=0)
     # 22 mm of 75 to the front, and 32 of 60 to the left, where a head of 150 mm has 128 pixels
     assert row == pytest.approx(64 - 22 * 128 / 150, abs=14)
@@ -218,38 +208,33 @@ def ball(thickness: float) -> Scan:
 MIDDLE = slice(40, 80)
 
 
+def score(high: slice, rows: slice, columns: slice, scan: Scan) -> float:
+    return AnomalyDetector(Blocks(high, rows, columns)).detect_scan(scan).score
+
+
 @pytest.mark.parametrize(
     ("thickness", "high", "expected"),
     [(5.0, 1, 0.5), (5.0, 2, 1.0), (5.0, 3, 1.0), (2.5, 1, 0.25), (2.5, 3, 0.75), (10.0, 1, 1.0)],
 )
 def test_a_scan_is_judged_by_ten_millimetres(thickness: float, high: int, expected: float) -> None:
-    backend = Blocks(slice(5, 5 + high), MIDDLE, MIDDLE)
-    assert AnomalyDetector(backend).detect_scan(ball(thickness)).score == pytest.approx(expected)
+    found = score(slice(5, 5 + high), MIDDLE, MIDDLE, ball(thickness))
+    assert found == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(("edge", "expected"), [(15, 1.0), (5, 1 / 9), (40, 1.0)])
-def test_a_scan_is_judged_by_what_is_as_large_as_a_block(edge: int, expected: float) -> None:
-    backend = Blocks(slice(4, 9), slice(50, 50 + edge), slice(50, 50 + edge))
-    assert AnomalyDetector(backend).detect_scan(ball(5.0)).score == pytest.approx(expected)
-
-
-def test_the_rim_of_the_head_does_not_count() -> None:
-    rows = slice(0, 128)
-    everywhere = AnomalyDetector(Blocks(slice(4, 9), rows, rows)).detect_scan(ball(5.0))
-    assert everywhere.score == pytest.approx(1.0)
-    outside = AnomalyDetector(Blocks(slice(4, 9), rows, slice(0, 4))).detect_scan(ball(5.0))
-    assert outside.score == 0
-
-
-def test_half_a_head_has_no_mirror_place_to_be_compared_with() -> None:
-    """What lies where the other half of the head is cut off does not count."""
-    scan = ball(5.0)
+def test_a_scan_is_judged_by_what_is_as_large_as_a_block_and_not_on_the_rim() -> None:
+    """What lies where the other half of the head is cut off does not count either."""
+    high, scan = slice(4, 9), ball(5.0)
+    for edge, expected in ((15, 1.0), (5, 1 / 9), (40, 1.0)):
+        block = slice(50, 50 + edge)
+        assert score(high, block, block, scan) == pytest.approx(expected)
+    everywhere = slice(0, 128)
+    assert score(high, everywhere, everywhere, scan) == pytest.approx(1.0)
+    assert score(high, everywhere, slice(0, 4), scan) == 0
     image = scan.array.copy()
     image[:20, :25] = 0
-    cut = Scan(image, scan.space)
-    backend = Blocks(slice(4, 9), slice(70, 128), slice(90, 128))
-    whole = AnomalyDetector(Blocks(slice(4, 9), slice(70, 128), slice(90, 128)))
-    assert AnomalyDetector(backend).detect_scan(cut).score < whole.detect_scan(scan).score
+    half = Scan(image, scan.space)
+    corner = slice(70, 128), slice(90, 128)
+    assert score(high, *corner, half) < score(high, *corner, scan)
 
 
 def test_many_slices_go_through_in_batches(phantom_on: Callable[..., Any]) -> None:
@@ -273,13 +258,10 @@ def test_a_scan_without_a_head_is_empty(value: float, backend: KnownBackend) -> 
 # --- the model ---
 
 
-def test_a_model_for_something_else_is_refused() -> None:
+def test_a_model_for_something_else_or_without_a_threshold_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         AnomalyDetector(KnownBackend(task="parcellation"))
     assert "'parcellation'" in caught.value.found
-
-
-def test_a_model_without_a_threshold_is_refused() -> None:
-    with pytest.raises(SpecMismatch) as caught:
+    with pytest.raises(SpecMismatch) as unknown:
         AnomalyDetector(KnownBackend(detection={}))
-    assert "threshold" in caught.value.expected
+    assert "threshold" in unknown.value.expected

@@ -36,16 +36,13 @@ def test_the_picture_says_score_threshold_and_verdict(
     assert f"score {score}, threshold 0.5{verdict}\n{NOTE}" in texts(figure)
 
 
-def test_the_picture_of_a_scan_says_them_too(scan: Scan, scan_anomaly: ScanAnomaly) -> None:
+def test_the_picture_of_a_scan_says_them_too_unless_no_threshold_was_measured(
+    scan: Scan, scan_anomaly: ScanAnomaly
+) -> None:
     said = texts(scan_figure(scan, scan_anomaly))
     above = f"4 of {len(scan_anomaly.slices)} slices above that of one"
     assert f"score 0.85, threshold {SCAN_THRESHOLD}: anomalous; {above}\n{NOTE}" in said
     assert "axis 1, feet to head" in said
-
-
-def test_a_scan_has_no_verdict_where_no_threshold_was_measured(
-    scan: Scan, scan_anomaly: ScanAnomaly
-) -> None:
     without = dataclasses.replace(scan_anomaly, threshold=None)
     assert without.is_anomalous is None
     found = json.loads(scan_output_files("a", scan, without, {}, {})["a_anomaly.json"])
@@ -97,20 +94,16 @@ def test_odd_slices_are_drawn(odd: Any) -> None:
     assert plain.get_aspect() * height / width == pytest.approx(odd.shape[0] / odd.shape[1])
 
 
-def test_the_slices_of_the_highest_scores_are_shown_apart(
+def test_the_slices_of_the_highest_scores_are_shown_apart_and_the_left_on_their_left(
     scan: Scan, scan_anomaly: ScanAnomaly
 ) -> None:
-    figure = scan_figure(scan, scan_anomaly)
-    titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
+    """The bright blob lies on the left, to the front."""
+    above = [axes for axes in scan_figure(scan, scan_anomaly).axes if axes.get_title()]
     last = max(scan_anomaly.slices)
     # 5 mm thick: the second highest lies beside the highest
     shown = [last - k for k in (10, 7, 4, 2)]
-    assert titles == [f"slice {k}: {scan_anomaly.slices[k]:.4g}" for k in shown]
-
-
-def test_a_shown_slice_has_the_left_on_its_left(scan: Scan, scan_anomaly: ScanAnomaly) -> None:
-    """The bright blob lies on the left, to the front."""
-    above = [axes for axes in scan_figure(scan, scan_anomaly).axes if axes.get_title()]
+    titles = [f"slice {k}: {scan_anomaly.slices[k]:.4g}" for k in shown]
+    assert [axes.get_title() for axes in above] == titles
     image = above[1].images[0].get_array()
     bright = np.argwhere(image[..., 0] > 0.95).mean(axis=0) / image.shape[:2]
     assert (bright < 0.45).all()
@@ -134,19 +127,16 @@ def test_heat_is_drawn_on_its_slice_in_its_place(scan: Scan, scan_anomaly: ScanA
 
 
 def test_the_curve_goes_over_all_slices_from_feet_to_head(
-    scan: Scan, scan_anomaly: ScanAnomaly
+    scan: Scan, scan_anomaly: ScanAnomaly, phantom: Any
 ) -> None:
     (curve,) = (axes for axes in scan_figure(scan, scan_anomaly).axes if axes.get_legend())
     line, shown, threshold = curve.lines
     assert dict(zip(*line.get_data(), strict=True)) == scan_anomaly.slices
     assert len(shown.get_xdata()) == 4
     assert set(threshold.get_ydata()) == {THRESHOLD}
-    # the index grows towards the feet
+    # the index grows towards the feet, in the phantom towards the head
     left, right = curve.get_xlim()
     assert left > right
-
-
-def test_a_scan_that_was_turned_round_has_its_curve_the_other_way(phantom: Any) -> None:
     found = AnomalyDetector(KnownBackend()).detect_scan(phantom.scan())
     (curve,) = (axes for axes in scan_figure(phantom.scan(), found).axes if axes.get_legend())
     left, right = curve.get_xlim()

@@ -22,15 +22,12 @@ def stored(heat_map: Any) -> tuple[Any, float]:
     return np.asarray(Image.open(io.BytesIO(heat_map_png(heat_map)))), scale
 
 
-def test_a_heat_map_of_zeros_is_black() -> None:
+def test_a_heat_map_of_any_size_fills_the_levels_and_one_of_zeros_is_black() -> None:
+    for largest in (1e-30, 1e-6, 3.0, 1e30):
+        heat = np.linspace(0, largest, 2000, dtype=np.float32).reshape(40, 50)
+        levels, value_per_level = stored(heat)
+        assert levels.max() == 65535
+        assert levels * value_per_level == pytest.approx(heat, abs=largest / 65535)
     levels, value_per_level = stored(np.zeros((40, 50), np.float32))
     assert not levels.any()
     assert value_per_level == 1
-
-
-@pytest.mark.parametrize("largest", [1e-30, 1e-6, 3.0, 1e30])
-def test_a_heat_map_of_any_size_fills_the_levels(largest: float) -> None:
-    heat = np.linspace(0, largest, 2000, dtype=np.float32).reshape(40, 50)
-    levels, value_per_level = stored(heat)
-    assert levels.max() == 65535
-    assert levels * value_per_level == pytest.approx(heat, abs=largest / 65535)

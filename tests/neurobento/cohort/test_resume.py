@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -24,26 +23,22 @@ def record(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_matching_record_is_returned_whole(record: Path) -> None:
+def test_a_matching_record_is_returned_whole_and_one_of_other_inputs_is_none(record: Path) -> None:
     found = matching_record(record, MADE_FROM)
     assert found is not None
     assert found["more"] == 5
+    for change in ({"format": 2}, {"options": {}}, {"unheard": 1}):
+        assert matching_record(record, {**MADE_FROM, **change}) is None
 
 
-@pytest.mark.parametrize("change", [{"format": 2}, {"options": {}}, {"unheard": 1}])
-def test_a_record_of_other_inputs_does_not_match(record: Path, change: dict[str, Any]) -> None:
-    assert matching_record(record, {**MADE_FROM, **change}) is None
-
-
-@pytest.mark.parametrize("text", ["", "[]", "null", "{}", '{"format": 1}', '{"outputs": 3}'])
-def test_a_damaged_record_does_not_match(record: Path, text: str) -> None:
-    record.write_text(text)
-    assert matching_record(record, MADE_FROM) is None
-
-
-def test_a_record_of_changed_or_missing_outputs_does_not_match(
+def test_a_damaged_record_or_one_of_changed_or_missing_outputs_does_not_match(
     record: Path, tmp_path: Path
 ) -> None:
+    whole = record.read_text()
+    for text in ("", "[]", "null", "{}", '{"format": 1}', '{"outputs": 3}'):
+        record.write_text(text)
+        assert matching_record(record, MADE_FROM) is None
+    record.write_text(whole)
     (tmp_path / "a.txt").write_bytes(b"other")
     assert matching_record(record, MADE_FROM) is None
     (tmp_path / "a.txt").unlink()

@@ -31,11 +31,6 @@ def places(inputs: list[Path], output: Path) -> list[str]:
     return [str(scan.subfolder) for scan in find_scans(inputs, output)]
 
 
-def test_a_folder_is_mirrored(make: Make, tmp_path: Path) -> None:
-    data = make("b/T1.nii.gz", "a/T1.nii", "T1.mgz", "notes.txt")
-    assert places([data], tmp_path / "out") == ["T1", "a/T1", "b/T1"]
-
-
 def test_a_bids_dataset_keeps_its_entities(make: Make, tmp_path: Path) -> None:
     data = make(
         "sub-01/ses-a/anat/sub-01_ses-a_T1w.nii.gz",
@@ -70,25 +65,27 @@ def test_participant_and_session_are_read_where_they_stand(
     assert (scan.participant, scan.session) == (participant, session)
 
 
-def test_scans_given_one_by_one_keep_their_folders_name(make: Make, tmp_path: Path) -> None:
-    data = make("a/T1.nii", "b/T1.nii", "sub-03/anat/T1.nii")
-    inputs = [data / "a/T1.nii", data / "b/T1.nii", data / "sub-03/anat/T1.nii"]
-    assert places(inputs, tmp_path / "out") == ["a/T1", "b/T1", "sub-03/anat/T1"]
-
-
-def test_several_folders_keep_their_names(make: Make, tmp_path: Path) -> None:
-    data = make("a/T1.nii", "b/x/T1.nii")
-    assert places([data / "a", data / "b"], tmp_path / "out") == ["a/T1", "b/x/T1"]
-
-
-def test_a_scan_given_twice_is_one(make: Make, tmp_path: Path) -> None:
-    data = make("sub-1/T1.nii", "sub-2/T1.nii")
-    assert places([data / "sub-1/T1.nii", data], tmp_path / "out") == ["sub-1/T1", "sub-2/T1"]
-
-
-def test_outputs_of_an_earlier_run_are_no_scans(make: Make) -> None:
-    data = make("a/T1.nii", "out/a/T1/T1_dseg.nii.gz")
-    assert places([data], data / "out") == ["a/T1"]
+@pytest.mark.parametrize(
+    ("files", "inputs", "expected"),
+    [
+        ("b/T1.nii.gz a/T1.nii T1.mgz notes.txt", ".", "T1 a/T1 b/T1"),
+        (
+            "a/T1.nii b/T1.nii sub-03/anat/T1.nii",
+            "a/T1.nii b/T1.nii sub-03/anat/T1.nii",
+            "a/T1 b/T1 sub-03/anat/T1",
+        ),
+        ("a/T1.nii b/x/T1.nii", "a b", "a/T1 b/x/T1"),
+        ("sub-1/T1.nii sub-2/T1.nii", "sub-1/T1.nii .", "sub-1/T1 sub-2/T1"),
+        ("a/T1.nii out/a/T1/T1_dseg.nii.gz", ".", "a/T1"),
+    ],
+    ids=["mirrored", "one by one", "several folders", "given twice", "earlier outputs"],
+)
+def test_scans_keep_their_folders_and_count_once(
+    make: Make, files: str, inputs: str, expected: str
+) -> None:
+    data = make(*files.split())
+    found = places([data / each for each in inputs.split()], data / "out")
+    assert found == expected.split()
 
 
 @pytest.mark.parametrize("names", [("T1.nii", "T1.nii.gz"), ("a.nii", "a/b.nii")])
@@ -99,16 +96,11 @@ def test_scans_whose_outputs_would_mix_are_refused(
         find_scans([make(*names)], tmp_path / "out")
 
 
-def test_no_scan_is_refused(make: Make, tmp_path: Path) -> None:
-    for look in (
-        lambda: find_scans([make("a.txt")], tmp_path),
-        lambda: find_scan_files([make("b.md")]),
-    ):
-        with pytest.raises(ConfigError, match="found no scan"):
-            look()
-
-
-def test_a_missing_input_is_an_error(tmp_path: Path) -> None:
+def test_no_scan_is_refused_and_a_missing_input_is_an_error(make: Make, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="found no scan"):
+        find_scans([make("a.txt")], tmp_path)
+    with pytest.raises(ConfigError, match="found no scan"):
+        find_scan_files([make("b.md")])
     with pytest.raises(FileNotFoundError):
         find_scans([tmp_path / "nowhere.nii"], tmp_path / "out")
 

@@ -65,21 +65,22 @@ def table(content: bytes) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(content.decode()), delimiter="\t"))
 
 
-def test_five_files_are_called_after_the_scan(files: dict[str, bytes]) -> None:
+def test_five_files_are_called_after_the_scan_and_the_picture_is_a_png(
+    files: dict[str, bytes],
+) -> None:
     endings = ("dseg.nii.gz", "dseg.tsv", "volumes.tsv", "overlay.png", "run.json")
     assert list(files) == [f"sub-01_T1w_{ending}" for ending in endings]
+    assert files["sub-01_T1w_overlay.png"].startswith(b"\x89PNG\r\n\x1a\n")
 
 
-def test_nibabel_reads_labels_and_affine(files: dict[str, bytes], labels: Any) -> None:
+def test_nibabel_reads_labels_affine_and_the_region_table(
+    files: dict[str, bytes], labels: Any
+) -> None:
     image = nib.Nifti1Image.from_bytes(gzip.decompress(files["sub-01_T1w_dseg.nii.gz"]))
     assert image.get_data_dtype() == np.uint8
     assert np.array_equal(np.asarray(image.dataobj), labels)
     assert image.affine == pytest.approx(MNI, abs=1e-5)
     assert image.header.get_intent()[0] == "label"
-
-
-def test_the_region_table_travels_in_the_nifti_file(files: dict[str, bytes]) -> None:
-    image = nib.Nifti1Image.from_bytes(gzip.decompress(files["sub-01_T1w_dseg.nii.gz"]))
     (extension,) = image.header.extensions
     assert extension.get_code() == 6
     content = extension.get_content()
@@ -108,11 +109,9 @@ def test_the_volume_table_holds_the_voxels_of_each_region(
     assert rows[94]["plausibility"] == "missing"
 
 
-def test_the_picture_is_a_png(files: dict[str, bytes]) -> None:
-    assert files["sub-01_T1w_overlay.png"].startswith(b"\x89PNG\r\n\x1a\n")
-
-
-def test_the_run_file_says_which_model_answered(run: Any, backend: Backend) -> None:
+def test_the_run_file_says_which_model_answered_how_it_was_run_and_what_was_found(
+    run: Any, backend: Backend, labels: Any
+) -> None:
     assert run["format"] == RUN_FORMAT == 1
     assert run["model"] == {
         "name": "compact",
@@ -120,36 +119,22 @@ def test_the_run_file_says_which_model_answered(run: Any, backend: Backend) -> N
         "onnx_sha256": backend.spec.onnx_sha256,
         "region_table_sha256": aal116().sha256,
     }
-
-
-def test_the_run_file_says_how_it_was_run(run: Any, backend: Backend) -> None:
     assert run["backend"]["name"] == backend.name
     assert {"library", "device", "precision", "threads"} <= run["backend"].keys()
     assert run["preprocessing"] == "none"
     assert list(run["seconds"]) == ["check", "infer", "restore", "measure"]
-
-
-def test_the_run_file_says_what_was_found(run: Any, labels: Any) -> None:
     assert run["native_shape"] == list(NETWORK)
     assert run["regions_found"] == len(np.unique(labels)) - 1 == 115
     assert any("1 region(s) missing: Cerebelum_3_L" in warning for warning in run["warnings"])
-
-
-def test_the_run_file_names_the_versions_installed(run: Any) -> None:
     assert run["versions"]["numpy"] == metadata.version("numpy")
     assert run["versions"]["nibabel"] == metadata.version("nibabel")
 
 
-def test_the_same_scan_gives_the_same_bytes(
-    scan: Scan, backend: Backend, parcellation: Parcellation
+def test_the_same_scan_gives_the_same_bytes_and_another_scan_others(
+    scan: Scan, backend: Backend, parcellation: Parcellation, known_labels: Callable[[int], Any]
 ) -> None:
     again = Parcellator(backend).parcellate(scan, "none")
     assert dseg_bytes(again) == dseg_bytes(parcellation)
-
-
-def test_another_scan_gives_other_bytes(
-    backend: Backend, parcellation: Parcellation, known_labels: Callable[[int], Any]
-) -> None:
     image = (known_labels(7) / np.float32(116)).astype(np.float32)
     other = Parcellator(backend).parcellate(Scan(image, space_of(NETWORK, MNI)), "none")
     assert dseg_bytes(other) != dseg_bytes(parcellation)

@@ -104,31 +104,23 @@ def stripped(
     )
 
 
-def test_on_the_network_grid_the_labels_are_the_networks(
+def test_on_the_network_grid_labels_are_the_networks_and_volumes_count_their_voxels(
     as_it_is: Parcellation, labels: Any
 ) -> None:
     assert as_it_is.labels.dtype == np.uint8
     assert np.array_equal(as_it_is.labels, labels)
     assert np.array_equal(as_it_is.network_labels, labels)
-
-
-def test_volumes_are_voxels_times_the_affines_determinant(
-    as_it_is: Parcellation, labels: Any
-) -> None:
     voxels = np.bincount(labels.ravel(), minlength=117)[1:]
     assert [v.voxels for v in as_it_is.volumes] == voxels.tolist()
     expected = voxels * 1.5 * 1.25 * 1.1
     assert [v.volume_mm3 for v in as_it_is.volumes] == pytest.approx(expected.tolist())
 
 
-def test_seconds_name_every_stage_on_the_network_grid(as_it_is: Parcellation) -> None:
-    assert list(as_it_is.seconds) == ["check", "infer", "restore", "measure"]
-    assert all(seconds >= 0 for seconds in as_it_is.seconds.values())
-
-
-def test_progress_names_every_stage_before_it_begins(
+def test_seconds_and_progress_name_every_stage_on_the_network_grid(
     as_it_is: Parcellation, stages: list[str]
 ) -> None:
+    assert list(as_it_is.seconds) == ["check", "infer", "restore", "measure"]
+    assert all(seconds >= 0 for seconds in as_it_is.seconds.values())
     assert stages == list(as_it_is.seconds)
 
 
@@ -141,32 +133,24 @@ def test_the_backend_gets_a_batch_of_one_image(labels: Any, spec: ModelSpec) -> 
     assert np.array_equal(images[0, 0], labels / np.float32(116))
 
 
-def test_labels_come_back_on_the_scans_own_grid(stripped: Any) -> None:
+def test_labels_come_back_where_they_were_on_the_scans_own_grid(
+    stripped: Any, dice: Any, landmark_mm: Any
+) -> None:
     phantom, parcellation, _ = stripped
     assert parcellation.labels.shape == phantom.shape
     assert np.array_equal(parcellation.prepared.space.voxel_to_ras, phantom.affine)
-
-
-def test_labels_come_back_where_they_were(stripped: Any, dice: Any, landmark_mm: Any) -> None:
-    phantom, parcellation, _ = stripped
     assert dice(parcellation.labels, phantom.labels, 1) > 0.85
     centre = apply_affine(phantom.affine, np.argwhere(parcellation.labels == 1)).mean(axis=0)
     assert np.linalg.norm(centre - landmark_mm) < 2
 
 
-def test_the_landmarks_volume_is_that_of_its_sphere(stripped: Any) -> None:
-    _, parcellation, _ = stripped
-    assert parcellation.volumes[0].volume_mm3 == pytest.approx(4 / 3 * np.pi * 16**3, rel=0.15)
-
-
-def test_seconds_name_every_stage_of_a_stripped_scan(stripped: Any) -> None:
-    _, parcellation, _ = stripped
-    assert list(parcellation.seconds) == [*STRIPPED_STEPS, "infer", "restore", "measure"]
-
-
-def test_a_head_that_is_no_brain_is_warned_of(stripped: Any) -> None:
+def test_a_sphere_has_its_volume_and_as_it_is_no_brain_a_warning(
+    stripped: Any,
+) -> None:
     """One sphere of 17 ml and 115 regions missing."""
     _, parcellation, _ = stripped
+    assert parcellation.volumes[0].volume_mm3 == pytest.approx(4 / 3 * np.pi * 16**3, rel=0.15)
+    assert list(parcellation.seconds) == [*STRIPPED_STEPS, "infer", "restore", "measure"]
     assert any("17 ml" in w or "16 ml" in w or "18 ml" in w for w in parcellation.warnings)
     assert any(w.startswith("115 region(s) missing") for w in parcellation.warnings)
 

@@ -63,23 +63,29 @@ def test_a_digital_spheres_volume_is_a_spheres(
     assert volume_of(7, labels, affine).volume_mm3 == pytest.approx(sphere, rel=0.01)
 
 
-def test_all_regions_are_measured_in_order() -> None:
-    volumes = measure(labels_with(c3=5), VOLUME_1_MM3)
+def test_all_regions_are_measured_in_order_and_the_callers_labels_not_modified() -> None:
+    """Background alone has no volumes and no shares."""
+    labels = labels_with(c3=5)
+    labels.setflags(write=False)
+    before = labels.copy()
+    volumes = measure(labels, VOLUME_1_MM3)
+    assert np.array_equal(labels, before)
     assert [v.region for v in volumes] == list(aal116())
     assert [v.voxels for v in volumes] == [0, 0, 5] + 113 * [0]
+    volumes = measure(np.zeros((4, 5, 6), np.uint8), VOLUME_1_MM3)
+    assert {(v.voxels, v.volume_mm3, v.share_percent, v.flag) for v in volumes} == {
+        (0, 0.0, 0.0, "missing")
+    }
 
 
-def test_shares_add_up_to_100_whatever_the_background() -> None:
+def test_shares_are_of_the_labelled_voxels_and_add_up_to_100() -> None:
+    assert volume_of(5, labels_with(c0=900, c5=25, c6=75)).share_percent == 25
     random = np.random.default_rng(0)
     labels = random.integers(0, 117, (20, 21, 22)).astype(np.uint8)
     labels[:10] = 0
     volumes = measure(labels, np.diag([2.0, 3.0, 0.5, 1.0]))
     assert sum(v.share_percent for v in volumes) == pytest.approx(100)
     assert sum(v.voxels for v in volumes) == np.count_nonzero(labels)
-
-
-def test_a_share_is_of_the_labelled_voxels() -> None:
-    assert volume_of(5, labels_with(c0=900, c5=25, c6=75)).share_percent == 25
 
 
 @pytest.mark.parametrize(
@@ -94,52 +100,28 @@ def test_asymmetry_is_the_excess_of_the_left_over_the_mean_of_both(
     assert volumes[RIGHT - 1].asymmetry_percent == expected
 
 
-def test_the_midline_has_no_asymmetry() -> None:
+def test_neither_the_midline_nor_two_missing_sides_have_an_asymmetry() -> None:
     assert volume_of(MIDLINE, labels_with(c109=9)).asymmetry_percent is None
-
-
-def test_two_missing_sides_have_no_asymmetry() -> None:
     assert volume_of(LEFT, labels_with(c3=9)).asymmetry_percent is None
-
-
-def test_background_alone_has_no_volumes_and_no_shares() -> None:
-    volumes = measure(np.zeros((4, 5, 6), np.uint8), VOLUME_1_MM3)
-    assert {(v.voxels, v.volume_mm3, v.share_percent, v.flag) for v in volumes} == {
-        (0, 0.0, 0.0, "missing")
-    }
 
 
 def test_flags_begin_beyond_four_standard_deviations(
     shares: dict[int, tuple[float, float]],
 ) -> None:
+    """A missing region is missing, not small."""
     shares.update(dict.fromkeys((1, 2, 3, 4), (10.0, 1.0)))
     volumes = measure(labels_with(c1=59, c2=60, c3=140, c4=141, c5=600), VOLUME_1_MM3)
     assert [v.flag for v in volumes[:6]] == ["small", "ok", "ok", "large", "ok", "missing"]
-
-
-def test_a_missing_region_is_missing_not_small(shares: dict[int, tuple[float, float]]) -> None:
-    shares[1] = (10.0, 1.0)
     assert volume_of(1, labels_with(c2=5)).flag == "missing"
 
 
-def test_the_callers_labels_are_not_modified() -> None:
-    labels = labels_with(c1=3, c2=4)
-    labels.setflags(write=False)
-    before = labels.copy()
-    measure(labels, VOLUME_1_MM3)
-    assert np.array_equal(labels, before)
-
-
-@pytest.mark.parametrize("total_ml", [501, 1200, 1999])
-def test_a_plausible_brain_gives_no_warning(total_ml: float) -> None:
-    assert brain_warnings(evenly(total_ml)) == []
-
-
-@pytest.mark.parametrize("total_ml", [3, 499, 2001])
-def test_an_implausible_total_is_warned_of_with_its_millilitres(total_ml: float) -> None:
-    (warning,) = brain_warnings(evenly(total_ml))
-    assert f"{total_ml} ml" in warning
-    assert "500 to 2000 ml" in warning
+def test_an_implausible_total_is_warned_of_with_its_millilitres() -> None:
+    for total_ml in (501, 1200, 1999):
+        assert brain_warnings(evenly(total_ml)) == []
+    for total_ml in (3, 499, 2001):
+        (warning,) = brain_warnings(evenly(total_ml))
+        assert f"{total_ml} ml" in warning
+        assert "500 to 2000 ml" in warning
 
 
 def test_each_kind_of_flag_is_one_warning_that_names_its_regions(

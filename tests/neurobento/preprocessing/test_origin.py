@@ -18,30 +18,18 @@ def meta_tensor(phantom: Any) -> MetaTensor:
 
 
 @pytest.mark.parametrize(("codes", "tilt_rad"), [("RAS", 0.0), ("LPS", 0.0), ("RAS", 0.3)])
-def test_the_first_voxel_is_the_origin_and_the_axes_stay(
+def test_the_first_voxel_is_the_origin_and_all_else_stays(
     codes: str, tilt_rad: float, phantom_on: Callable[..., Any]
 ) -> None:
+    """Twice is once, and the caller's image is not modified."""
     phantom = phantom_on(codes, tilt_rad=tilt_rad)
-    moved = SetOriginToZeroWithANTs()(meta_tensor(phantom))
+    image, step = meta_tensor(phantom), SetOriginToZeroWithANTs()
+    moved = step(image)
     assert np.array_equal(moved.affine[:3, 3], np.zeros(3))
     assert np.array_equal(moved.affine[:3, :3], phantom.affine[:3, :3])
     assert np.array_equal(moved.affine[3], [0, 0, 0, 1])
-
-
-def test_the_voxels_stay(phantom: Any) -> None:
-    moved = SetOriginToZeroWithANTs()(meta_tensor(phantom))
     assert np.array_equal(moved.as_tensor()[0].numpy(), phantom.image)
-
-
-def test_the_callers_image_is_not_modified(phantom: Any) -> None:
-    image = meta_tensor(phantom)
-    moved = SetOriginToZeroWithANTs()(image)
+    assert np.array_equal(step(moved).affine, moved.affine)
     moved += 1
     assert np.array_equal(image.affine, phantom.affine)
     assert np.array_equal(image.as_tensor()[0].numpy(), phantom.image)
-
-
-def test_twice_is_once(phantom: Any) -> None:
-    step = SetOriginToZeroWithANTs()
-    once = step(meta_tensor(phantom))
-    assert np.array_equal(step(once).affine, once.affine)

@@ -72,18 +72,14 @@ def strip(time_limit_s: float = 60) -> Any:
     return extract_brain(head(), AFFINE, time_limit_s=time_limit_s)
 
 
-def is_gone(pid: int) -> bool:
-    """Return True if a process ended; before it is waited for it is a zombie, "Z"."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-    return state in "ZX"
-
-
 def wait_until_gone(pid: int) -> bool:
+    """Return True once a process ended; before it is waited for it is a zombie, "Z"."""
     for _ in range(100):
-        if is_gone(pid):
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        if state in "ZX":
             return True
         time.sleep(0.02)
     return False
@@ -99,13 +95,14 @@ def test_the_mask_is_robexs(robex: Callable[[str], None], temporary: Path) -> No
     assert not list(temporary.iterdir())
 
 
-def test_robex_gets_the_scan_its_affine_and_one_seed(
-    robex: Callable[[str], None], tmp_path: Path
+def test_robex_gets_the_scan_its_affine_one_seed_and_our_folder_for_its_files(
+    robex: Callable[[str], None], temporary: Path, tmp_path: Path
 ) -> None:
     robex(
         GOOD
+        + "import tempfile\n"
         + f"numpy.savez({str(tmp_path / 'seen.npz')!r}, array=head.get_fdata(), "
-        + "affine=head.affine, argv=sys.argv[2:])\n"
+        + "affine=head.affine, argv=sys.argv[2:], folder=tempfile.mkdtemp())\n"
     )
     strip()
     seen = np.load(tmp_path / "seen.npz")
@@ -113,36 +110,25 @@ def test_robex_gets_the_scan_its_affine_and_one_seed(
     assert np.array_equal(seen["affine"], AFFINE)
     assert seen["argv"][0] == "-om"
     assert seen["argv"][2:].tolist() == ["-s", "0"]
-
-
-@pytest.mark.parametrize("status", [1, 3])
-def test_an_exit_status_is_a_failure(
-    status: int, robex: Callable[[str], None], temporary: Path
-) -> None:
-    robex(GOOD + f"sys.exit({status})")
-    with pytest.raises(SkullStrippingFailed, match=f"exit status {status}"):
-        strip()
+    assert str(seen["folder"]).startswith(str(temporary) + "/neurobento-robex-")
     assert not list(temporary.iterdir())
 
 
-def test_death_by_signal_is_a_failure(robex: Callable[[str], None], temporary: Path) -> None:
-    robex("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
-    with pytest.raises(SkullStrippingFailed):
-        strip()
-    assert not list(temporary.iterdir())
+FAILURES = {
+    GOOD + "sys.exit(1)": "exit status 1",
+    GOOD + "sys.exit(3)": "exit status 3",
+    "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)": "exit status -9",
+    "": "exit status 0",
+    READ + SAVE.format(mask="numpy.ones((9, 9, 9), 'uint8')"): "another shape",
+}
 
 
-def test_success_without_a_mask_is_a_failure(robex: Callable[[str], None]) -> None:
-    robex("")
-    with pytest.raises(SkullStrippingFailed, match="exit status 0"):
-        strip()
-
-
-def test_a_mask_of_another_shape_is_a_failure(
-    robex: Callable[[str], None], temporary: Path
+@pytest.mark.parametrize("program", FAILURES)
+def test_an_exit_status_a_signal_no_mask_or_one_of_another_shape_is_a_failure(
+    program: str, robex: Callable[[str], None], temporary: Path
 ) -> None:
-    robex(READ + SAVE.format(mask="numpy.ones((9, 9, 9), 'uint8')"))
-    with pytest.raises(SkullStrippingFailed, match="another shape"):
+    robex(program)
+    with pytest.raises(SkullStrippingFailed, match=FAILURES[program]):
         strip()
     assert not list(temporary.iterdir())
 
@@ -196,19 +182,6 @@ def test_what_robex_leaves_running_is_ended(robex: Callable[[str], None], tmp_pa
     )
     assert strip().any()
     assert wait_until_gone(int(pid.read_text()))
-
-
-def test_robexs_own_temporary_files_lie_in_our_folder(
-    robex: Callable[[str], None], temporary: Path, tmp_path: Path
-) -> None:
-    robex(
-        GOOD
-        + "import pathlib, tempfile\n"
-        + f"pathlib.Path({str(tmp_path / 'where')!r}).write_text(tempfile.mkdtemp())\n"
-    )
-    strip()
-    assert (tmp_path / "where").read_text().startswith(str(temporary) + "/neurobento-robex-")
-    assert not list(temporary.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -184,35 +184,26 @@ def test_a_good_answer_passes_unchanged_and_part_by_part() -> None:
     assert answer.headers["content-type"] == "application/gzip"
 
 
-def test_a_clients_request_id_is_taken_over() -> None:
-    assert (
-        ask(answering(200, b""), x_request_id="scan-7.a_B").headers["x-request-id"] == "scan-7.a_B"
-    )
-
-
-def test_each_request_without_an_id_gets_one_of_its_own() -> None:
-    ids = {ask(answering(200, b"")).headers["x-request-id"] for _ in range(3)}
-    assert len(ids) == 3
-    assert all(re.fullmatch(r"[0-9a-f]{32}", i) for i in ids)
-
-
-@pytest.mark.parametrize("junk", ["", "a b", "x" * 65, "<script>", "a\r\nx: y", "ümlaut", "a/b"])
-def test_a_junk_request_id_is_replaced(junk: str) -> None:
-    found = ask(answering(200, b""), x_request_id=junk).headers["x-request-id"]
-    assert re.fullmatch(r"[0-9a-f]{32}", found)
-
-
-def test_the_application_learns_the_request_id_and_the_context() -> None:
+def test_a_clients_request_id_is_taken_over_and_the_application_learns_it() -> None:
     seen: list[Any] = []
 
     async def app(scope: Any, *channels: Any) -> None:
         seen.extend((scope["state"]["request_id"], scope["state"]["context"]))
         await answering(200, b"")(scope, *channels)
 
-    ask(app, x_request_id="mine")
+    assert ask(app, x_request_id="scan-7.a_B").headers["x-request-id"] == "scan-7.a_B"
     request_id, request = seen
-    assert request_id == request.id == "mine"
+    assert request_id == request.id == "scan-7.a_B"
     assert request.protocol == "http"
+
+
+def test_each_request_without_an_id_or_with_junk_gets_one_of_its_own() -> None:
+    app = answering(200, b"")
+    ids = [ask(app).headers["x-request-id"] for _ in range(3)]
+    for junk in ("", "a b", "x" * 65, "<script>", "a\r\nx: y", "ümlaut", "a/b"):
+        ids.append(ask(app, x_request_id=junk).headers["x-request-id"])
+    assert len(set(ids)) == 10
+    assert all(re.fullmatch(r"[0-9a-f]{32}", i) for i in ids)
 
 
 @pytest.mark.parametrize(
@@ -220,16 +211,13 @@ def test_the_application_learns_the_request_id_and_the_context() -> None:
     ["/nothing", "/predict", "/v1/models/", "/metrics/x", "//", "/../", "/v2/models/a/b/infer"],
 )
 def test_an_unknown_path_is_404_before_the_application_sees_it(path: str) -> None:
-    answer = ask(untouched, path, token=SECRET)
+    """It takes no slot and is not counted."""
+    before = answered(404)
+    answer = ask(untouched, path, token=SECRET, admission=admitting(0))
     assert answer.status == 404
     assert answer.error["type"] == "NotFound"
     assert path not in answer.error["message"]
     assert answer.pulled == 0
-
-
-def test_an_unknown_path_takes_no_slot_and_is_not_counted() -> None:
-    before = answered(404)
-    assert ask(untouched, "/nothing", admission=admitting(0)).status == 404
     assert answered(404) == before
 
 
@@ -248,45 +236,19 @@ def test_the_protocols_root_is_not_redirected() -> None:
     assert ask(app, "/v2", method="GET").status == 200
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/v2",
-        "/v2/health/live",
-        "/v2/health/ready",
-        "/v2/models/compact",
-        "/v2/models/compact/ready",
-        "/v2/models/compact/infer",
-        "/v2/models/compact_2.0-int8/versions/0.1.0/infer",
-        "/v2/models/compact/versions/1",
-        "/v2/models/compact/versions/1/ready",
-    ],
-)
-def test_the_open_inference_protocols_paths_are_known(path: str) -> None:
-    assert is_known_path(path)
+MODEL = "/v2/models/compact"
+KNOWN_V2 = ["/v2", "/v2/health/live", "/v2/health/ready", MODEL, f"{MODEL}/ready", f"{MODEL}/infer"]
+KNOWN_V2 += [f"{MODEL}_2.0-int8/versions/0.1.0/infer", f"{MODEL}/versions/1"]
+KNOWN_V2 += [f"{MODEL}/versions/1/ready"]
+UNKNOWN_V2 = ["/v2/", "/v2/health", "/v2/health/live/", "/v2/models", "/v2/models/"]
+UNKNOWN_V2 += ["/v2/models//infer", f"{MODEL}/generate", f"{MODEL}/infer/more", f"{MODEL}/infer\n"]
+UNKNOWN_V2 += ["/v2/models/a b/infer", f"/v2/models/{'x' * 65}/infer", "/x/v2/health/live"]
+UNKNOWN_V2 += [f"{MODEL}/versions//infer", f"{MODEL}/versions/{'1' * 33}"]
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/v2/",
-        "/v2/health",
-        "/v2/health/live/",
-        "/v2/models",
-        "/v2/models/",
-        "/v2/models//infer",
-        "/v2/models/compact/generate",
-        "/v2/models/compact/infer/more",
-        "/v2/models/compact/infer\n",
-        "/v2/models/a b/infer",
-        f"/v2/models/{'x' * 65}/infer",
-        "/v2/models/compact/versions//infer",
-        f"/v2/models/compact/versions/{'1' * 33}",
-        "/x/v2/health/live",
-    ],
-)
-def test_others_below_v2_are_not(path: str) -> None:
-    assert not is_known_path(path)
+def test_the_open_inference_protocols_paths_are_known_and_others_below_v2_are_not() -> None:
+    assert [path for path in KNOWN_V2 if not is_known_path(path)] == []
+    assert [path for path in UNKNOWN_V2 if is_known_path(path)] == []
 
 
 @pytest.mark.parametrize(
@@ -311,9 +273,6 @@ def test_a_stated_length_beyond_the_limit_is_413_without_reading() -> None:
     assert answer.status == 413
     assert answer.pulled == 0
     assert str(LIMIT) in answer.error["message"]
-
-
-def test_a_body_as_long_as_the_limit_is_read() -> None:
     half = b"x" * (LIMIT // 2)
     answer = ask(answering(200, b"ok"), chunks=(half, half), content_length=str(LIMIT))
     assert (answer.status, answer.pulled) == (200, 2)
@@ -343,27 +302,22 @@ def test_a_body_that_does_not_come_in_time_is_408(behind: Any, run: RunFolder) -
 
 
 def test_the_whole_body_has_to_come_in_time_not_each_part_of_it() -> None:
+    """And in the time that its client allows; the answer may come later."""
+    limits = RequestLimits(LIMIT, 60.0, 0.1)
     client = Client((b"x",) * 20, pause_s=0.03)
-    asyncio.run(visit(answering(200, b"ok"), client, limits=RequestLimits(LIMIT, 60.0, 0.1)))
+    asyncio.run(visit(answering(200, b"ok"), client, limits=limits))
     assert client.answer.status == 408
     assert client.pulled <= 4
-
-
-def test_a_body_has_no_longer_than_its_client_allows() -> None:
     client = Client((b"half",), whole=False)
     asyncio.run(visit(answering(200, b"ok"), client, x_request_timeout="0.05"))
     assert client.answer.status == 408
 
-
-def test_only_the_body_has_to_be_there_in_time() -> None:
     async def slow(scope: Any, receive: Any, send: Any) -> None:
         await receive()
         await asyncio.sleep(0.15)
         await answering_now(send)
 
-    client = Client()
-    asyncio.run(visit(slow, client, limits=RequestLimits(LIMIT, 60.0, 0.1)))
-    assert client.answer.status == 200
+    assert ask(slow, limits=limits).status == 200
 
 
 async def answering_now(send: Any, status: int = 200) -> None:
@@ -545,40 +499,32 @@ def test_nothing_goes_on_after_an_answer() -> None:
 
 
 @pytest.mark.parametrize("path", sorted((KNOWN_PATHS | set(WORK)) - PROBES - {"/"}))
-@pytest.mark.parametrize("shown", [{}, {"authorization": "Bearer another"}])
-def test_without_the_token_there_is_nothing(path: str, shown: dict[str, Any]) -> None:
-    answer = ask(untouched, path, token=SECRET, **shown)
-    assert answer.status == 401
-    assert answer.error["type"] == "NotAuthorised"
-    assert answer.headers["www-authenticate"] == "Bearer"
-    assert SECRET not in answer.body.decode()
-    assert answer.pulled == 0
+def test_without_the_token_there_is_nothing(path: str) -> None:
+    for shown in ({}, {"authorization": "Bearer another"}):
+        answer = ask(untouched, path, token=SECRET, **shown)
+        assert answer.status == 401
+        assert answer.error["type"] == "NotAuthorised"
+        assert answer.headers["www-authenticate"] == "Bearer"
+        assert SECRET not in answer.body.decode()
+        assert answer.pulled == 0
+    with_token = {"token": SECRET, "authorization": f"Bearer {SECRET}"}
+    assert ask(answering(200, b""), path, **with_token).status == 200
 
 
-def test_with_the_token_everything_is_there() -> None:
-    for path in ("/predict/", "/v1/models", "/metrics"):
-        answer = ask(answering(200, b""), path, token=SECRET, authorization=f"Bearer {SECRET}")
-        assert answer.status == 200
-
-
-@pytest.mark.parametrize("path", sorted(PROBES))
-def test_probes_need_no_token(path: str) -> None:
-    assert ask(answering(200, b""), path, method="GET", token=SECRET).status == 200
-
-
-def test_the_page_needs_no_token() -> None:
+def test_probes_and_the_page_need_no_token() -> None:
+    for path in sorted(PROBES):
+        assert ask(answering(200, b""), path, method="GET", token=SECRET).status == 200
     assert ask(untouched, "/", method="GET", token=SECRET).status == 200
+    answer = ask(untouched, "/")
+    assert (answer.status, answer.body.decode()) == (200, PAGE)
+    assert answer.headers["content-type"].startswith("text/html")
 
 
-def test_a_draining_service_is_not_ready_but_alive(run: RunFolder) -> None:
+def test_a_draining_service_is_not_ready_but_alive_and_sends_work_away(run: RunFolder) -> None:
     run.drain()
     answer = ask(untouched, "/readyz", method="GET")
     assert (answer.status, answer.error["type"]) == (503, "Draining")
     assert ask(answering(200, b""), "/livez", method="GET").status == 200
-
-
-def test_a_draining_service_sends_work_away(run: RunFolder) -> None:
-    run.drain()
     answer = ask(untouched)
     assert (answer.status, answer.error["type"]) == (503, "ServiceUnavailable")
     assert int(answer.headers["retry-after"]) >= 1
@@ -606,20 +552,18 @@ def test_no_exception_of_ours_leaves_the_gate_either(monkeypatch: pytest.MonkeyP
 
 
 def test_an_exception_in_the_middle_of_an_answer_does_not_start_a_second_one() -> None:
+    """In the middle of an error it is answered."""
+
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b"half"})
+        status = 200 if scope["path"] == "/predict/" else 404
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        if status == 200:
+            await send({"type": "http.response.body", "body": b"half"})
         raise RuntimeError
 
-    assert (ask(app).status, ask(app).body, ask(app).parts) == (200, b"half", 1)
-
-
-def test_an_exception_in_the_middle_of_an_error_is_answered() -> None:
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": 404, "headers": []})
-        raise RuntimeError
-
-    assert ask(app).status == 500
+    answer = ask(app)
+    assert (answer.status, answer.body, answer.parts) == (200, b"half", 1)
+    assert ask(app, "/v1/models").status == 500
 
 
 OURS = {"type": "EmptyScan", "message": "expected a head", "request_id": "other"}
@@ -666,12 +610,6 @@ def test_an_errors_own_headers_stay() -> None:
 
     headers = ask(app).headers
     assert (headers.get("retry-after"), headers.get("allow")) == ("5", "POST")
-
-
-def test_the_page_is_answered_without_the_application() -> None:
-    answer = ask(untouched, "/")
-    assert (answer.status, answer.body.decode()) == (200, PAGE)
-    assert answer.headers["content-type"].startswith("text/html")
 
 
 @pytest.mark.parametrize(("path", "lines"), [("/predict/", 1), (INFER, 1), ("/v1/models", 0)])

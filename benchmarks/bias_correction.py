@@ -1,9 +1,5 @@
 """Old name of `benchmarks.inference.bias_correction`, kept for one release."""
 
-from benchmarks.inference.bias_correction import main
-from neurobento.command import run
+from neurobento.command import run_old_name
 
-__all__ = ["main"]
-
-if __name__ == "__main__":
-    raise SystemExit(run(main, "benchmarks.inference.bias_correction"))
+run_old_name(__name__, "benchmarks.inference.bias_correction")

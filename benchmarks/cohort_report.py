@@ -1,9 +1,5 @@
 """Old name of `benchmarks.cohort.document`, kept for one release."""
 
-from benchmarks.cohort.document import main
-from neurobento.command import run
+from neurobento.command import run_old_name
 
-__all__ = ["main"]
-
-if __name__ == "__main__":
-    raise SystemExit(run(main, "benchmarks.cohort.document"))
+run_old_name(__name__, "benchmarks.cohort.document")

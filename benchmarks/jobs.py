@@ -1,9 +1,5 @@
 """Old name of `benchmarks.service.jobs`, kept for one release."""
 
-from benchmarks.service.jobs import main
-from neurobento.command import run
+from neurobento.command import run_old_name
 
-__all__ = ["main"]
-
-if __name__ == "__main__":
-    raise SystemExit(run(main, "benchmarks.service.jobs"))
+run_old_name(__name__, "benchmarks.service.jobs")

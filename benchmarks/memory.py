@@ -1,9 +1,5 @@
 """Old name of `benchmarks.inference.memory`, kept for one release."""
 
-from benchmarks.inference.memory import main
-from neurobento.command import run
+from neurobento.command import run_old_name
 
-__all__ = ["main"]
-
-if __name__ == "__main__":
-    raise SystemExit(run(main, "benchmarks.inference.memory"))
+run_old_name(__name__, "benchmarks.inference.memory")

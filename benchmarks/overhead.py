@@ -1,9 +1,5 @@
 """Old name of `benchmarks.service.overhead`, kept for one release."""
 
-from benchmarks.service.overhead import main
-from neurobento.command import run
+from neurobento.command import run_old_name
 
-__all__ = ["main"]
-
-if __name__ == "__main__":
-    raise SystemExit(run(main, "benchmarks.service.overhead"))
+run_old_name(__name__, "benchmarks.service.overhead")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import signal
 import sys
 import threading
@@ -9,7 +10,7 @@ from collections.abc import Callable
 
 from neurobento.errors import NeuroBentoError
 
-__all__ = ["run"]
+__all__ = ["run", "run_old_name"]
 
 
 def run(command: Callable[[], int], name: str) -> int:
@@ -30,3 +31,9 @@ def run(command: Callable[[], int], name: str) -> int:
     except OSError as error:
         print(f"{name}: {error.filename}: {error.strerror}", file=sys.stderr)
     return 1
+
+
+def run_old_name(name: str, module: str) -> None:
+    """Run the command of `module` if the file with its old name, `name`, is the program."""
+    if name == "__main__":
+        raise SystemExit(run(importlib.import_module(module).main, module))

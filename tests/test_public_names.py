@@ -14,7 +14,7 @@ MODULES = [
     path.relative_to(ROOT)
     for part in PARTS
     for path in sorted(ROOT.glob(f"{part}/**/*.py"))
-    if path.read_text().strip()
+    if (text := path.read_text()).strip() and not text.startswith('"""Old name of')
 ]
 
 
@@ -47,11 +47,7 @@ def test_what_it_exports_is_there(file: Path) -> None:
 
 
 @pytest.mark.parametrize("file", MODULES, ids=str)
-def test_no_name_is_exported_twice(file: Path) -> None:
+def test_each_exported_name_is_public_and_is_exported_once(file: Path) -> None:
     names = declared(file) or []
     assert len(names) == len(set(names))
-
-
-@pytest.mark.parametrize("file", MODULES, ids=str)
-def test_what_it_exports_is_public(file: Path) -> None:
-    assert [n for n in declared(file) or [] if n.startswith("_") and n != "__version__"] == []
+    assert [n for n in names if n.startswith("_") and n != "__version__"] == []

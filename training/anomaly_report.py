@@ -1,9 +1,5 @@
 """Old name of `training.anomaly.report`, kept for one release."""
 
-from neurobento.command import run
-from training.anomaly.report import main
+from neurobento.command import run_old_name
 
-__all__ = ["main"]
-
-if __name__ == "__main__":
-    raise SystemExit(run(main, "training.anomaly.report"))
+run_old_name(__name__, "training.anomaly.report")

@@ -1,9 +1,5 @@
 """Old name of `training.studies.compare_cleanups`, kept for one release."""
 
-from neurobento.command import run
-from training.studies.compare_cleanups import main
+from neurobento.command import run_old_name
 
-__all__ = ["main"]
-
-if __name__ == "__main__":
-    raise SystemExit(run(main, "training.studies.compare_cleanups"))
+run_old_name(__name__, "training.studies.compare_cleanups")

@@ -1,9 +1,5 @@
 """Old name of `training.parcellation.label`, kept for one release."""
 
-from neurobento.command import run
-from training.parcellation.label import main
+from neurobento.command import run_old_name
 
-__all__ = ["main"]
-
-if __name__ == "__main__":
-    raise SystemExit(run(main, "training.parcellation.label"))
+run_old_name(__name__, "training.parcellation.label")

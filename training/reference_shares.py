@@ -1,9 +1,5 @@
 """Old name of `training.studies.reference_shares`, kept for one release."""
 
-from neurobento.command import run
-from training.studies.reference_shares import main
+from neurobento.command import run_old_name
 
-__all__ = ["main"]
-
-if __name__ == "__main__":
-    raise SystemExit(run(main, "training.studies.reference_shares"))
+run_old_name(__name__, "training.studies.reference_shares")

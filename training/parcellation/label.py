@@ -101,7 +101,7 @@ def label_one(scan: Path, folder: Path, options: Options) -> dict[str, Any]:
     try:
         made_from = {
             "format": LABELLING_FORMAT,
-            "options": asdict(options),
+            "options": _recorded_options(options),
             "scan_sha256": file_sha256(scan),
             "preprocessing_version": PREPROCESSING["version"],
         }
@@ -115,6 +115,12 @@ def label_one(scan: Path, folder: Path, options: Options) -> dict[str, Any]:
     except Exception as error:
         text = error.message if isinstance(error, NeuroBentoError) else repr(error)
         return _failure(scan, text)
+
+
+def _recorded_options(options: Options) -> dict[str, Any]:
+    """Return options as records have them; "level" is their name for preprocessing."""
+    values = asdict(options)
+    return {"level": values.pop("preprocessing"), **values}
 
 
 def _make_pair(scan_path: Path, folder: Path, options: Options) -> dict[str, Any]:

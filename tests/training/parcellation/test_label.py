@@ -446,7 +446,7 @@ def test_the_exit_status_tells_whether_a_scan_failed(
     assert calls.seeds == [5]
     record = json.loads((tmp_path / "out" / "c.json").read_text())
     assert record["options"] == {
-        "preprocessing": "stripped",
+        "level": "stripped",
         "cleanup": "gentle",
         "seed": 5,
         "atlas": None,

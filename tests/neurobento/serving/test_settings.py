@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,16 +36,8 @@ TEXT = {
     "JOBS": "jobs",
     "OTLP_ENDPOINT": "otlp_endpoint",
 }
-AT_LEAST_ONE = (
-    "THREADS",
-    "PREPROCESSING_PROCESSES",
-    "SLOTS",
-    "MAX_BODY_BYTES",
-    "TIMEOUT_S",
-    "UPLOAD_S",
-    "JOBS_MOST",
-    "JOBS_KEEP_S",
-)
+AT_LEAST_ONE = ("THREADS", "PREPROCESSING_PROCESSES", "SLOTS", "MAX_BODY_BYTES")
+AT_LEAST_ONE += ("TIMEOUT_S", "UPLOAD_S", "JOBS_MOST", "JOBS_KEEP_S")
 MAY_BE_NOTHING = ("GRPC_PORT", "MAX_BATCH", "LONGEST_WAIT_S", "DRAIN_S", "JOBS_AT_ONCE")
 
 
@@ -62,28 +55,26 @@ def test_with_nothing_set_a_request_has_half_an_hour_and_half_a_gibibyte() -> No
     assert (found.backend, found.models, found.grpc_host) == ("auto", None, "127.0.0.1")
 
 
-@pytest.mark.parametrize("name", WHOLE)
-def test_whole_numbers_are_taken(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(f"NEUROBENTO_{name}", "7")
-    found = getattr(Settings(), WHOLE[name])
-    assert (found, type(found)) == (7, int)
+VALUES: list[tuple[dict[str, str], Any]] = [(WHOLE, 7), (SECONDS, 7.5), (TEXT, "some")]
+VALUES.append(({"MODELS": "models"}, Path("/srv/models")))
 
 
-@pytest.mark.parametrize("name", SECONDS)
-def test_seconds_may_be_fractions(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(f"NEUROBENTO_{name}", "7.5")
-    assert getattr(Settings(), SECONDS[name]) == 7.5
+@pytest.mark.parametrize(
+    ("name", "field", "value"), [(*pair, v) for fields, v in VALUES for pair in fields.items()]
+)
+def test_a_variable_is_taken(
+    name: str, field: str, value: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seconds may be fractions."""
+    monkeypatch.setenv(f"NEUROBENTO_{name}", str(value))
+    found = getattr(Settings(), field)
+    assert found == value
+    assert isinstance(found, type(value))
 
 
-@pytest.mark.parametrize("name", TEXT)
-def test_texts_are_taken(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(f"NEUROBENTO_{name}", "some")
-    assert getattr(Settings(), TEXT[name]) == "some"
-
-
-def test_a_folder_of_models_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NEUROBENTO_MODELS", "/srv/models")
-    assert Settings().models == Path("/srv/models")
+def test_every_field_has_its_variable() -> None:
+    named = {field for fields, _ in VALUES for field in fields.values()}
+    assert named == Settings.__dataclass_fields__.keys()
 
 
 def test_the_old_name_of_slots_is_read_where_the_new_one_is_not_set(
@@ -97,12 +88,6 @@ def test_the_old_name_of_slots_is_read_where_the_new_one_is_not_set(
     assert "NEUROBENTO_PLACES" in str(refusal("PLACES", "none", monkeypatch))
 
 
-def test_every_field_has_its_variable() -> None:
-    """The tests above name them all."""
-    named = {*WHOLE.values(), *SECONDS.values(), *TEXT.values(), "models"}
-    assert named == Settings.__dataclass_fields__.keys()
-
-
 def refusal(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> ConfigError:
     monkeypatch.setenv(f"NEUROBENTO_{name}", value)
     with pytest.raises(ConfigError) as caught:
@@ -110,14 +95,14 @@ def refusal(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> ConfigErr
     return caught.value
 
 
-@pytest.mark.parametrize("value", ["many", "", "-1", "nan", "inf", "1,5"])
 @pytest.mark.parametrize("name", [*WHOLE, *SECONDS])
 def test_what_is_no_number_is_refused_by_its_variables_name(
-    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+    name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    error = refusal(name, value, monkeypatch)
-    assert f"NEUROBENTO_{name}" in str(error)
-    assert repr(value) in error.found
+    for value in ("many", "", "-1", "nan", "inf", "1,5"):
+        error = refusal(name, value, monkeypatch)
+        assert f"NEUROBENTO_{name}" in str(error)
+        assert repr(value) in error.found
 
 
 @pytest.mark.parametrize("name", WHOLE)
@@ -129,15 +114,13 @@ def test_a_fraction_of_what_is_counted_is_refused(
     assert "whole number" in error.expected
 
 
-@pytest.mark.parametrize("name", AT_LEAST_ONE)
-def test_nothing_is_too_little(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "at least 1" in refusal(name, "0", monkeypatch).expected
-
-
-@pytest.mark.parametrize("name", MAY_BE_NOTHING)
-def test_some_may_be_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(f"NEUROBENTO_{name}", "0")
-    assert getattr(Settings(), {**WHOLE, **SECONDS}[name]) == 0
+def test_nothing_is_too_little_but_for_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in AT_LEAST_ONE:
+        assert "at least 1" in refusal(name, "0", monkeypatch).expected
+        monkeypatch.delenv(f"NEUROBENTO_{name}")
+    for name in MAY_BE_NOTHING:
+        monkeypatch.setenv(f"NEUROBENTO_{name}", "0")
+        assert getattr(Settings(), {**WHOLE, **SECONDS}[name]) == 0
 
 
 @pytest.mark.parametrize("threads", [1, 2, CORES, 10 * CORES])
@@ -149,16 +132,12 @@ def test_processes_share_the_cores(threads: int, monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_limits_of_a_request_are_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """BentoML's own timeout is never the first."""
     for name, value in (("MAX_BODY_BYTES", "10"), ("TIMEOUT_S", "20"), ("UPLOAD_S", "30")):
         monkeypatch.setenv(f"NEUROBENTO_{name}", value)
     limits = Settings().limits
     assert (limits.body_bytes, limits.request_s, limits.upload_s) == (10, 20, 30)
-
-
-@pytest.mark.parametrize("timeout_s", ["1", "1.9", "1800"])
-def test_bentomls_own_timeout_is_never_the_first(
-    timeout_s: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("NEUROBENTO_TIMEOUT_S", timeout_s)
-    found = Settings()
-    assert found.bento_timeout_s >= found.timeout_s + 30
+    for timeout_s in ("1", "1.9", "1800"):
+        monkeypatch.setenv("NEUROBENTO_TIMEOUT_S", timeout_s)
+        found = Settings()
+        assert found.bento_timeout_s >= found.timeout_s + 30

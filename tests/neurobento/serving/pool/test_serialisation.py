@@ -58,31 +58,19 @@ def crossed(values: dict[str, Any]) -> dict[str, Any]:
     return pickle.loads(data, buffers=[bytes(buffer) for buffer in buffers])
 
 
-def test_the_image_comes_back_to_the_bit(prepared: PreparedScan, file: Path) -> None:
+def test_a_scan_comes_back_to_the_bit_with_its_grids_and_header(
+    prepared: PreparedScan, file: Path
+) -> None:
     back = unpack_scan(crossed(pack_scan(prepared, file)))
     assert back.image.dtype == np.float32
     assert np.array_equal(back.image, prepared.image)
-
-
-def test_both_grids_come_back_to_the_bit(prepared: PreparedScan, file: Path) -> None:
-    back = unpack_scan(crossed(pack_scan(prepared, file)))
     assert back.grid.native_shape == back.space.shape == SHAPE
     assert back.grid.native_voxel_to_ras.tobytes() == NATIVE.tobytes()
     assert back.space.voxel_to_ras.tobytes() == NATIVE.tobytes()
     assert back.grid.network_voxel_to_ras.tobytes() == NETWORK.tobytes()
     assert isinstance(back.space.shape, tuple)
-
-
-def test_the_header_comes_back_to_the_bit_and_of_its_kind(
-    prepared: PreparedScan, file: Path
-) -> None:
-    back = unpack_scan(crossed(pack_scan(prepared, file)))
     assert back.space.header.binaryblock == prepared.space.header.binaryblock
     assert back.space.header.sizeof_hdr == prepared.space.header.sizeof_hdr
-
-
-def test_level_and_seconds_come_back(prepared: PreparedScan, file: Path) -> None:
-    back = unpack_scan(crossed(pack_scan(prepared, file)))
     assert back.preprocessing == "stripped"
     assert back.seconds == {"spacing": 0.1, "resize": 0.25}
 
@@ -109,14 +97,6 @@ def test_when_to_try_again_comes_out_with_its_error() -> None:
     with pytest.raises(errors.ServiceUnavailable) as caught:
         unpack_scan(crossed(pack_error(error)))
     assert caught.value.retry_after_s == 30.0
-
-
-def test_unpacking_leaves_what_was_packed_as_it_is(prepared: PreparedScan, file: Path) -> None:
-    packed = pack_error(errors.EmptyScan(expected="a", found="b", remedy="C."))
-    before = dict(packed)
-    with pytest.raises(errors.EmptyScan):
-        unpack_scan(packed)
-    assert packed == before
 
 
 @pytest.fixture
@@ -148,6 +128,12 @@ def test_a_slices_pixels_are_there_after_their_file_is_gone(pixels: Any, file: P
     assert np.array_equal(back.pixels, pixels)
 
 
-def test_a_slices_error_comes_out_as_itself() -> None:
-    with pytest.raises(errors.EmptyScan):
-        unpack_slice(crossed(pack_error(errors.EmptyScan(expected="a", found="b", remedy="C."))))
+def test_unpacking_leaves_what_was_packed_as_it_is() -> None:
+    packed = pack_error(errors.EmptyScan(expected="a", found="b", remedy="C."))
+    before = dict(packed)
+    for unpack in (unpack_scan, unpack_slice):
+        with pytest.raises(errors.EmptyScan):
+            unpack(packed)
+        with pytest.raises(errors.EmptyScan):
+            unpack(crossed(packed))
+    assert packed == before

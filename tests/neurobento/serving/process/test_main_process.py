@@ -109,17 +109,14 @@ def test_the_folder_goes_with_the_process_that_made_it_and_no_other(
     assert not run.path.exists()
 
 
-@pytest.fixture
-def arbiter(begun: Any) -> Iterator[Any]:
-    """As BentoML makes one: by a function that it imported before it called us."""
+def test_dead_processes_are_looked_for_every_second(begun: Any) -> None:
+    """By the arbiter of BentoML's function, which it imported before it called us."""
     begun(LONG_S)
     arbiter = create_standalone_arbiter(watchers=[])
-    yield arbiter
-    arbiter.context.destroy(0)
-
-
-def test_dead_processes_are_looked_for_every_second(arbiter: Any) -> None:
-    assert arbiter.check_delay == POLL_PROCESSES_S <= 1
+    try:
+        assert arbiter.check_delay == POLL_PROCESSES_S <= 1
+    finally:
+        arbiter.context.destroy(0)
 
 
 def test_an_empty_server_stops_at_once(begun: Any, signals: Signals) -> None:

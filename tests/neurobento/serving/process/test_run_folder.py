@@ -73,36 +73,38 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_a_new_folder_is_for_its_owner_alone(run: RunFolder, temporary: Path) -> None:
+def test_a_new_folder_is_for_its_owner_alone_and_two_servers_have_two(
+    run: RunFolder, temporary: Path
+) -> None:
     assert run.path.parent == temporary
     assert mode(run.path) == mode(run.temporary) == 0o700
-
-
-def test_two_servers_have_two_folders(run: RunFolder) -> None:
     other = RunFolder.make()
     assert other.path != run.path
     assert run.temporary.is_dir(), "the folder of a living server was removed"
 
 
-def test_the_folder_of_a_living_owner_is_kept(living: int, temporary: Path) -> None:
+def test_the_folder_of_a_living_owner_is_kept_and_that_of_another_goes(
+    living: int, temporary: Path
+) -> None:
+    """A process id may be used again."""
+    with running("sleep") as pid:
+        dead = f"{pid} {start_of(pid)}"
+    again = f"{living} {int(start_of(living)) - 1}"
+    for owner in (dead, again, "", "junk", "1", "x y", "1 2 3"):
+        left = leave(temporary, owner)
+        RunFolder.make()
+        assert not left.exists(), owner
     left = leave(temporary, f"{living} {start_of(living)}")
     RunFolder.make()
     assert left.exists()
 
 
-def test_the_folder_of_a_dead_owner_goes(temporary: Path) -> None:
-    with running("sleep") as pid:
-        left = leave(temporary, f"{pid} {start_of(pid)}")
+def test_a_folder_that_is_just_being_made_or_no_run_is_kept(temporary: Path) -> None:
+    left, other = leave(temporary, None), temporary / "neurobento-other"
+    other.mkdir()
     RunFolder.make()
-    assert not left.exists()
-
-
-def test_a_process_id_that_is_used_again_does_not_keep_a_folder(
-    living: int, temporary: Path
-) -> None:
-    left = leave(temporary, f"{living} {int(start_of(living)) - 1}")
-    RunFolder.make()
-    assert not left.exists()
+    assert left.exists()
+    assert other.exists()
 
 
 def test_an_owner_is_known_whatever_its_program_is_called(temporary: Path) -> None:
@@ -115,26 +117,6 @@ def test_an_owner_is_known_whatever_its_program_is_called(temporary: Path) -> No
         left = leave(temporary, f"{pid} {fields[21 + 3]}")
         RunFolder.make()
         assert left.exists()
-
-
-@pytest.mark.parametrize("owner", ["", "junk", "1", "x y", "1 2 3"])
-def test_a_damaged_owner_is_none(owner: str, temporary: Path) -> None:
-    left = leave(temporary, owner)
-    RunFolder.make()
-    assert not left.exists()
-
-
-def test_a_folder_that_is_just_being_made_is_kept(temporary: Path) -> None:
-    left = leave(temporary, None)
-    RunFolder.make()
-    assert left.exists()
-
-
-def test_what_is_not_a_run_is_kept(temporary: Path) -> None:
-    other = temporary / "neurobento-other"
-    other.mkdir()
-    RunFolder.make()
-    assert other.exists()
 
 
 def test_all_that_a_process_starts_shares_its_folder(run: RunFolder) -> None:
@@ -161,11 +143,8 @@ def test_a_process_without_a_server_has_a_folder_of_its_own(run: RunFolder) -> N
     assert own.temporary.is_dir()
 
 
-def test_no_request_is_in_progress_until_one_is_counted(run: RunFolder) -> None:
+def test_the_number_of_requests_is_zero_and_then_read_as_it_was_written(run: RunFolder) -> None:
     assert run.active_requests == 0
-
-
-def test_the_number_of_requests_is_read_as_it_was_written(run: RunFolder) -> None:
     reader = RunFolder(run.path)
     found = []
     for count in (1, 1000, 9, 10, 0):

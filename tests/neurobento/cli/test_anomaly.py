@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections.abc import Callable
@@ -11,14 +10,13 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-import pydicom
 import pytest
 from PIL import Image
 
 from neurobento.cli.main import main
 from tests.neurobento.anomaly.known_anomaly import SCAN_THRESHOLD, THRESHOLD, write_known_model
 from tests.neurobento.cli.messages import FOUR_PARTS
-from tests.neurobento.imaging.slices.files import encoded, grey, grey_png
+from tests.neurobento.imaging.slices.files import dicom, encoded, grey, grey_png
 
 Command = Callable[..., int]
 CheckRefusal = Callable[..., re.Match[str]]
@@ -47,21 +45,6 @@ def anomaly(models: Path, tmp_path: Path) -> Callable[..., int]:
 @pytest.fixture
 def scan(write_nifti: Callable[..., Path], phantom: Any) -> Path:
     return write_nifti(phantom.image, phantom.affine, "sub-01_T1w.nii.gz")
-
-
-def dicom(pixels: Any) -> bytes:
-    data = pydicom.Dataset()
-    data.file_meta = pydicom.dataset.FileMetaDataset()
-    data.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-    data.SOPClassUID, data.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.4", "1.2.3"
-    data.PatientName, data.PhotometricInterpretation = "JANE^DOE", "MONOCHROME2"
-    data.Rows, data.Columns = pixels.shape
-    data.SamplesPerPixel, data.PixelRepresentation = 1, 0
-    data.BitsAllocated, data.BitsStored, data.HighBit = 8, 8, 7
-    data.PixelData = pixels.tobytes()
-    buffer = io.BytesIO()
-    pydicom.dcmwrite(buffer, data, enforce_file_format=True)
-    return buffer.getvalue()
 
 
 def written(out: Path) -> list[str]:
@@ -178,29 +161,28 @@ def test_a_missing_file_is_named(
     assert capsys.readouterr().err == expected
 
 
-def test_a_model_that_parcellates_is_refused(
-    scan: Path, known_model: Path, tmp_path: Path, refusal: CheckRefusal
-) -> None:
-    options = ["--models", str(known_model.parent), "--model", "compact", "--threads", "1"]
-    status = main(["anomaly", str(scan), "-o", str(tmp_path / "out"), *options])
-    message = refusal(status)
-    assert (message[1], message[3]) == ("model", "'compact', for 'parcellation'")
-
-
-def test_a_model_for_anomalies_does_not_parcellate(
-    scan: Path, models: Path, tmp_path: Path, refusal: CheckRefusal
-) -> None:
-    options = ["--models", str(models), "--model", "anomaly", "--threads", "1"]
-    status = main(["parcellate", str(scan), "-o", str(tmp_path / "out"), *options])
-    message = refusal(status)
-    assert (message[1], message[3]) == ("model", "'anomaly', for 'anomaly'")
-
-
 @pytest.mark.parametrize(
-    ("option", "found"), [("--model", "'grand'"), ("--backend", "'grand'"), ("--device", "'grand'")]
+    ("command", "name", "task"),
+    [("anomaly", "compact", "parcellation"), ("parcellate", "anomaly", "anomaly")],
 )
-def test_an_unknown_model_backend_or_device_is_refused(
-    anomaly: Command, option: str, found: str, scan: Path, refusal: CheckRefusal
+def test_a_model_for_the_other_task_is_refused(
+    command: str,
+    name: str,
+    task: str,
+    scan: Path,
+    models: Path,
+    known_model: Path,
+    tmp_path: Path,
+    refusal: CheckRefusal,
 ) -> None:
-    message = refusal(anomaly(scan, option, "grand"))
-    assert message[3] == found
+    folder = str(known_model.parent if name == "compact" else models)
+    options = ["--models", folder, "--model", name, "--threads", "1"]
+    message = refusal(main([command, str(scan), "-o", str(tmp_path / "out"), *options]))
+    assert (message[1], message[3]) == ("model", f"{name!r}, for {task!r}")
+
+
+@pytest.mark.parametrize("option", ["--model", "--backend", "--device"])
+def test_an_unknown_model_backend_or_device_is_refused(
+    anomaly: Command, option: str, scan: Path, refusal: CheckRefusal
+) -> None:
+    assert refusal(anomaly(scan, option, "grand"))[3] == "'grand'"

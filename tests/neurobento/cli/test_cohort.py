@@ -105,9 +105,23 @@ def test_each_scan_has_its_five_files_and_a_record(
 
 @pytest.mark.usefixtures("in_this_process")
 def test_a_scan_that_fails_is_reported_and_stops_no_other(
-    cohort: Command, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    cohort: Command,
+    dataset: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """One model is opened for all, and the volumes are those of every scan."""
+    opened: list[Any] = []
+    real = backends.open_backend
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        opened.append(options["threads"])
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(backends, "open_backend", counted)
     assert cohort(dataset) == 1
+    assert opened == [1]
     captured = capsys.readouterr()
     assert captured.out == f"{tmp_path / 'out' / 'cohort.tsv'}\n"
     assert "2 done, 0 kept, 1 failed" in captured.err.splitlines()
@@ -121,19 +135,11 @@ def test_a_scan_that_fails_is_reported_and_stops_no_other(
     assert [row["attempts"] for row in rows] == ["1", "1", "1"]
     assert not (tmp_path / "out" / "sub-03").exists()
     assert not list((tmp_path / "out").glob(".*"))
-
-
-@pytest.mark.usefixtures("in_this_process")
-def test_the_volumes_are_those_of_every_scan(
-    cohort: Command, dataset: Path, tmp_path: Path
-) -> None:
-    cohort(dataset)
-    rows = table(tmp_path / "out" / "volumes.tsv")
+    volumes = table(tmp_path / "out" / "volumes.tsv")
     names = [region.name for region in aal116()]
-    assert list(rows[0]) == ["participant_id", "session_id", "scan", *names]
-    assert [row["scan"] for row in rows] == ["sub-01/ses-1/T1", "sub-02/T1"]
-    listed = table(tmp_path / "out" / "cohort.tsv")
-    for row, of_scan in zip(rows, listed, strict=False):
+    assert list(volumes[0]) == ["participant_id", "session_id", "scan", *names]
+    assert [row["scan"] for row in volumes] == ["sub-01/ses-1/T1", "sub-02/T1"]
+    for row, of_scan in zip(volumes, rows, strict=False):
         own = table(tmp_path / "out" / of_scan["volumes"])
         assert [row[name] for name in names] == [line["volume_mm3"] for line in own]
         assert len(own) == 116
@@ -185,22 +191,6 @@ def test_other_options_or_another_model_are_done_again_and_threads_are_not(
     assert record["options"]["backend"] == "onnxruntime"
     # the key of earlier versions: their records still match
     assert record["options"]["level"] == "none"
-
-
-@pytest.mark.usefixtures("in_this_process")
-def test_one_model_is_opened_for_all_scans(
-    cohort: Command, dataset: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    opened: list[Any] = []
-    real = backends.open_backend
-
-    def counted(*arguments: Any, **options: Any) -> Any:
-        opened.append(options["threads"])
-        return real(*arguments, **options)
-
-    monkeypatch.setattr(backends, "open_backend", counted)
-    cohort(dataset)
-    assert opened == [1]
 
 
 @pytest.mark.usefixtures("in_this_process")

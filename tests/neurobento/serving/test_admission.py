@@ -86,10 +86,8 @@ def test_a_slot_is_free_again_however_a_request_ends(
 
 
 def test_a_slot_is_free_again_when_its_task_is_cancelled(run: RunFolder) -> None:
-    admission = Admission(1, 1, LONG_S)
-
     async def hold_slot() -> None:
-        with admission.slot():
+        with Admission(1, 1, LONG_S).slot():
             await asyncio.sleep(LONG_S)
 
     async def scenario() -> None:
@@ -119,14 +117,13 @@ def test_a_slot_is_not_lost_when_the_count_cannot_be_written(
         assert run.active_requests == 1
 
 
-def test_a_service_begins_with_no_request_in_progress(run: RunFolder) -> None:
+def test_metrics_count_the_requests_in_progress_of_which_a_service_begins_with_none(
+    run: RunFolder,
+) -> None:
     run.write_active_requests(7)
-    Admission(1, 1, LONG_S).open()
-    assert run.active_requests == 0
-
-
-def test_metrics_count_the_requests_in_progress(run: RunFolder) -> None:
     admission = Admission(3, 1, LONG_S)
+    admission.open()
+    assert run.active_requests == 0
     with admission.slot(), admission.slot():
         assert REGISTRY.get_sample_value("neurobento_requests_inside") == 2
     assert REGISTRY.get_sample_value("neurobento_requests_inside") == 0
@@ -212,7 +209,9 @@ def test_nobody_waits_longer_than_the_service_wants(
         assert is_let_in(admission, 1e6) == let_in
 
 
-def test_who_finds_a_free_process_does_not_wait(teach: Teach) -> None:
+def test_who_finds_a_free_process_does_not_wait_and_processes_share_the_work_ahead(
+    teach: Teach,
+) -> None:
     admission = Admission(9, 2, 1.0)
     teach(admission, "full", 1000.0)
     assert is_let_in(admission, 0.01)
@@ -220,9 +219,6 @@ def test_who_finds_a_free_process_does_not_wait(teach: Teach) -> None:
         assert is_let_in(admission, 0.01)
     with ahead(admission, "full", "full"):
         assert not is_let_in(admission, 1e6)
-
-
-def test_processes_side_by_side_share_the_work_ahead(teach: Teach) -> None:
     admission = Admission(9, 2, 1e6)
     teach(admission, "full", 10.0)
     with ahead(admission, "full", "full", "full"):
@@ -236,32 +232,21 @@ def test_work_of_a_kind_that_was_never_seen_is_not_held_against_anybody(teach: T
         assert is_let_in(admission, 0.01)
 
 
-def test_kinds_are_told_apart(teach: Teach) -> None:
+def test_kinds_are_told_apart_and_the_newest_work_weighs_three_tenths(teach: Teach) -> None:
+    """Nothing is learnt from work that failed."""
     admission = Admission(9, 1, 1e6)
     teach(admission, "full", 100.0)
     teach(admission, "none", 2.0)
+    for _ in range(5):
+        with pytest.raises(ZeroDivisionError), admission.join_queue(a_request(), "full"):
+            raise ZeroDivisionError
     with ahead(admission, "none"):
         assert_wait(admission, 2.0)
     with ahead(admission, "full", "none"):
         assert_wait(admission, 102.0)
-
-
-def test_the_newest_work_weighs_three_tenths(teach: Teach) -> None:
-    admission = Admission(9, 1, 1e6)
-    teach(admission, "full", 10.0)
-    teach(admission, "full", 20.0)
+    teach(admission, "full", 200.0)
     with ahead(admission, "full"):
-        assert_wait(admission, 13.0)
-
-
-def test_nothing_is_learnt_from_work_that_failed(teach: Teach, clock: Clock) -> None:
-    admission = Admission(9, 1, 1e6)
-    teach(admission, "full", 10.0)
-    for _ in range(5):
-        with pytest.raises(ZeroDivisionError), admission.join_queue(a_request(), "full"):
-            raise ZeroDivisionError
-    with ahead(admission, "full"):
-        assert_wait(admission, 10.0)
+        assert_wait(admission, 130.0)
 
 
 @pytest.mark.parametrize("side_by_side", [1, 2])

@@ -24,16 +24,13 @@ def test_what_was_found_comes_back_to_the_bit_in_its_order(count: int) -> None:
     assert network_s == 0.25
 
 
-def test_a_batch_may_be_taken_apart_and_joined() -> None:
+def test_a_batch_may_be_taken_apart_and_joined_and_scores_be_doubles() -> None:
     """As BentoML does between callers."""
     maps = np.arange(3, dtype=np.float32)[:, None, None] * np.ones((128, 128), np.float32)
     rows = pack_outputs({"score": np.arange(3, dtype=np.float32), "error_map": maps}, 1.0)
     scores, found, _ = unpack_outputs(np.concatenate([rows[2:], rows[:1]]))
     assert scores.tolist() == [2, 0]
     assert found[:, 5, 7].tolist() == [2, 0]
-
-
-def test_scores_of_doubles_are_taken() -> None:
     rows = pack_outputs({"score": np.array([0.5]), "error_map": np.zeros((1, 128, 128))}, 0.0)
     assert rows.dtype == np.float32
     assert rows[0, 0] == 0.5

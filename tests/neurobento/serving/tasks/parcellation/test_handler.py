@@ -93,6 +93,10 @@ def handler_with(
     return ParcellationHandler(preprocessing or FakePreprocessing(), runners, admission, BATCHES)
 
 
+def options(model: str = "compact", space: str = "native") -> ParcellationOptions:
+    return ParcellationOptions(model, "none", space)
+
+
 @pytest.fixture
 def tilted(
     phantom_on: Callable[..., Any], write_nifti: Any, scan: Path, admission: Admission
@@ -133,59 +137,46 @@ def label_values() -> set[str]:
     return {value for sample in samples for value in sample.labels.values()}
 
 
-@pytest.mark.parametrize(
-    ("query", "preprocessing"),
-    [
-        ({}, "none"),
-        ({"preprocessing": "true"}, "full"),
-        ({"preprocessing": "false"}, "none"),
-        ({"preprocessing": "True"}, "full"),
-        ({"preprocessing": "FALSE"}, "none"),
-        ({"preprocessing": "stripped"}, "stripped"),
-        ({"preprocessing": "full"}, "full"),
-    ],
-)
-def test_booleans_of_report_a_are_preprocessings(query: dict[str, str], preprocessing: str) -> None:
-    options = ParcellationOptions.from_report_query(query, "compact")
-    assert (options.preprocessing, options.model, options.space) == (
-        preprocessing,
-        "compact",
-        "native",
-    )
+PREPROCESSINGS = {"true": "full", "false": "none", "True": "full", "FALSE": "none"}
+PREPROCESSINGS |= {"stripped": "stripped", "full": "full"}
 
 
-def test_the_query_names_the_model_and_the_space() -> None:
-    options = ParcellationOptions.from_report_query(
-        {"model": "unet", "space": "network"}, "compact"
-    )
-    assert (options.model, options.space) == ("unet", "network")
+def test_booleans_of_report_a_are_preprocessings_and_the_query_names_model_and_space() -> None:
+    read_query = ParcellationOptions.from_report_query
+    found = read_query({}, "compact")
+    assert (found.preprocessing, found.model, found.space) == ("none", "compact", "native")
+    for given, preprocessing in PREPROCESSINGS.items():
+        found = read_query({"preprocessing": given}, "compact")
+        assert (found.preprocessing, found.model, found.space) == (
+            preprocessing,
+            "compact",
+            "native",
+        )
+    found = read_query({"model": "unet", "space": "network"}, "compact")
+    assert (found.model, found.space) == ("unet", "network")
 
 
-@pytest.mark.parametrize("query", [{"preprocessing": "yes"}, {"preprocessing": ""}, {"space": "x"}])
-def test_other_options_are_refused_and_the_known_ones_named(query: dict[str, str]) -> None:
-    with pytest.raises(ConfigError) as caught:
-        ParcellationOptions.from_report_query(query, "compact")
-    assert "full, stripped, none" in str(caught.value) or "native, network" in str(caught.value)
-
-
-def test_a_long_option_is_not_repeated() -> None:
+def test_other_options_are_refused_and_the_known_ones_named() -> None:
+    for query in ({"preprocessing": "yes"}, {"preprocessing": ""}, {"space": "x"}):
+        with pytest.raises(ConfigError, match=r"full, stripped, none|native, network"):
+            ParcellationOptions.from_report_query(query, "compact")
     with pytest.raises(ConfigError) as caught:
         ParcellationOptions("compact", "JANE_DOE" * 10, "native")
     assert "JANE_DOE" not in str(caught.value)
     assert "80" in caught.value.found
 
 
-def test_labels_are_in_native_space(handler: ParcellationHandler, scan: Path, labels: Any) -> None:
+def test_labels_are_in_native_space_by_the_runner_of_the_named_model(
+    handler: ParcellationHandler, scan: Path, labels: Any
+) -> None:
     image = read(done(handler.labels(scan, AS_IT_IS, a_request())))
     assert np.array_equal(np.asarray(image.dataobj), labels)
     assert image.affine == pytest.approx(MNI, abs=1e-5)
-
-
-def test_the_runner_of_the_named_model_answers(
-    handler: ParcellationHandler, scan: Path, labels: Any
-) -> None:
-    answer = done(handler.labels(scan, ParcellationOptions("next", "none", "native"), a_request()))
+    answer = done(handler.labels(scan, options("next"), a_request()))
     assert np.array_equal(np.asarray(read(answer).dataobj), (labels + 1) % 117)
+    found = done(handler.parcellate(scan, AS_IT_IS, a_request()))
+    assert np.array_equal(found.labels, labels)
+    assert len(found.volumes) == 116
 
 
 def test_preprocessing_and_ticket_reach_the_service(scan: Path, admission: Admission) -> None:
@@ -200,22 +191,12 @@ def test_network_space_is_the_grid_the_network_saw(
     tilted: tuple[Path, ParcellationHandler], labels: Any
 ) -> None:
     scan, handler = tilted
-    network = read(
-        done(handler.labels(scan, ParcellationOptions("compact", "none", "network"), a_request()))
-    )
+    network = read(done(handler.labels(scan, options(space="network"), a_request())))
     assert np.array_equal(np.asarray(network.dataobj), labels)
     assert network.affine == pytest.approx(MNI, abs=1e-5)
     native = read(done(handler.labels(scan, AS_IT_IS, a_request())))
     assert native.shape == nib.load(scan).shape
     assert native.affine == pytest.approx(nib.load(scan).affine, abs=1e-5)
-
-
-def test_a_parcellation_holds_what_the_files_are_made_of(
-    handler: ParcellationHandler, scan: Path, labels: Any
-) -> None:
-    found = done(handler.parcellate(scan, AS_IT_IS, a_request()))
-    assert np.array_equal(found.labels, labels)
-    assert len(found.volumes) == 116
 
 
 def test_images_on_the_network_grid_are_segmented_as_a_batch(
@@ -244,9 +225,9 @@ def test_zip_and_labels_are_the_same_bytes(
     tilted: tuple[Path, ParcellationHandler], space: str
 ) -> None:
     scan, handler = tilted
-    options = ParcellationOptions("compact", "none", space)
-    zipped = zipfile.ZipFile(io.BytesIO(done(handler.outputs(scan, options, a_request()))))
-    assert zipped.read("scan_dseg.nii.gz") == done(handler.labels(scan, options, a_request()))
+    how = options(space=space)
+    zipped = zipfile.ZipFile(io.BytesIO(done(handler.outputs(scan, how, a_request()))))
+    assert zipped.read("scan_dseg.nii.gz") == done(handler.labels(scan, how, a_request()))
     assert sorted(zipped.namelist()) == [*ZIPPED, "scan_volumes.tsv"]
 
 
@@ -260,11 +241,7 @@ def test_an_unknown_model_is_refused_before_the_scan_is_touched(admission: Admis
     preprocessing = FakePreprocessing()
     handler = handler_with(admission, preprocessing=preprocessing)
     with pytest.raises(ModelNotFound, match="one of compact"):
-        done(
-            handler.labels(
-                Path("none"), ParcellationOptions("grand", "none", "native"), a_request()
-            )
-        )
+        done(handler.labels(Path("none"), options("grand"), a_request()))
     assert preprocessing.requests == []
 
 
@@ -273,12 +250,8 @@ def test_metrics_know_models_that_there_are_and_no_others(
 ) -> None:
     unknown, known = a_request(), a_request()
     with pytest.raises(ModelNotFound):
-        done(
-            handler.labels(
-                scan, ParcellationOptions("made-up-by-a-client", "none", "native"), unknown
-            )
-        )
-    done(handler.labels(scan, ParcellationOptions("next", "none", "native"), known))
+        done(handler.labels(scan, options("made-up-by-a-client"), unknown))
+    done(handler.labels(scan, options("next"), known))
     assert unknown.model == unknown.preprocessing == "none asked for"
     assert (known.model, known.preprocessing) == ("next", "none")
     assert "next" in label_values()
@@ -293,22 +266,16 @@ def test_an_error_of_preprocessing_is_raised_again(scan: Path, admission: Admiss
     assert caught.value.subject is None
 
 
-def test_the_facts_of_a_runner_are_cached(scan: Path, admission: Admission) -> None:
-    runner = FakeSegmenter()
-    handler = handler_with(admission, runner)
-    done(handler.outputs(scan, AS_IT_IS, a_request()))
-    assert done(handler.facts("compact")) == FACTS
-    assert runner.described == 1
-
-
-def test_a_failure_to_get_facts_is_not_cached(admission: Admission) -> None:
+def test_the_facts_of_a_runner_are_cached_but_no_failure(scan: Path, admission: Admission) -> None:
     runner = FakeSegmenter()
     handler = handler_with(admission, runner)
     runner.error = ConnectionResetError()
     with pytest.raises(ServiceUnavailable):
         done(handler.facts("compact"))
-    runner.error = None
+    runner.error, runner.described = None, 0
+    done(handler.outputs(scan, AS_IT_IS, a_request()))
     assert done(handler.facts("compact")) == FACTS
+    assert runner.described == 1
 
 
 @pytest.mark.parametrize(("how", "error"), [("leaves", ClientGone), ("too late", DeadlineExceeded)])
@@ -357,10 +324,13 @@ def test_a_service_that_is_gone_is_unavailable_for_a_while(
 def test_a_service_that_fails_is_not_reported_as_unavailable(
     scan: Path, admission: Admission
 ) -> None:
+    """And an unexpected error is raised."""
     runner = FakeSegmenter()
     runner.error = BentoMLException("secret", error_code=HTTPStatus.INTERNAL_SERVER_ERROR)
-    handler = handler_with(admission, runner)
     with pytest.raises(RuntimeError, match=r"^a service failed$"):
+        done(handler_with(admission, runner).labels(scan, AS_IT_IS, a_request()))
+    handler = handler_with(admission, preprocessing=FakePreprocessing(error=KeyError()))
+    with pytest.raises(KeyError):
         done(handler.labels(scan, AS_IT_IS, a_request()))
 
 
@@ -512,12 +482,6 @@ def test_the_service_starts_without_its_preprocessing_service(
     assert done(ParcellationHandler(preprocessing, {}, admission, {}).end_abandoned_work()) is None
 
 
-def test_an_unexpected_error_of_a_service_is_raised(scan: Path, admission: Admission) -> None:
-    handler = handler_with(admission, preprocessing=FakePreprocessing(error=KeyError()))
-    with pytest.raises(KeyError):
-        done(handler.labels(scan, AS_IT_IS, a_request()))
-
-
 def test_a_call_that_would_wait_too_long_is_refused_before_any_work(
     scan: Path, tmp_path: Path
 ) -> None:
@@ -586,12 +550,7 @@ def test_an_error_that_passes_says_when_to_come_back(kind: Any, status: int) -> 
     assert ctx.response.metadata == {"retry-after": "7"}
 
 
-def test_an_unexpected_error_is_left_to_the_middleware() -> None:
-    with pytest.raises(ZeroDivisionError):
-        done(raising(ZeroDivisionError())(None, ctx=context()))
-
-
-def test_an_answer_passes_as_it_is() -> None:
+def test_an_answer_passes_as_it_is_and_an_unexpected_error_is_left_to_the_middleware() -> None:
     @answer_errors
     async def method(self: Any, value: str, *, ctx: Any) -> Any:
         return (value, ctx)
@@ -599,3 +558,5 @@ def test_an_answer_passes_as_it_is() -> None:
     ctx = context()
     assert done(method(None, "x", ctx=ctx)) == ("x", ctx)
     assert ctx.response.status_code == 200
+    with pytest.raises(ZeroDivisionError):
+        done(raising(ZeroDivisionError())(None, ctx=context()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 import pickle
 import random
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -45,17 +47,21 @@ SERVICES = {"http": HttpService, "grpc": GrpcService}
 
 @pytest.fixture
 def http() -> Iterator[HttpService]:
-    service = HttpService()
-    yield service
-    service.close()
+    with closing(HttpService()) as service:
+        yield service
+
+
+@pytest.fixture
+def grpc() -> Iterator[GrpcService]:
+    with closing(GrpcService()) as service:
+        yield service
 
 
 @pytest.fixture(params=SERVICES)
 def service(request: pytest.FixtureRequest) -> Iterator[FakeService]:
     """A service over each of the two transports."""
-    opened = SERVICES[request.param]()
-    yield opened
-    opened.close()
+    with closing(SERVICES[request.param]()) as opened:
+        yield opened
 
 
 @pytest.fixture
@@ -78,35 +84,36 @@ def ask(url: str, scan: Path | str | bytes = CONTENT, **options: Any) -> Answer:
 
 
 def test_the_scan_and_what_is_asked_of_it_arrive(service: FakeService) -> None:
+    """The answer holds labels and run facts."""
+    options: Any = {"model": "grand", "preprocessing": "stripped", "space": "network"}
     with Client(service.url) as client:
-        answer = client.parcellate(
-            CONTENT, model="grand", preprocessing="stripped", space="network"
-        )
+        answer = client.parcellate(CONTENT, **options)
     (seen,) = service.seen
-    assert seen.fields == {
-        "file": ("scan", CONTENT),
-        "model": "grand",
-        "preprocessing": "stripped",
-        "space": "network",
-    }
+    assert seen.fields == {"file": ("scan", CONTENT), **options}
     assert answer.request_id == seen.headers["x-request-id"]
     assert seen.limit_s is None
-
-
-def test_without_a_model_the_default_one_answers(service: FakeService) -> None:
-    ask(service.url)
-    # over HTTP the service chooses it; over gRPC a name is part of the protocol
-    assert service.seen[0].fields.get("model") == (None if service.scheme == "http" else "compact")
-
-
-def test_the_answer_holds_labels_and_run_facts(service: FakeService) -> None:
-    answer = ask(service.url)
     assert answer.dseg == FILES["dseg.nii.gz"]
     assert answer.run == {"warnings": ["small"]}
 
 
-def test_over_http_it_holds_every_file_of_the_zip(http: HttpService) -> None:
+def test_without_a_model_the_default_one_answers(service: FakeService) -> None:
+    ask(service.url)
+    service.replies = [Files(ANOMALY_FILES)]
+    ask_anomaly(service.url)
+    # over HTTP the service chooses it; over gRPC a name is part of the protocol
+    models = [None, None] if service.scheme == "http" else ["compact", "anomaly"]
+    assert [seen.fields.get("model") for seen in service.seen] == models
+
+
+def test_over_http_an_answer_holds_every_file_of_the_zip_but_those_of_other_names(
+    http: HttpService,
+) -> None:
     assert ask(http.url).files == FILES
+    strange = {"../evil": b"", "a/b": b"", ".hidden": b"", "": b""}
+    http.replies = [Files({**FILES, **strange, "report.html": b"new"})]
+    # the prefix of a reverse proxy is kept
+    assert ask(f"{http.url}/brains/").files == {**FILES, "report.html": b"new"}
+    assert http.seen[1].path == "/brains/v1/parcellation"
 
 
 def ask_anomaly(url: str, image: Path | str | bytes = CONTENT, **options: Any) -> AnomalyAnswer:
@@ -129,26 +136,25 @@ def test_the_slice_arrives_and_what_was_found_comes_back(service: FakeService) -
     assert answer.request_id == seen.headers["x-request-id"]
 
 
-def test_without_a_model_the_default_one_answers_for_slices(service: FakeService) -> None:
-    service.replies = [Files(ANOMALY_FILES)]
-    ask_anomaly(service.url)
-    assert service.seen[0].fields.get("model") == (None if service.scheme == "http" else "anomaly")
-
-
-def test_slices_are_asked_about_again_and_their_names_never_sent(
-    service: FakeService, patient: Path
+@pytest.mark.parametrize(("files", "send"), [(FILES, "parcellate"), (ANOMALY_FILES, "anomaly")])
+def test_a_busy_service_is_asked_again_and_the_files_name_never_sent(
+    service: FakeService, patient: Path, files: dict[str, bytes], send: str
 ) -> None:
-    service.replies = [BUSY, AWAY, Files(ANOMALY_FILES)]
-    ask_anomaly(service.url, patient, token=TOKEN)
+    service.replies = [BUSY, AWAY, Files(files)]
+    with Client(service.url, token=TOKEN, retries=SOON) as client:
+        getattr(client, send)(str(patient))
     assert len(service.seen) == 3
     assert len({seen.headers["x-request-id"] for seen in service.seen}) == 1
     assert not any(b"JANE" in seen.raw or b"1957" in seen.raw for seen in service.seen)
 
 
-def test_what_a_slice_is_refused_for_names_its_file(service: FakeService, patient: Path) -> None:
-    service.replies = [Refusal.of(422, "INVALID_ARGUMENT", e.EmptyScan(**PARTS))]
-    with pytest.raises(e.EmptyScan) as caught:
-        ask_anomaly(service.url, patient)
+@pytest.mark.parametrize("send", ["parcellate", "anomaly"])
+def test_what_a_scan_or_slice_is_refused_for_names_its_file_and_is_not_asked_again(
+    service: FakeService, patient: Path, send: str
+) -> None:
+    service.replies = [Refusal.of(422, "INVALID_ARGUMENT", e.EmptyScan(**PARTS)), Files()]
+    with Client(service.url, retries=SOON) as client, pytest.raises(e.EmptyScan) as caught:
+        getattr(client, send)(patient)
     assert caught.value.subject == str(patient)
     assert len(service.seen) == 1
 
@@ -179,26 +185,10 @@ NAN = np.full((2, 2), np.nan, np.float32)
 @pytest.mark.parametrize(
     "heat_map", [None, np.zeros((2, 2)), np.zeros(4, np.float32), np.zeros((0, 4), np.float32), NAN]
 )
-def test_a_heat_map_that_is_none_is_an_error(heat_map: Any) -> None:
-    service = GrpcService()
-    service.replies = [Files(ANOMALY_FILES, heat_map)]
-    try:
-        with pytest.raises(e.ServiceError, match="heat_map"):
-            ask_anomaly(service.url)
-    finally:
-        service.close()
-
-
-def test_the_prefix_of_a_reverse_proxy_is_kept(http: HttpService) -> None:
-    ask(f"{http.url}/brains/")
-    assert http.seen[0].path == "/brains/v1/parcellation"
-
-
-def test_the_files_name_is_never_sent(service: FakeService, patient: Path) -> None:
-    service.replies = [BUSY, Files()]
-    ask(service.url, str(patient), token=TOKEN)
-    assert len(service.seen) == 2
-    assert not any(b"JANE" in seen.raw or b"1957" in seen.raw for seen in service.seen)
+def test_a_heat_map_that_is_none_is_an_error(grpc: GrpcService, heat_map: Any) -> None:
+    grpc.replies = [Files(ANOMALY_FILES, heat_map)]
+    with pytest.raises(e.ServiceError, match="heat_map"):
+        ask_anomaly(grpc.url)
 
 
 def test_busy_and_missing_services_are_asked_again(service: FakeService) -> None:
@@ -267,16 +257,6 @@ def test_each_try_is_given_what_is_left_of_the_limit(service: FakeService) -> No
     assert first - third > 0.45 - 0.03 * 3
 
 
-def test_what_the_scan_is_refused_for_is_not_asked_again(service: FakeService) -> None:
-    service.replies = [
-        Refusal.of(422, "INVALID_ARGUMENT", e.EmptyScan(**PARTS)),
-        Files(),
-    ]
-    with pytest.raises(e.EmptyScan):
-        ask(service.url)
-    assert len(service.seen) == 1
-
-
 KINDS = [getattr(e, name) for name in e.__all__ if name != "NeuroBentoError"]
 
 
@@ -337,23 +317,12 @@ def test_words_that_are_not_ours_are_quoted_with_the_status(
     assert caught.value.found == f"{shown}: the cat [2J sat on it"
 
 
-def test_grpcs_own_limit_on_messages_is_no_queue_that_is_full() -> None:
-    service = GrpcService()
+def test_grpcs_own_limit_on_messages_is_no_queue_that_is_full(grpc: GrpcService) -> None:
     said = "SERVER: Received message larger than max (9 vs. 4)"
-    service.replies = [Refusal(0, "RESOURCE_EXHAUSTED", message=said)]
-    try:
-        with pytest.raises(e.RequestRefused):
-            ask(service.url)
-        assert len(service.seen) == 1
-    finally:
-        service.close()
-
-
-def test_a_proxys_page_is_not_shown(http: HttpService) -> None:
-    http.replies = [Raw(502, b"<html>nginx</html>", {"content-type": "text/html"})]
-    with pytest.raises(e.ServiceUnavailable) as caught:
-        ask(http.url, retries=Retries(times=0))
-    assert caught.value.found == "HTTP 502 Bad Gateway"
+    grpc.replies = [Refusal(0, "RESOURCE_EXHAUSTED", message=said)]
+    with pytest.raises(e.RequestRefused):
+        ask(grpc.url)
+    assert len(grpc.seen) == 1
 
 
 def test_the_token_is_sent_and_never_shown(
@@ -380,16 +349,17 @@ def test_a_token_that_no_header_can_hold_is_refused_unshown(token: str) -> None:
     assert not token or token not in str(caught.value)
 
 
-def test_redirections_are_not_followed(http: HttpService) -> None:
-    elsewhere = HttpService()
-    try:
+def test_redirections_are_not_followed_and_a_proxys_page_is_not_shown(http: HttpService) -> None:
+    with closing(HttpService()) as elsewhere:
         http.replies = [Raw(307, b"", {"location": f"{elsewhere.url}/v1/parcellation"})]
         with pytest.raises(e.ServiceError) as caught:
             ask(http.url, token=TOKEN)
         assert caught.value.found == "HTTP 307 Temporary Redirect"
         assert elsewhere.seen == []
-    finally:
-        elsewhere.close()
+    http.replies = [Raw(502, b"<html>nginx</html>", {"content-type": "text/html"})]
+    with pytest.raises(e.ServiceUnavailable) as unavailable:
+        ask(http.url, retries=Retries(times=0))
+    assert unavailable.value.found == "HTTP 502 Bad Gateway"
 
 
 def test_proxies_of_the_environment_are_not_used(
@@ -404,15 +374,12 @@ def test_proxies_of_the_environment_are_not_used(
 
 
 def test_a_service_that_hangs_up_is_unavailable() -> None:
-    server = HangingUp()
-    try:
+    with closing(HangingUp()) as server:
         for scheme in SERVICES:
             with pytest.raises(e.ServiceUnavailable):
                 ask(f"{scheme}://{server.address}", retries=Retries(times=2, first_wait_s=0.01))
             # gRPC's channel has a pace of its own
             assert server.calls == 3 if scheme == "http" else server.calls > 3
-    finally:
-        server.close()
 
 
 def test_half_an_answer_is_none(http: HttpService) -> None:
@@ -423,17 +390,16 @@ def test_half_an_answer_is_none(http: HttpService) -> None:
 
 
 @pytest.mark.parametrize("scheme", SERVICES)
-def test_a_refused_connection_is_unavailable(scheme: str, unused_port: int) -> None:
+def test_a_refused_connection_is_unavailable_and_not_ready(scheme: str, unused_port: int) -> None:
     told: list[str] = []
     url = f"{scheme}://127.0.0.1:{unused_port}"
+    retries = Retries(times=2, first_wait_s=0.01)
     with pytest.raises(e.ServiceUnavailable) as caught:
-        ask(
-            url,
-            retries=Retries(times=2, first_wait_s=0.01),
-            progress=lambda stage, _: told.append(stage),
-        )
+        ask(url, retries=retries, progress=lambda stage, _: told.append(stage))
     assert caught.value.subject == url
     assert sum(stage.startswith("waiting (unavailable") for stage in told) == 2
+    with Client(url) as client:
+        assert client.ready() is False
 
 
 @pytest.mark.parametrize("scheme", SERVICES)
@@ -505,90 +471,55 @@ def test_an_answer_that_is_none_of_ours_is_an_error(http: HttpService, body: byt
     assert len(http.seen) == 1
 
 
-def test_files_of_other_names_are_left_in_the_zip(http: HttpService) -> None:
-    strange = {"../evil": b"", "a/b": b"", ".hidden": b"", "": b""}
-    http.replies = [Files({**FILES, **strange, "report.html": b"new"})]
-    assert ask(http.url).files == {**FILES, "report.html": b"new"}
+def test_a_missing_output_is_an_error(grpc: GrpcService) -> None:
+    grpc.replies = [Files({"dseg.nii.gz": FILES["dseg.nii.gz"]})]
+    with pytest.raises(e.ServiceError) as caught:
+        ask(grpc.url)
+    assert caught.value.expected == "an output run of one BYTES element"
 
 
-def test_a_missing_output_is_an_error() -> None:
-    service = GrpcService()
-    service.replies = [Files({"dseg.nii.gz": FILES["dseg.nii.gz"]})]
-    try:
-        with pytest.raises(e.ServiceError) as caught:
-            ask(service.url)
-        assert caught.value.expected == "an output run of one BYTES element"
-    finally:
-        service.close()
-
-
-def test_models_are_what_the_service_says(http: HttpService) -> None:
+def test_models_are_what_the_service_says_and_something_else_is_an_error(
+    http: HttpService,
+) -> None:
     models = [{"name": "compact", "version": "1.0.0"}]
-    http.replies = [Raw(503), Raw(200, b'{"models": [{"name": "compact", "version": "1.0.0"}]}')]
+    http.replies = [Raw(503), Raw(200, json.dumps({"models": models}).encode())]
     with Client(http.url, retries=SOON, token=TOKEN) as client:
         assert client.models() == models
-    assert [seen.path for seen in http.seen] == ["/v1/models"] * 2
-    assert http.seen[0].headers["authorization"] == f"Bearer {TOKEN}"
+        assert [seen.path for seen in http.seen] == ["/v1/models"] * 2
+        assert http.seen[0].headers["authorization"] == f"Bearer {TOKEN}"
+        http.replies = [Raw(200, b"[1, 2]")]
+        with pytest.raises(e.ServiceError):
+            client.models()
 
 
-def test_something_else_than_models_is_an_error(http: HttpService) -> None:
-    http.replies = [Raw(200, b"[1, 2]")]
-    with Client(http.url) as client, pytest.raises(e.ServiceError):
-        client.models()
+def test_over_grpc_models_need_an_index(grpc: GrpcService) -> None:
+    with Client(grpc.url) as client:
+        with pytest.raises(e.RequestRefused) as caught:
+            client.models()
+        assert caught.value.remedy == "Ask it over HTTP."
+        assert caught.value.subject == grpc.url
+        grpc.models = [("compact", "1.0.0")]
+        assert client.models() == [{"name": "compact", "version": "1.0.0"}]
 
 
-def test_over_grpc_models_need_an_index() -> None:
-    service = GrpcService()
-    try:
-        with Client(service.url) as client:
-            with pytest.raises(e.RequestRefused) as caught:
-                client.models()
-            assert caught.value.remedy == "Ask it over HTTP."
-            assert caught.value.subject == service.url
-            service.models = [("compact", "1.0.0")]
-            assert client.models() == [{"name": "compact", "version": "1.0.0"}]
-    finally:
-        service.close()
-
-
-def test_ready_is_what_the_service_says() -> None:
-    grpc_service, http_service = GrpcService(), HttpService()
-    try:
-        for ready in (True, False):
-            grpc_service.ready = ready
-            http_service.replies = [Raw(200 if ready else 503)]
-            for service in (grpc_service, http_service):
-                with Client(service.url) as client:
-                    assert client.ready() is ready
-        http_service.replies = [Raw(404)]
-        with Client(http_service.url) as client, pytest.raises(e.RequestRefused):
-            client.ready()
-    finally:
-        grpc_service.close()
-        http_service.close()
-
-
-@pytest.mark.parametrize("scheme", SERVICES)
-def test_what_is_not_there_is_not_ready(scheme: str, unused_port: int) -> None:
-    with Client(f"{scheme}://127.0.0.1:{unused_port}") as client:
-        assert client.ready() is False
+def test_ready_is_what_the_service_says(grpc: GrpcService, http: HttpService) -> None:
+    for ready in (True, False):
+        grpc.ready = ready
+        http.replies = [Raw(200 if ready else 503)]
+        for service in (grpc, http):
+            with Client(service.url) as client:
+                assert client.ready() is ready
+    http.replies = [Raw(404)]
+    with Client(http.url) as client, pytest.raises(e.RequestRefused):
+        client.ready()
 
 
 @pytest.mark.parametrize(
     "url",
     [
-        "",
-        "127.0.0.1:3000",
-        "ftp://host/",
-        "http://",
-        "http://host:port",
-        "http://host:65536",
-        "http://ho st",
-        "http://host/?model=compact",
-        "http://jane:secret@host:3000",
-        "grpc://host",
-        "grpc://host:3001/path",
-        "grpcs://jane:secret@host:3001",
+        *("", "127.0.0.1:3000", "ftp://host/", "http://", "http://host:port", "http://host:65536"),
+        *("http://ho st", "http://host/?model=compact", "http://jane:secret@host:3000"),
+        *("grpc://host", "grpc://host:3001/path", "grpcs://jane:secret@host:3001"),
     ],
 )
 def test_an_address_of_another_form_is_refused(url: str) -> None:
@@ -603,10 +534,13 @@ def test_addresses_of_these_forms_are_taken(url: str) -> None:
         pass
 
 
-@pytest.mark.parametrize("timeout_s", [0, -1, float("nan"), float("inf")])
-def test_a_limit_is_more_than_nothing(timeout_s: float) -> None:
-    with pytest.raises(e.ConfigError):
-        Client("http://127.0.0.1:9", timeout_s=timeout_s)
+def test_a_limit_is_more_than_nothing_and_retries_are_not_negative() -> None:
+    for timeout_s in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(e.ConfigError):
+            Client("http://127.0.0.1:9", timeout_s=timeout_s)
+    for field in ("times", "first_wait_s", "longest_wait_s"):
+        with pytest.raises(e.ConfigError):
+            Retries(**{field: -1})
 
 
 @pytest.mark.parametrize(
@@ -632,7 +566,7 @@ def test_a_missing_file_is_the_systems_error(http: HttpService, tmp_path: Path) 
     assert http.seen == []
 
 
-def test_waits_double_to_a_bound_and_chance_shortens_them() -> None:
+def test_waits_double_to_a_bound_and_chance_shortens_them_but_none_that_is_asked_for() -> None:
     random.seed(1)
     retries = Retries(first_wait_s=1, longest_wait_s=10)
     for failures, full in enumerate([1, 2, 4, 8, 10, 10], start=1):
@@ -640,18 +574,8 @@ def test_waits_double_to_a_bound_and_chance_shortens_them() -> None:
         assert full / 2 <= min(waits) < 0.55 * full
         assert 0.95 * full < max(waits) <= full
     assert retries.wait_s(5000, None) <= 10
-
-
-def test_a_wait_asked_for_is_never_cut_short() -> None:
-    random.seed(1)
     waits = [Retries(longest_wait_s=1).wait_s(1, 30.0) for _ in range(200)]
     assert 30 <= min(waits) < max(waits) <= 33
-
-
-@pytest.mark.parametrize("field", ["times", "first_wait_s", "longest_wait_s"])
-def test_retries_are_not_negative(field: str) -> None:
-    with pytest.raises(e.ConfigError):
-        Retries(**{field: -1})
 
 
 def test_no_try_begins_after_the_deadline() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def http() -> Iterator[HttpService]:
-    service = HttpService()
-    yield service
-    service.close()
+    with closing(HttpService()) as service:
+        yield service
 
 
 @pytest.fixture
@@ -62,12 +62,7 @@ def test_what_is_submitted_arrives(http: HttpService, client: Client) -> None:
     assert client.submit(CONTENT, **options, key="mine") == ID
     (seen,) = http.seen
     assert seen.path == "/v1/jobs"
-    assert seen.fields == {
-        "file": ("scan", CONTENT),
-        "model": "grand",
-        "preprocessing": "stripped",
-        "space": "network",
-    }
+    assert seen.fields == {"file": ("scan", CONTENT), **options}
     assert seen.headers["idempotency-key"] == "mine"
 
 
@@ -139,14 +134,16 @@ def test_a_wait_may_be_longer_than_any_number_of_tries(http: HttpService, client
     assert client.job_answer(ID).files == FILES
 
 
-def test_what_has_not_ended_is_not_waited_for_unless_asked(
+def test_what_has_not_ended_is_not_waited_for_unless_asked_and_a_cancelled_job_has_no_answer(
     http: HttpService, client: Client
 ) -> None:
-    early = Refusal.of(409, "", e.JobConflict(**PARTS), "5")
-    http.replies = [job("running"), early]
+    http.replies = [job("running"), Refusal.of(409, "", e.JobConflict(**PARTS), "5")]
     with pytest.raises(e.JobConflict) as caught:
         client.job_answer(ID, wait=False)
     assert caught.value.retry_after_s == 5
+    http.replies = [job("cancelled"), Refusal.of(409, "", e.JobConflict(**PARTS))]
+    with pytest.raises(e.JobConflict):
+        client.job_answer(ID)
 
 
 def test_a_wait_ends_at_the_clients_limit(http: HttpService) -> None:
@@ -179,52 +176,30 @@ def test_a_failure_of_a_kind_that_is_none_of_ours(
         client.job_answer(ID)
 
 
-def test_a_cancelled_job_has_no_answer(http: HttpService, client: Client) -> None:
-    http.replies = [job("cancelled"), Refusal.of(409, "", e.JobConflict(**PARTS))]
-    with pytest.raises(e.JobConflict):
-        client.job_answer(ID)
-
-
-def test_a_job_is_deleted(http: HttpService, client: Client) -> None:
+def test_a_job_is_deleted_even_if_the_answer_is_lost(http: HttpService, client: Client) -> None:
     http.replies = [Raw(204)]
     client.delete_job(ID)
     assert http.seen[0].raw.startswith(f"DELETE /v1/jobs/{ID} ".encode())
-
-
-def test_a_deletion_whose_answer_was_lost_is_one(http: HttpService, client: Client) -> None:
     http.replies = [AWAY, GONE]
     client.delete_job(ID)
 
 
-CALLS: list[Callable[[Client], Any]] = [
-    lambda client: client.submit(CONTENT),
-    lambda client: client.job(ID),
-    lambda client: client.job_answer(ID),
-    lambda client: client.delete_job(ID),
-]
-
-
-@pytest.mark.parametrize("call", CALLS)
-def test_over_grpc_there_are_no_jobs(call: Callable[[Client], Any]) -> None:
-    service = GrpcService()
-    try:
-        with Client(service.url) as client, pytest.raises(e.ConfigError, match="over HTTP"):
-            call(client)
+def test_over_grpc_there_are_no_jobs() -> None:
+    with closing(GrpcService()) as service, Client(service.url) as client:
+        with pytest.raises(e.ConfigError, match="over HTTP"):
+            client.submit(CONTENT)
+        for ask in (client.job, client.job_answer, client.delete_job):
+            with pytest.raises(e.ConfigError, match="over HTTP"):
+                ask(ID)
         assert service.seen == []
-    finally:
-        service.close()
 
 
-@pytest.mark.parametrize("id", ["", "../models", ID.upper(), ID + "0", "a b"])
-def test_what_is_no_id_is_not_asked_for(http: HttpService, client: Client, id: str) -> None:
-    for ask in (client.job, client.job_answer, client.delete_job):
+def test_what_is_no_id_or_no_key_is_not_sent(http: HttpService, client: Client) -> None:
+    for id in ("", "../models", ID.upper(), ID + "0", "a b"):
+        for ask in (client.job, client.job_answer, client.delete_job):
+            with pytest.raises(e.ConfigError):
+                ask(id)
+    for key in ("", "two words", "x" * 256, "ключ"):
         with pytest.raises(e.ConfigError):
-            ask(id)
-    assert http.seen == []
-
-
-@pytest.mark.parametrize("key", ["", "two words", "x" * 256, "ключ"])
-def test_what_is_no_key_is_not_sent(http: HttpService, client: Client, key: str) -> None:
-    with pytest.raises(e.ConfigError):
-        client.submit(CONTENT, key=key)
+            client.submit(CONTENT, key=key)
     assert http.seen == []

@@ -84,20 +84,16 @@ ARRAYS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("kind", DTYPES)
-def test_a_raw_tensor_comes_back_to_the_bit(kind: str) -> None:
+def test_a_raw_tensor_and_one_by_value_come_back_to_the_bit(kind: str) -> None:
     sent = Tensor.from_array("x", ARRAYS[kind])
     back = Tensor.from_raw("x", kind, sent.shape, sent.raw)
     assert (sent.datatype, back.datatype, back.shape) == (kind, kind, (2, 3))
     assert back.values.dtype == ARRAYS[kind].dtype
     assert np.array_equal(back.values, ARRAYS[kind])
     assert back.raw == sent.raw == ARRAYS[kind].tobytes()
-
-
-@pytest.mark.parametrize("kind", DTYPES)
-def test_a_tensor_by_value_is_the_same_as_a_raw_one(kind: str) -> None:
-    back = Tensor.from_values("x", kind, (2, 3), ARRAYS[kind].ravel().tolist())
-    assert back.values.dtype == ARRAYS[kind].dtype
-    assert back.raw == ARRAYS[kind].tobytes()
+    by_value = Tensor.from_values("x", kind, (2, 3), ARRAYS[kind].ravel().tolist())
+    assert by_value.values.dtype == ARRAYS[kind].dtype
+    assert by_value.raw == ARRAYS[kind].tobytes()
 
 
 def test_a_tensor_that_is_not_contiguous_is_sent_in_its_own_order() -> None:
@@ -143,12 +139,6 @@ LIES: dict[str, tuple[str, list[int], bytes]] = {
 }
 
 
-@pytest.mark.parametrize("lie", LIES)
-def test_a_raw_tensor_that_lies_is_refused(lie: str) -> None:
-    with pytest.raises(ConfigError):
-        Tensor.from_raw("x", *LIES[lie])
-
-
 UNTRUE: dict[str, tuple[str, list[int], list[Any]]] = {
     "too few": ("FP32", [2, 2], [1.0] * 3),
     "too many": ("FP32", [2, 2], [1.0] * 5),
@@ -164,10 +154,15 @@ UNTRUE: dict[str, tuple[str, list[int], list[Any]]] = {
 }
 
 
-@pytest.mark.parametrize("lie", UNTRUE)
-def test_a_tensor_by_value_that_lies_is_refused(lie: str) -> None:
+@pytest.mark.parametrize(
+    ("read", "values"),
+    [(Tensor.from_raw, v) for v in LIES.values()]
+    + [(Tensor.from_values, v) for v in UNTRUE.values()],
+    ids=[*LIES, *(f"by value: {lie}" for lie in UNTRUE)],
+)
+def test_a_tensor_that_lies_is_refused(read: Any, values: Any) -> None:
     with pytest.raises(ConfigError):
-        Tensor.from_values("x", *UNTRUE[lie])
+        read("x", *values)
 
 
 def test_a_refusal_repeats_nothing_of_the_tensor() -> None:
@@ -229,39 +224,31 @@ def test_a_scan_reaches_the_handler_and_leaves_no_file(
 
 
 def test_parameters_are_those_of_the_form_with_its_defaults(handler: FakeHandler, ask: Any) -> None:
+    for parameters in ({"preprocessing": "some"}, {"space": 7}):
+        with pytest.raises(ConfigError):
+            ask(SCAN, parameters=parameters)
+    assert handler.contents == []
     ask(SCAN)
     ask(SCAN, parameters={"preprocessing": "stripped", "space": "network"})
     found = [(options.preprocessing, options.space) for options in handler.options]
     assert found == [("full", "native"), ("stripped", "network")]
 
 
-@pytest.mark.parametrize("parameters", [{"preprocessing": "some"}, {"space": 7}])
-def test_other_parameters_are_refused(parameters: Any, handler: FakeHandler, ask: Any) -> None:
-    with pytest.raises(ConfigError):
-        ask(SCAN, parameters=parameters)
-    assert handler.contents == []
-
-
-def test_native_labels_stand_on_the_scans_own_grid(handler: FakeHandler, ask: Any) -> None:
-    found = ask(SCAN)
-    assert found["labels"].shape == NATIVE_SHAPE
-    assert np.array_equal(found["labels"].values, handler.parcellation.labels)
-    assert found["affine"].values == pytest.approx(NATIVE)
-
-
-def test_network_labels_are_what_the_network_gave(ask: Any, labels: Any) -> None:
-    found = ask(SCAN, parameters={"space": "network"})
-    assert np.array_equal(found["labels"].values, labels)
-    assert found["affine"].values == pytest.approx(NETWORK)
-
-
-@pytest.mark.parametrize("space", ["native", "network"])
-def test_the_file_holds_the_same_labels_at_the_same_place(space: str, ask: Any) -> None:
-    found = ask(SCAN, parameters={"space": space})
-    (content,) = found["dseg"].values
-    file = nib.Nifti1Image.from_bytes(gzip.decompress(content))
-    assert np.array_equal(np.asarray(file.dataobj), found["labels"].values)
-    assert file.affine == pytest.approx(found["affine"].values, abs=1e-5)
+def test_native_labels_stand_on_the_scans_own_grid_and_network_labels_on_the_networks(
+    handler: FakeHandler, ask: Any, labels: Any
+) -> None:
+    """The file holds the same labels at the same place."""
+    native, network = (ask(SCAN, parameters={"space": space}) for space in ("native", "network"))
+    assert native["labels"].shape == NATIVE_SHAPE
+    assert np.array_equal(native["labels"].values, handler.parcellation.labels)
+    assert native["affine"].values == pytest.approx(NATIVE)
+    assert np.array_equal(network["labels"].values, labels)
+    assert network["affine"].values == pytest.approx(NETWORK)
+    for found in (native, network):
+        (content,) = found["dseg"].values
+        file = nib.Nifti1Image.from_bytes(gzip.decompress(content))
+        assert np.array_equal(np.asarray(file.dataobj), found["labels"].values)
+        assert file.affine == pytest.approx(found["affine"].values, abs=1e-5)
 
 
 def test_volumes_are_voxels_times_their_size_in_both_spaces(ask: Any) -> None:
@@ -307,23 +294,27 @@ def test_outputs_come_as_wanted_and_in_that_order(wanted: list[str], handler: Fa
     assert [tensor.name for tensor in found] == wanted
 
 
+IMAGE = image_tensor(image())
+TWICE = r"named once; found 1 more than once"
+OFTEN = r"named once; found 99999 more than once"
+
+
 @pytest.mark.parametrize(
-    ("tensor", "wanted"), [(SCAN, "voxels"), (image_tensor(image()), "affine"), (SCAN, "")]
+    ("tensor", "outputs", "message"),
+    [
+        (SCAN, ["labels", "voxels"], "labels"),
+        (IMAGE, ["labels", "affine"], "labels"),
+        (SCAN, ["labels", ""], "labels"),
+        (SCAN, ["run", "labels", "labels"], TWICE),
+        (IMAGE, ["run", *["labels"] * 100_000], OFTEN),
+    ],
+    ids=["of images", "of scans", "no name", "twice", "often"],
 )
-def test_an_output_that_there_is_not_is_refused_before_any_work(
-    tensor: Tensor, wanted: str, handler: FakeHandler, ask: Any
+def test_an_output_that_there_is_not_or_twice_is_refused_before_any_work(
+    tensor: Tensor, outputs: list[str], message: str, handler: FakeHandler, ask: Any
 ) -> None:
-    with pytest.raises(ConfigError, match="labels"):
-        ask(tensor, outputs=["labels", wanted])
-    assert handler.options == []
-
-
-@pytest.mark.parametrize(("tensor", "times"), [(SCAN, 2), (image_tensor(image()), 100_000)])
-def test_an_output_named_twice_is_refused_before_any_work(
-    tensor: Tensor, times: int, handler: FakeHandler, ask: Any
-) -> None:
-    with pytest.raises(ConfigError, match=rf"named once; found {times - 1} more than once"):
-        ask(tensor, outputs=["run", *["labels"] * times])
+    with pytest.raises(ConfigError, match=message):
+        ask(tensor, outputs=outputs)
     assert handler.options == []
 
 

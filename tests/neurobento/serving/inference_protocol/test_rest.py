@@ -173,10 +173,13 @@ def test_a_scan_in_json_is_answered_in_json(web: Web) -> None:
     assert outputs["dseg"]["data"][0].encode("latin-1").startswith(b"\x1f\x8b")
 
 
-def test_every_byte_of_a_scan_in_json_arrives(web: Web) -> None:
+def test_every_byte_of_a_scan_arrives_in_json_and_in_binary(web: Web) -> None:
+    """The call of the middleware is the one that is worked on."""
     content = bytes(range(256))
     assert web.infer(scan_json(data=[content.decode("latin-1")])).status_code == 200
-    assert web.handler.contents == [content]
+    assert web.handler.contexts == web.calls[-1:]
+    assert web.infer(*binary(len(STRING), STRING)).status_code == 200
+    assert web.handler.contents == [content, CONTENT]
 
 
 def test_nvidias_client_sends_a_scan_and_reads_the_answer(web: Web, triton: Any) -> None:
@@ -274,11 +277,6 @@ def binary(size: Any, behind: bytes, **changes: Any) -> tuple[bytes, int]:
 STRING = len(CONTENT).to_bytes(4, "little") + CONTENT
 
 
-def test_a_binary_scan_is_taken_as_it_is(web: Web) -> None:
-    assert web.infer(*binary(len(STRING), STRING)).status_code == 200
-    assert web.handler.contents == [CONTENT]
-
-
 BAD: dict[str, tuple[Any, Any]] = {
     "nothing": (b"", None),
     "no JSON": (b"\xff\xfe", None),
@@ -337,23 +335,17 @@ def test_a_length_of_the_json_that_is_none_is_400(length: str, web: Web) -> None
     assert error_of(answer) == (400, "ConfigError")
 
 
-def test_a_scan_that_cannot_be_used_is_422_and_says_why(web: Web) -> None:
+def test_a_scan_that_cannot_be_used_is_422_and_a_busy_service_says_when_to_come_back(
+    web: Web,
+) -> None:
     web.handler.error = EmptyScan(expected="a head", found="zero", remedy="Look.", subject="JANE")
     answer = web.infer(scan_json())
     assert error_of(answer) == (422, "EmptyScan")
     assert answer.json()["error"]["message"] == "expected a head; found zero. Look."
-
-
-def test_a_busy_service_says_when_to_come_back(web: Web) -> None:
     web.handler.error = ServiceBusy(expected="a", found="b", remedy="C.", retry_after_s=6.5)
     answer = web.infer(scan_json())
     assert error_of(answer) == (429, "ServiceBusy")
     assert answer.headers["retry-after"] == "7"
-
-
-def test_the_gates_call_is_the_one_that_is_worked_on(web: Web) -> None:
-    web.infer(scan_json())
-    assert web.handler.contexts == web.calls[-1:]
 
 
 def test_a_client_that_leaves_in_the_middle_is_not_a_failure_of_ours(web: Web) -> None:

@@ -215,11 +215,16 @@ def test_a_scan_is_parcellated(served: Served) -> None:
     )
 
 
-def test_a_scan_by_value_is_parcellated_too(served: Served) -> None:
+def test_a_scan_or_an_image_by_value_is_answered_too(served: Served) -> None:
     wanted = [pb.ModelInferRequest.InferRequestedOutputTensor(name="labels")]
     response = served.stub.ModelInfer(request(outputs=wanted), timeout=10)
     assert [output.name for output in response.outputs] == ["labels"]
     assert response.raw_output_contents[0] == served.handler.parcellation.labels.tobytes()
+    values = np.zeros((1, 1, *GRID), np.float32)
+    values[..., 7] = np.float32(5 / 116)
+    image = tensor("image", "FP32", [*values.shape], fp32_contents=values.ravel())
+    response = served.stub.ModelInfer(request(inputs=[image]), timeout=10)
+    assert response.raw_output_contents[0] == known_labels_of(values).tobytes()
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -233,17 +238,6 @@ def test_images_are_segmented(count: int, served: Served) -> None:
     assert np.array_equal(result.as_numpy("labels"), known_labels_of(values))
     assert result.as_numpy("voxels")[0, 76] == 6 * 15 * 123
     assert result.as_numpy("voxels").shape == (count, 116)
-
-
-def test_an_image_by_value_is_segmented_too(served: Served) -> None:
-    values = np.zeros((1, 1, *GRID), np.float32)
-    values[..., 7] = np.float32(5 / 116)
-    tensor = pb.ModelInferRequest.InferInputTensor(
-        name="image", datatype="FP32", shape=values.shape
-    )
-    tensor.contents.fp32_contents.extend(values.ravel())
-    response = served.stub.ModelInfer(request(inputs=[tensor]), timeout=10)
-    assert response.raw_output_contents[0] == known_labels_of(values).tobytes()
 
 
 def tensor(name: str, datatype: str, shape: list[int], **contents: Any) -> Any:
@@ -301,17 +295,6 @@ def test_bytes_that_are_no_message_are_an_invalid_argument(
     wait_for(lambda: served.run.active_requests == 0, "the slot to be free")
 
 
-def test_the_error_of_a_scan_reaches_the_client(serve: Any) -> None:
-    error = EmptyScan(expected="a head", found="zero", remedy="Look.", subject="JANE_DOE")
-    served = serve(error=error)
-    with pytest.raises(InferenceServerException, match=r"expected a head; found zero\. Look") as e:
-        served.triton.infer("compact", [scan_input()])
-    assert e.value.status() == "StatusCode.INVALID_ARGUMENT"
-    code, trailing = refused(lambda: served.stub.ModelInfer(request(), timeout=5))
-    assert (code, trailing["error-type"]) == ("INVALID_ARGUMENT", "EmptyScan")
-    assert "JANE_DOE" not in repr(trailing)
-
-
 def test_a_model_that_is_not_served_is_not_found(served: Served) -> None:
     stub = served.stub
     calls = [
@@ -363,29 +346,35 @@ def test_a_client_that_cancels_ends_its_work_and_frees_its_slot(
     assert outcomes(service_log) == ["CANCELLED"] * (SLOTS + 1)
 
 
-def test_at_the_clients_deadline_the_work_is_ended(serve: Any) -> None:
-    served = serve(endless=True)
+def test_at_the_clients_deadline_or_the_services_own_limit_the_work_is_ended(
+    serve: Any, service_log: list[logging.LogRecord]
+) -> None:
+    served = serve(endless=True, limit_s=1.0)
     with pytest.raises(InferenceServerException) as caught:
         served.triton.infer("compact", [scan_input()], client_timeout=0.3)
     assert caught.value.status() == "StatusCode.DEADLINE_EXCEEDED"
     wait_for(lambda: served.handler.ended == 1, "the work to end")
     wait_for(lambda: served.run.active_requests == 0, "the slot to be free")
     assert served.handler.contexts[0].deadline - served.handler.contexts[0].started <= 0.3
-
-
-def test_at_the_services_own_limit_the_work_is_ended(
-    serve: Any, service_log: list[logging.LogRecord]
-) -> None:
-    served = serve(endless=True, limit_s=0.2)
+    logged = len(outcomes(service_log))
     code, trailing = refused(lambda: served.stub.ModelInfer(request(), timeout=20))
     assert (code, trailing["error-type"]) == ("DEADLINE_EXCEEDED", "DeadlineExceeded")
-    assert served.handler.ended == 1
-    wait_for(lambda: outcomes(service_log) == ["DEADLINE_EXCEEDED"], "the request in the log")
+    assert served.handler.ended == 2
+    wait_for(lambda: outcomes(service_log)[logged:] == ["DEADLINE_EXCEEDED"], "the log")
 
 
-def test_a_part_that_is_missing_is_unavailable_for_now(serve: Any) -> None:
-    error = ServiceUnavailable(expected="a", found="b", remedy="C.", retry_after_s=4.2)
+def test_the_error_of_a_scan_reaches_the_client(serve: Any) -> None:
+    """A part that is missing is unavailable for now."""
+    error = EmptyScan(expected="a head", found="zero", remedy="Look.", subject="JANE_DOE")
     served = serve(error=error)
+    with pytest.raises(InferenceServerException, match=r"expected a head; found zero\. Look") as e:
+        served.triton.infer("compact", [scan_input()])
+    assert e.value.status() == "StatusCode.INVALID_ARGUMENT"
+    code, trailing = refused(lambda: served.stub.ModelInfer(request(), timeout=5))
+    assert (code, trailing["error-type"]) == ("INVALID_ARGUMENT", "EmptyScan")
+    assert "JANE_DOE" not in repr(trailing)
+    missing = ServiceUnavailable(expected="a", found="b", remedy="C.", retry_after_s=4.2)
+    served.handler.error = missing
     code, trailing = refused(lambda: served.stub.ModelInfer(request(), timeout=5))
     assert (code, trailing["retry-after"]) == ("UNAVAILABLE", "5")
 
@@ -420,31 +409,22 @@ def test_an_unexpected_error_is_internal_without_its_message(
     assert failed.exc_info
 
 
-SHOWN = {"none": {}, "another": {"authorization": "Bearer " + "x" * 16}}
-
-
-@pytest.mark.parametrize("shown", SHOWN)
-def test_without_its_token_nothing_but_probes_is_answered(shown: str, serve: Any) -> None:
+def test_without_its_token_nothing_but_probes_is_answered(serve: Any) -> None:
     served = serve(token=SECRET)
-    metadata = tuple(SHOWN[shown].items())
     stub = served.stub
     calls = [
-        lambda: stub.ServerMetadata(pb.ServerMetadataRequest(), timeout=5, metadata=metadata),
-        lambda: stub.ModelMetadata(
-            pb.ModelMetadataRequest(name="compact"), timeout=5, metadata=metadata
-        ),
-        lambda: stub.ModelReady(pb.ModelReadyRequest(name="compact"), timeout=5, metadata=metadata),
-        lambda: stub.ModelInfer(request(), timeout=5, metadata=metadata),
+        partial(stub.ServerMetadata, pb.ServerMetadataRequest()),
+        partial(stub.ModelMetadata, pb.ModelMetadataRequest(name="compact")),
+        partial(stub.ModelReady, pb.ModelReadyRequest(name="compact")),
+        partial(stub.ModelInfer, request()),
     ]
-    assert [refused(call)[0] for call in calls] == ["UNAUTHENTICATED"] * 4
+    for shown in ((), (("authorization", "Bearer " + "x" * 16),)):
+        told = [refused(partial(call, timeout=5, metadata=shown))[0] for call in calls]
+        assert told == ["UNAUTHENTICATED"] * 4
     assert served.handler.contents == []
     assert served.triton.is_server_live()
     assert served.triton.is_server_ready()
     wait_for(served.serving, "the health service to know")
-
-
-def test_with_its_token_a_client_is_answered(serve: Any) -> None:
-    served = serve(token=SECRET)
     headers = {"authorization": f"Bearer {SECRET}"}
     assert served.triton.is_model_ready("compact", headers=headers)
     result = served.triton.infer("compact", [scan_input()], headers=headers)
@@ -473,11 +453,15 @@ def held_back(served: Served) -> tuple[float, grpc.RpcError]:
         never.set()
 
 
-def test_a_message_is_not_waited_for_without_the_token(serve: Any) -> None:
+def test_a_message_is_not_waited_for_without_the_token_nor_a_slow_one(serve: Any) -> None:
     served = serve(token=SECRET)
     seconds, error = held_back(served)
     assert error.code() == grpc.StatusCode.UNAUTHENTICATED
     assert seconds < 5
+    served = serve(upload_s=0.5)
+    _, error = held_back(served)
+    assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert dict(error.trailing_metadata())["error-type"] == "DeadlineExceeded"
 
 
 def test_a_message_is_not_waited_for_without_a_slot(serve: Any) -> None:
@@ -490,13 +474,6 @@ def test_a_message_is_not_waited_for_without_a_slot(serve: Any) -> None:
     assert seconds < 5
     for call in calls:
         call.cancel()
-
-
-def test_a_slow_message_loses_its_slot(serve: Any) -> None:
-    served = serve(upload_s=0.5)
-    _, error = held_back(served)
-    assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-    assert dict(error.trailing_metadata())["error-type"] == "DeadlineExceeded"
 
 
 @pytest.fixture
@@ -598,13 +575,9 @@ def test_a_message_beyond_the_limit_is_refused_and_one_below_is_not(serve: Any) 
     assert len(served.handler.contents[0]) == (2 << 20) - 1000
 
 
-def test_a_port_that_is_taken_is_an_error_that_names_it(serve: Any) -> None:
+def test_a_port_that_is_taken_is_an_error_that_names_it(serve: Any, served: Served) -> None:
+    """Also by another server of ours."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        with pytest.raises(ConfigError, match=f"port {port} on 127.0.0.1"):
-            serve(port=port)
-
-
-def test_two_servers_do_not_share_a_port(serve: Any, served: Served) -> None:
-    with pytest.raises(ConfigError):
-        serve(port=served.port)
+        for port in (taken.getsockname()[1], served.port):
+            with pytest.raises(ConfigError, match=f"port {port} on 127.0.0.1"):
+                serve(port=port)

@@ -43,12 +43,20 @@ def test_a_value_is_there_until_it_is_removed(database: Database) -> None:
     assert values.items() == {}
 
 
-def test_a_claim_is_the_first_ones(database: Database) -> None:
-    assert database.values.claim("a", b"mine")
-    assert not database.values.claim("a", b"yours")
-    assert database.values.get("a") == b"mine"
+def test_a_claim_is_the_first_ones_and_only_what_is_still_there_is_removed(
+    database: Database,
+) -> None:
+    values = database.values
+    assert values.claim("a", b"mine")
+    assert not values.claim("a", b"yours")
+    assert values.get("a") == b"mine"
     # one that was tried again by a connection that had been lost
-    assert database.values.claim("a", b"mine")
+    assert values.claim("a", b"mine")
+    values.delete_if("a", b"yours")
+    assert values.get("a") == b"mine"
+    values.delete_if("a", b"mine")
+    assert values.get("a") is None
+    values.delete_if("a", b"mine")
 
 
 def test_of_many_that_claim_one_has_it(database_url: str) -> None:
@@ -65,15 +73,6 @@ def test_of_many_that_claim_one_has_it(database_url: str) -> None:
     assert databases[0].values.get("a") == str(won.index(True)).encode()
     for database in databases:
         database.close()
-
-
-def test_only_what_is_still_there_is_removed(database: Database) -> None:
-    database.values.put("a", b"new")
-    database.values.delete_if("a", b"old")
-    assert database.values.get("a") == b"new"
-    database.values.delete_if("a", b"new")
-    assert database.values.get("a") is None
-    database.values.delete_if("a", b"new")
 
 
 def test_names_leave_the_queue_as_they_came(database: Database) -> None:
@@ -124,7 +123,9 @@ def test_pieces_are_of_four_mebibytes(database: Database) -> None:
 
 
 @pytest.mark.usefixtures("small_pieces")
-def test_half_a_file_is_none(database: Database) -> None:
+def test_half_a_file_is_none_and_reading_one_that_is_deleted_is_an_error(
+    database: Database,
+) -> None:
     """One that is being written, or being removed, is not there; it is never cut short."""
 
     class Cut(io.BytesIO):
@@ -140,10 +141,6 @@ def test_half_a_file_is_none(database: Database) -> None:
     assert len(database.files.keys()) == 2
     database.files.delete("key/scan")
     assert database.files.keys() == []
-
-
-@pytest.mark.usefixtures("small_pieces")
-def test_reading_a_file_that_is_deleted_is_an_error(database: Database) -> None:
     database.files.write("key/scan", io.BytesIO(bytes(5 * PIECE)))
     pieces = database.files.chunks("key/scan")
     next(pieces)
@@ -240,30 +237,22 @@ def _pages(storage: Any) -> int:
     return int(storage.conn.execute("pragma page_count").fetchone()[0])
 
 
-def test_a_redis_that_is_not_there_is_said_to_be_away() -> None:
+def test_a_redis_that_is_not_there_or_a_file_that_cannot_be_made_is_said_to_be_away(
+    tmp_path: Path,
+) -> None:
     database = Database("redis://127.0.0.1:1/0")
     with pytest.raises(ServiceUnavailable):
         database.values.get("a")
     database.close()
-
-
-def test_a_file_that_cannot_be_made_is_said_to_be_away(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ServiceUnavailable):
         Database(f"sqlite:///{tmp_path}/file/jobs.sqlite")
 
 
-@pytest.mark.parametrize(
-    "url",
-    ["", "jobs.sqlite", "sqlite://", "sqlite:///", "postgres://h/d", "redis://h:port/0"],
-)
-def test_other_urls_are_refused(url: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        Database(url)
-    assert caught.value.subject == "NEUROBENTO_JOBS"
-
-
-def test_a_password_is_not_repeated() -> None:
-    with pytest.raises(ConfigError) as caught:
-        Database("postgres://jane:secret@host/jobs")
-    assert "secret" not in str(caught.value)
+def test_other_urls_are_refused_and_a_password_not_repeated() -> None:
+    urls = ["", "jobs.sqlite", "sqlite://", "sqlite:///", "postgres://h/d", "redis://h:port/0"]
+    for url in [*urls, "postgres://jane:secret@host/jobs"]:
+        with pytest.raises(ConfigError) as caught:
+            Database(url)
+        assert caught.value.subject == "NEUROBENTO_JOBS"
+        assert "secret" not in str(caught.value)

@@ -34,16 +34,18 @@ def result(queue: JobQueue, id: str) -> bytes:
     return b"".join(queue.result(job, end))
 
 
+@pytest.mark.parametrize("content", [CONTENT, b""])
 def test_a_job_goes_from_waiting_to_running_to_done(
-    queue: JobQueue, submit: Any, tmp_path: Path
+    queue: JobQueue, submit: Any, tmp_path: Path, content: bytes
 ) -> None:
-    job = submit(CONTENT)
+    """An empty scan is a scan."""
+    job = submit(content)
     assert state(queue, job.id) == "waiting"
     assert (job.model, job.preprocessing, job.space) == ("compact", "none", "native")
     attempt = take_job(queue)
     assert state(queue, job.id) == "running"
     queue.copy_scan(attempt, tmp_path / "scan")
-    assert (tmp_path / "scan").read_bytes() == CONTENT
+    assert (tmp_path / "scan").read_bytes() == content
     assert queue.take() is None
     assert queue.is_wanted(attempt)
     assert queue.finish(attempt, RESULT)
@@ -52,10 +54,9 @@ def test_a_job_goes_from_waiting_to_running_to_done(
     assert result(queue, job.id) == RESULT
 
 
-def test_an_empty_scan_is_a_scan(queue: JobQueue, submit: Any, tmp_path: Path) -> None:
-    submit(b"")
-    queue.copy_scan(take_job(queue), tmp_path / "scan")
-    assert (tmp_path / "scan").read_bytes() == b""
+def test_jobs_are_taken_in_the_order_they_came(queue: JobQueue, submit: Any) -> None:
+    ids = [submit().id for _ in range(5)]
+    assert [take_job(queue).job.id for _ in range(5)] == ids
 
 
 def test_an_ended_job_keeps_its_result_alone(
@@ -79,11 +80,6 @@ def test_a_failed_job_says_why_and_keeps_no_file(
     end = end_of(queue, job)
     assert (end.state, end.status, end.kind) == ("failed", 422, "EmptyScan")
     assert "files" not in left_over(database)
-
-
-def test_jobs_are_taken_in_the_order_they_came(queue: JobQueue, submit: Any) -> None:
-    ids = [submit().id for _ in range(5)]
-    assert [take_job(queue).job.id for _ in range(5)] == ids
 
 
 def test_a_repeated_key_is_the_first_job(queue: JobQueue, submit: Any, database: Database) -> None:
@@ -372,21 +368,19 @@ def test_another_machines_job_is_taken_once_its_owner_is_lost(
     assert (attempt.job.id, attempt.number) == (job.id, 2)
 
 
-def test_what_is_given_back_is_taken_at_once(queue: JobQueue, submit: Any, other: Any) -> None:
+def test_what_is_given_back_is_taken_at_once_and_what_is_released_after_a_sweep(
+    queue: JobQueue, submit: Any, other: Any
+) -> None:
     job = submit()
     stopping = other("here 1 1")
     stopping.give_back(take_job(stopping))
     assert state(queue, job.id) == "waiting"
-    assert take_job(queue).number == 2
-
-
-def test_a_released_attempt_is_found_by_a_sweep(queue: JobQueue, submit: Any) -> None:
-    job = submit()
     attempt = take_job(queue)
+    assert attempt.number == 2
     queue.release(attempt)
     assert state(queue, job.id) == "waiting"
     queue.sweep()
-    assert take_job(queue).number == 2
+    assert take_job(queue).number == 3
 
 
 def test_a_job_that_servers_die_over_is_given_up(

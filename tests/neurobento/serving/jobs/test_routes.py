@@ -100,8 +100,7 @@ def test_a_job_that_runs(queue: JobQueue, submit: Any, ask: Any) -> None:
 
 def test_a_job_that_is_done(queue: JobQueue, submit: Any, ask: Any) -> None:
     job = submit()
-    attempt = take_job(queue)
-    queue.finish(attempt, RESULT)
+    queue.finish(take_job(queue), RESULT)
     told = ask("GET", f"/jobs/{job.id}").json()
     assert (told["state"], told["error"]) == ("done", None)
     assert told["result"] == f"/v1/jobs/{job.id}/result"
@@ -112,22 +111,15 @@ def test_a_job_that_is_done(queue: JobQueue, submit: Any, ask: Any) -> None:
     assert answer.headers["content-type"] == "application/zip"
     assert answer.headers["content-disposition"].endswith('"scan_parcellation.zip"')
     assert answer.content == RESULT
-    assert set(zipfile.ZipFile(io.BytesIO(answer.content)).namelist()) == {
-        "scan_dseg.nii.gz",
-        "scan_run.json",
-    }
-
-
-@pytest.mark.parametrize("accept", ["application/gzip", "application/gzip, */*;q=0.1"])
-def test_the_labels_alone(queue: JobQueue, submit: Any, ask: Any, accept: str) -> None:
-    job = submit()
-    attempt = take_job(queue)
-    queue.finish(attempt, RESULT)
-    answer = ask("GET", f"/jobs/{job.id}/result", accept=accept)
-    assert answer.status_code == 200
-    assert answer.headers["content-type"] == "application/gzip"
-    assert answer.headers["content-disposition"].endswith('"scan_dseg.nii.gz"')
-    assert answer.content == LABELS
+    names = {"scan_dseg.nii.gz", "scan_run.json"}
+    assert set(zipfile.ZipFile(io.BytesIO(answer.content)).namelist()) == names
+    # the labels alone
+    for accept in ("application/gzip", "application/gzip, */*;q=0.1"):
+        answer = ask("GET", f"/jobs/{job.id}/result", accept=accept)
+        assert answer.status_code == 200
+        assert answer.headers["content-type"] == "application/gzip"
+        assert answer.headers["content-disposition"].endswith('"scan_dseg.nii.gz"')
+        assert answer.content == LABELS
 
 
 def test_a_job_that_failed_answers_what_a_request_would_have_been(
@@ -145,12 +137,16 @@ def test_a_job_that_failed_answers_what_a_request_would_have_been(
     assert answer.json()["error"]["message"] == words
 
 
-def test_a_deleted_job_is_not_there(queue: JobQueue, submit: Any, ask: Any) -> None:
+def test_a_job_that_was_deleted_or_never_was_is_not_there(submit: Any, ask: Any) -> None:
+    """Other methods are refused."""
     job = submit()
     answer = ask("DELETE", f"/jobs/{job.id}")
     assert (answer.status_code, answer.content) == (204, b"")
-    for method, path in (("GET", ""), ("GET", "/result"), ("DELETE", "")):
-        assert error(ask(method, f"/jobs/{job.id}{path}")) == (404, "JobNotFound")
+    for id in (job.id, NOWHERE):
+        for method, path in (("GET", ""), ("GET", "/result"), ("DELETE", "")):
+            assert error(ask(method, f"/jobs/{id}{path}")) == (404, "JobNotFound")
+    assert ask("PUT", f"/jobs/{NOWHERE}").status_code == 405
+    assert ask("DELETE", f"/jobs/{NOWHERE}/result").status_code == 405
 
 
 def test_a_job_that_a_killed_server_was_deleting_is_cancelled(
@@ -180,11 +176,6 @@ def test_a_result_that_goes_while_it_is_read(
     assert error(ask("GET", f"/jobs/{job.id}/result")) == (404, "JobNotFound")
 
 
-def test_a_job_that_never_was(ask: Any) -> None:
-    for method, path in (("GET", ""), ("GET", "/result"), ("DELETE", "")):
-        assert error(ask(method, f"/jobs/{NOWHERE}{path}")) == (404, "JobNotFound")
-
-
 def test_a_database_that_is_away(
     queue: JobQueue, ask: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -197,11 +188,6 @@ def test_a_database_that_is_away(
     answer = ask("GET", f"/jobs/{NOWHERE}")
     assert error(answer) == (503, "ServiceUnavailable")
     assert answer.headers["retry-after"] == "5"
-
-
-def test_other_methods_are_refused(ask: Any) -> None:
-    assert ask("PUT", f"/jobs/{NOWHERE}").status_code == 405
-    assert ask("DELETE", f"/jobs/{NOWHERE}/result").status_code == 405
 
 
 def accept(queue: JobQueue, scan: Path, key: str | None, options: Any = None) -> Response:
@@ -229,17 +215,11 @@ def request(**headers: str) -> Request:
     return Request({"type": "http", "headers": raw})
 
 
-@pytest.mark.parametrize("key", ["a", "x" * 255, "8e03978e-40d5-43dd-bc93-6894a57f9324", "!~"])
-def test_keys(key: str) -> None:
-    assert idempotency_key(request(**{"idempotency-key": key}).headers) == key
-
-
-@pytest.mark.parametrize("key", ["", " ", "two words", "x" * 256, "k\xe9y", "line\n"])
-def test_what_is_no_key_is_refused(key: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        idempotency_key(request(**{"idempotency-key": key}).headers)
-    assert caught.value.subject == "Idempotency-Key"
-
-
-def test_no_key_is_none() -> None:
+def test_a_key_is_taken_none_is_none_and_what_is_no_key_is_refused() -> None:
+    for key in ("a", "x" * 255, "8e03978e-40d5-43dd-bc93-6894a57f9324", "!~"):
+        assert idempotency_key(request(**{"idempotency-key": key}).headers) == key
     assert idempotency_key(request().headers) is None
+    for key in ("", " ", "two words", "x" * 256, "k\xe9y", "line\n"):
+        with pytest.raises(ConfigError) as caught:
+            idempotency_key(request(**{"idempotency-key": key}).headers)
+        assert caught.value.subject == "Idempotency-Key"

@@ -123,26 +123,23 @@ async def serving(
         await server.worker.stop()
 
 
+@pytest.mark.parametrize("is_known", [True, False])
 @in_event_loop
 async def test_a_job_runs_with_its_scan_and_options(
-    queue: JobQueue, submit: Any, tmp_path: Path
+    queue: JobQueue, submit: Any, tmp_path: Path, is_known: bool
 ) -> None:
+    """One that another server accepted is found."""
     handler = ScriptedHandler()
     async with serving(queue, handler) as server:
         job = submit(b"the bytes")
-        server.worker.notify()
+        if is_known:
+            server.worker.notify()
         end = await server.ended(job)
         assert (end.state, b"".join(queue.result(job, end))) == ("done", RESULT)
     assert handler.scans == [b"the bytes"]
     (options,) = handler.options
     assert vars(options) == vars(OPTIONS)
     assert not list(tmp_path.rglob("neurobento-upload-*"))
-
-
-@in_event_loop
-async def test_a_job_that_another_server_accepted_is_found(queue: JobQueue, submit: Any) -> None:
-    async with serving(queue, ScriptedHandler()) as server:
-        await server.ended(submit())
 
 
 @pytest.mark.parametrize(
@@ -238,7 +235,9 @@ async def test_a_server_that_stays_busy_lets_others_have_the_job(
 
 
 @in_event_loop
-async def test_a_part_that_comes_back_is_waited_for(queue: JobQueue, submit: Any) -> None:
+async def test_a_part_that_comes_back_is_waited_for_but_a_scan_that_it_goes_missing_under_fails(
+    queue: JobQueue, submit: Any
+) -> None:
     away = ServiceUnavailable(**PARTS, retry_after_s=0.02)
     handler = ScriptedHandler(away, RESULT)
     async with serving(queue, handler) as server:
@@ -249,13 +248,7 @@ async def test_a_part_that_comes_back_is_waited_for(queue: JobQueue, submit: Any
         assert (await server.ended(job)).state == "done"
         assert tries <= 2
         assert len(queue.leases(job)) == 1
-
-
-@in_event_loop
-async def test_a_scan_that_parts_go_missing_under_is_failed(queue: JobQueue, submit: Any) -> None:
-    away = ServiceUnavailable(**PARTS, retry_after_s=0.02)
-    handler = ScriptedHandler(away)
-    async with serving(queue, handler) as server:
+        handler.answers, handler.scans = [away], []
         end = await server.ended(submit())
         assert (end.status, end.kind) == (503, "ServiceUnavailable")
         assert len(handler.scans) == module.MAX_UNAVAILABLE

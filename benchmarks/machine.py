@@ -28,11 +28,7 @@ CALM_LOAD = 0.5
 
 
 def machine_facts() -> dict[str, Any]:
-    """Return the machine, its present load and the versions of the measured libraries.
-
-    What the machine lacks is None. `gpu` names the first NVIDIA GPU, its driver and its
-    memory in bytes.
-    """
+    """Return the machine, its load and the versions of measured libraries; None if unknown."""
     flags = _cpuinfo().split()
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds"),

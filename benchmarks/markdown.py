@@ -16,10 +16,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def replace_between(markers: tuple[str, str], document: str, text: str, subject: str) -> str:
-    """Return the document with `text` between its two markers.
-
-    Raises ConfigError about `subject` unless each marker occurs once, in order.
-    """
+    """Return the document with `text` between its two markers, each of which must occur once."""
     begin, end = markers
     before, opened, rest = document.partition(begin)
     _, closed, after = rest.partition(end)

@@ -1,8 +1,4 @@
-"""Result files of the benchmarks: raw samples with the machine and models they were taken on.
-
-A run is one JSON file of one kind. Runs are compared only if the machine, the threads, the
-library versions and the models are the same.
-"""
+"""Result files of the benchmarks: raw samples with the machine and models they were taken on."""
 
 from __future__ import annotations
 
@@ -129,10 +125,7 @@ def begin_run(kind: Kind, scenario: Mapping[str, Any], models: Mapping[str, str]
 
 
 def require_comparable(runs: Sequence[Run]) -> None:
-    """Raise ConfigError, naming the fields, if samples of these runs cannot share a table.
-
-    Threads are compared where both runs state them, a model's hash where both hold the model.
-    """
+    """Raise ConfigError, naming the fields, if samples of these runs cannot share a table."""
     for one, other in itertools.combinations(runs, 2):
         differences = _differences(one, other)
         if differences:

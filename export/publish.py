@@ -38,9 +38,8 @@ def publish(
 ) -> ModelSpec:
     """Export, verify and move into `folder`, models/NAME; a failure leaves it unchanged.
 
-    `scans` are at least three images on the network grid (`NAME_image.nii.gz`); if all have
-    labels beside them, these are compared too. An anomaly network takes slices instead.
-    Raises ParityFailure if a runtime differs from PyTorch by more than is allowed.
+    `scans` are at least three images on the network grid, with labels beside all or none; an
+    anomaly network takes slices. Raises ParityFailure if a runtime differs too much from PyTorch.
     """
     # Bad scans are refused before anything is made.
     task = task_of(load_network(checkpoint))
@@ -67,11 +66,7 @@ def publish(
 
 
 def publish_again(folder: Path, scans: Sequence[Path]) -> ModelSpec:
-    """Export a model's graph again from the weights beside it; the rest stays, except int8.
-
-    An int8 form is dropped, because it was made from the old graph. Scans and errors are
-    those of `publish`.
-    """
+    """Export a model's graph again from the weights beside it, as `publish`; drop its int8 form."""
     model = open_model(folder)
     images, labels = _read_compared(model.spec.task, scans)
     with staging_folder(folder) as new_folder:

@@ -3,12 +3,10 @@
     python -m export.quantise models/highresnet --calibrate IMAGES... --scans IMAGES...
     python -m export.quantise models/compact --spare-ends --calibrate IMAGES... --scans IMAGES...
 
-Inputs, outputs and weights of convolutions are rounded to 256 levels (ONNX Runtime's static
-quantisation, weights by channel). Norms, depthwise convolutions, the last layer and the
-search for the largest class are not; with --spare-ends neither are the first and the last
-convolution, which lose most. The range of the levels comes from training scans. The Dice
-against the labels beside `--scans` must be within 0.003 of PyTorch's in fp32; otherwise
-nothing is written.
+ONNX Runtime's static quantisation, weights by channel; the range comes from training scans. Norms,
+depthwise convolutions and the last layer stay; with --spare-ends so do the first and the last
+convolution, which lose most. If the Dice against the labels beside `--scans` is more than 0.003
+below PyTorch's in fp32, nothing is written.
 """
 
 from __future__ import annotations
@@ -56,11 +54,7 @@ logger = logging.getLogger(__name__)
 def quantise(
     source: Path, scans: Sequence[Path], target: Path, *, spare_ends: bool = False
 ) -> None:
-    """Write the int8 form of an ONNX model in fp32.
-
-    `scans` are images on the network grid that give the range of the numbers between the
-    layers; training scans, so that test scans stay unseen.
-    """
+    """Write an ONNX model's int8 form; `scans` are training images on the network grid."""
     from onnxruntime.quantization import (
         CalibrationMethod,
         QuantFormat,
@@ -117,10 +111,9 @@ def publish_int8(
     *,
     spare_ends: bool = False,
 ) -> ModelSpec:
-    """Add an int8 form to the model in `folder`; it stays unchanged if that is not as good.
+    """Add an int8 form to the model in `folder`; ParityFailure if it is worse.
 
-    `calibration` are training scans, `images` and `labels` a batch for verification. Raises
-    ParityFailure if the Dice differs from PyTorch's by more than is allowed.
+    `calibration` are training scans, `images` and `labels` a batch for verification.
     """
     model = open_model(folder)
     network = load_network(open_weights(model))

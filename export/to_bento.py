@@ -2,10 +2,9 @@
 
     python -m export.to_bento [--models models] [--build [--find-links PLACE]]
 
-A model's tag is its name and the hash of its ONNX file; a second run stores it again only if
-its spec or int8 form has changed. A bento lists its packages and models, with their hashes, in
-`src/sbom.cdx.json` (CycloneDX). `--find-links`, or PIP_FIND_LINKS as for pip, names another
-source of PyTorch's builds for CPUs than bentofile.yaml.
+A model's tag is its name and the hash of its ONNX file. A bento lists its packages and models, with
+their hashes, in `src/sbom.cdx.json` (CycloneDX). `--find-links`, or PIP_FIND_LINKS as for pip,
+names another source of PyTorch's builds for CPUs than bentofile.yaml.
 """
 
 from __future__ import annotations
@@ -65,10 +64,7 @@ def _is_current(model: Model, stored: Path) -> bool:
 
 
 def build(find_links: str | None = None) -> tuple[str, Path]:
-    """Build a bento of the models in models/, which must be in the store; return tag and folder.
-
-    `find_links` is a folder or page with PyTorch's build for CPUs; None for bentofile.yaml's.
-    """
+    """Build a bento of the models in models/, which must be in the store; return tag and folder."""
     import bentoml
 
     with _bentofile(find_links) as bentofile:

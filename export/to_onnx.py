@@ -3,13 +3,10 @@
     python -m export.to_onnx RUN/best.pt --name compact --scans IMAGES... -o models/compact
     python -m export.to_onnx models/compact --scans IMAGES...
 
-The second form exports the graph of a model again, from the weights beside it.
-The graph takes `image` (N, 1, 91, 122, 123) float32 and gives `labels`
-(N, 91, 122, 123) uint8; padding, cropping and argmax are inside it. For an anomaly
-network it takes `image` (N, 1, 128, 128) and gives `score` (N) and `error_map`
-(N, 128, 128); --scans are then slices, PNG, JPEG or DICOM. Weights are stored in half
-precision and computed with in single. The files are written beside the destination,
-compared with PyTorch on real scans (`export.verify`) and only then moved into place.
+The second form exports a model's graph again. The graph maps `image` (N, 1, 91, 122, 123) float32
+to `labels` (N, 91, 122, 123) uint8, with padding, cropping and argmax inside; an anomaly network's
+`image` (N, 1, 128, 128) to `score` (N) and `error_map` (N, 128, 128), and --scans are slices. The
+files are compared with PyTorch on real scans (`export.verify`) before they are moved into place.
 """
 
 from __future__ import annotations

@@ -2,9 +2,8 @@
 
     python -m export.to_tensorrt models/unet --flavour tensorrt-rtx --sm 8.9 12.0 --precision fp16
 
-`tensorrt` builds on the GPU it builds for. `tensorrt-rtx` builds for any named compute
-capability, even on a machine without a GPU. A JSON file beside each engine states its model,
-library and GPUs (`neurobento.backends.engine`); an existing engine is not built again.
+`tensorrt` builds on the GPU it builds for, `tensorrt-rtx` for any named compute capability, even
+without a GPU. An existing engine is not built again.
 """
 
 from __future__ import annotations
@@ -55,9 +54,9 @@ def build_engine(
 ) -> Path:
     """Build an engine unless it exists; return its folder.
 
-    The precision is that of the convolutions; norms stay in fp32. Compute capabilities such as
-    "8.9" are for "tensorrt-rtx" only; by default they are those of this machine's GPU. Raises
-    EngineMismatch if the library refuses the model, or other users may write to the folder.
+    The precision is that of the convolutions. Compute capabilities are for "tensorrt-rtx"; by
+    default this GPU's. Raises EngineMismatch if the library refuses the model or the folder is not
+    safe.
     """
     library = load_flavour(flavour)
     facts = EngineFacts(

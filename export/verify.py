@@ -2,13 +2,10 @@
 
     python -m export.verify models/* --scans IMAGES... --write
 
-PyTorch in fp32, with the weights beside the ONNX file, is the reference. Every backend that
-runs the model here labels the same scans: ONNX Runtime, OpenVINO and TensorRT engines, each
-in every precision. If one in fp32 agrees on too few voxels, the model is not published;
-fp16 and bf16 may fail. int8 passes if its Dice against labels is as good. Configurations that
-cannot run here are listed as not verified. If labels lie beside the scans, as
-`training.parcellation.label` leaves them, the Dice against them is measured too, and printed
-region by region.
+The reference is PyTorch in fp32. Every backend that runs the model here labels the same scans, in
+each precision. One in fp32 that agrees on too few voxels fails the model; fp16 and bf16 may fail;
+int8 passes if its Dice against labels is as good. Labels beside the scans, as
+`training.parcellation.label` leaves them, give the Dice region by region.
 """
 
 from __future__ import annotations

@@ -2,13 +2,10 @@
 
     python -m benchmarks.cohort -o benchmarks/results/cohort.json
 
-Simulated: the scans are blocks of grey on the network grid (33 kB each, no two alike) and
-the network is a graph that multiplies and rounds, so that a thousand take minutes. All else
-is real: the command `neurobento cohort` in its own process, preprocessing `none`, Dask's
-LocalCluster, five files, hashes and a record for every scan, and both tables.
-
-First come cohorts of growing size; then the largest again, in which a worker gets SIGKILL
-when half of the scans are done; then the scheduler alone, with items that do nothing.
+Simulated are the scans, blocks of grey on the network grid, and the network, a graph that
+multiplies and rounds; so a thousand take minutes. All else is real: `neurobento cohort` in its own
+process, Dask's LocalCluster, files, hashes, records and tables. First come cohorts of growing size;
+then the largest again, with a worker killed halfway; then the scheduler alone.
 """
 
 from __future__ import annotations

@@ -21,10 +21,7 @@ __all__ = ["compare_scan", "compare_slice", "write_middle_slice"]
 
 
 def compare_scan(answer: Answer, scan: Path, preprocessing: Preprocessing) -> dict[str, Any]:
-    """Return facts about a parcellation, and under `different` what is not the CLI's to the bit.
-
-    `answer` is the service's for the file `scan`, over HTTP.
-    """
+    """Return facts about a parcellation, and under `different` what is not the CLI's to the bit."""
     ours = _cli("parcellate", scan, "--preprocessing", preprocessing)
     theirs = nibabel.Nifti1Image.from_bytes(gzip.decompress(answer.dseg))
     mine = nibabel.Nifti1Image.from_bytes(gzip.decompress(ours["dseg.nii.gz"]))

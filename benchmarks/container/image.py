@@ -31,10 +31,7 @@ def start_facts(inspected: Mapping[str, Any]) -> dict[str, Any]:
 def image_layers(
     inspected: Mapping[str, Any], stored: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Return the layers from the lowest up, each with its unpacked bytes and its build step.
-
-    `inspected` comes from `buildah inspect --type image`, `stored` from `read_stored`.
-    """
+    """Return the layers from the lowest up, each with its unpacked bytes and its build step."""
     sizes = {each["diff-digest"]: each["diff-size"] for each in stored if "diff-digest" in each}
     image = inspected["OCIv1"]
     steps = [step for step in image["history"] if not step.get("empty_layer")]

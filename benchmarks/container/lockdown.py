@@ -35,10 +35,7 @@ def container_pids(pid: int, proc: Path = PROC) -> list[int]:
 
 
 def kernel_facts(pid: int, proc: Path = PROC) -> dict[str, Any]:
-    """Return what the kernel reports of a container and all its processes.
-
-    `pid` is its first process, as seen from outside.
-    """
+    """Return what the kernel reports of a container whose first process is `pid` outside it."""
     pids = container_pids(pid, proc)
     statuses = [_status(proc / str(each)) for each in pids]
     mounts = [line.split() for line in (proc / str(pid) / "mountinfo").read_text().splitlines()]
@@ -67,8 +64,7 @@ def _status(folder: Path) -> dict[str, str]:
 def violations(found: Mapping[str, Any], writable: Sequence[str], own: Sequence[str]) -> list[str]:
     """Return every breach of isolation in what `kernel_facts` returned.
 
-    Folders in `writable` may be written to; those in `own` belong to the server's user, so
-    only a read-only file system protects them.
+    Folders in `own` belong to the server's user, so only a read-only file system protects them.
     """
     wrong = []
     if "0" in {*found["uids"], *found["gids"], *found["groups"]}:

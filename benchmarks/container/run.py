@@ -3,8 +3,7 @@
     nsenter --net=/proc/PID/ns/net python -m benchmarks.container --pid PID --started SECONDS \\
         --image inspected.json --store STORE --root ROOT --scan head.nii.gz -o FILE
 
-`scripts/containerize-check` builds the image, starts it, and runs this. Nothing here needs
-docker: any isolating runtime may have started the first process. The container gets a scan,
+`scripts/containerize-check` builds the image, starts it, and runs this. The container gets a scan,
 a slice of it and a job, then SIGTERM; every answer is compared with the CLI's.
 """
 

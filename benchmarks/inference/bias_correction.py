@@ -2,8 +2,7 @@
 
     python -m benchmarks.inference.bias_correction SCANS... -o bias_correction.json
 
-The methods take turns, so that other load on the machine affects all alike: `ants_defaults`
-(ANTsPy without a mask), `ants_mask` (with the brain's mask) and `ours`. Each number of
+The methods take turns: `ants_defaults` (without a mask), `ants_mask` and `ours`. Each number of
 threads gets its own process, because ITK reads it once. Skull stripping is not timed.
 """
 
@@ -69,11 +68,7 @@ METHODS: dict[str, Method] = {
 
 
 def agreement(ours: Image, reference: Image, brain: Mask) -> dict[str, float]:
-    """Return the correlation and relative differences of two corrected brains in the mask.
-
-    Later steps scale every image by its own intensities, so they see only the
-    differences without a common factor.
-    """
+    """Return correlation and relative differences in the mask, without a common factor."""
     known = brain & (reference > 0)
     a, b = ours[known].astype(np.float64), reference[known].astype(np.float64)
     ratio = a / b

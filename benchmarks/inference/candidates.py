@@ -69,8 +69,7 @@ def add_choices(parser: argparse.ArgumentParser) -> None:
 def choose_candidates(args: argparse.Namespace) -> list[Candidate]:
     """Return the candidates that the options of `add_choices` name, yardsticks first.
 
-    The yardsticks, PyTorch fp32 eager of each model and of report A's U-Net, are always
-    included if their models exist. Raises ConfigError for an unknown backend or precision.
+    Raises ConfigError for an unknown backend or precision.
     """
     folder: Path | None = args.models_folder
     available = [spec.name for spec in list_specs(folder) if spec.task == args.task]

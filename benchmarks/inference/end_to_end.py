@@ -31,10 +31,7 @@ WARM_UP = "inferences on zeros; the libraries of preprocessing imported"
 
 
 def stage_seconds(path: Path, parcellate: Callable[[Scan], Parcellation]) -> Mapping[str, float]:
-    """Return the seconds of every stage of one scan, `read_s` first and `total_s` last.
-
-    The total also holds Python's own work between the stages.
-    """
+    """Return the seconds of every stage of one scan, `read_s` first and `total_s` last."""
     start = time.perf_counter()
     scan = read_scan(path)
     read_s = time.perf_counter() - start
@@ -88,10 +85,7 @@ def _call(path: Path, parcellator: Parcellator, preprocessing: Preprocessing) ->
 def _warm_up_all(
     backends: list[tuple[Candidate, Backend]], times: int
 ) -> tuple[dict[str, Call], dict[str, str]]:
-    """Return the candidates that can run, and the reasons of the others.
-
-    Libraries that all candidates use are imported first, so none is charged for them.
-    """
+    """Return the candidates that can run, and the reasons of the others."""
     import ants  # noqa: F401
     import monai.transforms  # noqa: F401
 

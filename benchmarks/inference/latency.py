@@ -4,11 +4,9 @@
     python -m benchmarks.inference.latency --slice IMAGE -o slice.json --batches 1 8 32
     python -m benchmarks.inference.latency --end-to-end SCAN -o end_to_end.json
 
-Scenarios have MLPerf's names. SingleStream: one image at a time, the next when the
-last is done. Offline: batches; the time per scan is the batch's time divided by its size.
-All candidates take part in the same rounds, with PyTorch fp32 eager of report A's U-Net and
-of each model as yardsticks. All are kept loaded, so choose fewer `--models` if memory is
-short. A GPU's copies both ways are included in the time.
+Scenarios are MLPerf's: SingleStream (one image at a time) and Offline (batches, per scan). All
+candidates stay loaded and run in the same rounds, with PyTorch fp32 eager as yardstick. A GPU's
+copies both ways are included.
 """
 
 from __future__ import annotations

@@ -2,9 +2,8 @@
 
     python -m benchmarks.inference.memory -o benchmarks/results/memory.json --batches 1 8
 
-Each candidate runs in its own process. Beside its peak stands the memory of that process
-with its libraries imported and no model loaded. The GPU's figure is the polled rise of
-the whole device's memory, so nothing else may use the GPU meanwhile.
+Each candidate runs in its own process, beside one with its libraries and no model. The GPU's figure
+is the rise of the whole device's memory, so nothing else may use the GPU meanwhile.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""Run one candidate in this process and print its memory as one line of JSON.
+"""Run one candidate in this process and print its memory (VmRSS, VmHWM) as one line of JSON.
 
-`benchmarks.inference.memory` starts it. Host figures are VmRSS and VmHWM of /proc:
-`ru_maxrss` would start at the peak of the parent process.
+`ru_maxrss` would start at the peak of `benchmarks.inference.memory`, the parent process.
 """
 
 from __future__ import annotations

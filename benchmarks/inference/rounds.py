@@ -1,8 +1,6 @@
 """Measure candidates in rounds, so that other load on the machine affects all alike.
 
-In each round every candidate is called, as often as fits into its least time: a quick
-candidate gives more samples than a slow one. The run is written after each round, so an
-interruption loses at most one, and `--resume` continues from there.
+The run is written after each round, so an interruption loses at most one; `--resume` continues.
 """
 
 from __future__ import annotations
@@ -69,9 +67,8 @@ def measure_rounds(
 ) -> Run:
     """Return the run with the samples of all rounds; it is written to `output` after each.
 
-    `run` has an entry for each call, with the samples of earlier rounds, which count towards
-    `rounds`. In each round a candidate runs once, and again until `least_s` has passed. No
-    round starts after `minutes`.
+    In each round a candidate runs once, and again until `least_s` has passed. Earlier samples in
+    `run` count towards `rounds`; no round starts after `minutes`.
     """
     start = time.monotonic()
     for done in range(_rounds_done(run), rounds):
@@ -86,11 +83,7 @@ def measure_rounds(
 
 
 def resumed_run(fresh: Run, output: Path) -> Run:
-    """Return the run in `output`, to be continued.
-
-    Raises ConfigError unless scenario, candidates, machine, versions and models equal those
-    of the fresh run.
-    """
+    """Return the run in `output`; ConfigError unless it measured the same as the fresh run will."""
     earlier = Run.read(output)
     require_comparable([earlier, fresh])
     for what, before, now in (

@@ -1,7 +1,6 @@
-"""Parcellation without a network: register the atlas to the scan, as report A compares.
+"""Parcellation without a network: ANTs' SyN registers the atlas to the scan, as report A compares.
 
-Preprocessing and the restoring of labels are those of the networks. Instead of a network,
-ANTs' SyN registration labels the image, as for the training labels.
+Preprocessing and the restoring of labels are those of the networks.
 """
 
 from __future__ import annotations
@@ -61,10 +60,7 @@ def parcellate_by_registration(
 def register(
     image: NDArray[np.float32], voxel_to_ras: NDArray[np.float64], atlas: Atlas
 ) -> NDArray[np.uint8]:
-    """Return the atlas's labels on an image, uint8 of its shape.
-
-    `voxel_to_ras` is (4, 4), the image's voxel index -> world RAS in mm.
-    """
+    """Return the atlas's labels on an image, uint8 of its shape."""
     import ants
 
     brain, labels = (to_ants(part.array, part.voxel_to_ras) for part in atlas)

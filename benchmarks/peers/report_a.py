@@ -1,12 +1,9 @@
-"""Serve as report A does: PyTorch eager behind FastAPI and uvicorn, without batching.
+"""Serve as report A's section 4.2 does: PyTorch eager behind FastAPI, without batching.
 
     python -m benchmarks.peers.report_a --model unet --port 8000
 
-Its section 4.2: POST /predict/ with a file, `preprocessing` and `model`, answered with
-FileResponse. The scan is prepared, predicted and written within the request, one request
-after another, as an `async def` without `await` does. Labels are on the network grid, as
-report A's are. Preprocessing and weights are those of our service, so that only the way
-of serving differs. Bound to 127.0.0.1.
+Each scan is prepared, predicted and written within its request, one after another. Preprocessing
+and weights are those of our service, so that only the way of serving differs.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""Runs grouped by machine, and the ratios between their candidates.
-
-Ratios are of medians, and only between candidates of one run: they took part in
-the same rounds.
-"""
+"""Runs grouped by machine, and the ratios of medians between candidates of one run."""
 
 from __future__ import annotations
 
@@ -74,10 +70,7 @@ class Timing:
 
 
 def group_by_machine(runs: Sequence[Run]) -> list[Machine]:
-    """Return the machines in the order their runs come.
-
-    Raises ConfigError if two runs of one machine are not comparable.
-    """
+    """Return the machines in order; ConfigError if the runs of one are not comparable."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(_machine_name(run), []).append(run)

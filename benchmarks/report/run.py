@@ -3,9 +3,7 @@
     python -m benchmarks.report [RUN.json ...] [-o benchmarks/results]
         [--document docs/benchmarks.md]
 
-Without runs, all of the output folder are used. Runs of one machine must be comparable; each
-machine gets its own section. The document's table is written between its
-markers.
+Without runs, all of the output folder are used; each machine gets its own section.
 """
 
 from __future__ import annotations
@@ -38,10 +36,7 @@ METHOD = (
 
 
 def read_runs(folder: Path) -> list[Run]:
-    """Read all runs in a folder, by file name; JSON files without a kind are not runs.
-
-    Raises ConfigError if there is none, or one is of another format.
-    """
+    """Read all runs in a folder, by file name; raise ConfigError if there is none."""
     paths = [p for p in sorted(folder.glob("*.json")) if "kind" in json.loads(p.read_text())]
     if not paths:
         raise ConfigError(

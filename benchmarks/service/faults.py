@@ -3,10 +3,9 @@
     python -m benchmarks.service.faults SCANS... --url http://127.0.0.1:3000 \\
            --grpc-url 127.0.0.1:3001 --server-pid PID --times 10 -o faults.json
 
-Clients send without a pause, as in `benchmarks.service.soak`. Every kind of process but the
-first is killed with SIGKILL `--times` times; the server has recovered when a later request
-is answered well and no kind of process is missing. Callers may see an answer, a refusal, or
-503 or UNAVAILABLE; a cut connection only if the HTTP service was killed at that moment.
+Every kind of process but the first is killed `--times` times under load; the server has recovered
+when a later request is answered well and no kind of process is missing. Callers may see 503 or
+UNAVAILABLE; a cut connection only if the HTTP service was killed at that moment.
 """
 
 from __future__ import annotations
@@ -73,11 +72,7 @@ def pid_to_kill(pids: Sequence[int], round_number: int) -> int:
 
 
 def is_allowed(request: ClosedLoopRequest, killed_s: Iterable[float]) -> bool:
-    """Return whether a caller may see this; never a timeout or wrong labels.
-
-    `killed_s` are the times at which the HTTP service was killed, on the clock of
-    `request.began_s`.
-    """
+    """Return whether a caller may see this, if the HTTP service was killed at `killed_s`."""
     if request.outcome != "failed":
         return request.outcome in ("ok", "refused")
     ended_s = request.began_s + request.seconds

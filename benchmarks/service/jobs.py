@@ -3,11 +3,9 @@
     python -m benchmarks.service.jobs SCANS... --jobs 200 --kills 10 -o jobs.json \\
            [--database redis://...]
 
-The command starts the server itself. A third of the kills happen while jobs are submitted,
-the others while they are processed. Every request has an idempotency key and is sent until
-it is accepted; all keys are sent once more at the end. Then each job must be done once, with
-the labels of a single request. At last the server gets a short lifetime for results, to
-measure how late they expire and what remains in the database.
+The command starts the server, and kills it while jobs are submitted and processed. Every request is
+sent until accepted, and once more at the end; each job must be done once, with the labels of a
+single request. At last results get a short lifetime, to see how late they expire.
 """
 
 from __future__ import annotations

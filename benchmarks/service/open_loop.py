@@ -1,7 +1,6 @@
 """Open-loop load: each request is sent when it is due, whether or not earlier ones are answered.
 
-Latency counts from the moment a request was due, not from when it could be sent: a
-server that stalls is charged for every request it delayed (no coordinated omission).
+Latency counts from the moment a request was due (no coordinated omission).
 """
 
 from __future__ import annotations
@@ -61,11 +60,7 @@ def arrival_times(rate_per_s: float, seconds: float, arrivals: Arrivals, seed: i
 async def send_on_schedule(
     due_s: Sequence[float], send: Send, *, clients_limit: int, timeout_s: float
 ) -> list[ScheduledRequest]:
-    """Send each request when it is due, and wait for all answers; in the order of `due_s`.
-
-    At most `clients_limit` requests are in flight; one that has to wait is late from when it
-    was due. `timeout_s` counts from then too.
-    """
+    """Send each request when it is due, at most `clients_limit` at once; time counts from then."""
     start = time.perf_counter()
     free_clients = asyncio.Semaphore(clients_limit)
 

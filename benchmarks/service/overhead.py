@@ -2,10 +2,8 @@
 
     python -m benchmarks.service.overhead SCAN --url http://127.0.0.1:3000 -o overhead.json
 
-The library and the service (over HTTP, and over gRPC) take turns with one scan, then with
-`--scans` scans: the library in a loop, the service from several clients at once. By the
-medians, one client must wait at most 1.15 times as long as the library takes, and several
-clients together must get no fewer scans than its loop.
+The library and the service (over HTTP, and over gRPC) take turns with one scan, then with `--scans`
+scans: the library in a loop, the service from several clients at once.
 """
 
 from __future__ import annotations
@@ -128,10 +126,7 @@ async def _seconds(get_labels: GetLabels, scans: int, clients: int) -> float:
 
 
 def judge(medians: Mapping[str, Mapping[str, float]]) -> list[Finding]:
-    """Return two findings per protocol: on one client, and on several at once.
-
-    `medians` are caller -> quantity -> median; one caller is `IN_PROCESS`.
-    """
+    """Return two findings per protocol; `medians` are caller -> quantity -> median."""
     own = medians[IN_PROCESS]
     findings = []
     for name, found in medians.items():

@@ -12,10 +12,7 @@ TIMEOUT_S = 30
 
 
 def read_page(url: str, path: str) -> Any:
-    """Return the response, or None if the service has no such page.
-
-    Raises ConfigError if no service answers.
-    """
+    """Return the response, or None if there is no such page; ConfigError if no service answers."""
     import httpx
 
     try:

@@ -1,7 +1,4 @@
-"""Send scans to a service: HTTP in two forms, or gRPC by the Open Inference Protocol.
-
-A scan's file name is never sent.
-"""
+"""Send scans, without their names, to a service: HTTP in two forms, or Open Inference gRPC."""
 
 from __future__ import annotations
 
@@ -31,10 +28,7 @@ TOO_MANY_REQUESTS = 429
 async def open_sender(
     protocol: Protocol, url: str, model: str, preprocessing: str
 ) -> AsyncIterator[SendScan]:
-    """Yield a function that sends a scan's file; connections are kept between calls.
-
-    `url` is `http://HOST:PORT`, or `HOST:PORT` for gRPC.
-    """
+    """Yield a function that sends a scan's file; a `url` for gRPC is `HOST:PORT`."""
     opened = _open_grpc if protocol == "grpc" else functools.partial(_open_http, protocol)
     async with opened(url, model, preprocessing) as send_scan:
         yield send_scan

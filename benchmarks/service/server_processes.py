@@ -66,10 +66,7 @@ def require_server(pid: int) -> None:
 
 
 def temporary_files(pid: int) -> list[str] | None:
-    """Return the kinds of temporary files that a server keeps; none of a scan if all is well.
-
-    None if the server's folder is not found.
-    """
+    """Return the kinds of temporary files that a server keeps; None without its folder."""
     import psutil
 
     folder = None

@@ -3,10 +3,8 @@
     python -m benchmarks.service.soak SCANS... --url http://127.0.0.1:3000 \\
            --grpc-url 127.0.0.1:3001 --server-pid PID --clients 16 --minutes 10 -o soak.json
 
-Half of the clients use HTTP and half gRPC; a refused client pauses and tries again. Labels
-must equal those of each scan sent alone, to the byte. The server must keep its processes, and
-in a run of four minutes or more none may grow by more than a twentieth from the third
-minute to the last.
+Half of the clients use HTTP and half gRPC. Labels must equal those of each scan sent alone, to the
+byte; the server must keep its processes, and none may grow from the third minute to the last.
 """
 
 from __future__ import annotations
@@ -62,10 +60,7 @@ async def run_soak(args: argparse.Namespace) -> dict[str, Entry]:
 
 
 def problems(entries: Mapping[str, Entry], minutes: float) -> list[str]:
-    """Return wrong or missing answers, and processes that came, went or grew.
-
-    Growth is judged if the run was long enough; then unknown growth is a problem too.
-    """
+    """Return wrong or missing answers, and processes that came, went or grew."""
     found = []
     for name, entry in entries.items():
         if name.startswith(MEMORY):

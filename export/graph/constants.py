@@ -15,10 +15,7 @@ SMALL = 1024
 
 
 def store_in_half(graph: onnx.GraphProto) -> None:
-    """Store constants in half precision, with a cast before their use, if it holds them exactly.
-
-    Engines fold the casts when they load the graph, so the computation is the same.
-    """
+    """Store constants that fit exactly in half precision, with a cast that engines fold."""
     casts = []
     for constant in graph.initializer:
         if constant.data_type != onnx.TensorProto.FLOAT or math.prod(constant.dims) < SMALL:

@@ -12,9 +12,8 @@ __all__ = ["choose_all", "keep_uint8_for_the_end"]
 def choose_all(model: onnx.ModelProto) -> int:
     """Make a graph process all entries of a list instead of only the non-zero ones.
 
-    The number of non-zero entries depends on the image, so an engine cannot plan shapes or
-    record a CUDA graph. Correct for label graphs: the other entries are background, and are
-    labelled so. Returns the number of choices that were replaced.
+    An engine cannot plan for a number that depends on the image. Correct for label graphs: the
+    other entries are background. Returns the number of choices that were replaced.
     """
     graph = model.graph
     nodes: list[onnx.NodeProto] = []

@@ -32,8 +32,7 @@ SHAPE_INPUTS = {"Resize": (1, 2, 3)}
 def compute_in_half(model: onnx.ModelProto, precision: Half) -> None:
     """Make layers, and operators that only pass their results on, compute in half precision.
 
-    Layers are convolutions, and products with constant weights. Norms stay in single precision,
-    and so does everything no layer made, such as positions in an atlas; so do input and output.
+    Norms stay in single precision, and so does everything no layer made; so do input and output.
     """
     graph = model.graph
     constants = {constant.name for constant in graph.initializer}

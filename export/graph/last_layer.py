@@ -1,9 +1,7 @@
 """Write the last layer of a label graph as a matrix product.
 
-A 1 x 1 x 1 convolution is a product of its weights with the image as channels times voxels.
-Written so, the result has the memory layout in which OpenVINO and ONNX Runtime find the
-largest class fastest; in OpenVINO's layout for convolutions the search costs five times
-as much.
+So the result has the memory layout in which OpenVINO and ONNX Runtime find the largest class
+fastest; in OpenVINO's layout for convolutions the search costs five times as much.
 """
 
 from __future__ import annotations
@@ -20,10 +18,9 @@ CHANNELS = 1
 
 
 def classify_by_product(model: onnx.ModelProto) -> int:
-    """Rewrite each 1 x 1 x 1 convolution followed by a search for the largest channel.
+    """Rewrite each 1 x 1 x 1 convolution before a search for the largest channel; count them.
 
-    Crops between the two move in front of both; a convolution whose result is added to its
-    input includes the sum in its weights. Returns the number of rewritten layers.
+    Crops between the two move in front of both; a sum with its input goes into the weights.
     """
     graph = model.graph
     rewriter = _Rewriter(model)

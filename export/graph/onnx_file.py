@@ -24,10 +24,7 @@ LARGEST_FOLDED = 2**24
 
 
 def export_onnx(checkpoint: Path, onnx_path: Path) -> None:
-    """Write a checkpoint's network as one ONNX file, with the weights inside.
-
-    Raises ConfigError if the checkpoint cannot be read or the file is too large to ship.
-    """
+    """Write a checkpoint's network and weights as one ONNX file, or raise ConfigError."""
     model = _traced(load_network(checkpoint))
     strip_notes(model)
     drop_zero_taps(model)

@@ -14,11 +14,10 @@ __all__ = ["drop_zero_taps"]
 
 
 def drop_zero_taps(model: onnx.ModelProto) -> int:
-    """Cut convolution kernels to their middle along axes where all other weights are zero.
+    """Cut kernels to their middle along axes where all other weights are zero; return the number.
 
-    The function stays the same; report A's U-Net as trained on CPUs
-    (`neurobento.networks.unet`) keeps a tenth of its arithmetic. Returns the number of
-    convolutions that became smaller.
+    Report A's U-Net as trained on CPUs (`neurobento.networks.unet`) keeps a tenth of its
+    arithmetic.
     """
     graph = model.graph
     constants = {constant.name: constant for constant in graph.initializer}

@@ -43,10 +43,7 @@ logger = logging.getLogger(__name__)
 
 
 def read_images(paths: Sequence[Path]) -> ImageBatch:
-    """Read images on the network grid, (N, 1, 91, 122, 123) float32.
-
-    Raises ConfigError for fewer than three scans, ScanError for another grid.
-    """
+    """Read at least three images on the network grid, (N, 1, 91, 122, 123) float32, or raise."""
     if len(paths) < FEWEST_SCANS:
         raise ConfigError(
             subject="--scans",
@@ -74,11 +71,10 @@ def verify_labels(
     *,
     by_region: bool = False,
 ) -> dict[str, Any]:
-    """Return how each configuration agrees with PyTorch, for the model's spec.
+    """Return how each configuration agrees with the model's PyTorch network, for the model's spec.
 
-    `network` is the PyTorch network that the model was exported from. With labels the results
-    hold the Dice against them, on demand by region too. Configurations that cannot run here
-    are listed as not verified. Raises ParityFailure if one in fp32 agrees on too few voxels.
+    With labels the results hold the Dice against them, on demand by region too. Raises
+    ParityFailure if one in fp32 agrees on too few voxels.
     """
     reference = _pytorch_labels(network, images)
     results: dict[str, Any] = {

@@ -1,7 +1,4 @@
-"""Compare the scores and error maps of an exported anomaly model with its PyTorch network's.
-
-Fitting the slice and scoring are inside the graph, so runtimes must agree to a thousandth.
-"""
+"""Compare the scores and error maps of an exported anomaly model with its PyTorch network's."""
 
 from __future__ import annotations
 
@@ -41,10 +38,9 @@ def verify_scores(
     images: NDArray[np.float32],
     configs: Sequence[BackendConfig] | None = None,
 ) -> dict[str, Any]:
-    """Return how each configuration agrees with PyTorch, for the model's spec.
+    """Return how each configuration agrees with the model's PyTorch network, for the model's spec.
 
-    `network` is the PyTorch network that the model was exported from; `images` come from
-    `read_slices`. Raises ParityFailure if a backend in fp32 differs by more than is allowed.
+    `images` come from `read_slices`. Raises ParityFailure if a backend in fp32 differs too much.
     """
     import torch
 

@@ -31,10 +31,7 @@ ANOMALY_PRESETS: dict[str, str] = {
 
 
 def build(preset: str) -> nn.Module:
-    """Build the network of a preset, with fresh weights.
-
-    One of `PRESETS` is a `ParcellationNetwork`, one of `ANOMALY_PRESETS` an `AnomalyNetwork`.
-    """
+    """Build the network of a preset, with fresh weights."""
     network: nn.Module = _function(preset)()
     return network
 
@@ -58,5 +55,5 @@ def _function(preset: str) -> Callable[[], nn.Module]:
 
 
 def task_of(network: nn.Module) -> str:
-    """Return the task of a network, a key of `neurobento.spec.MODEL_TASKS`."""
+    """Return a key of `neurobento.spec.MODEL_TASKS`."""
     return "anomaly" if hasattr(network, "detect") else "parcellation"

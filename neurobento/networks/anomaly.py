@@ -41,11 +41,10 @@ REDUCTIONS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
 class AnomalyNetwork(nn.Module):
     """A network that maps how abnormal each pixel of a slice looks."""
 
+    # True if `forward` returns logits of the error map instead of a reconstruction.
     gives_logits: ClassVar[bool] = False
-    """True if `forward` returns logits of the error map instead of a reconstruction."""
-
+    # True if it has `load_encoder`, `encode` and `decode`.
     has_encoder: ClassVar[bool] = False
-    """True if it has `load_encoder`, `encode` and `decode`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,7 +60,6 @@ class AnomalyNetwork(nn.Module):
         raise NotImplementedError
 
     def decode(self, features: Tensor) -> Tensor:
-        """Return reconstructions (N, 1, 128, 128) from the encoder's features."""
         raise NotImplementedError
 
     def error_map(self, image: Tensor) -> Tensor:
@@ -74,7 +72,6 @@ class AnomalyNetwork(nn.Module):
         return REDUCTIONS[self.reduction](errors.flatten(1)), errors
 
     def get_extra_state(self) -> dict[str, str]:
-        """Return the reduction, which is saved with the weights."""
         return {"reduction": self.reduction}
 
     def set_extra_state(self, state: dict[str, str]) -> None:

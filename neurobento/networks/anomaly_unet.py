@@ -11,7 +11,6 @@ __all__ = ["AnomalyUNet", "anomaly_unet"]
 
 
 def anomaly_unet() -> AnomalyUNet:
-    """Build the default, with widths 16 to 128."""
     return AnomalyUNet(WIDTHS)
 
 

@@ -1,18 +1,12 @@
 """The map network: it finds the position of every voxel in the atlas and reads the label there.
 
-AAL on a scan is a smooth map of one atlas. This network predicts that map, and
-no region can be lost or torn apart. It begins with `compact`, which estimates
-the regions: 116 centres of mass, each with its counterpart in the
-atlas, give a map that is already 2 mm from the registration's. A small residual
-U-Net then corrects it, three times over. Each time it sees the image, the
-atlas's brain as the map so far lays it over the image, and which way the two
-pull each other: by local correlation, and by `compact`'s regions against the
-atlas's.
+AAL on a scan is a smooth map of one atlas, so no region can be lost or torn apart. `compact`
+estimates the regions; their centres of mass, against the atlas's, give a first map, 2 mm from the
+registration's. A small residual U-Net corrects it three times. It sees the image, the atlas's brain
+under the map so far, and how the two pull each other, by local correlation and by regions.
 
-The idea is that of learned registration (VoxelMorph, Balakrishnan et al. 2019,
-10.1109/TMI.2019.2897538), of predicting a registration's result (Quicksilver,
-Yang et al. 2017, 10.1016/j.neuroimage.2017.07.008) and of correcting a map again
-and again with the same weights (RAFT, Teed and Deng 2020, arXiv:2003.12039).
+Sources: VoxelMorph (Balakrishnan et al. 2019, 10.1109/TMI.2019.2897538), Quicksilver (Yang et al.
+2017, 10.1016/j.neuroimage.2017.07.008), RAFT (Teed and Deng 2020, arXiv:2003.12039).
 """
 
 from __future__ import annotations
@@ -55,9 +49,8 @@ def atlas_map() -> AtlasMap:
 class AtlasMap(ParcellationNetwork):
     """Atlas positions and labels of an image on the network grid.
 
-    `regions` is not trained here. `widths` are the channels of the correction at 1/4, 1/8 ...
-    of the resolution, no deeper than `regions`; `updates` is the number of corrections and
-    `brain_shape` that of the box around the atlas's brain.
+    `regions` is not trained here. `widths` are the channels of the correction at 1/4, 1/8 ... of
+    the resolution, no deeper than `regions`; `updates` counts the corrections.
     """
 
     losses = ("positions",)
@@ -107,9 +100,9 @@ class AtlasMap(ParcellationNetwork):
     def take_atlas(self, labels: Tensor, brain: Tensor, voxel_to_ras: Tensor) -> None:
         """Keep an atlas, cut to its brain's box and a margin.
 
-        `labels` and `brain` are (X, Y, Z), uint8 class index and real intensity, with the affine
-        `voxel_to_ras` (4, 4) float64 to world RAS in mm. A ValueError says that the brain's box is
-        not `brain_shape`, its margin leaves the grid, or a region is missing.
+        `labels` and `brain` are (X, Y, Z), uint8 class index and real intensity; `voxel_to_ras` is
+        (4, 4) float64 in mm. A ValueError says that the box has another shape or margin, or a
+        region is missing.
         """
         inside = torch.nonzero(brain > 0)
         low, high = inside.amin(dim=0), inside.amax(dim=0) + 1
@@ -130,7 +123,6 @@ class AtlasMap(ParcellationNetwork):
         self.atlas_voxel_to_ras[:3, 3] += voxel_to_ras[:3, :3] @ start.double()
 
     def _keep_labels(self, labels: Tensor) -> None:
-        """Keep the table's labels, with their codes and centres of mass."""
         voxels = torch.bincount(labels.flatten().long(), minlength=CLASS_COUNT)
         if missing := torch.nonzero(voxels[:CLASS_COUNT] == 0).flatten().tolist():
             raise ValueError(f"expected all {CLASS_COUNT - 1} regions, found none of {missing}")
@@ -161,15 +153,11 @@ class AtlasMap(ParcellationNetwork):
 
     @property
     def padded_shape(self) -> tuple[int, int, int]:
-        """The image's shape rounded up to what the strides need."""
         x, y, z = (-(-n // self.divisor) * self.divisor for n in self.shape)
         return x, y, z
 
     def start(self) -> Tensor:
-        """Return the table position (1, 3, X/4, Y/4, Z/4) of each block before any displacement.
-
-        The network grid is a brain's bounding box, so it is laid over the atlas's brain.
-        """
+        """Return each block's table position without a displacement, (1, 3, X/4, Y/4, Z/4)."""
         return _mesh(self._axes(BLOCK)).to(self.codes)
 
     def _axes(self, block: int) -> list[Tensor]:
@@ -180,7 +168,6 @@ class AtlasMap(ParcellationNetwork):
         ]
 
     def _positions(self, displacements: Tensor, block: int) -> list[Tensor]:
-        """Return the blocks' table positions, one tensor (N, ...) for each axis, without a mesh."""
         shapes = (-1, 1, 1), (1, -1, 1), (1, 1, -1)
         return [
             displacements[:, i] + axis.to(displacements).reshape(shape)
@@ -188,10 +175,10 @@ class AtlasMap(ParcellationNetwork):
         ]
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Return the map before and after each correction.
+        """Return the map before and after each correction; no gradient passes between corrections.
 
-        Each is (N, 3, X/4, Y/4, Z/4) float32: displacements of blocks of 4 x 4 x 4 voxels from
-        `start`, in voxels of the atlas table. A correction gets no gradient from later ones.
+        Each is (N, 3, X/4, Y/4, Z/4) float32: displacements of blocks from `start`, in table
+        voxels.
         """
         with torch.no_grad():
             features, blocks = self.regions.features(image)
@@ -215,8 +202,8 @@ class AtlasMap(ParcellationNetwork):
     def _from_centres(self, shares: Tensor) -> Tensor:
         """Return the map that lays the regions' centres of mass over the atlas's.
 
-        It is an affine map with smooth corrections, in which each centre moves its surroundings.
-        `shares` (N, 117, X/4, Y/4, Z/4) are each block's, over the classes.
+        An affine map, then smooth corrections around each centre. `shares` is (N, 117, X/4, Y/4,
+        Z/4).
         """
         weights = shares[:, 1:].flatten(2)
         mass = weights.sum(dim=2) + 1e-3
@@ -242,10 +229,9 @@ class AtlasMap(ParcellationNetwork):
     def _matches(
         self, halved: Tensor, codes: Tensor, displacements: Tensor, update: int
     ) -> list[Tensor]:
-        """Compare the image with the atlas as the map lays it over the image.
+        """Compare the image with the atlas under the map.
 
-        `halved` is the image at half of the resolution, `codes` (N, K, X/4, Y/4, Z/4) are of its
-        regions, `displacements` (N, 3, X/4, Y/4, Z/4) the map after `update` corrections.
+        `halved` is the image at half resolution, `codes` (N, K, X/4, Y/4, Z/4) its regions' codes.
         """
         at_blocks = self.start() + displacements
         at_halves = torch.stack(self._positions(_double(displacements), 2), dim=1)
@@ -284,7 +270,7 @@ class AtlasMap(ParcellationNetwork):
 
 
 class _Correction(nn.Module):
-    """A residual U-Net that predicts each block's move, in blocks; fresh, it predicts none."""
+    """A residual U-Net that predicts each block's move, in blocks; untrained, it predicts none."""
 
     def __init__(self, inputs: int, widths: Sequence[int]) -> None:
         super().__init__()
@@ -298,7 +284,6 @@ class _Correction(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return moves (N, 3, X, Y, Z) from inputs (N, C, X, Y, Z)."""
         x = self.stem(x)
         skips = []
         for i, stage in enumerate(self.encoder):
@@ -318,10 +303,8 @@ def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
 
 
 def _mesh(axes: Sequence[Tensor]) -> Tensor:
-    """Return (1, 3, X, Y, Z) from three axes' coordinates."""
     return torch.stack(torch.meshgrid(*axes, indexing="ij"))[None]
 
 
 def _double(x: Tensor) -> Tensor:
-    """Upsample by two, trilinear."""
     return F.interpolate(x, scale_factor=2.0, mode="trilinear", align_corners=False)

@@ -1,12 +1,9 @@
 """The compact network: a residual U-Net at half resolution with a sub-pixel head.
 
-The image enters as 2 x 2 x 2 blocks, so nothing of it is lost to the stride.
-At the end every block answers for its eight voxels: the features are
-interpolated to each of the eight positions, refined there together with the
-block's own intensities, and classified. One voxel of each block is enough for
-a training step; in the exported graph the eight positions follow each other,
-so 117 logits never stand for the whole image at once, and only the blocks with
-brain in or beside them are classified (`Compact.exported_labels`).
+The image enters as 2 x 2 x 2 blocks, so the stride loses nothing. At the end the features are
+interpolated to each of a block's eight voxels, refined with the block's intensities and classified.
+A training step needs one voxel of each block. The exported graph takes the eight one by one, so the
+logits of the whole image never exist at once, and only the blocks near the brain.
 """
 
 from __future__ import annotations
@@ -34,9 +31,8 @@ def compact() -> Compact:
 class Compact(ParcellationNetwork):
     """Class logits of an image on the network grid.
 
-    `widths` are the channels at 1/2, 1/4, 1/8 ... of the resolution. Multiples of 32 run at
-    twice the speed of others on CPUs with bf16 dot products. `head_width` is that of the
-    sub-pixel head.
+    `widths` are the channels at 1/2, 1/4, 1/8 ... of the resolution; CPUs with bf16 dot products
+    run multiples of 32 twice as fast. `head_width` is that of the sub-pixel head.
     """
 
     needs_whole_image = True
@@ -65,16 +61,11 @@ class Compact(ParcellationNetwork):
 
     @property
     def padded_shape(self) -> tuple[int, int, int]:
-        """The image's shape rounded up to what the strides need."""
         x, y, z = (-(-n // self.divisor) * self.divisor for n in self.shape)
         return x, y, z
 
     def _places(self) -> Tensor:
-        """Return the position (1, 3, X/2, Y/2, Z/2) of each block, -1..1 along each axis.
-
-        The network grid is the brain's bounding box, so a position in it tells much about
-        the region.
-        """
+        """Return each block's position (1, 3, X/2, Y/2, Z/2) in the brain's box, -1..1."""
         axes = [torch.linspace(-1, 1, n // 2) for n in self.padded_shape]
         return torch.stack(torch.meshgrid(*axes, indexing="ij"))[None]
 
@@ -124,10 +115,7 @@ class Compact(ParcellationNetwork):
         return self._crop(from_blocks(list(self._each_position(*self.features(image)))))
 
     def labels(self, image: Tensor) -> Tensor:
-        """Return labels (N, X, Y, Z) uint8 of an image: the class of the largest logit.
-
-        They are background (0) if neither a block nor one that touches it has brain.
-        """
+        """Return labels (N, X, Y, Z) uint8: the largest logit's class; 0 where no brain is near."""
         features, blocks = self.features(image)
         near = self._near_brain(blocks).to(torch.uint8)
         best = [
@@ -137,24 +125,21 @@ class Compact(ParcellationNetwork):
         return self._crop(from_blocks(best))[:, 0]
 
     def _near_brain(self, blocks: Tensor) -> Tensor:
-        """Return (N, 1, ...): 1.0 at blocks of the image with brain in or beside them, else 0.0."""
+        """Return 1.0 at the image's blocks with brain in or beside them, else 0.0, (N, 1, ...)."""
         x, y, z = self._block_counts
         brain = (blocks[:, :, :x, :y, :z].amax(dim=1, keepdim=True) > 0).to(blocks.dtype)
         return F.max_pool3d(brain, 3, stride=1, padding=1)
 
     @property
     def _block_counts(self) -> tuple[int, int, int]:
-        """Blocks along each axis that hold voxels of the image."""
         x, y, z = (-(-n // 2) for n in self.shape)
         return x, y, z
 
     def exported_labels(self) -> Callable[[Tensor], Tensor]:
-        """Return `labels` in the form that engines run fastest, for an exported graph.
+        """Return `labels` in the form that engines run fastest.
 
-        A position's features are interpolated by one convolution of two taps
-        along each axis, channel by channel. Only the blocks near the brain
-        are taken out of its result, as rows, and classified by two matrix
-        products; the bias of the last is one more of its columns.
+        A position's features are interpolated by one depthwise convolution of two taps along each
+        axis; the blocks near the brain are taken out as rows and classified by two matrix products.
         """
         heads = [self._head(position) for position in range(len(POSITIONS))]
         bias = self.classify.bias
@@ -189,7 +174,7 @@ class Compact(ParcellationNetwork):
     def _head(self, position: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return a position's interpolating taps (C, 1, 2, 2, 2), refining weights and bias.
 
-        The refining layer gets one more output, which is always 1.
+        The refining layer gets one more output, always 1, for the classifier's bias.
         """
         along = {0: (0.25, 0.75), 1: (0.75, 0.25)}  # a block's neighbour, or the block, first
         own = {0: (0.0, 1.0), 1: (1.0, 0.0)}
@@ -209,8 +194,7 @@ class Compact(ParcellationNetwork):
     def block_shares(self, features: Tensor, blocks: Tensor) -> Tensor:
         """Return each class's share of each block, (N, classes, X/2, Y/2, Z/2).
 
-        Two opposite corners stand for a block: the more one sees of a neighbour, the less the
-        other does.
+        It is the mean of two opposite corners, which see opposite neighbours.
         """
         parts = []
         for side, position in ((0, 0), (1, len(POSITIONS) - 1)):
@@ -225,8 +209,8 @@ class Compact(ParcellationNetwork):
     ) -> tuple[Tensor, Tensor]:
         """Return logits (V, C) and labels (V,) int64 of one voxel of every block, for training.
 
-        The blocks are cut into slabs along x, one for each position. With a permutation of all
-        eight, every position's weights learn in every step.
+        Each position gets a slab of blocks along x, so a permutation of all eight trains every
+        weight.
         """
         features, blocks = self.features(image)
         count = -(-self.shape[0] // 2)
@@ -238,14 +222,12 @@ class Compact(ParcellationNetwork):
         return torch.cat(logits), torch.cat(chosen)
 
     def _labels_of(self, labels: Tensor, slab: tuple[int, int], position: int) -> Tensor:
-        """Return labels (N, ...) of the voxels at a position of the blocks in a slab."""
         x, y, z = POSITIONS[position]
         return labels[:, 2 * slab[0] + x : 2 * slab[1] : 2, y::2, z::2]
 
     def _logits_of(
         self, features: Tensor, blocks: Tensor, slab: tuple[int, int], position: int
     ) -> Tensor:
-        """Return logits (V, C) of the voxels at a position of the blocks in a slab."""
         x, y, z = (
             len(range(s, n, 2)) for s, n in zip(POSITIONS[position], self.shape, strict=True)
         )
@@ -266,10 +248,9 @@ class Compact(ParcellationNetwork):
 
 
 def _interpolate(features: Tensor, axis: int, side: int) -> Tensor:
-    """Interpolate block features to the first (0) or second (1) voxel of each block on one axis.
+    """Interpolate block features to each block's first (0) or second (1) voxel on one axis.
 
-    A voxel's centre lies a quarter block from its block's: three parts of that
-    block and one of the neighbour, as trilinear upsampling by two has it.
+    As trilinear upsampling by two does: three parts of the block and one of its neighbour.
     """
     size = features.shape[axis]
     if side == 0:

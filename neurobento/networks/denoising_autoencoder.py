@@ -1,7 +1,6 @@
 """A U-shaped network that removes coarse noise from slices, and with it foreign structures.
 
-Kascenas et al., "Denoising autoencoders for unsupervised anomaly detection in brain
-MRI", 2022.
+Kascenas et al., "Denoising autoencoders for unsupervised anomaly detection in brain MRI", 2022.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ SMOOTHING = 5
 
 
 def denoising_autoencoder() -> DenoisingAutoencoder:
-    """Build the default, with widths 16 to 128."""
     return DenoisingAutoencoder(WIDTHS)
 
 
@@ -31,7 +29,6 @@ class DenoisingAutoencoder(AnomalyNetwork):
         self.network = SliceUNet(widths)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return cleaned slices (N, 1, 128, 128)."""
         cleaned: Tensor = self.network(image)
         return cleaned
 

@@ -1,10 +1,7 @@
 """Report A's HighResNet: MONAI's, with the parameters of its section 3.6.
 
-It has no strides: three stages at full resolution, whose convolutions are
-dilated by 1, 2 and 4. A convolution that is dilated by two never mixes voxels
-of even and odd index, so training may go on with every second voxel along each
-axis from the second stage on, and with every fourth from the third: the logits
-that remain are exactly `forward`'s, at a twelfth of the arithmetic.
+A convolution dilated by two never mixes even and odd voxels. So training keeps every second voxel
+from the second stage on and every fourth from the third: exact logits, a twelfth of the arithmetic.
 """
 
 from __future__ import annotations
@@ -48,10 +45,9 @@ class ReportHighResNet(ParcellationNetwork):
     def sampled_logits(
         self, image: Tensor, labels: Tensor, order: Sequence[int]
     ) -> tuple[Tensor, Tensor]:
-        """Return logits (V, C) and labels (V,) int64 of one voxel in 4 x 4 x 4, for training.
+        """Return logits (V, C) and labels (V,) int64 of one voxel in 4 x 4 x 4, by `order[:2]`.
 
         Batch norms see these voxels alone.
-        `order[:2]` selects it, as indices of `layers.POSITIONS`.
         """
         self._set_dilations(skipping=True)
         x, chosen = image, labels[:, None]
@@ -65,10 +61,9 @@ class ReportHighResNet(ParcellationNetwork):
         return x.movedim(1, -1).flatten(0, 3), chosen.flatten().long()
 
     def _set_dilations(self, *, skipping: bool) -> None:
-        """Dilate the convolutions as the report has them, or not at all where voxels are skipped.
+        """Dilate as the report does, or not at all if voxels are skipped, until the next call.
 
-        It stays so until the next call: gradient checkpointing computes
-        activations again after `sampled_logits` has returned.
+        Gradient checkpointing computes activations again after `sampled_logits` has returned.
         """
         for block, dilation in zip(self.network.blocks, self._dilations, strict=True):
             wanted = 1 if skipping else dilation

@@ -15,8 +15,6 @@ POSITIONS = tuple(itertools.product((0, 1), repeat=3))
 
 
 class Conv(nn.Sequential):
-    """3 x 3 x 3 convolution, instance norm, leaky ReLU."""
-
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__(
             nn.Conv3d(inputs, outputs, 3, stride=stride, padding=1, bias=False),
@@ -26,7 +24,7 @@ class Conv(nn.Sequential):
 
 
 class Residual(nn.Module):
-    """`depth` convolutions, added to their input."""
+    """Convolutions, `depth` of them, added to their input."""
 
     def __init__(self, width: int, depth: int) -> None:
         super().__init__()

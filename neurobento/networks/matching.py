@@ -14,8 +14,7 @@ __all__ = ["code_force", "correlation_force", "fit_affine", "sample"]
 def sample(table: Tensor, voxels: Tensor) -> Tensor:
     """Sample a table (X, Y, Z, C) at voxels (N, 3, x, y, z), trilinear, to (N, C, x, y, z).
 
-    Its outermost voxels extend beyond the edge. It is written as gathers, since 3D grid sampling
-    is missing in many inference engines.
+    Values extend beyond the edge. Gathers, because many inference engines lack 3D grid sampling.
     """
     _, y, z, channels = table.shape
     flat = table.reshape(-1, channels)
@@ -35,11 +34,7 @@ def sample(table: Tensor, voxels: Tensor) -> Tensor:
 
 
 def fit_affine(points: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Fit the affine map of least squared distance from points to targets, with a slight ridge.
-
-    Both are (N, P, 3), their positive weights (N, P). The result is (N, 3, 3) and (N, 3):
-    target = matrix @ point + offset.
-    """
+    """Fit matrix (N, 3, 3) and offset (N, 3) from points to targets (N, P, 3), by least squares."""
     shares = (weights / weights.sum(dim=1, keepdim=True))[..., None]
     middle, target = (points * shares).sum(dim=1), (targets * shares).sum(dim=1)
     x, y = points - middle[:, None], targets - target[:, None]
@@ -57,17 +52,15 @@ def _inverse(matrix: Tensor) -> Tensor:
 
 
 def _cross(a: Tensor, b: Tensor) -> Tensor:
-    """Return the cross product of (N, 3)."""
     ax, ay, az = a.unbind(dim=1)
     bx, by, bz = b.unbind(dim=1)
     return torch.stack([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx], dim=1)
 
 
 def correlation_force(fixed: Tensor, moving: Tensor, radius: int = 2) -> tuple[Tensor, Tensor]:
-    """Return the local correlation of two images and the direction in which it grows.
+    """Return local correlation (N, 1, X, Y, Z) and the direction (N, 3, X, Y, Z) in which it grows.
 
-    It is (N, 1, X, Y, Z) over cubes of 2 radius + 1 voxels. The force (N, 3, X, Y, Z) says from
-    where to sample the second image next (Avants et al. 2008, 10.1016/j.media.2007.06.004).
+    Over cubes of 2 radius + 1 voxels: Avants et al. 2008, 10.1016/j.media.2007.06.004.
     """
     mean_fixed, mean_moving = _box_mean(fixed, radius), _box_mean(moving, radius)
     variance_fixed = _box_mean(fixed * fixed, radius) - mean_fixed * mean_fixed + 1e-3
@@ -79,11 +72,10 @@ def correlation_force(fixed: Tensor, moving: Tensor, radius: int = 2) -> tuple[T
 
 
 def code_force(fixed: Tensor, moving: Tensor) -> tuple[Tensor, Tensor]:
-    """Return how far two code images (N, C, X, Y, Z) differ, and the step that closes the gap.
+    """Return the squared difference (N, 1, ...) of images (N, C, X, Y, Z) and the step (N, 3, ...).
 
-    The gap is the squared difference (N, 1, ...). The force (N, 3, ...) is the slope over the
-    whole steepness: a Gauss-Newton step in voxels where one axis alone is steep, shorter where
-    several are, and damped where the image is flat.
+    The step is slope over steepness: Gauss-Newton where one axis is steep, damped where all are
+    flat.
     """
     difference = fixed - moving
     gradient = _gradient(moving).reshape(moving.shape[0], 3, *moving.shape[1:])
@@ -102,7 +94,7 @@ def _box_mean(image: Tensor, radius: int) -> Tensor:
 
 
 def _gradient(image: Tensor) -> Tensor:
-    """Return (N, 3 C, X, Y, Z) of (N, C, X, Y, Z): half the difference of both neighbours."""
+    """Return (N, 3 C, X, Y, Z) of (N, C, X, Y, Z)."""
     parts = []
     for axis in (2, 3, 4):
         size = image.shape[axis]

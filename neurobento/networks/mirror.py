@@ -1,8 +1,6 @@
 """A detector without training: the difference of a slice from its mirror image.
 
-An axial slice of a healthy head is nearly its own mirror image, and few tumours lie in the
-middle. Heads are never quite symmetric nor quite upright, so each pixel is compared with the
-surroundings of its mirror pixel, and the most similar of them counts.
+Heads are never quite symmetric nor upright, so the most similar pixel around the mirror counts.
 """
 
 from __future__ import annotations
@@ -25,27 +23,20 @@ SHIFTS = (-6, -3, 0, 3, 6)
 
 
 def mirror() -> Mirror:
-    """Build the detector; it has no parameters."""
     return Mirror()
 
 
 class Mirror(AnomalyNetwork):
-    """A network whose error map is the asymmetry."""
-
     def forward(self, image: Tensor) -> Tensor:
         """Return mirror images (N, 1, 128, 128), with which slices are compared."""
         return image.flip(-1)
 
     def error_map(self, image: Tensor) -> Tensor:
-        """Return the asymmetry, (N, 128, 128)."""
         return asymmetry(image)[:, 0]
 
 
 def asymmetry(image: Tensor) -> Tensor:
-    """Return the least difference, in [0, 1], from the surroundings of each mirror pixel.
-
-    Images and differences are (N, 1, 128, 128), the head upright and in the middle.
-    """
+    """Return the least difference, in [0, 1], from the pixels around each mirror pixel."""
     smooth = mean_around(image, SMOOTHING)
     most = max(SHIFTS)
     mirrored = F.pad(smooth.flip(-1), (most,) * 4)

@@ -16,26 +16,20 @@ class ParcellationNetwork(nn.Module):
     A new network is a subclass in a file of its own and a line of `neurobento.networks.PRESETS`.
     """
 
+    # Names of the losses in `training.parcellation.loss` that suit it.
     losses: ClassVar[tuple[str, ...]] = ("dice_cross_entropy", "dice")
-    """Names of the losses in `training.parcellation.loss` that suit it."""
-
+    # True if it cannot learn from patches.
     needs_whole_image: ClassVar[bool] = False
-    """True if it cannot learn from patches."""
-
+    # True if training calls `take_atlas` first.
     needs_atlas: ClassVar[bool] = False
-    """True if training calls `take_atlas` first."""
-
+    # Preset whose weights a new run has to start from.
     starts_from: ClassVar[str | None] = None
-    """Preset whose weights a new run has to start from."""
-
+    # Blocks whose activations gradient checkpointing computes again.
     recomputed_blocks: ClassVar[tuple[type[nn.Module], ...]] = ()
-    """Blocks whose activations gradient checkpointing computes again."""
-
+    # True if `hold_mixing` is available.
     can_hold_mixing: ClassVar[bool] = False
-    """True if `hold_mixing` is available."""
-
+    # False while the layer that `hold_mixing` simplifies sees no neighbouring voxels.
     mixing: bool = True
-    """False while the layer that `hold_mixing` simplifies sees no neighbouring voxels."""
 
     def labels(self, image: Tensor) -> Tensor:
         """Return labels (N, X, Y, Z) uint8 of images (N, 1, X, Y, Z) float32 in [0, 1]."""
@@ -47,12 +41,8 @@ class ParcellationNetwork(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return logits (V, C) and labels (V,) int64 of the voxels that a training step uses.
 
-        Parameters
-        ----------
-        image, labels
-            (N, 1, X, Y, Z) float32 in [0, 1] and (N, X, Y, Z) uint8.
-        order
-            A permutation of `layers.POSITIONS` that selects the voxels.
+        `image` and `labels` are (N, 1, X, Y, Z) float32 in [0, 1] and (N, X, Y, Z) uint8; `order`
+        is a permutation of `layers.POSITIONS` that selects the voxels.
         """
         raise NotImplementedError
 

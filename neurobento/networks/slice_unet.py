@@ -1,8 +1,4 @@
-"""A U-Net for slices, at half of their resolution: 2 x 2 pixels are four channels of it.
-
-Beside the slice it sees its local contrast, which is the same in dark tissue and in bright,
-and its asymmetry.
-"""
+"""A U-Net for slices that also sees their local contrast, alike in all tissues, and asymmetry."""
 
 from __future__ import annotations
 
@@ -37,7 +33,6 @@ class SliceUNet(nn.Module):
         )
 
     def forward(self, image: Tensor) -> Tensor:
-        """Map (N, 1, 128, 128) to (N, 1, 128, 128)."""
         seen = torch.cat([image, _local_contrast(image), asymmetry(image)], dim=1)
         made: Tensor = self.unfold(self.network(self.fold(seen)))
         return made

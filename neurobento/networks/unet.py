@@ -1,12 +1,8 @@
 """Report A's U-Net: MONAI's, with the parameters of its section 3.6.
 
-Its last layer, a convolution from 117 to 117 channels at full resolution whose
-result is added to its input, takes nine tenths of the arithmetic.
-With `mixing` off only the middle of its 3 x 3 x 3 weights is computed and all
-others stand at zero, which is the same function. Then no voxel needs its
-neighbours' logits, and a training step computes those of an eighth of the voxels
-only: a run that begins so sees many more scans in its time. The exported graph of
-such a network takes the eighths one beside the other (`exported_labels`).
+Its last convolution, at full resolution, takes nine tenths of the arithmetic. With `mixing` off
+only the middle weights of its kernel are not zero, and only those are computed. Then no voxel needs
+its neighbours' logits, so a training step computes an eighth of them and sees more scans.
 """
 
 from __future__ import annotations
@@ -27,7 +23,7 @@ __all__ = ["ReportUNet", "unet"]
 
 
 def unet() -> ReportUNet:
-    """Build the network exactly as the report states it, padded to its strides."""
+    """Build the network exactly as the report states it."""
     return ReportUNet(
         UNet(
             spatial_dims=3,
@@ -64,7 +60,7 @@ class ReportUNet(ParcellationNetwork):
         return mix
 
     def _inner_features(self, image: Tensor) -> Tensor:
-        """Return features (N, 32, X/2, Y/2, Z/2) of an image padded to multiples of 16."""
+        """Return features (N, 32, X/2, Y/2, Z/2) of a padded image."""
         a, b, c = image.shape[2:]
         x = F.pad(image, (0, -c % 16, 0, -b % 16, 0, -a % 16))
         down, inside, _ = self.network.model
@@ -72,7 +68,6 @@ class ReportUNet(ParcellationNetwork):
         return features
 
     def _mixed(self, x: Tensor) -> Tensor:
-        """Return the logits of the last layer's input."""
         if self.mixing:
             logits: Tensor = self.network.model[2][1](x)
             return logits
@@ -88,9 +83,8 @@ class ReportUNet(ParcellationNetwork):
     ) -> tuple[Tensor, Tensor]:
         """Return logits (V, C) and labels (V,) int64 for training.
 
-        With `mixing` they are of all voxels, else of one voxel of every 2 x 2 x 2 block;
-        then the instance norm before the last layer sees these alone.
-        `order[0]` is that voxel's index in `layers.POSITIONS`.
+        Without `mixing` they are of the voxel `POSITIONS[order[0]]` of each 2 x 2 x 2 block, and
+        the last instance norm sees these alone.
         """
         if self.mixing:
             logits, chosen = self.forward(image), labels
@@ -109,11 +103,7 @@ class ReportUNet(ParcellationNetwork):
         return x
 
     def _voxel_before_norm(self, features: Tensor, place: tuple[int, ...]) -> Tensor:
-        """Return the transposed convolution's output at one voxel in 2 x 2 x 2.
-
-        An even voxel of a transposed convolution with stride 2 has one block
-        below it, of the weights' middle; an odd one has two, of their ends.
-        """
+        """Return the transposed convolution's output at one voxel in 2 x 2 x 2."""
         rise = self.network.model[2][0]
         weight = rise.conv.weight.transpose(0, 1)
         ends: list[int] = []
@@ -124,21 +114,13 @@ class ReportUNet(ParcellationNetwork):
         return F.conv3d(F.pad(features, ends), weight, rise.conv.bias)
 
     def exported_labels(self) -> Callable[[Tensor], Tensor]:
-        """Return the function that computes the labels in an exported graph.
-
-        It works by blocks if the last convolution sees no neighbours, that is, if all its
-        weights but the middle ones are zero.
-        """
+        """Return the exported graph's function for labels: by blocks if no voxels mix."""
         others = self._mix.weight.detach().clone()
         others[:, :, 1, 1, 1] = 0
         return self.labels if others.any() else self._labels_by_blocks
 
     def _labels_by_blocks(self, image: Tensor) -> Tensor:
-        """Return `labels` without the last transposed convolution, at which engines are slow.
-
-        The eight voxels of every block are computed apart and follow each other along X,
-        which changes nothing as long as no layer sees a voxel's neighbours.
-        """
+        """Return `labels` without the last transposed convolution, at which engines are slow."""
         a, b, c = image.shape[2:]
         features = self._inner_features(image)
         rise = self.network.model[2][0]

@@ -1,8 +1,6 @@
 """Report B's network: VGG16's convolutions encode, upsampling and convolutions decode.
 
-G. S. Baltazar, "Detecção de anomalias em imagens MRI cerebrais utilizando
-autoencoders convolucionais", Inatel 2024. The report gives the parts, not their
-sizes: the decoder mirrors VGG16's five levels.
+G. S. Baltazar, Inatel 2024. The report gives no sizes: the decoder mirrors VGG16's five levels.
 """
 
 from __future__ import annotations
@@ -34,15 +32,11 @@ _NOT_DOWNLOADED = (OSError, HTTPException, RuntimeError, pickle.UnpicklingError,
 
 
 def vgg16_autoencoder() -> VGG16Autoencoder:
-    """Build the network with fresh weights, all of which learn."""
     return VGG16Autoencoder()
 
 
 class VGG16Autoencoder(AnomalyNetwork):
-    """Reconstructs a slice from VGG16's last features, 4 x 4 of them; its error is the anomaly.
-
-    `features` are torchvision's, layer for layer and name for name.
-    """
+    """Reconstructs a slice from VGG16's last features; layers have torchvision's names."""
 
     has_encoder = True
     mean: Tensor
@@ -77,7 +71,6 @@ class VGG16Autoencoder(AnomalyNetwork):
         self.freeze_encoder()
 
     def freeze_encoder(self) -> None:
-        """Exclude VGG16's convolutions from training."""
         self.features.requires_grad_(False)
 
     def encode(self, image: Tensor) -> Tensor:
@@ -86,7 +79,6 @@ class VGG16Autoencoder(AnomalyNetwork):
         return features
 
     def decode(self, features: Tensor) -> Tensor:
-        """Return reconstructions (N, 1, 128, 128) from features (N, 512, 4, 4)."""
         reconstruction: Tensor = self.decoder(features)
         return reconstruction
 
@@ -95,15 +87,12 @@ class VGG16Autoencoder(AnomalyNetwork):
         return self.decode(self.encode(image))
 
     def error_map(self, image: Tensor) -> Tensor:
-        """Return the absolute difference of images and reconstructions, (N, 128, 128)."""
         errors: Tensor = (image - self(image)).abs()
         return errors[:, 0]
 
 
 def read_vgg16_weights(source: str) -> dict[str, Tensor]:
-    """Read VGG16's weights, named as torchvision names them: "features.0.weight", ...
-
-    `source` is the path of such a file; "imagenet" downloads torchvision's and checks its hash."""
+    """Read VGG16's weights from a file, or download torchvision's if `source` is "imagenet"."""
     if source == "imagenet":
         return _download()
     path = Path(source)
@@ -138,7 +127,6 @@ def _download() -> dict[str, Tensor]:
 
 
 def _features(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Select the convolutions' weights, which have to be VGG16's."""
     found = {k.removeprefix("features."): v for k, v in weights.items() if "features." in k}
     VGG16Autoencoder().features.load_state_dict(found)
     return found

@@ -49,11 +49,7 @@ def read_values(path: Path) -> dict[str, Any]:
 
 
 def write_weights(values: dict[str, Any], path: Path) -> None:
-    """Write the averaged weights from `read_values` for shipping, without a run's other state.
-
-    Convolutions' weights are rounded to half precision, at half of the size;
-    everything computes with them in single precision.
-    """
+    """Write the averaged weights from `read_values`, convolutions in half precision."""
     import torch
 
     kept = ("recipe", "step", "seconds", "best_dice", "best_step")
@@ -66,7 +62,6 @@ def write_weights(values: dict[str, Any], path: Path) -> None:
 
 
 def _is_convolution(value: Any) -> bool:
-    """Return True for float32 tensors of three axes or more; others are tables and biases."""
     import torch
 
     return isinstance(value, torch.Tensor) and value.dtype == torch.float32 and value.dim() > 2

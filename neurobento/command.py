@@ -14,13 +14,7 @@ __all__ = ["run", "run_old_name"]
 
 
 def run(command: Callable[[], int], name: str) -> int:
-    """Return the command's exit status, or print its `NeuroBentoError` or OSError and return 1.
-
-    Parameters
-    ----------
-    name
-        The command as the user typed it, which begins the message.
-    """
+    """Return the command's status, or print its NeuroBentoError or OSError, after `name`, and 1."""
     if threading.current_thread() is threading.main_thread():
         # Raise an exception, so that temporary folders are removed and child processes end.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

@@ -76,8 +76,8 @@ __all__ = [
 class NeuroBentoError(Exception):
     """Base of all errors; its message says what was expected, what was found and what to do.
 
-    These parts reach clients and logs, so they hold no voxel values, header text or file names.
-    Only the subject, for the person at the terminal, may name a file or an option.
+    The parts reach clients and logs: no voxel values, header text or file names. Only the subject,
+    for the person at the terminal, may name a file or an option.
     """
 
     def __init__(

@@ -1,8 +1,7 @@
 """The regions of the AAL atlas and their class indices.
 
-Tzourio-Mazoyer et al., "Automated anatomical labeling of activations in SPM",
-NeuroImage 2002. Class indices, codes and names are those of `aal.nii.txt` in
-Debian's mricron-data; "Cerebelum" is the atlas's own spelling.
+Tzourio-Mazoyer et al., NeuroImage 2002; indices, codes and names are those of `aal.nii.txt` in
+Debian's mricron-data. "Cerebelum" is the atlas's own spelling.
 """
 
 from __future__ import annotations

@@ -83,10 +83,7 @@ def list_specs(folder: Path | None = None) -> list[ModelSpec]:
 
 
 def model_tag(spec: ModelSpec) -> str:
-    """Return the model's tag in a BentoML model store: its version is the hash of its ONNX file.
-
-    The spec is no part of the tag, so metrics can change without a new model.
-    """
+    """Return the tag in a BentoML model store: name and hash of the ONNX file, not metrics."""
     return f"neurobento-{spec.name}:{spec.onnx_sha256[:16]}"
 
 

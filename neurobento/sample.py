@@ -15,9 +15,7 @@ __all__ = ["write_sample"]
 def write_sample(path: Path) -> None:
     """Write the ICBM 152 nonlinear symmetric 2009a T1 template, 1 mm, without skull.
 
-    Fonov et al., "Unbiased nonlinear average age-appropriate brain templates
-    from birth to adulthood", NeuroImage 2009. It is a file of nilearn's wheel,
-    so nothing is downloaded.
+    Fonov et al., NeuroImage 2009. It is a file of nilearn's wheel, so nothing is downloaded.
     """
     if not path.name.endswith((".nii", ".nii.gz")):
         raise ConfigError(

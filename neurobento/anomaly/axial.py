@@ -24,10 +24,7 @@ class AxialSlices:
     signs: tuple[int, int, int]  # 1 if such an axis grows in that direction, else -1
 
     def view(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return a view of the scan's array as (count, rows, columns), the lowest slice first.
-
-        The nose is up and the subject's left is on the left. Writing to the view changes the array.
-        """
+        """Return a view (slices, rows, columns) of the array: lowest first, nose up, left left."""
         right, anterior, superior = (slice(None, None, sign) for sign in self.signs)
         turned = array.transpose(self.order)[right, anterior, superior]
         return turned.transpose(2, 1, 0)[:, ::-1]

@@ -118,10 +118,7 @@ class AnomalyDetector:
         return slice_anomaly(fitted, score, error_map, self.threshold)
 
     def detect_scan(self, scan: Scan, progress: Progress = ignore_progress) -> ScanAnomaly:
-        """Return the anomaly of a scan, from its axial slices around the brain.
-
-        Raise EmptyScan if there is no head in the scan.
-        """
+        """Return the anomaly of a scan from its axial slices; EmptyScan if there is no head."""
         # choose slices and fit each to the network's grid
         progress("fit")
         slices = axial_slices(scan.shape, scan.voxel_to_ras)
@@ -189,10 +186,7 @@ def _square_pixel_shape(shape: tuple[int, ...], pixel_mm: tuple[float, float]) -
 def _scan_score(
     images: NDArray[np.float32], error_maps: NDArray[np.float32], thickness_mm: float
 ) -> float:
-    """Return the highest mean of neighbouring slices' error maps over a block inside the head.
-
-    The images are the network's inputs, the error maps its answers, both (N, 128, 128).
-    """
+    """Return the highest mean of neighbouring slices' error maps over a block inside the head."""
     from scipy.ndimage import uniform_filter
 
     count = min(max(1, round(BLOCK_MM / thickness_mm)), len(error_maps))

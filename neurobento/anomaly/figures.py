@@ -53,10 +53,7 @@ def slice_figure(pixels: Pixels, anomaly: SliceAnomaly) -> Figure:
 
 
 def scan_figure(scan: Scan, anomaly: ScanAnomaly) -> Figure:
-    """Draw the slices with the highest scores, plain and with heat map, and a curve of all scores.
-
-    The slices are seen from above: the nose is up, the subject's left on the left.
-    """
+    """Draw the most abnormal slices, plain and with heat map, and a curve of all scores."""
     from matplotlib.figure import Figure
 
     # choose the slices, and one crop and one grey window for all of them

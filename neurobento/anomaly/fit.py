@@ -53,8 +53,7 @@ class FittedSlice:
 def fit_slice(pixels: NDArray[np.float32]) -> FittedSlice:
     """Return the head in a slice, (rows, columns) in any unit, on the network's grid.
 
-    Everything else (borders, letters, rulers) is cut away, so that it cannot change the score. Air
-    must be darker than tissue.
+    Borders, letters and rulers are cut away; air must be darker than tissue.
     """
     # cut borders off, and find the head in the rest
     shape = pixels.shape[0], pixels.shape[1]

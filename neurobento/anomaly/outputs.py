@@ -40,11 +40,10 @@ def slice_output_files(
     backend_facts: dict[str, Any],
     seconds: dict[str, float],
 ) -> dict[str, bytes]:
-    """Return the output files of a slice, name -> content.
+    """Return a slice's output files, name -> content; `seconds` are wall-clock, by stage.
 
     `<name>_anomaly.json`, `<name>_heatmap.png` (see `heat_map_png`) and `<name>_overlay.png`, the
-    slice without and with its heat map. The name is not written into any of them. `seconds` are
-    wall-clock seconds of each stage.
+    slice without and with its heat map. The name is not written into any of them.
     """
     facts = slice_facts(pixels, anomaly, backend_facts, seconds)
     return {
@@ -61,10 +60,10 @@ def scan_output_files(
     backend_facts: dict[str, Any],
     seconds: dict[str, float],
 ) -> dict[str, bytes]:
-    """Return the output files of a scan, name -> content.
+    """Return a scan's output files, name -> content.
 
-    `<name>_anomaly.json`, with the scores of its slices, `<name>_heatmap.nii.gz`, float32 on the
-    scan's own grid, and `<name>_overlay.png`, the slices with the highest scores.
+    `<name>_anomaly.json`, `<name>_heatmap.nii.gz`, float32 on the scan's own grid, and
+    `<name>_overlay.png`, the slices with the highest scores.
     """
     facts = {
         **anomaly_facts(anomaly, backend_facts, seconds),

@@ -11,10 +11,7 @@ __all__ = ["scan_threshold", "slice_threshold"]
 
 
 def slice_threshold(spec: ModelSpec) -> float:
-    """Return the score above which a slice is called anomalous.
-
-    Raise ConfigError for a model of another task, SpecMismatch if its spec states no threshold.
-    """
+    """Return the score above which a slice is anomalous, or raise ConfigError or SpecMismatch."""
     require_task(spec, "anomaly")
     if "threshold" not in spec.detection:
         raise _mismatch(

@@ -1,7 +1,4 @@
-"""Run a model on OpenVINO, ONNX Runtime, TensorRT or PyTorch.
-
-A backend that was named and cannot run is an error; nothing else takes over for it.
-"""
+"""Run a model on OpenVINO, ONNX Runtime, TensorRT or PyTorch, with no silent fallback."""
 
 from neurobento.backends.base import Backend, ImageBatch, LabelBatch, OutputBatch
 from neurobento.backends.selection import open_backend

@@ -1,7 +1,4 @@
-"""The parts of CUDA that a backend needs: the GPU, its memory, a stream and a graph.
-
-Calls go through NVIDIA's thin binding (cuda-bindings), so that a runner needs no torch.
-"""
+"""The parts of CUDA that a backend needs, through NVIDIA's cuda-bindings instead of torch."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """Store TensorRT engines on disk, find the right one and load it safely.
 
-An engine is code that the GPU runs. It is loaded only from a folder that no other user can write
-to, and only if its hash is the one in its sidecar.
+An engine is code for the GPU: its folder must be closed to other users and its hash the sidecar's.
 """
 
 from __future__ import annotations

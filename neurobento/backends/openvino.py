@@ -126,7 +126,7 @@ class OpenVINOBackend(Backend):
 
 
 def _fix_summation_order(graph: Any) -> bool:
-    """Make instance norms independent of the thread count, and return True if all could be.
+    """Make instance norms independent of the thread count; return True if all could be.
 
     OpenVINO's norm sums by thread; a pooling computes each of its sums in one thread.
     """

@@ -19,8 +19,7 @@ __all__ = ["PyTorchBackend", "open_weights"]
 class PyTorchBackend(Backend):
     """A model's network as it was trained, from weights.pt beside its ONNX file.
 
-    Precision "auto" is fp32; "fp16" and "bf16" are autocast, as in training. The threads are those
-    of the whole process; 0 leaves them unchanged.
+    Precision "auto" is fp32; "fp16" and "bf16" are autocast. Threads are the whole process's.
     """
 
     def __init__(

@@ -36,24 +36,11 @@ def open_backend(
     threads: int = 0,
     unverified: bool = False,
 ) -> Backend:
-    """Return the named backend with the model loaded.
+    """Return the named backend with the model loaded; BackendUnavailable or EngineMismatch if not.
 
-    Parameters
-    ----------
-    backend
-        "auto" takes an NVIDIA GPU if one is visible and a backend runs the model on it,
-        else the first CPU backend that is installed.
-    threads
-        CPU threads; 0 lets the library choose.
-    unverified
-        Run int8 although it has not passed verification; only verification itself needs this.
-
-    Raises
-    ------
-    BackendUnavailable
-        The backend is not installed or cannot run here, or the model was not verified in int8.
-    EngineMismatch
-        The named TensorRT flavour has no engine for the model.
+    "auto" takes a visible NVIDIA GPU if a backend runs the model on it, else the first CPU backend
+    that is installed. With 0 `threads` the library chooses. `unverified` allows int8 before
+    verification.
     """
     _require_known("backend", backend, BACKENDS)
     _require_known("device", device, DEVICES)

@@ -64,15 +64,9 @@ class _BatchContext:
 class TensorRTBackend(Backend):
     """An engine, built by `export.to_tensorrt`, with its buffers on the GPU.
 
-    Each batch size has its own context and recording, so sizes may alternate. The work is serial
-    on one stream, so all contexts share one block of memory if the library allows it.
-
-    Parameters
-    ----------
-    precision
-        "auto" is the fastest that the model was verified in, else fp32.
-    cuda_graph
-        Record the work of a batch size at its second use, and replay it from then on.
+    Each batch size has its own context and, with `cuda_graph`, a recording from its second use on.
+    All share one stream and, if the library allows it, one block of memory. Precision "auto" is the
+    fastest that the model was verified in, else fp32.
     """
 
     def __init__(

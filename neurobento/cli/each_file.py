@@ -32,10 +32,7 @@ ERRORS_OF_ONE_FILE = (ScanError, PreprocessingError, RequestRefused, DeadlineExc
 def process_each_file(
     args: argparse.Namespace, open_processor: OpenProcessor, main_output: str
 ) -> int:
-    """Write the outputs of every file and print the path of each main output.
-
-    Return the exit status: 1 if any file failed, else 0.
-    """
+    """Write the outputs of every file and print each main output's path; return 1 if any failed."""
     _check_files(args.file)
     with open_processor(args, _print_stage) as process_file:
         return max([_process(path, args, process_file, main_output) for path in args.file])

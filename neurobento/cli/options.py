@@ -85,10 +85,7 @@ def add_model_options(command: Container, default_threads: str) -> None:
 
 
 def backend_opener(args: argparse.Namespace, task: str) -> Callable[[], Backend]:
-    """Return a function that opens the chosen model on its first call and keeps it.
-
-    It raises the errors of `find_model`, `require_task` and `open_backend`.
-    """
+    """Return a function that opens the chosen model on its first call and keeps it."""
     threads = len(os.sched_getaffinity(0)) if args.threads is None else args.threads
     limit_threads(threads)
 

@@ -57,20 +57,14 @@ TOKEN = re.compile(r"[\x21-\x7e]+")
 class Client:
     """A connection to one service; a context manager that closes it.
 
-    Scans go straight to the host that is named: proxies from the environment are not used,
-    redirects not followed, and file names not sent. TLS trusts the system's certificates
-    (SSL_CERT_FILE names others). Every method raises the error that the service answered with, or
-    a `ServiceError` (for jobs `JobNotFound`), or `OSError` if the file cannot be read.
+    Proxies from the environment are not used, redirects not followed, file names not sent. TLS
+    trusts the system's certificates (SSL_CERT_FILE names others). Every method raises the service's
+    error, or a `ServiceError`, or `OSError` if the file cannot be read.
 
-    Parameters
-    ----------
-    url
-        `http[s]://HOST[:PORT]`, or for the Open Inference Protocol `grpc[s]://HOST:PORT`.
-    timeout_s
-        Limit on a whole call, waits included. A stalled HTTP connection may take twice as long.
-    progress
-        Called with "uploading", "waiting", "waiting (busy, trying again in N s)", "downloading"
-        and "done", with bytes where they are known.
+    `url` is `http[s]://HOST[:PORT]`, or for the Open Inference Protocol `grpc[s]://HOST:PORT`;
+    `timeout_s` limits a whole call (a stalled HTTP connection may take twice as long). `progress`
+    is called with "uploading", "waiting", "waiting (busy, trying again in N s)", "downloading" and
+    "done", with bytes where they are known.
     """
 
     def __init__(
@@ -158,10 +152,9 @@ class Client:
         space: Space = "native",
         key: str | None = None,
     ) -> str:
-        """Submit a scan as a job, which outlives a restart of the service, and return its id.
+        """Submit a scan over HTTP as a job, which outlives a restart of the service; return its id.
 
-        Jobs need HTTP. Submitting the same scan again with the same `key` (1 to 255 visible ASCII
-        characters), even after a restart of the caller, gives the same job.
+        The same scan with the same `key` (1 to 255 visible ASCII characters) gives the same job.
         `JobConflict`: the key was used for another scan, or with other options.
         """
         key = uuid.uuid4().hex if key is None else key

@@ -99,10 +99,7 @@ class GrpcTransport:
         return AnomalyAnswer(files, request.request_id)
 
     def models(self, deadline: Deadline) -> list[dict[str, Any]]:
-        """Return name and version of each model in the service's repository index.
-
-        RepositoryIndex is an extension of the protocol, which lists no models itself.
-        """
+        """Return name and version of each model, by the protocol's extension RepositoryIndex."""
         try:
             response = self._call(
                 "RepositoryIndex", pb.RepositoryIndexRequest(ready=True), deadline

@@ -59,9 +59,8 @@ class Deadline:
 class Retries:
     """Repeats of a call to a busy or missing service: how many, and how long apart.
 
-    Waits double from `first_wait_s`, less a random part. A wait that the service asks for
-    (Retry-After) is never cut short: it is made up to a tenth longer, or, where it is beyond
-    `longest_wait_s` or the deadline, the call fails at once.
+    Waits double from `first_wait_s`, less a random part. A wait that the service asks for is made
+    up to a tenth longer; beyond `longest_wait_s` or the deadline, the call fails at once.
     """
 
     times: int = 6

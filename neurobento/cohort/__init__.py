@@ -1,8 +1,4 @@
-"""Parcellate many scans through Dask, skip those already done, and write tables over all of them.
-
-`scans.py` finds the scans, `run.py` distributes them over workers (`cluster.py`), `worker.py`
-parcellates one, `resume.py` recognises finished ones, `tables.py` writes the two tables.
-"""
+"""Parcellate many scans through Dask, skip those already done, and write tables of all."""
 
 from neurobento.cohort.run import run_cohort
 from neurobento.cohort.scans import CohortScan, find_scans

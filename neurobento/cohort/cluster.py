@@ -1,9 +1,8 @@
 """Map a function over many items with Dask; a dead worker costs only its current item.
 
-Dask counts a worker's death against every item assigned to it. Here each item records in a file
-when it begins, and only that counts: an item that kills `ATTEMPTS` workers is given up, whatever
-the scheduler's `allowed-failures` says, and its neighbours are not. Finished values are kept in
-files until the run ends, so that they outlive their workers.
+Dask counts a worker's death against every item assigned to it. Here only an item that had begun
+counts, by a file: one that kills `ATTEMPTS` workers is given up. Finished values are kept in files,
+so that they outlive their workers.
 """
 
 from __future__ import annotations
@@ -56,8 +55,7 @@ def require_dask() -> None:
 def open_cluster(workers: int, scheduler: str | None = None) -> Iterator[Any]:
     """Open a Dask client of new worker processes here, or of a scheduler such as "tcp://HOST:8786".
 
-    Workers here share the memory evenly. A scheduler's workers, which replace them, need this
-    package, the same paths and one thread each (`--nthreads 1`).
+    A scheduler's workers need this package, the same paths and one thread each (`--nthreads 1`).
     """
     from dask.distributed import Client, LocalCluster
 
@@ -77,10 +75,7 @@ def open_cluster(workers: int, scheduler: str | None = None) -> Iterator[Any]:
 
 @contextmanager
 def scratch_folder(folder: Path) -> Iterator[Path]:
-    """Make a hidden folder inside a folder and delete it, and those of killed runs, at the end.
-
-    Two runs must not write to one folder at the same time.
-    """
+    """Make a hidden folder inside a folder and delete it, and those of killed runs, at the end."""
     folder.mkdir(parents=True, exist_ok=True)
     for abandoned in folder.glob(".run-*"):
         shutil.rmtree(abandoned, ignore_errors=True)
@@ -97,8 +92,8 @@ def map_on_cluster(
 ) -> Iterator[ItemResult[Value]]:
     """Call a function on every item and yield each result as it arrives, in any order.
 
-    The function and its values must be picklable. Exceptions other than NeuroBentoError are bugs
-    and raised here. Attempts and values go into the folder, empty, that the workers must see too.
+    Exceptions other than NeuroBentoError are bugs and raised here. Attempts and values go into the
+    folder, which the workers must see too.
     """
     from dask.distributed import as_completed
 
@@ -126,10 +121,7 @@ def map_on_cluster(
 def _call(
     function: Callable[[Item], Value], item: Item, path: Path
 ) -> tuple[Value | NeuroBentoError, int]:
-    """Return the value and the number of attempts; runs on a worker.
-
-    `path` has one byte for each attempt; the finished value is in a file beside it.
-    """
+    """Return the value and the number of attempts, a byte each at `path`; runs on a worker."""
     finished = path.with_suffix(".finished")
     if finished.exists():
         # the worker died after the call, before its value was sent

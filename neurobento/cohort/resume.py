@@ -1,8 +1,4 @@
-"""Keep a record beside finished outputs, so that a later run can skip them.
-
-A record is a JSON file of what the outputs were made from and, under "outputs", the SHA-256 of
-every output in its folder.
-"""
+"""Keep a JSON record of inputs and hashes beside outputs, so that a later run skips them."""
 
 from __future__ import annotations
 
@@ -22,10 +18,7 @@ __all__ = ["matching_record", "replace_folder"]
 
 
 def matching_record(path: Path, made_from: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return an earlier run's record, or None if it does not match.
-
-    It matches if it says the same as `made_from`, JSON values, and its outputs are unchanged.
-    """
+    """Return an earlier run's record if it says `made_from` and its outputs are unchanged."""
     try:
         record: dict[str, Any] = json.loads(path.read_text())
         matches = all(record[key] == value for key, value in made_from.items()) and all(
@@ -39,8 +32,8 @@ def matching_record(path: Path, made_from: Mapping[str, Any]) -> dict[str, Any] 
 def replace_folder(folder: Path, files: Mapping[str, bytes], prefix: str, staging: Path) -> None:
     """Write files (name -> content) into a folder, all or none, in place of an earlier run's.
 
-    All names begin with the prefix; if the folder holds anything else, ConfigError is raised.
-    Incomplete files go into the staging folder, which must be on the same file system.
+    ConfigError if the folder holds other files than those with the prefix. The staging folder, for
+    incomplete files, must be on the same file system.
     """
     # write everything beside the target first
     new = staging / uuid.uuid4().hex

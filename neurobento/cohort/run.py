@@ -32,8 +32,7 @@ def run_cohort(
 ) -> list[Row]:
     """Parcellate scans in parallel and return a row for each, in order; show a progress bar.
 
-    The tables are written even if an error ends the run: a ModelError of a worker, for instance.
-    `workers` and `scheduler` are those of `open_cluster`.
+    The tables are written even if an error ends the run.
     """
     require_dask()
     output = output.resolve()

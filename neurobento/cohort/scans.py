@@ -52,10 +52,7 @@ class CohortScan:
 
 
 def find_scan_files(inputs: Sequence[Path]) -> list[Path]:
-    """Return the scans among files and in folders at any depth, each once, sorted by path.
-
-    Raise ConfigError if there is no scan, FileNotFoundError if an input does not exist.
-    """
+    """Return the scans among files and in folders at any depth, each once, sorted by path."""
     scans = {file for path in inputs for file in _files(path) if file.name.endswith(SUFFIXES)}
     if not scans:
         raise _no_scan(inputs)
@@ -72,13 +69,11 @@ def _files(path: Path) -> Iterator[Path]:
 
 
 def find_scans(inputs: Sequence[Path], output: Path) -> list[CohortScan]:
-    """Return the scans of a cohort, sorted by path.
+    """Return the scans of a cohort, sorted by path; raise ConfigError if two would share outputs.
 
-    If a folder has scans whose names end in `_T1w`, its other scans are skipped. So are folders
-    named `derivatives` or `sourcedata`, and the output folder. A single input folder is mirrored
-    below the output folder. Of several inputs, each scan's path is mirrored from its folder
-    `sub-LABEL` on, else from the input folder's own name on. Raise ConfigError if there is no scan
-    or if the outputs of two would mix.
+    If a folder has scans named `_T1w`, its others are skipped, as are `derivatives`, `sourcedata`
+    and the output folder. A single input folder is mirrored below the output folder; of several,
+    each path is mirrored from its folder `sub-LABEL` on, else from the input folder's own name on.
     """
     mirror = len(inputs) == 1 and inputs[0].is_dir()
     scans: dict[Path, CohortScan] = {}

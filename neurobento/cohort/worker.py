@@ -90,8 +90,7 @@ def parcellate_scan(
 ) -> Outcome:
     """Write the files of a scan and their record, or keep those of an earlier run.
 
-    `staging` is a folder inside the cohort's folder, for files that are not complete yet. An error
-    of the scan becomes the outcome. A ModelError is raised: every scan would fail with it.
+    An error of the scan becomes the outcome; a ModelError is raised: every scan would fail with it.
     """
     with _ONE_AT_A_TIME:
         stopwatch = _Stopwatch()

@@ -1,7 +1,4 @@
-"""Map labels between a scan's own voxel grid and the network grid.
-
-Every preprocessing step is an affine map of the voxel grid, so its inverse is one too.
-"""
+"""Map labels between a scan's grid and the network grid: every step is an invertible affine map."""
 
 from __future__ import annotations
 
@@ -47,8 +44,7 @@ def axis_codes(voxel_to_ras: Affine) -> str:
 class Grid:
     """A scan's native voxel grid and the network grid over the same brain.
 
-    Both affines are (4, 4) float64, voxel index -> world RAS in mm. Step 8 of the preprocessing
-    sets the image's origin to zero; `network_voxel_to_ras` keeps the true one.
+    Both affines are (4, 4) float64, voxel index -> world RAS in mm, with the image's true origin.
     """
 
     native_shape: tuple[int, int, int]

@@ -1,8 +1,4 @@
-"""Read T1-weighted scans, whose headers are checked first, and write images on their grid.
-
-The formats are NIfTI-1 and NIfTI-2 (single file, plain or gzip) and FreeSurfer MGH/MGZ,
-recognised by content, not by name.
-"""
+"""Read T1-weighted scans (NIfTI-1, NIfTI-2, MGH), by content, and write images on their grid."""
 
 from __future__ import annotations
 
@@ -118,10 +114,7 @@ def write_labels(
     *,
     extension: bytes | None = None,
 ) -> None:
-    """Write a label map as `.nii.gz`, uint8, with the scan's geometry to the bit.
-
-    `extension` is text for a NIfTI comment (code 6), such as the region table.
-    """
+    """Write labels as `.nii.gz`, uint8, with the scan's geometry to the bit and a NIfTI comment."""
     write_atomically(path, label_bytes(labels, space, extension=extension))
 
 

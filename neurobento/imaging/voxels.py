@@ -44,8 +44,8 @@ def read_voxels(
 ) -> NDArray[np.float32]:
     """Return the scaled voxels, (X, Y, Z), with zero for every value that is not finite.
 
-    `stream` is the uncompressed file, read up to the end of `head`, its first bytes. Memory grows
-    with the bytes that arrive, by 4 for each voxel, not with the header's claim.
+    `stream` is read up to the end of `head`. Memory grows with the bytes that arrive, not the
+    header.
     """
     voxels = _VoxelBuffer(header)
     voxels.add(head[header.start_bytes : header.end_bytes])

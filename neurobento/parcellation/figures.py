@@ -29,8 +29,7 @@ def overlay_png(
 ) -> bytes:
     """Return a PNG of the regions over the scan in three planes, the subject's left on the left.
 
-    Scan and labels are (X, Y, Z) in any orientation. The planes follow the scan's own axes, turned
-    to the nearest anatomical ones.
+    Scan and labels are (X, Y, Z); the planes follow the scan's own axes, turned to anatomical ones.
     """
     from matplotlib.figure import Figure
 

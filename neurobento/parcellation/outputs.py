@@ -31,11 +31,10 @@ def dseg_bytes(parcellation: Parcellation) -> bytes:
 def output_files(
     name: str, scan: Scan, parcellation: Parcellation, backend_facts: dict[str, Any]
 ) -> dict[str, bytes]:
-    """Return the output files, name -> content.
+    """Return the output files, name -> content; `backend_facts` are those of `neurobento.facts`.
 
     `<name>_dseg.nii.gz` and `<name>_dseg.tsv` (labels and their BIDS look-up table),
-    `<name>_volumes.tsv`, `<name>_overlay.png`, `<name>_run.json`. `backend_facts` are those of
-    `neurobento.facts.backend_facts`.
+    `<name>_volumes.tsv`, `<name>_overlay.png`, `<name>_run.json`.
     """
     overlay = overlay_png(scan.array, parcellation.labels, scan.voxel_to_ras)
     facts = run_facts(parcellation, backend_facts)

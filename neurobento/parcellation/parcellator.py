@@ -55,8 +55,7 @@ class Parcellator:
     ) -> Parcellation:
         """Return the regions of a T1-weighted scan on the scan's own grid.
 
-        `progress` is called with the name of each stage as it begins. Raise PreprocessingError or
-        NotOnNetworkGrid if the scan cannot be brought onto the network grid.
+        `progress` is called with each stage's name. Raise PreprocessingError or NotOnNetworkGrid.
         """
         prepared = prepare(scan, preprocessing, progress=progress)
         progress("infer")
@@ -83,10 +82,7 @@ def restore_and_measure(
     *,
     progress: Progress = ignore_progress,
 ) -> Parcellation:
-    """Return the network's labels on the scan's own grid, with the regions' volumes.
-
-    `seconds` are those of the stages since `prepare`.
-    """
+    """Return the labels on the scan's own grid, with volumes and the seconds of all stages."""
     progress("restore")
     start = time.perf_counter()
     labels = prepared.grid.restore(network_labels)

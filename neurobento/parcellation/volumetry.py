@@ -87,10 +87,7 @@ def _flag(region: Region, voxels: int, share_percent: float) -> Flag:
 
 @functools.cache
 def _reference_shares() -> dict[int, tuple[float, float]]:
-    """Return class index -> mean and SD of the region's share in percent of the training labels.
-
-    `python -m training.studies.reference_shares` wrote the table.
-    """
+    """Return class index -> mean and SD of the region's share in percent of the training labels."""
     text = resources.files("neurobento").joinpath("data/region_shares.tsv").read_text()
     rows = csv.DictReader(text.splitlines(), delimiter="\t")
     return {

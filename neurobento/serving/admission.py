@@ -45,7 +45,7 @@ class _Queue:
 
 
 class Admission:
-    """Gives slots to requests, waiting or worked on, and refuses those that would wait too long.
+    """Gives slots to requests, and refuses those that would wait too long.
 
     `parallel` is how many requests of one queue are worked on at the same time.
     """
@@ -111,8 +111,8 @@ class Admission:
     ) -> Iterator[None]:
         """Count a request that holds a slot as queued or worked on while the context lasts.
 
-        Requests of one `kind` are expected to take about the same time. Raises ServiceBusy if the
-        work ahead would take longer than the request, or the service, allows.
+        Requests of one `kind` take about the same time. Raises ServiceBusy if the wait would be too
+        long.
         """
         found = self._queues.setdefault(queue, _Queue(self._parallel))
         wait_s = self._wait_s(found)

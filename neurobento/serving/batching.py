@@ -30,11 +30,7 @@ of slots, and the last slice of a full batch still waits less than a second."""
 
 
 def batch_limit(spec: ModelSpec) -> int:
-    """Return the images in one inference of a model: of scans, what half of the memory holds.
-
-    The least is two, since BentoML takes no limit of one; a backend that takes one scan after
-    another needs the memory of one.
-    """
+    """Return the images in one inference: for scans what half of the memory holds, 2 at least."""
     if SETTINGS.max_batch:
         return max(2, SETTINGS.max_batch)
     if spec.task == "anomaly":

@@ -1,7 +1,6 @@
 """Everything that reaches into private parts of BentoML and circus.
 
-BentoML has no setting for what is changed here. Another release may move or rename these parts:
-`apply_patches` then logs which patches to check, and the tests fail where one has lost its effect.
+Another release may move them: `apply_patches` then logs which patches to check.
 """
 
 from __future__ import annotations
@@ -71,10 +70,7 @@ def apply_patches(*, is_known_path: Callable[[str], bool], drain: Drain) -> None
 
 
 def patch_uploads() -> None:
-    """Limit each upload to one file and a few short fields, and forget file names.
-
-    BentoML takes text in a file field for a URL and fetches it, and takes any number of parts.
-    """
+    """Limit each upload to one file and a few short fields, never a URL, and forget file names."""
     from _bentoml_impl.serde import MultipartSerde
 
     original = MultipartSerde.parse_request

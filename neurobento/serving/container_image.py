@@ -1,7 +1,6 @@
 """The image that `bentoml containerize` makes, as far as bentofile.yaml cannot describe it.
 
-BentoML installs compilers and git for every distribution that it knows. The service needs only
-wheels, so the image names a distribution that BentoML does not know.
+BentoML installs compilers and git for each distribution it knows, so the image names another.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ class RequestContext:
         await self._abandoned.wait()
 
     async def run(self, work: Coroutine[Any, Any, Value]) -> Value:
-        """Return the result of some work, or cancel it at the deadline or when the client leaves.
+        """Return the work's result, or cancel it at the deadline or when the client leaves.
 
         DeadlineExceeded and ClientGone are raised once the cancelled work has cleaned up.
         """

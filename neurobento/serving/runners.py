@@ -83,10 +83,7 @@ def _segmenter(spec: ModelSpec, batching: dict[str, Any]) -> type:
 
         @bentoml.api(**batching)
         def segment(self, files: np.ndarray) -> np.ndarray:
-            """Return labels (N, 91, 122, 123) uint8 of the images in files.
-
-            The files' names are (N, 1024) uint8.
-            """
+            """Return labels (N, 91, 122, 123) uint8 of images in files named (N, 1024) uint8."""
             try:
                 return segment_files(files, self._infer, self._observe_wait)
             except MemoryError:
@@ -110,10 +107,7 @@ def _detector(spec: ModelSpec, batching: dict[str, Any]) -> type:
 
         @bentoml.api(**batching)
         def detect(self, images: np.ndarray) -> np.ndarray:
-            """Return the packed outputs for images (N, 1, 128, 128) float32.
-
-            See `neurobento.serving.tasks.anomaly.batches`.
-            """
+            """Return packed outputs (see `batches`) for images (N, 1, 128, 128) float32."""
             start = time.perf_counter()
             try:
                 with time_stage("network", spec.name):

@@ -139,10 +139,7 @@ SETTINGS = Settings()
 
 
 def read_token() -> str | None:
-    """Read the bearer token from NEUROBENTO_TOKEN_FILE, else from NEUROBENTO_TOKEN, else None.
-
-    A token that is short enough to guess is a ConfigError.
-    """
+    """Read the bearer token from NEUROBENTO_TOKEN_FILE, else from NEUROBENTO_TOKEN, else None."""
     # no field of `Settings`, whose repr would show it
     path = os.environ.get("NEUROBENTO_TOKEN_FILE")
     try:

@@ -1,7 +1,4 @@
-"""Read a 2D slice from a PNG, JPEG, DICOM or NIfTI file; its first bytes show the format.
-
-As with a scan, the header decides whether the pixels are read at all.
-"""
+"""Read a 2D slice from a PNG, JPEG, DICOM or NIfTI file; its first bytes show the format."""
 
 from __future__ import annotations
 
@@ -31,9 +28,8 @@ SIGNATURE_BYTES = DICOM_MAGIC_AT + len(DICOM_MAGIC)
 def read_slice(path: Path, limits: SliceLimits | None = None) -> NDArray[np.float32]:
     """Return the grey values of one slice, (rows, columns) float32, finite.
 
-    The file is a PNG or JPEG of any depth, a DICOM file of one frame, or a NIfTI file of two
-    dimensions or with one axis of length 1. Colours become luminance and transparent pixels black.
-    A slice that its file calls sagittal is refused. Errors have `path` as their subject.
+    A DICOM file has one frame, a NIfTI file two dimensions or an axis of length 1. Colours become
+    luminance, transparent pixels black; a sagittal slice is refused. Errors have `path` as subject.
     """
     try:
         return _read(path, limits or SliceLimits())
@@ -42,10 +38,7 @@ def read_slice(path: Path, limits: SliceLimits | None = None) -> NDArray[np.floa
 
 
 def holds_slice(path: Path) -> bool:
-    """Return True if the file is one for `read_slice`, False if it is a scan for `read_scan`.
-
-    An unknown format counts as a slice: `read_slice` names more formats when it refuses the file.
-    """
+    """Return True for a file for `read_slice`, or of unknown format; False for `read_scan`'s."""
     signature = _signature(path)
     if signature.startswith(PICTURE_MAGICS) or signature[DICOM_MAGIC_AT:] == DICOM_MAGIC:
         return True

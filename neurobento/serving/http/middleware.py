@@ -1,7 +1,6 @@
 """ASGI middleware around the service: request ids, limits, slots, and one shape for errors.
 
-BentoML has no body limit, answers errors in several shapes, and continues to work for
-clients that left. Requests are judged before their body is read, where that is possible.
+BentoML has no body limit, several shapes of errors, and works on for clients that left.
 """
 
 from __future__ import annotations

@@ -1,9 +1,6 @@
 """Answer requests of the Open Inference Protocol, version 2, whatever transport brought them.
 
 https://kserve.github.io/website/docs/concepts/architecture/data-plane/v2-protocol
-
-A request names a model; the model's task knows its inputs and outputs. Requests come from the
-modules `grpc` and `rest` beside this one.
 """
 
 from __future__ import annotations

@@ -126,10 +126,9 @@ def file_content(tensor: Tensor) -> bytes:
 def grid_images(
     tensor: Tensor, shape: tuple[int, ...], max_images: int, file_input: str
 ) -> NDArray[np.float32]:
-    """Return the images (N, 1, *shape) in a tensor, with values from 0 to 1.
+    """Return the images (N, 1, *shape) in a tensor, in [0, 1]; raise NotOnNetworkGrid for another.
 
-    Raise NotOnNetworkGrid for another shape or data type; its message recommends `file_input`, the
-    input that takes a file.
+    The error's remedy recommends `file_input`, the input that takes a file.
     """
     values = tensor.values
     has_axes = tensor.datatype == "FP32" and values.ndim == 2 + len(shape)

@@ -1,8 +1,6 @@
-"""Run durable jobs: scans that are worked on after the request that brought them was answered.
+"""Run durable jobs, each scan's after its request was answered; see docs/decisions/0013-jobs.md.
 
-A database holds the scans, the queue and the results. Servers share it, and any of them may be
-killed at any time; the sweep finds what an interrupted step left behind. The reasons are in
-docs/decisions/0013-jobs.md.
+A database holds scans, queue and results. Servers share it, and any may be killed at any time.
 """
 
 from neurobento.serving.jobs.database import Database

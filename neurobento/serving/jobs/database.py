@@ -26,10 +26,7 @@ REDIS_SCHEMES = ("redis", "rediss", "unix")
 
 
 class KeyValueStore:
-    """Small values by key, and a queue of names.
-
-    Methods raise `ServiceUnavailable` if the database cannot be reached or its disk is full.
-    """
+    """Small values by key, and a queue of names; ServiceUnavailable if it is down or full."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -81,10 +78,7 @@ class KeyValueStore:
 
 
 class FileStore:
-    """Files of any length by name, in pieces.
-
-    A file exists once it is complete: then the value of its name is its number of pieces.
-    """
+    """Files of any length by name, in pieces; one exists once its name has its number of pieces."""
 
     def __init__(self, store: Store) -> None:
         self._values = KeyValueStore(store)

@@ -35,8 +35,7 @@ class SqliteStore(SqliteStorage):  # type: ignore[misc]
     def db(self, commit: bool = False, close: bool = False) -> Iterator[sqlite3.Cursor]:
         """Give a cursor; if the work is to be committed, in a transaction of its own.
 
-        Huey's method leaves it open if the disk is full at the commit: all reads through the
-        connection would see the refused values, until the next write fails.
+        Huey's method leaves it open if the disk is full: then reads see the refused values.
         """
         with self.lock:
             try:

@@ -31,9 +31,8 @@ def _machine() -> str:
 class Liveness:
     """Judge owners: on this machine by the system, elsewhere by whether their heartbeat changes.
 
-    An owner elsewhere is dead if its heartbeat was the same for `lost_after_s`, in at least four
-    looks. Clocks of two machines are never compared, and only time in which this process looked
-    counts: while the database was away, the other process could not write either.
+    One elsewhere is dead if its heartbeat stayed the same for `lost_after_s`, in at least four
+    looks. Clocks are never compared; only time in which this process could look counts.
     """
 
     def __init__(self, lost_after_s: float = LOST_AFTER_S) -> None:

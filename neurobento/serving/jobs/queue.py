@@ -1,7 +1,6 @@
 """Take jobs from the queue and end them; many servers share one queue.
 
-A name in the queue is only a hint to look at a job: one too many is harmless, and a lost one is
-put back by the sweep.
+A name in it is only a hint: one too many is harmless, and the sweep puts a lost one back.
 """
 
 from __future__ import annotations
@@ -38,10 +37,9 @@ MAX_LOST_ATTEMPTS = 5
 
 
 class JobQueue(Submissions):
-    """The jobs in a database that other servers may share; all methods are thread-safe.
+    """The jobs in a shared database; thread-safe. No two queues may have the same owner.
 
-    Methods raise `ServiceUnavailable` if the database cannot be reached or its disk is full. No
-    two queues may have the same owner; by default it is this process.
+    Methods raise `ServiceUnavailable` if the database cannot be reached or its disk is full.
     """
 
     def __init__(
@@ -113,10 +111,7 @@ class JobQueue(Submissions):
                 target.write(chunk)
 
     def finish(self, attempt: Attempt, result: bytes) -> bool:
-        """End a job with its result, a zip; return True if this attempt is the one that ended it.
-
-        After an error this may be repeated, as may `fail`: the answer is the same.
-        """
+        """End a job with its result, a zip; return True if this attempt did. May be repeated."""
         self._files.write(attempt.result_file, io.BytesIO(result))
         return self._end(attempt, End("done", time.time(), attempt.number))
 

@@ -40,12 +40,7 @@ class Submissions:
     def submit(self, scan: Path, options: ParcellationOptions, key: str | None = None) -> Job:
         """Queue a job for a scan; a second request with the same idempotency key gets the first.
 
-        Raises
-        ------
-        ServiceBusy
-            Too many jobs wait.
-        JobConflict
-            The key was used for another request.
+        Raises ServiceBusy if too many wait, JobConflict if the key was used for another request.
         """
         chosen = (options.model, options.preprocessing, options.space)
         request = hashlib.sha256("\n".join([file_sha256(scan), *chosen]).encode()).hexdigest()

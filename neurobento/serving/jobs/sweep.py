@@ -20,8 +20,8 @@ GRACE_S = 10.0
 class Sweep:
     """One pass over the whole database; several servers may make one at the same time.
 
-    A kill may interrupt it after any step, and the next pass finds what is left to do. An ended
-    job's `end` outlives its `job`, so that no late attempt ends it again.
+    The next pass continues one that was killed. `end` outlives `job`, so that no late attempt ends
+    it.
     """
 
     def __init__(

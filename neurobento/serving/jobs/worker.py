@@ -70,8 +70,7 @@ class _Run:
 class JobWorker:
     """Take jobs from the queue while the server runs, `at_once` at a time.
 
-    `limit_s` is the time for one try of a job, and for waiting before it. `is_ready` returns True
-    once every part of the service answers.
+    `limit_s` is the time for one try of a job, and for waiting before it.
     """
 
     def __init__(

@@ -1,7 +1,6 @@
 """Prepare scans and slices in worker processes that can be killed in the middle of a file.
 
-BentoML's own `workers=N` was seen to give all work to one of them; here a file goes to whichever
-worker is free. Slices, and scans that are on the network grid already, take a moment: they have
+BentoML's own `workers=N` gave all work to one of them. Slices, and scans on the network grid, have
 a queue and a worker of their own, and never wait behind a head with a skull.
 """
 
@@ -24,10 +23,7 @@ __all__ = ["PreprocessingPool"]
 
 
 class PreprocessingPool:
-    """A pool of worker processes, used from one event loop.
-
-    It prepares `processes` scans at the same time, each with its own `threads`.
-    """
+    """Worker processes for `processes` scans at a time, each with `threads`; for one event loop."""
 
     def __init__(self, processes: int, threads: int) -> None:
         import_all = functools.partial(import_toolkits, threads)
@@ -56,14 +52,8 @@ class PreprocessingPool:
     async def prepare(self, path: Path, kind: Kind, ticket: str) -> dict[str, Any]:
         """Return what was made of a file, or the error it raised, packed (see `serialisation`).
 
-        Its array is written beside it. The ticket names the work, so that it can be ended.
-
-        Raises
-        ------
-        ServiceUnavailable
-            The worker died and is being replaced, or none can be started.
-        ClientGone
-            The work was ended: its worker was killed, and what it had written is removed.
+        The array is beside the file. The ticket names the work, so that it can be ended: then
+        ClientGone. ServiceUnavailable if the worker died or none can be started.
         """
         if ticket in self._ended:
             raise _work_ended()

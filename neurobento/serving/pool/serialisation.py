@@ -1,7 +1,4 @@
-"""Serialise prepared scans, slices and errors between the preprocessing service and its caller.
-
-Large arrays stay in files, which the messages name.
-"""
+"""Serialise prepared scans, slices and errors between the preprocessing service and its caller."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Prepare scans and slices inside a worker process.
-
-A file that crashes a decoder crashes this process alone, never the service.
-"""
+"""Prepare scans and slices in a process that a file may crash without harm to the service."""
 
 from __future__ import annotations
 

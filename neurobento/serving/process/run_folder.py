@@ -1,7 +1,4 @@
-"""The folder of one running server: its temporary files, and two facts its processes share.
-
-The folder goes with the server. The next server to start removes the folder of one that was killed.
-"""
+"""The folder of one running server: its temporary files, and two facts its processes share."""
 
 from __future__ import annotations
 

@@ -48,9 +48,8 @@ OwnRunner = TypeVar("OwnRunner", bound=Runner)
 class TaskHandler(Generic[OwnRunner]):
     """Handle the requests for one task, whether they came by HTTP, by gRPC or as jobs.
 
-    `batches` holds the largest batch of each model's runner. A runner is sent two batches at a
-    time, one in the network and one that waits for it; other calls wait here, where they can be
-    cancelled.
+    `batches` holds the largest batch of each model's runner. A runner gets two at a time, one of
+    which waits for it; other calls wait here, where they can be cancelled.
     """
 
     task: str
@@ -111,8 +110,7 @@ class TaskHandler(Generic[OwnRunner]):
     ) -> Result:
         """Return a runner's answer, once it has a free slot.
 
-        The runner finishes a call even if its client has left. The call keeps its slot until then,
-        so that abandoned calls cannot pile up.
+        The slot is kept until the runner ends the call, so that abandoned calls cannot pile up.
         """
         runner, slot = self._runner(model), self._slots[model]
         await slot.acquire()
@@ -140,10 +138,7 @@ def _release(slot: asyncio.Semaphore, work: asyncio.Future[Any]) -> None:
 
 
 async def call_service(answer: Coroutine[Any, Any, Result]) -> Result:
-    """Return what another service answers; raise ServiceUnavailable if it is gone or restarting.
-
-    The RuntimeError of a service that failed says that it would fail again.
-    """
+    """Return what another service answers; raise ServiceUnavailable if it is gone or restarting."""
     from aiohttp import ClientError
 
     try:

@@ -1,9 +1,7 @@
 """The service's log: one JSON object a line, never a file name, header text or voxel.
 
-A line has a time, a level and a message; lines of a request have its id, and the last of them its
-model, preprocessing, status and milliseconds. Libraries in the process, BentoML above all, write
-their own lines: these name an exception's class and code line, not its text, which may quote a
-client.
+Lines of a request have its id, and the last one its model, preprocessing, status and milliseconds.
+Lines of libraries name an exception's class and code line, not its text, which may quote a client.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Prometheus metrics; BentoML merges those of all processes and answers `/metrics`.
 
-BentoML itself measures batches (`bentoml_service_adaptive_batch_size`). Each label has few values:
-a stage, a model's name, a preprocessing, an outcome. None identifies a scan or a request.
+Each label has few values, and none identifies a scan or a request.
 """
 
 from __future__ import annotations

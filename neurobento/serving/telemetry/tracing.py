@@ -1,7 +1,4 @@
-"""OpenTelemetry traces through the front, preprocessing and the runners, if a collector is set.
-
-Spans carry the names of stages and models, and nothing of the scan.
-"""
+"""OpenTelemetry traces, with names of stages and models only, if a collector is set."""
 
 from __future__ import annotations
 

@@ -26,10 +26,7 @@ CONTENTS = {
 
 
 async def receive_message(requests: AsyncIterator[Any], limit_s: float) -> Any:
-    """Return the one message of a call.
-
-    Raise DeadlineExceeded if it is not complete in time: its sender holds a slot meanwhile.
-    """
+    """Return the one message of a call; DeadlineExceeded if its sender is too slow."""
     messages = []
     try:
         async with asyncio.timeout(limit_s):

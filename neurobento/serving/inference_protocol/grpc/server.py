@@ -1,7 +1,6 @@
 """Serve the Open Inference Protocol over gRPC on a port of its own, with health and reflection.
 
-It bypasses BentoML, whose services of the new style have no gRPC. Slots, deadlines, token, errors
-and metrics are the same objects that HTTP requests pass through.
+BentoML's new-style services have no gRPC. Slots, deadlines, token and metrics are shared with HTTP.
 """
 
 from __future__ import annotations
@@ -108,8 +107,8 @@ def _reflection_pool() -> descriptor_pool.DescriptorPool:
 def _rpc_handlers(servicer: Servicer) -> grpc.GenericRpcHandler:
     """Return the handlers of the protocol's calls; gRPC answers UNIMPLEMENTED to all others.
 
-    ModelInfer is served as a stream of one message, which looks the same to clients: its message
-    is read only once the call has shown the token and has a slot.
+    ModelInfer is a stream of one message, read only once the call has shown the token and has a
+    slot.
     """
     handlers = {}
     for name, (request, response) in pb.METHODS.items():

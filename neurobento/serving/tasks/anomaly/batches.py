@@ -1,7 +1,4 @@
-"""Pack an anomaly model's outputs into one array, which BentoML can split by slice.
-
-A slice is 64 KiB, small enough to travel in the message, so there is no file that could be missing.
-"""
+"""Pack an anomaly model's outputs into one array, 64 KiB a slice, which BentoML can split."""
 
 from __future__ import annotations
 

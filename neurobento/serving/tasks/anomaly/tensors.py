@@ -1,8 +1,4 @@
-"""Offer anomaly detection through the Open Inference Protocol.
-
-A request brings either `slice`, the bytes of a slice's file, or `image`, slices that are on the
-network's grid already.
-"""
+"""Offer anomaly detection through the Open Inference Protocol, for a file or fitted slices."""
 
 from __future__ import annotations
 

@@ -62,16 +62,10 @@ class ParcellationHandler(TaskHandler[Segmenter]):
     async def parcellate(
         self, file: Path, options: ParcellationOptions, context: RequestContext
     ) -> Parcellation:
-        """Return the parcellation of a scan's file.
+        """Return a file's parcellation; ServiceBusy and ServiceUnavailable say when to retry.
 
-        Raises
-        ------
-        ModelNotFound, ScanError, PreprocessingError
-            The request cannot be served.
-        ServiceBusy, ServiceUnavailable
-            Not now; both say when to try again.
-        DeadlineExceeded, ClientGone
-            The work was ended in all processes.
+        Other errors are ModelNotFound, ScanError, PreprocessingError, DeadlineExceeded and
+        ClientGone.
         """
         work = functools.partial(self._parcellate, file, options, context)
         return await self._run_admitted(context, options.model, options.preprocessing, work)

@@ -1,8 +1,7 @@
 """Pass images on the network grid between processes as files, which messages name.
 
-An image is 5.5 MB, and every service that a message passes through would copy it several times,
-on cores that the network could use. The file lies beside the upload that it comes from and is
-removed with it, so a missing file most likely belonged to a client that left.
+An image is 5.5 MB, and each service would copy it several times. The file lies beside its upload
+and is removed with it, so a missing file most likely belonged to a client that left.
 """
 
 from __future__ import annotations
@@ -51,8 +50,7 @@ def segment_files(
 ) -> NDArray[np.uint8]:
     """Return labels (N, 91, 122, 123) of images in files, `MISSING` throughout where a file is.
 
-    `infer` gives the labels of images (M, 1, 91, 122, 123); `on_wait` is called for each image
-    with the seconds since its file was written.
+    `on_wait` is called for each image with the seconds since its file was written.
     """
     images = np.empty((len(paths), 1, *NETWORK_SHAPE), np.float32)
     waits_s = [

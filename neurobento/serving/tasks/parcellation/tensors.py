@@ -1,8 +1,4 @@
-"""Offer parcellation through the Open Inference Protocol.
-
-A request brings either `scan`, the bytes of a scan's file, or `image`, scans that are on the
-network grid already. Parameters choose the preprocessing and the space, as in the HTTP form.
-"""
+"""Offer parcellation through the Open Inference Protocol, for a file or images on the grid."""
 
 from __future__ import annotations
 

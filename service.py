@@ -18,7 +18,8 @@ from neurobento.registry import DEFAULT_ANOMALY_MODEL, DEFAULT_MODEL, list_specs
 from neurobento.serving.admission import Admission
 from neurobento.serving.batching import batch_limit
 from neurobento.serving.container_image import IMAGE
-from neurobento.serving.http.downloads import GZIP, JSON, ZIP, answer_errors, file_response
+from neurobento.serving.error_responses import api_error_responses
+from neurobento.serving.http.downloads import GZIP, JSON, ZIP, file_response
 from neurobento.serving.http.middleware import guard_requests
 from neurobento.serving.http.models_page import models_app
 from neurobento.serving.inference_protocol.protocol import OpenInference
@@ -126,7 +127,7 @@ class NeuroBento:
         await self.job_worker.stop()
 
     @bentoml.api(route="/predict/")
-    @answer_errors
+    @api_error_responses
     async def predict(
         self, file: Path, *, ctx: bentoml.Context
     ) -> Annotated[Path, ContentType(GZIP)]:
@@ -136,7 +137,7 @@ class NeuroBento:
         return file_response(labels, "dseg.nii.gz", GZIP)  # type: ignore[return-value]
 
     @bentoml.api(route="/v1/parcellation")
-    @answer_errors
+    @api_error_responses
     async def parcellation(
         self,
         file: Path,
@@ -159,7 +160,7 @@ class NeuroBento:
         return file_response(outputs, "parcellation.zip", ZIP)  # type: ignore[return-value]
 
     @bentoml.api(route="/v1/jobs")
-    @answer_errors
+    @api_error_responses
     async def submit(
         self,
         file: Path,
@@ -180,14 +181,14 @@ class NeuroBento:
         request = ctx.request.state.context
         request.model, request.preprocessing = model, options.preprocessing
         key = idempotency_key(ctx.request.headers)
-        answer = await submit_job(self.jobs, file, options, key)
+        response = await submit_job(self.jobs, file, options, key)
         self.job_worker.notify()
-        ctx.response.status_code = answer.status_code
-        ctx.response.metadata["location"] = answer.headers["location"]
-        return answer  # type: ignore[return-value]
+        ctx.response.status_code = response.status_code
+        ctx.response.metadata["location"] = response.headers["location"]
+        return response  # type: ignore[return-value]
 
     @bentoml.api(route="/v1/anomaly")
-    @answer_errors
+    @api_error_responses
     async def anomaly(
         self, file: Path, model: str = DEFAULT_ANOMALY_MODEL, *, ctx: bentoml.Context
     ) -> Annotated[Path, ContentType(JSON)]:
@@ -197,5 +198,7 @@ class NeuroBento:
         files.
         """
         media_type = choose_media_type(ctx.request.headers.get("accept", ""))
-        found = await self.slices.answer(file, model, media_type, ctx.request.state.context)
-        return file_response(found, FILE_NAMES[media_type], media_type)  # type: ignore[return-value]
+        content = await self.slices.response_body(
+            file, model, media_type, ctx.request.state.context
+        )
+        return file_response(content, FILE_NAMES[media_type], media_type)  # type: ignore[return-value]

@@ -85,7 +85,7 @@ def _local_processor(args: argparse.Namespace, progress: Progress) -> ProcessFil
 
 @contextmanager
 def _service_processor(args: argparse.Namespace, progress: Progress) -> Iterator[ProcessFile]:
-    from neurobento.cli.service_outputs import answer_output_files
+    from neurobento.cli.service_outputs import response_output_files
     from neurobento.client import Client
     from neurobento.imaging.scan import scan_name
 
@@ -101,7 +101,7 @@ def _service_processor(args: argparse.Namespace, progress: Progress) -> Iterator
     def parcellate(path: Path) -> tuple[dict[str, bytes], list[str]]:
         answer = client.parcellate(path, model=args.model, preprocessing=args.preprocessing)
         progress("write")
-        return answer_output_files(answer, scan_name(path), path), answer.warnings
+        return response_output_files(answer, scan_name(path), path), answer.warnings
 
     token = client_token() if args.token_file is None else _read_token(args.token_file)
     with Client(args.url, token=token, timeout_s=args.timeout, progress=report_once) as client:

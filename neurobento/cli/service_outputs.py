@@ -18,12 +18,12 @@ from neurobento.labels import aal116
 from neurobento.parcellation.figures import overlay_png
 from neurobento.parcellation.volumetry import measure, volumes_tsv
 
-__all__ = ["answer_output_files"]
+__all__ = ["response_output_files"]
 
 DERIVED_FILES = frozenset({"dseg.tsv", "volumes.tsv", "overlay.png"})
 
 
-def answer_output_files(answer: Answer, name: str, path: Path) -> dict[str, bytes]:
+def response_output_files(answer: Answer, name: str, path: Path) -> dict[str, bytes]:
     """Return file name -> content, as `neurobento.parcellation.outputs.output_files` does.
 
     Over gRPC a service gives labels, in native space, and the facts of the run; tables and picture

@@ -10,9 +10,9 @@ from typing import Any
 from neurobento.client.service_errors import one_line
 from neurobento.errors import ServiceError
 
-__all__ = ["MAX_ANSWER_BYTES", "AnomalyAnswer", "Answer"]
+__all__ = ["MAX_RESPONSE_BYTES", "AnomalyAnswer", "Answer"]
 
-MAX_ANSWER_BYTES = 1 << 30
+MAX_RESPONSE_BYTES = 1 << 30
 """Packed or unpacked; the labels of the largest scan are half of it."""
 
 LABELS, RUN = "dseg.nii.gz", "run.json"
@@ -31,7 +31,7 @@ class Answer:
 
     def __post_init__(self) -> None:
         if not self.files.get(LABELS, b"").startswith(b"\x1f\x8b"):
-            raise _not_an_answer("labels as gzip NIfTI", LABELS in self.files)
+            raise _unexpected_files("labels as gzip NIfTI", LABELS in self.files)
         _read_facts(self.files, RUN)
 
     @property
@@ -64,9 +64,9 @@ class AnomalyAnswer:
         facts = _read_facts(self.files, ANOMALY)
         numbers = [facts.get("score"), facts.get("threshold")]
         if not all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers):
-            raise _not_an_answer("the numbers score and threshold", True)
+            raise _unexpected_files("the numbers score and threshold", True)
         if not self.files.get(OVERLAY, b"").startswith(b"\x89PNG"):
-            raise _not_an_answer("a picture as PNG", OVERLAY in self.files)
+            raise _unexpected_files("a picture as PNG", OVERLAY in self.files)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -100,11 +100,11 @@ def _read_facts(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
     except ValueError:
         facts = None
     if not isinstance(facts, dict):
-        raise _not_an_answer(f"{name} as a JSON object", name in files)
+        raise _unexpected_files(f"{name} as a JSON object", name in files)
     return facts
 
 
-def _not_an_answer(expected: str, is_there: bool) -> ServiceError:
+def _unexpected_files(expected: str, is_there: bool) -> ServiceError:
     return ServiceError(
         expected=f"an answer with {expected}",
         found="another format" if is_there else "an answer without",

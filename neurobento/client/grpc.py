@@ -14,7 +14,7 @@ import numpy as np
 
 from neurobento import errors as e
 from neurobento.anomaly.heat_map_file import heat_map_png
-from neurobento.client.answers import MAX_ANSWER_BYTES, AnomalyAnswer, Answer
+from neurobento.client.answers import MAX_RESPONSE_BYTES, AnomalyAnswer, Answer
 from neurobento.client.requests import AnomalyRequest, ParcellationRequest, TransferProgress
 from neurobento.client.retries import Deadline
 from neurobento.client.service_errors import error_from_message, is_retry_after
@@ -42,7 +42,7 @@ ERRORS_BY_CODE: dict[Any, type[e.ServiceError]] = {
 
 CHANNEL_OPTIONS = [
     ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", MAX_ANSWER_BYTES),
+    ("grpc.max_receive_message_length", MAX_RESPONSE_BYTES),
     ("grpc.enable_http_proxy", 0),
     # `Retries` waits between attempts; a channel that backs off longer would fail them at once
     ("grpc.initial_reconnect_backoff_ms", 100),

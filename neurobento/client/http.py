@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from neurobento.client.answers import MAX_ANSWER_BYTES, AnomalyAnswer, Answer
+from neurobento.client.answers import MAX_RESPONSE_BYTES, AnomalyAnswer, Answer
 from neurobento.client.requests import (
     AnomalyRequest,
     ParcellationRequest,
@@ -21,7 +21,7 @@ from neurobento.client.requests import (
 from neurobento.client.responses import (
     UPLOAD_NAME,
     require_success,
-    unexpected_answer,
+    unexpected_response,
     unzip_files,
 )
 from neurobento.client.retries import Deadline
@@ -65,7 +65,7 @@ class HttpTransport:
         try:
             return [dict(model) for model in json.loads(body)["models"]]
         except (ValueError, TypeError, KeyError):
-            raise unexpected_answer("a list of models", body) from None
+            raise unexpected_response("a list of models", body) from None
 
     def ready(self, deadline: Deadline) -> bool:
         """Return True if `GET /readyz` gives 200; its 503 is raised as `ServiceUnavailable`."""
@@ -184,8 +184,8 @@ def _read_body(response: httpx.Response, deadline: Deadline, progress: TransferP
             raise deadline.error()
         if response.is_success:
             progress("downloading", len(body))
-            if len(body) > MAX_ANSWER_BYTES:
-                raise unexpected_answer(f"at most {MAX_ANSWER_BYTES} bytes", body)
+            if len(body) > MAX_RESPONSE_BYTES:
+                raise unexpected_response(f"at most {MAX_RESPONSE_BYTES} bytes", body)
         elif len(body) > MAX_ERROR_BYTES:
             break
     return bytes(body)

@@ -8,7 +8,7 @@ from typing import Any
 from neurobento.client.answers import Answer
 from neurobento.client.http import HttpTransport
 from neurobento.client.requests import ParcellationRequest, TransferProgress
-from neurobento.client.responses import require_success, unexpected_answer, unzip_files
+from neurobento.client.responses import require_success, unexpected_response, unzip_files
 from neurobento.client.retries import Deadline
 from neurobento.client.service_errors import error_from_message, one_line
 from neurobento.contract.jobs import JOB_STATES
@@ -74,5 +74,5 @@ def _parse_status(body: bytes) -> dict[str, Any]:
     except (ValueError, TypeError, KeyError):
         known = False
     if not known:
-        raise unexpected_answer("a job", body)
+        raise unexpected_response("a job", body)
     return status

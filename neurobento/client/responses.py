@@ -11,13 +11,13 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from neurobento import errors as e
-from neurobento.client.answers import MAX_ANSWER_BYTES
+from neurobento.client.answers import MAX_RESPONSE_BYTES
 from neurobento.client.service_errors import error_from_message, is_retry_after, one_line
 
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["UPLOAD_NAME", "require_success", "unexpected_answer", "unzip_files"]
+__all__ = ["UPLOAD_NAME", "require_success", "unexpected_response", "unzip_files"]
 
 UPLOAD_NAME = "scan"
 """The file name of every upload, and so the stem of every file that comes back."""
@@ -66,15 +66,15 @@ def unzip_files(body: bytes) -> dict[str, bytes]:
     try:
         with zipfile.ZipFile(io.BytesIO(body)) as archive:
             entries = [i for i in archive.infolist() if ZIP_NAME.fullmatch(i.filename)]
-            if sum(entry.file_size for entry in entries) > MAX_ANSWER_BYTES:
-                raise unexpected_answer(f"files of at most {MAX_ANSWER_BYTES} bytes", body)
+            if sum(entry.file_size for entry in entries) > MAX_RESPONSE_BYTES:
+                raise unexpected_response(f"files of at most {MAX_RESPONSE_BYTES} bytes", body)
             return {i.filename.removeprefix(f"{UPLOAD_NAME}_"): archive.read(i) for i in entries}
     # broken; another compression; encrypted
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError):
-        raise unexpected_answer("a zip of output files", body) from None
+        raise unexpected_response("a zip of output files", body) from None
 
 
-def unexpected_answer(expected: str, body: bytes | bytearray) -> e.ServiceError:
+def unexpected_response(expected: str, body: bytes | bytearray) -> e.ServiceError:
     """Return the error for a body that no neurobento service sends."""
     return e.ServiceError(
         expected=expected,

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from neurobento.errors import ConfigError, NeuroBentoError
 from neurobento.serving.admission import Admission
-from neurobento.serving.error_answers import error_body, protocol_error_body
+from neurobento.serving.error_responses import error_body, protocol_error_body
 from neurobento.serving.http.paths import MOUNTED, PROBES, UPLOADS, is_known_path, needs_slot
 from neurobento.serving.http.request_body import Receive, RequestBody, too_large
 from neurobento.serving.http.response_writer import ResponseWriter, Send
@@ -125,7 +125,7 @@ class RequestMiddleware:
             elif body.refused is None:
                 await writer.crash()
             elif not writer.started:
-                await writer.error(*body.refused.answer)
+                await writer.error(*body.refused.error)
 
 
 def guard_requests(

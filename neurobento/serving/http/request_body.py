@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from http import HTTPStatus
 from typing import Any
 
-from neurobento.serving.error_answers import CLIENT_GONE
+from neurobento.serving.error_responses import CLIENT_GONE
 from neurobento.serving.request import RequestContext
 
 __all__ = ["BodyRefused", "Message", "Receive", "RequestBody", "too_large"]
@@ -17,10 +17,10 @@ Receive = Callable[[], Awaitable[Message]]
 
 
 class BodyRefused(Exception):
-    """The body is too large, too slow or not whole; `answer` is the status, kind and text."""
+    """The body is too large, too slow or not whole; `error` is the status, kind and text."""
 
-    def __init__(self, answer: tuple[int, str, str]) -> None:
-        self.answer = answer
+    def __init__(self, error: tuple[int, str, str]) -> None:
+        self.error = error
 
 
 class RequestBody:
@@ -83,6 +83,6 @@ def _too_slow(limit_s: float | None) -> tuple[HTTPStatus, str, str]:
 
 
 def too_large(limit: int) -> tuple[HTTPStatus, str, str]:
-    """Return status, kind and text of the answer to a body of more than `limit` bytes."""
+    """Return status, kind and text for a body of more than `limit` bytes."""
     text = f"expected a request of at most {limit} bytes; send one scan, compressed with gzip"
     return HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "RequestTooLarge", text

@@ -9,7 +9,7 @@ from http import HTTPStatus
 from typing import Any
 
 from neurobento.errors import NeuroBentoError
-from neurobento.serving.error_answers import CLIENT_GONE, error_body, error_headers, error_status
+from neurobento.serving.error_responses import CLIENT_GONE, error_body, error_headers, error_status
 from neurobento.serving.http.request_body import Message, RequestBody
 from neurobento.serving.telemetry.tracing import current_trace_id
 
@@ -31,7 +31,7 @@ logger = logging.getLogger("neurobento.serving")
 
 
 class ResponseWriter:
-    """An ASGI send callable that passes answers on, and errors in one JSON shape."""
+    """An ASGI send callable that passes responses on, and errors in one JSON shape."""
 
     def __init__(self, send: Send, request_id: str, shape: Shape = error_body) -> None:
         self._send, self._shape = send, shape
@@ -61,7 +61,7 @@ class ResponseWriter:
         """Send the application's error in our shape."""
         if self.body is not None and self.body.refused is not None:
             # BentoML catches what reading the body raised, and makes a 500 of it
-            await self.error(*self.body.refused.answer)
+            await self.error(*self.body.refused.error)
             return
         status: int = start["status"]
         headers = [(k, v) for k, v in start["headers"] if k.lower() not in REPLACED_HEADERS]
@@ -70,14 +70,14 @@ class ResponseWriter:
         await self.error(status, *_parse_error(self._error_text, status), headers)
 
     async def fail(self, error: NeuroBentoError) -> None:
-        """Send one of our errors, unless an answer has begun."""
+        """Send one of our errors, unless a response has begun."""
         headers = [(k.encode(), v.encode()) for k, v in error_headers(error).items()]
         if not self.started:
             kind = type(error).__name__
             await self.error(error_status(error), kind, error.public_message, headers)
 
     async def crash(self) -> None:
-        """Log the exception being handled; send 500, unless an answer has begun."""
+        """Log the exception being handled; send 500, unless a response has begun."""
         logger.exception("request %s failed", self.request_id)
         if not self.started:
             await self.error(

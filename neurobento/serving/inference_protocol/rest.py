@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from neurobento.errors import ClientGone, ConfigError
-from neurobento.serving.http.error_responses import Endpoint, with_error_responses
+from neurobento.serving.error_responses import Endpoint, endpoint_error_responses
 from neurobento.serving.inference_protocol.protocol import (
     EXTENSIONS,
     SERVER_NAME,
@@ -50,7 +50,7 @@ def rest_app(
         ]
     return Starlette(
         routes=[
-            Route(path, with_error_responses(endpoint), methods=[method])
+            Route(path, endpoint_error_responses(endpoint), methods=[method])
             for path, endpoint, method in routes
         ]
     )

@@ -16,9 +16,8 @@ from starlette.routing import Route
 
 from neurobento.contract.jobs import IDEMPOTENCY_KEY
 from neurobento.errors import ConfigError, JobConflict
-from neurobento.serving.error_answers import error_body
+from neurobento.serving.error_responses import endpoint_error_responses, error_body
 from neurobento.serving.http.downloads import FILE_STEM, GZIP, ZIP, file_response
-from neurobento.serving.http.error_responses import with_error_responses
 from neurobento.serving.jobs.job import End, Job
 from neurobento.serving.jobs.queue import JobQueue
 from neurobento.serving.tasks.parcellation.options import ParcellationOptions
@@ -72,9 +71,9 @@ def job_routes(queue: Callable[[], JobQueue]) -> list[Route]:
         return Response(status_code=204)
 
     return [
-        Route("/jobs/{id}", with_error_responses(status), methods=["GET"]),
-        Route("/jobs/{id}", with_error_responses(delete), methods=["DELETE"]),
-        Route("/jobs/{id}/result", with_error_responses(result), methods=["GET"]),
+        Route("/jobs/{id}", endpoint_error_responses(status), methods=["GET"]),
+        Route("/jobs/{id}", endpoint_error_responses(delete), methods=["DELETE"]),
+        Route("/jobs/{id}/result", endpoint_error_responses(result), methods=["GET"]),
     ]
 
 

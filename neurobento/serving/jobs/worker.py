@@ -15,7 +15,7 @@ from anyio import to_thread
 
 from neurobento.errors import ClientGone, NeuroBentoError, ServiceBusy, ServiceUnavailable
 from neurobento.serving.admission import Admission
-from neurobento.serving.error_answers import error_status
+from neurobento.serving.error_responses import error_status
 from neurobento.serving.jobs.job import Attempt
 from neurobento.serving.jobs.queue import JobQueue
 from neurobento.serving.request import RequestContext

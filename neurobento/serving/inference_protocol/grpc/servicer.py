@@ -14,7 +14,7 @@ from anyio import to_thread
 from neurobento.contract import inference_protocol as pb
 from neurobento.errors import NeuroBentoError
 from neurobento.serving.admission import Admission
-from neurobento.serving.error_answers import GRPC_CODES, error_headers, error_status
+from neurobento.serving.error_responses import GRPC_CODES, error_headers, error_status
 from neurobento.serving.inference_protocol.grpc.messages import (
     infer_response,
     parse_request,

@@ -60,7 +60,7 @@ class AnomalyHandler(TaskHandler[Detector]):
         self._thresholds = dict(thresholds)
         self._threads = CapacityLimiter(MAX_THREADS)
 
-    async def answer(
+    async def response_body(
         self, file: Path, model: str, media_type: str, context: RequestContext
     ) -> bytes:
         """Return the anomaly of a slice's file as JSON, a picture, or a zip of all output files."""

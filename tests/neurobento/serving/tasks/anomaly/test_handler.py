@@ -103,13 +103,15 @@ def test_json_and_zip_and_picture_are_what_the_command_writes(
     pixels = read_slice(image)
     expected = AnomalyDetector(KnownBackend()).detect(pixels)
     files = slice_output_files("scan", pixels, expected, FACTS, {"decode": 0.2, "fit": 0.1})
-    facts = json.loads(done(handler.answer(image, "anomaly", JSON, a_request())))
+    facts = json.loads(done(handler.response_body(image, "anomaly", JSON, a_request())))
     written = json.loads(files["scan_anomaly.json"])
     assert facts.pop("request_id") == "r-1"
     assert facts.pop("seconds").items() >= written.pop("seconds").items()
     assert facts == written
-    assert done(handler.answer(image, "anomaly", PNG, a_request())) == files["scan_overlay.png"]
-    zipped = done(handler.answer(image, "anomaly", ZIP, a_request()))
+    assert (
+        done(handler.response_body(image, "anomaly", PNG, a_request())) == files["scan_overlay.png"]
+    )
+    zipped = done(handler.response_body(image, "anomaly", ZIP, a_request()))
     with zipfile.ZipFile(io.BytesIO(zipped)) as archive:
         assert set(archive.namelist()) == set(files)
         assert archive.read("scan_heatmap.png") == files["scan_heatmap.png"]
@@ -223,7 +225,7 @@ def test_every_stage_of_a_slice_is_counted_once(handler: AnomalyHandler, image: 
 
     stages = ("decode", "fit", "queue", "infer", "restore", "encode")
     before = [counted(stage) for stage in stages]
-    done(handler.answer(image, "anomaly", JSON, a_request()))
+    done(handler.response_body(image, "anomaly", JSON, a_request()))
     assert [counted(stage) for stage in stages] == [count + 1 for count in before]
 
 

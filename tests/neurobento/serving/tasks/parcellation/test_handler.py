@@ -34,7 +34,8 @@ from neurobento.errors import (
 from neurobento.imaging.scan import read_scan
 from neurobento.parcellation.parcellator import prepare
 from neurobento.serving.admission import Admission
-from neurobento.serving.http.downloads import GZIP, answer_errors, file_response
+from neurobento.serving.error_responses import api_error_responses
+from neurobento.serving.http.downloads import GZIP, file_response
 from neurobento.serving.pool.serialisation import pack_error, pack_scan
 from neurobento.serving.request import RequestContext
 from neurobento.serving.settings import RUN_VARIABLE
@@ -517,7 +518,7 @@ def test_every_stage_of_a_scan_is_counted(handler: ParcellationHandler, scan: Pa
 
 
 def raising(error: Exception) -> Any:
-    @answer_errors
+    @api_error_responses
     async def method(self: Any, *, ctx: Any) -> Any:
         raise error
 
@@ -551,7 +552,7 @@ def test_an_error_that_passes_says_when_to_come_back(kind: Any, status: int) -> 
 
 
 def test_an_answer_passes_as_it_is_and_an_unexpected_error_is_left_to_the_middleware() -> None:
-    @answer_errors
+    @api_error_responses
     async def method(self: Any, value: str, *, ctx: Any) -> Any:
         return (value, ctx)
 

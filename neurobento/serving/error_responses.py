@@ -1,20 +1,31 @@
-"""Map errors to an HTTP status, a gRPC code and one JSON shape, without content of the scan."""
+"""Respond to errors with an HTTP status or gRPC code and one JSON shape, without scan content."""
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
 from neurobento import errors as e
 
 __all__ = [
+    "CLIENT_GONE",
     "GRPC_CODES",
+    "Endpoint",
+    "api_error_responses",
+    "endpoint_error_responses",
     "error_body",
     "error_headers",
     "error_status",
     "protocol_error_body",
 ]
+
+Endpoint = Callable[[Request], Awaitable[Response]]
 
 CLIENT_GONE = 499
 """Nginx's status for a client that left: it shows in logs and metrics only."""
@@ -78,3 +89,38 @@ def protocol_error_body(kind: str, message: str, request_id: str) -> dict[str, A
 def error_body(kind: str, message: str, request_id: str) -> dict[str, Any]:
     """Return `{"error": {"type", "message", "request_id"}}`, the shape of every other error."""
     return {"error": {"type": kind, "message": message, "request_id": request_id}}
+
+
+def endpoint_error_responses(endpoint: Endpoint) -> Endpoint:
+    """Decorate a Starlette endpoint: its errors become responses."""
+
+    async def respond(request: Request) -> Response:
+        try:
+            return await endpoint(request)
+        except e.NeuroBentoError as error:
+            return _error_response(error, request, error_headers(error))
+
+    return respond
+
+
+def api_error_responses(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate a BentoML API method: its errors become responses, with their status in `ctx`."""
+
+    @functools.wraps(method)
+    async def respond(self: Any, *args: Any, ctx: Any, **options: Any) -> Any:
+        try:
+            return await method(self, *args, ctx=ctx, **options)
+        except e.NeuroBentoError as error:
+            # BentoML sets the context's status on every response of a method that has a context
+            ctx.response.status_code = error_status(error)
+            ctx.response.metadata.update(error_headers(error))
+            return _error_response(error, ctx.request)
+
+    return respond
+
+
+def _error_response(
+    error: e.NeuroBentoError, request: Request, headers: dict[str, str] | None = None
+) -> Response:
+    body = error_body(type(error).__name__, error.public_message, request.state.request_id)
+    return JSONResponse(body, error_status(error), headers)

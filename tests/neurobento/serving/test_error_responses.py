@@ -15,7 +15,7 @@ from neurobento.errors import (
     ScanError,
     ServiceError,
 )
-from neurobento.serving.error_answers import GRPC_CODES, error_body, error_headers, error_status
+from neurobento.serving.error_responses import GRPC_CODES, error_body, error_headers, error_status
 
 KINDS = [getattr(errors, name) for name in errors.__all__]
 ANSWERS = {

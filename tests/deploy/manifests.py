@@ -34,7 +34,6 @@ Manifest = dict[str, Any]
 
 
 def read(file: Path) -> Any:
-    """The content of a YAML file."""
     return yaml.safe_load(file.read_text())
 
 
@@ -53,7 +52,6 @@ def kubernetes(layer: str) -> list[Manifest]:
 
 
 def named(layer: str, kind: str, name: str = "neurobento") -> Manifest:
-    """One of them."""
     (found,) = [
         each
         for each in kubernetes(layer)
@@ -70,7 +68,6 @@ def container(workload: Manifest) -> Manifest:
 
 
 def environment(workload: Manifest) -> dict[str, str]:
-    """Environment variables of its container."""
     return {each["name"]: each["value"] for each in container(workload).get("env", [])}
 
 
@@ -87,7 +84,6 @@ def alerts() -> dict[str, str]:
 
 
 def adapter_rules() -> list[Manifest]:
-    """Of prometheus-adapter, all kinds."""
     rules = read(ADAPTER)["rules"]
     return [*rules["external"], *rules["custom"]]
 
@@ -98,7 +94,6 @@ READS = re.compile(r'\b_(?:text|number|whole|folder)\("(\w+)"|"NEUROBENTO_(\w+)"
 
 @functools.cache
 def settings() -> frozenset[str]:
-    """Environment variables that the service reads."""
     sources = [ROOT / "service.py", ROOT / "neurobento/environment.py"]
     sources += (ROOT / "neurobento/serving").rglob("*.py")
     found = {name for file in sources for pair in READS.findall(file.read_text()) for name in pair}

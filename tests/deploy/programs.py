@@ -22,7 +22,6 @@ def put_here(text: str, places: Mapping[str, str]) -> str:
 
 @contextlib.contextmanager
 def program(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A program for as long as the context lasts."""
     with log.open("ab") as output:
         process = subprocess.Popen(
             command,
@@ -84,5 +83,4 @@ class Prometheus:
         )
 
     def close(self) -> None:
-        """Let go of the connection."""
         self._client.close()

@@ -26,7 +26,6 @@ STAGES = "read ...\nfit ...\ninfer ...\nrestore ...\nwrite ...\n"
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of models with the one that is known."""
     return write_known_model(tmp_path_factory.mktemp("models")).parent
 
 

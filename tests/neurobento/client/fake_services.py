@@ -112,8 +112,6 @@ class FakeService:
 
 
 class HttpService(FakeService):
-    """Over HTTP/1.1."""
-
     scheme = "http"
 
     def __init__(self, port: int = 0) -> None:
@@ -197,7 +195,6 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def zipped(files: Mapping[str, bytes], stem: str = "scan_") -> bytes:
-    """A zip of files whose names begin with `stem`."""
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as target:
         for ending, content in files.items():
@@ -312,8 +309,6 @@ def _add_heat_map(response: Any, heat_map: Any) -> None:
 
 
 class HangingUp(socketserver.ThreadingTCPServer):
-    """Takes connections and closes each at once."""
-
     allow_reuse_address = True
 
     def __init__(self) -> None:

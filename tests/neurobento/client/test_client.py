@@ -59,7 +59,6 @@ def grpc() -> Iterator[GrpcService]:
 
 @pytest.fixture(params=SERVICES)
 def service(request: pytest.FixtureRequest) -> Iterator[FakeService]:
-    """A service over each of the two transports."""
     with closing(SERVICES[request.param]()) as opened:
         yield opened
 
@@ -478,9 +477,7 @@ def test_a_missing_output_is_an_error(grpc: GrpcService) -> None:
     assert caught.value.expected == "an output run of one BYTES element"
 
 
-def test_models_are_what_the_service_says_and_something_else_is_an_error(
-    http: HttpService,
-) -> None:
+def test_models_are_what_the_service_says_and_something_else_is_an_error(http: HttpService) -> None:
     models = [{"name": "compact", "version": "1.0.0"}]
     http.replies = [Raw(503), Raw(200, json.dumps({"models": models}).encode())]
     with Client(http.url, retries=SOON, token=TOKEN) as client:

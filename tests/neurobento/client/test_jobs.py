@@ -32,7 +32,6 @@ GONE = Refusal.of(404, "NOT_FOUND", e.JobNotFound(**PARTS))
 
 
 def job(state: str, status: int = 200, **more: Any) -> Raw:
-    """What a service says of a job."""
     return Raw(status, json.dumps({"id": ID, "state": state, "error": None, **more}).encode())
 
 

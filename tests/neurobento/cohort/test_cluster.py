@@ -65,10 +65,7 @@ def refuse(item: int, folder: Path) -> int:
 @pytest.fixture(scope="module")
 def client() -> Iterator[Any]:
     """Two worker processes of a scheduler that gives an item up after one dead worker."""
-    with (
-        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
-        open_cluster(2) as opened,
-    ):
+    with dask.config.set({"distributed.scheduler.allowed-failures": 0}), open_cluster(2) as opened:
         yield opened
 
 
@@ -119,9 +116,7 @@ def test_an_item_that_kills_its_workers_is_given_up_and_its_neighbours_are_not(
     assert {times(tmp_path, item) for item in done} == {1}
 
 
-def test_an_error_of_ours_comes_back_as_it_was_raised(
-    finish: Finish,
-) -> None:
+def test_an_error_of_ours_comes_back_as_it_was_raised(finish: Finish) -> None:
     refused = finish(refuse)[LETHAL].value
     assert isinstance(refused, EmptyScan)
     assert refused.parts["subject"] == "a"

@@ -15,8 +15,6 @@ Make = Callable[..., Path]
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    """Return a function that makes empty files below a folder and returns the folder."""
-
     def build(*names: str, root: str = "data") -> Path:
         for name in names:
             path = tmp_path / root / name

@@ -104,9 +104,7 @@ def test_a_scan_is_drawn_in_grey_without_labels_and_without_positive_voxels_too(
     assert coloured(decoded(overlay_png(dark, phantom.labels, phantom.affine))).any()
 
 
-def test_the_same_scan_gives_the_same_picture_and_its_arrays_stay_as_they_are(
-    phantom: Any,
-) -> None:
+def test_the_same_scan_gives_the_same_picture_and_its_arrays_stay_as_they_are(phantom: Any) -> None:
     image, labels = phantom.image.copy(), phantom.labels.copy()
     assert len({overlay_png(image, labels, phantom.affine) for _ in range(2)}) == 1
     assert np.array_equal(image, phantom.image)

@@ -144,9 +144,7 @@ def test_labels_come_back_where_they_were_on_the_scans_own_grid(
     assert np.linalg.norm(centre - landmark_mm) < 2
 
 
-def test_a_sphere_has_its_volume_and_as_it_is_no_brain_a_warning(
-    stripped: Any,
-) -> None:
+def test_a_sphere_has_its_volume_and_as_it_is_no_brain_a_warning(stripped: Any) -> None:
     """One sphere of 17 ml and 115 regions missing."""
     _, parcellation, _ = stripped
     assert parcellation.volumes[0].volume_mm3 == pytest.approx(4 / 3 * np.pi * 16**3, rel=0.15)

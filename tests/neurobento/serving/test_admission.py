@@ -16,23 +16,14 @@ from neurobento.serving.admission import Admission
 from neurobento.serving.process.run_folder import RunFolder
 from neurobento.serving.request import RequestContext
 from neurobento.serving.settings import RUN_VARIABLE
+from tests.neurobento.serving.fakes import Clock
 
 LONG_S = 30.0
 """No test takes so long: what is not ended fails by its time limit."""
 
 
-class Clock:
-    """Stands still until a test moves it."""
-
-    now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
-    """The folder of the server that the tests play."""
     monkeypatch.setenv(RUN_VARIABLE, str(tmp_path))
     return RunFolder(tmp_path)
 
@@ -172,7 +163,6 @@ def ahead(admission: Admission, *kinds: str) -> Iterator[None]:
 
 
 def is_let_in(admission: Admission, limit_s: float) -> bool:
-    """Return whether a request with that limit is admitted to the queue."""
     try:
         with admission.join_queue(a_request(limit_s), "asked"):
             raise InterruptedError

@@ -256,7 +256,6 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def ask(app: Any, path: str) -> bytes:
-    """What the application behind answers."""
     sent: list[Any] = []
 
     async def send(message: Any) -> None:
@@ -267,7 +266,6 @@ def ask(app: Any, path: str) -> bytes:
 
 
 def endpoints(registry: CollectorRegistry) -> set[str]:
-    """Every path that was counted."""
     samples = [sample for metric in registry.collect() for sample in metric.samples]
     return {sample.labels["endpoint"] for sample in samples if "endpoint" in sample.labels}
 

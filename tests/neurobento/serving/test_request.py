@@ -11,18 +11,10 @@ import pytest
 
 from neurobento.errors import ClientGone, DeadlineExceeded
 from neurobento.serving.request import RequestContext, choose_request_id
+from tests.neurobento.serving.fakes import Clock
 
 LONG_S = 30.0
 """No test takes so long: what is not ended fails by its time limit."""
-
-
-class Clock:
-    """Stands still until a test moves it."""
-
-    now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
 
 
 class Work:

@@ -25,18 +25,15 @@ API_OF_TASK = {"parcellation": "segment", "anomaly": "detect"}
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.task)
-def test_a_runner_names_its_model_where_bentoml_packs_it_from(spec: ModelSpec) -> None:
+def test_a_runner_names_its_model_for_bentoml_batches_its_task_and_describes_it(
+    spec: ModelSpec,
+) -> None:
     runner = runner_service(spec)
     assert runner.name == f"runner-{spec.name}"
     assert [str(model.tag) for model in runner.models] == [model_tag(spec)]
-
-
-@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.task)
-def test_a_runner_batches_its_task_and_describes_its_model(spec: ModelSpec) -> None:
-    apis = runner_service(spec).apis
-    assert {*apis} == {API_OF_TASK[spec.task], "describe"}
-    assert apis[API_OF_TASK[spec.task]].batchable
-    assert not apis["describe"].batchable
+    assert {*runner.apis} == {API_OF_TASK[spec.task], "describe"}
+    assert runner.apis[API_OF_TASK[spec.task]].batchable
+    assert not runner.apis["describe"].batchable
 
 
 def test_a_front_depends_on_the_runner_of_every_model() -> None:

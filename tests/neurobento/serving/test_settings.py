@@ -43,7 +43,6 @@ MAY_BE_NOTHING = ("GRPC_PORT", "MAX_BATCH", "LONGEST_WAIT_S", "DRAIN_S", "JOBS_A
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is set."""
     for name in list(os.environ):
         if name.startswith("NEUROBENTO_"):
             monkeypatch.delenv(name)

@@ -19,9 +19,7 @@ READS_ENVIRONMENT = Path("neurobento/serving/settings.py")
 REACHES_INTO_BENTOML = Path("neurobento/serving/bentoml_patches.py")
 PRIVATE = ("bentoml._internal", "_bentoml_impl", "_bentoml_sdk", "circus")
 
-WRITES = {
-    Path("neurobento/serving/process/run_folder.py"): 2,
-}
+WRITES = {Path("neurobento/serving/process/run_folder.py"): 2}
 """File -> how many variables it sets for the processes that it starts."""
 
 

@@ -17,15 +17,12 @@ SECRET = "0123456789abcdef-token"
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither variable is set."""
     for name in ("NEUROBENTO_TOKEN", "NEUROBENTO_TOKEN_FILE"):
         monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], Path]:
-    """Writes the token's file and names it in the environment."""
-
     def file(content: bytes) -> Path:
         path = tmp_path / "token"
         path.write_bytes(content)

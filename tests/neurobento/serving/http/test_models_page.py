@@ -65,16 +65,10 @@ def test_a_model_for_anomalies_says_what_it_gives_and_what_its_threshold_means()
     }
 
 
-def test_models_keep_their_order(spec: ModelSpec) -> None:
+def test_models_keep_their_order_and_other_methods_and_paths_are_refused(spec: ModelSpec) -> None:
     other = ModelSpec(**{**spec.__dict__, "name": "unet"})
     names = [model["name"] for model in ask([other, spec]).json()["models"]]
     assert names == ["unet", "compact"]
-
-
-def test_without_models_the_list_is_empty() -> None:
     assert ask([]).json() == {"models": []}
-
-
-def test_other_methods_and_paths_are_refused(spec: ModelSpec) -> None:
     assert ask([spec], "POST").status_code == 405
     assert ask([spec], path="/model").status_code == 404

@@ -49,8 +49,6 @@ class Web:
     calls: list[RequestContext] = field(default_factory=list)
 
     def ask(self, method: str, path: str, **request: Any) -> httpx.Response:
-        """One request."""
-
         async def ask() -> httpx.Response:
             transport = httpx.ASGITransport(self._gate)
             async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
@@ -59,7 +57,6 @@ class Web:
         return asyncio.run(ask())
 
     def get(self, path: str) -> httpx.Response:
-        """One request without a body."""
         return self.ask("GET", path)
 
     def infer(self, content: Any, length: int | None = None, path: str = INFER) -> httpx.Response:
@@ -122,29 +119,22 @@ def error_of(answer: httpx.Response) -> tuple[int, str]:
     return answer.status_code, error["type"]
 
 
-def test_the_server_says_what_it_is_and_can(web: Web) -> None:
-    found = web.get("/v2/").json()
-    assert found == {
+def test_the_server_says_what_it_is_and_that_it_is_ready_when_every_part_is(web: Web) -> None:
+    assert web.get("/v2/").json() == {
         "name": "neurobento",
         "version": metadata.version("neurobento"),
         "extensions": ["binary_tensor_data"],
     }
-
-
-def test_it_lives_and_is_ready_when_every_part_is(web: Web) -> None:
     ready = ["/v2/health/ready", "/v2/models/compact/ready"]
     ready.append("/v2/models/compact/versions/1.2.0/ready")
     assert [web.get(path).status_code for path in ready] == [200, 200, 200]
+    for path in ("/v2/models/compact", "/v2/models/compact/versions/1.2.0"):
+        found = web.get(path).json()
+        assert (found["name"], found["versions"]) == ("compact", ["1.2.0"])
+        assert found.keys() == {"name", "versions", "platform", "inputs", "outputs"}
     web.ready = False
     assert web.get("/v2/health/live").status_code == 200
     assert [web.get(path).status_code for path in ready] == [503, 503, 503]
-
-
-@pytest.mark.parametrize("path", ["/v2/models/compact", "/v2/models/compact/versions/1.2.0"])
-def test_a_models_metadata_are_those_of_the_protocol(path: str, web: Web) -> None:
-    found = web.get(path).json()
-    assert (found["name"], found["versions"]) == ("compact", ["1.2.0"])
-    assert found.keys() == {"name", "versions", "platform", "inputs", "outputs"}
 
 
 @pytest.mark.parametrize("model", ["grand", "compact/versions/9"])

@@ -26,14 +26,12 @@ LIMITS = JobLimits(max_waiting=1000, keep_s=3600, longest_s=3600)
 
 
 def take_job(queue: JobQueue) -> Attempt:
-    """Take a job that must be there."""
     attempt = queue.take()
     assert attempt is not None
     return attempt
 
 
 def end_of(queue: JobQueue, job: Job) -> End:
-    """Return the end of a job that must have ended."""
     end = queue.end(job)
     assert end is not None
     return end
@@ -68,7 +66,6 @@ def _answers(port: int) -> bool:
 
 @pytest.fixture(params=DATABASES)
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty database of each kind."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'jobs' / 'jobs.sqlite'}"
     url: str = request.getfixturevalue("redis_url")
@@ -79,7 +76,6 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
-    """The empty database, opened."""
     opened = Database(database_url)
     yield opened
     opened.close()
@@ -87,7 +83,6 @@ def database(database_url: str) -> Iterator[Database]:
 
 @pytest.fixture
 def queue(database: Database) -> JobQueue:
-    """The queue of the database."""
     return JobQueue(database, LIMITS)
 
 
@@ -109,8 +104,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 def scan_file(tmp_path: Path) -> Callable[[bytes], Path]:
-    """Writes the file to submit."""
-
     def write(content: bytes = b"a scan") -> Path:
         file = tmp_path / "submitted"
         file.write_bytes(content)
@@ -121,5 +114,4 @@ def scan_file(tmp_path: Path) -> Callable[[bytes], Path]:
 
 @pytest.fixture
 def submit(queue: JobQueue, scan_file: Any) -> Callable[..., Any]:
-    """Submits a scan."""
     return lambda content=b"a scan", key=None: queue.submit(scan_file(content), OPTIONS, key)

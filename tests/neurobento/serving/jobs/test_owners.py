@@ -28,9 +28,13 @@ def owner_of(pid: int) -> str:
     return f"{this_owner().rsplit(' ', 2)[0]} {pid} {process_start_time(pid)}"
 
 
-def test_this_process_lives_and_one_that_never_was_does_not() -> None:
+def test_this_process_lives_and_one_that_never_was_or_another_of_its_id_does_not(
+    child: subprocess.Popen[bytes],
+) -> None:
     assert Liveness().is_alive(this_owner(), None)
     assert not Liveness().is_alive(dead_owner(), b"1")
+    machine, pid, start = owner_of(child.pid).rsplit(" ", 2)
+    assert not Liveness().is_alive(f"{machine} {pid} {int(start) - 1}", None)
 
 
 def test_a_process_of_this_machine_is_judged_at_once(child: subprocess.Popen[bytes]) -> None:
@@ -46,13 +50,6 @@ def test_a_process_of_this_machine_is_judged_at_once(child: subprocess.Popen[byt
     assert not liveness.is_alive(owner, None)
 
 
-def test_a_process_id_that_is_used_again_is_another_process(
-    child: subprocess.Popen[bytes],
-) -> None:
-    machine, pid, start = owner_of(child.pid).rsplit(" ", 2)
-    assert not Liveness().is_alive(f"{machine} {pid} {int(start) - 1}", None)
-
-
 def test_another_machines_process_lives_while_its_beat_changes(clock: Clock) -> None:
     liveness, owner = Liveness(60), foreign_owner()
     for beat in range(100):
@@ -60,24 +57,19 @@ def test_another_machines_process_lives_while_its_beat_changes(clock: Clock) -> 
         clock.now += 20
 
 
-def test_it_is_lost_when_its_beat_has_not_changed_for_long(clock: Clock) -> None:
+@pytest.mark.parametrize("beat", [b"7", None])
+def test_it_is_lost_when_its_beat_has_not_changed_for_long(
+    clock: Clock, beat: bytes | None
+) -> None:
+    """One without any beat is given as long."""
     liveness, owner = Liveness(60), foreign_owner()
-    assert liveness.is_alive(owner, b"7")
+    assert liveness.is_alive(owner, beat)
     for _ in range(5):
         clock.now += 10
-        assert liveness.is_alive(owner, b"7")
+        assert liveness.is_alive(owner, beat)
     clock.now += 10
-    assert not liveness.is_alive(owner, b"7")
+    assert not liveness.is_alive(owner, beat)
     assert liveness.is_alive(owner, b"8"), "it was only slow"
-
-
-def test_one_without_any_beat_is_given_as_long(clock: Clock) -> None:
-    liveness, owner = Liveness(60), foreign_owner()
-    assert liveness.is_alive(owner, None)
-    for _ in range(6):
-        clock.now += 10
-        alive = liveness.is_alive(owner, None)
-    assert not alive
 
 
 def test_a_time_without_looking_says_nothing_of_others(clock: Clock) -> None:

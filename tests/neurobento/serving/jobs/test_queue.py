@@ -204,21 +204,7 @@ def test_deleted_jobs_do_not_count_as_waiting(
         full.submit(scan_file(), OPTIONS)
 
 
-def test_a_deleted_job_is_gone_with_all_it_had(
-    queue: JobQueue, submit: Any, database: Database
-) -> None:
-    job = submit(key="a-key")
-    queue.delete(job.id)
-    with pytest.raises(JobNotFound):
-        queue.job(job.id)
-    with pytest.raises(JobNotFound):
-        queue.delete(job.id)
-    assert queue.take() is None
-    assert "files" not in left_over(database)
-    assert submit(key="a-key").key != job.key
-
-
-def test_a_job_deleted_while_it_runs_ends_in_vain(
+def test_a_deleted_job_is_gone_with_all_it_had_and_if_it_runs_ends_in_vain(
     queue: JobQueue, submit: Any, database: Database, tmp_path: Path
 ) -> None:
     job = submit()
@@ -229,6 +215,14 @@ def test_a_job_deleted_while_it_runs_ends_in_vain(
         queue.copy_scan(attempt, tmp_path / "scan")
     assert not queue.finish(attempt, RESULT)
     assert "files" not in left_over(database)
+    job = submit(key="a-key")
+    queue.delete(job.id)
+    for use in (queue.job, queue.delete):
+        with pytest.raises(JobNotFound):
+            use(job.id)
+    assert queue.take() is None
+    assert "files" not in left_over(database)
+    assert submit(key="a-key").key != job.key
 
 
 def test_a_deleted_job_is_not_a_later_one_of_its_key(queue: JobQueue, submit: Any) -> None:

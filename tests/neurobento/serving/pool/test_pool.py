@@ -78,7 +78,6 @@ class Driver:
         self.loop, self.pool = loop, pool
 
     def prepare(self, path: Path, preprocessing: str = "none", ticket: str = "t") -> dict[str, Any]:
-        """The answer to one scan."""
         return self.loop.run(asyncio.wait_for(self._prepare(path, preprocessing, ticket), 20))
 
     def begin(
@@ -96,15 +95,12 @@ class Driver:
         return self.loop.run(begin())
 
     def result(self, task: asyncio.Task[Any]) -> dict[str, Any]:
-        """What came of a scan under way."""
-
         async def result() -> Any:
             return await asyncio.wait_for(asyncio.shield(task), 20)
 
         return self.loop.run(result())
 
     def end(self, ticket: str = "t") -> None:
-        """End the work of a ticket."""
         self.loop.run(self.pool.end(ticket))
 
     def give_up(self, task: asyncio.Task[Any], ticket: str = "t") -> None:
@@ -114,7 +110,6 @@ class Driver:
             self.result(task)
 
     def idle(self, seconds: float) -> None:
-        """Let the loop run."""
         self.loop.run(asyncio.sleep(seconds))
 
     def warm(self, queue: str = "quick") -> bool:
@@ -123,7 +118,6 @@ class Driver:
         return bool(process.ready)
 
     def pid(self, queue: str = "quick") -> int:
-        """Return the process id of a queue's one worker."""
         (process,) = self.pool._queues[queue]._workers
         return int(process._process.pid)
 
@@ -223,9 +217,15 @@ def test_a_scan_without_skull_is_prepared_as_in_process(phantom: Any, write_nift
     assert found.seconds.keys() == {"decode", *expected.seconds}
 
 
-def test_one_process_after_another_scan_is_the_same_process(pool: Driver, scan: Path) -> None:
+def test_one_process_prepares_one_scan_after_another_at_a_lower_priority(
+    pool: Driver, scan: Path
+) -> None:
+    """A keyboard interrupt, which reaches every process of a terminal, is left to the parent."""
     before = pool.pid()
     answers = [pool.prepare(scan) for _ in range(3)]
+    assert psutil.Process(before).nice() == max(psutil.Process().nice(), NICENESS)
+    os.kill(before, signal.SIGINT)
+    answers.append(pool.prepare(scan))
     assert all("image" in answer for answer in answers)
     assert pool.pid() == before != os.getpid()
 
@@ -247,14 +247,18 @@ def test_an_error_comes_back_as_itself_and_the_process_lives_on(
     assert pool.pid() == before
 
 
+@pytest.mark.parametrize(
+    ("preprocessing", "unpack", "place"),
+    [("none", unpack_scan, "scan"), ("slice", unpack_slice, "reader")],
+)
 def test_an_unexpected_error_is_reported_by_class_and_line_alone(
-    pool: Driver, tmp_path: Path
+    pool: Driver, tmp_path: Path, preprocessing: str, unpack: Any, place: str
 ) -> None:
-    """A scan that is gone by the time it is read: the words of that error are its path."""
-    packed = pool.prepare(tmp_path / "JANE_DOE.nii")
+    """A file that is gone by the time it is read: the words of that error are its path."""
+    packed = pool.prepare(tmp_path / "JANE_DOE.nii", preprocessing)
     assert "JANE_DOE" not in repr(packed)
-    with pytest.raises(PreprocessingFailed, match=r"FileNotFoundError in scan, line \d+"):
-        unpack_scan(packed)
+    with pytest.raises(PreprocessingFailed, match=rf"FileNotFoundError in {place}, line \d+"):
+        unpack(packed)
 
 
 @pytest.mark.parametrize(
@@ -320,15 +324,6 @@ def test_a_slice_is_read_and_fitted_as_in_process_beside_a_slow_scan(
     assert found.seconds.keys() == {"decode", "fit"}
 
 
-def test_an_error_of_a_decoder_is_reported_by_class_and_line_alone(
-    pool: Driver, tmp_path: Path
-) -> None:
-    packed = pool.prepare(tmp_path / "JANE_DOE.png", "slice")
-    assert "JANE_DOE" not in repr(packed)
-    with pytest.raises(PreprocessingFailed, match=r"FileNotFoundError in reader, line \d+"):
-        unpack_slice(packed)
-
-
 def test_scans_of_a_queue_are_prepared_in_the_order_in_which_they_came(
     pool: Driver, scan: Path, endless: Path, tmp_path: Path
 ) -> None:
@@ -364,9 +359,10 @@ def test_ending_a_ticket_kills_its_process_and_the_next_scan_is_prepared(
     assert RESTARTS.labels("preprocessing")._value.get() == restarts + 1
 
 
-def test_a_caller_that_is_cancelled_ends_its_work_too(
+def test_a_caller_that_is_cancelled_ends_its_work_too_and_all_work_is_ended_at_once(
     pool: Driver, scan: Path, endless: Path
 ) -> None:
+    """A starting service ends what a killed one had asked for."""
     before = pool.pid()
     task = pool.begin(endless)
     task.cancel()
@@ -374,10 +370,6 @@ def test_a_caller_that_is_cancelled_ends_its_work_too(
         pool.result(task)
     wait_for(lambda: ended(before), "the process to end")
     assert "image" in pool.prepare(scan)
-
-
-def test_all_work_is_ended_at_once(pool: Driver, scan: Path, endless: Path) -> None:
-    """A starting service ends what a killed one had asked for."""
     tasks = [pool.begin(endless, ticket="first"), pool.begin(scan, ticket="second")]
     pool.loop.run(pool.pool.end_all())
     for task in tasks:
@@ -417,11 +409,15 @@ def test_ending_a_scan_that_waits_leaves_the_one_ahead_alone(
 
 
 def test_ending_what_is_over_or_never_was_ends_nothing(pool: Driver, scan: Path) -> None:
+    """An end that comes before its scan is not forgotten."""
     pool.prepare(scan, ticket="over")
     before = pool.pid()
-    pool.end("over")
-    pool.end("never")
+    for ticket in ("over", "never", "overtaken"):
+        pool.end(ticket)
     assert "image" in pool.prepare(scan)
+    with pytest.raises(ClientGone):
+        pool.prepare(scan, ticket="overtaken")
+    assert "image" in pool.prepare(scan, ticket="another")
     assert pool.pid() == before
 
 
@@ -498,15 +494,6 @@ def test_what_a_process_had_started_ends_when_it_is_killed(scan: Path, temporary
         wait_for(lambda: ended(other.pid), "what the process had started to end")
 
 
-def test_an_end_that_comes_before_its_scan_is_not_forgotten(pool: Driver, scan: Path) -> None:
-    before = pool.pid()
-    pool.end("overtaken")
-    with pytest.raises(ClientGone):
-        pool.prepare(scan, ticket="overtaken")
-    assert "image" in pool.prepare(scan, ticket="another")
-    assert pool.pid() == before
-
-
 def test_a_busy_process_that_is_killed_costs_one_scan(
     pool: Driver, scan: Path, endless: Path
 ) -> None:
@@ -520,7 +507,9 @@ def test_a_busy_process_that_is_killed_costs_one_scan(
     assert pool.pid() != before
 
 
-def test_an_idle_process_that_is_killed_costs_none(pool: Driver, scan: Path) -> None:
+def test_an_idle_process_that_is_killed_costs_no_scan_and_is_replaced_at_once(
+    pool: Driver, scan: Path
+) -> None:
     pool.prepare(scan)
     before = pool.pid()
     os.kill(before, signal.SIGKILL)
@@ -528,10 +517,6 @@ def test_an_idle_process_that_is_killed_costs_none(pool: Driver, scan: Path) -> 
     os.waitid(os.P_PID, before, os.WEXITED | os.WNOWAIT)
     assert "image" in pool.prepare(scan)
     assert pool.pid() != before
-
-
-def test_an_idle_process_that_is_killed_is_replaced_at_once(pool: Driver, scan: Path) -> None:
-    pool.prepare(scan)
     for _ in range(2):
         os.kill(before := pool.pid(), signal.SIGKILL)
         wait_for(lambda last=before: _replaced(pool, last), "another")
@@ -544,15 +529,6 @@ def test_an_idle_process_that_is_killed_is_replaced_at_once(pool: Driver, scan: 
 def _replaced(pool: Driver, last: int) -> bool:
     pool.idle(0.05)
     return pool.warm() and pool.pid() != last
-
-
-def test_a_keyboard_interrupt_is_left_to_the_parent(pool: Driver, scan: Path) -> None:
-    """It reaches every process of a terminal."""
-    pool.prepare(scan)
-    before = pool.pid()
-    os.kill(before, signal.SIGINT)
-    assert "image" in pool.prepare(scan)
-    assert pool.pid() == before
 
 
 def test_a_process_that_dies_as_it_starts_is_started_until_it_lives(
@@ -604,11 +580,6 @@ def test_a_process_logs_none_of_an_exceptions_words(capfd: pytest.CaptureFixture
     said = capfd.readouterr().err
     assert "failed (ValueError in fail_in_a_library, line " in said
     assert "JANE_DOE" not in said
-
-
-def test_worker_processes_have_a_lower_priority(pool: Driver, scan: Path) -> None:
-    pool.prepare(scan)
-    assert psutil.Process(pool.pid()).nice() == max(psutil.Process().nice(), NICENESS)
 
 
 def test_a_process_that_the_system_refuses_is_started_later(

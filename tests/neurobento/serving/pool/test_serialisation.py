@@ -47,7 +47,6 @@ def prepared(request: pytest.FixtureRequest) -> PreparedScan:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """Where the image goes."""
     return tmp_path / "scan.image"
 
 

@@ -19,11 +19,7 @@ from bentoml._internal.utils import circus
 from bentoml._internal.utils.circus import create_standalone_arbiter
 from circus.sighandler import SysHandler
 
-from neurobento.serving.bentoml_patches import (
-    POLL_PROCESSES_S,
-    patch_arbiter,
-    patch_signal_handler,
-)
+from neurobento.serving.bentoml_patches import POLL_PROCESSES_S, patch_arbiter, patch_signal_handler
 from neurobento.serving.process.main_process import Drain, set_up_main_process
 from neurobento.serving.process.run_folder import RunFolder
 from neurobento.serving.settings import RUN_VARIABLE
@@ -64,7 +60,6 @@ def signals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Signals:
 
 @pytest.fixture
 def at_exit(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], Any]]:
-    """What a process does at its end."""
     registered: list[Callable[[], Any]] = []
 
     def register(work: Callable[..., Any], *args: Any) -> None:
@@ -144,7 +139,6 @@ def test_a_server_stops_when_the_last_request_has_ended(begun: Any, signals: Sig
 
 @pytest.fixture
 def records() -> Iterator[list[str]]:
-    """What the service logs."""
     found: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: found.append(record.getMessage())  # type: ignore[method-assign]

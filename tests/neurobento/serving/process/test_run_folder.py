@@ -40,7 +40,6 @@ def run() -> RunFolder:
 
 @contextlib.contextmanager
 def running(program: str | Path) -> Iterator[int]:
-    """A process that does nothing."""
     with subprocess.Popen([program, "60"]) as process:
         try:
             yield process.pid
@@ -50,7 +49,6 @@ def running(program: str | Path) -> Iterator[int]:
 
 @pytest.fixture
 def living() -> Iterator[int]:
-    """Another process."""
     with running("sleep") as pid:
         yield pid
 

@@ -12,8 +12,6 @@ from neurobento.serving.web.page import PAGE
 
 
 class Tags(HTMLParser):
-    """Every tag with its attributes."""
-
     def __init__(self) -> None:
         super().__init__()
         self.found: list[tuple[str, dict[str, Any]]] = []

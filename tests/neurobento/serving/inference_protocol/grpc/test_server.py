@@ -61,7 +61,6 @@ class Served:
     port: int = 0
 
     def begin(self) -> None:
-        """Start it."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
@@ -76,7 +75,6 @@ class Served:
         self.triton = triton.InferenceServerClient(f"127.0.0.1:{self.port}")
 
     def end(self) -> None:
-        """Stop it; nothing of it is left."""
         self.triton.close()
         self.channel.close()
         self._do(self._server.stop())
@@ -147,7 +145,6 @@ def served(serve: Callable[..., Served]) -> Served:
 
 
 def outcomes(records: list[logging.LogRecord]) -> list[Any]:
-    """Statuses of the requests that have ended."""
     return [vars(r)["status"] for r in records if r.getMessage().endswith(" ended")]
 
 
@@ -158,7 +155,6 @@ def scan_input() -> Any:
 
 
 def request(model: str = "compact", **fields: Any) -> Any:
-    """A request for a scan, as protobuf has it."""
     tensor = pb.ModelInferRequest.InferInputTensor(name="scan", datatype="BYTES", shape=[1])
     tensor.contents.bytes_contents.append(CONTENT)
     return pb.ModelInferRequest(**{"model_name": model, "inputs": [tensor], **fields})

@@ -38,8 +38,6 @@ def inference(handler: FakeAnomalyHandler) -> OpenInference:
 
 @pytest.fixture
 def ask(inference: OpenInference) -> Any:
-    """Infers; the answer's tensors by name."""
-
     def ask(*inputs: Tensor, **asked: Any) -> dict[str, Tensor]:
         request = InferRequest("anomaly", "", inputs, **asked)
         found = asyncio.run(inference.infer(request, RequestContext("r-1", "grpc", 60.0)))

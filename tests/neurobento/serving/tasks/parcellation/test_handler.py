@@ -133,7 +133,6 @@ def read(content: bytes) -> Any:
 
 
 def label_values() -> set[str]:
-    """Every value of every label that Prometheus knows."""
     samples = (sample for metric in REGISTRY.collect() for sample in metric.samples)
     return {value for sample in samples for value in sample.labels.values()}
 
@@ -302,11 +301,7 @@ def test_preprocessing_is_ended_by_its_ticket_with_the_call(
 @pytest.mark.parametrize("gone", GONE)
 @pytest.mark.parametrize("part", ["preprocessing", "runner", "facts"])
 def test_a_service_that_is_gone_is_unavailable_for_a_while(
-    scan: Path,
-    admission: Admission,
-    gone: Exception,
-    part: str,
-    caplog: pytest.LogCaptureFixture,
+    scan: Path, admission: Admission, gone: Exception, part: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     preprocessing = FakePreprocessing(error=gone if part == "preprocessing" else None)
     runner = FakeSegmenter(error=None if part == "preprocessing" else gone)
@@ -469,8 +464,7 @@ def test_a_starting_service_ends_abandoned_work(handler: ParcellationHandler) ->
 
 
 @pytest.mark.parametrize(
-    "error",
-    [*GONE, BentoMLException("secret", error_code=HTTPStatus.INTERNAL_SERVER_ERROR)],
+    "error", [*GONE, BentoMLException("secret", error_code=HTTPStatus.INTERNAL_SERVER_ERROR)]
 )
 def test_the_service_starts_without_its_preprocessing_service(
     admission: Admission, monkeypatch: pytest.MonkeyPatch, error: Exception

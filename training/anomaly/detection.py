@@ -18,10 +18,7 @@ DRAWS, LEVEL = 2000, 0.95
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MethodScores:
-    """Scores of one method's networks by one reduction.
-
-    Their unit is the standard deviation of the validation slices about their mean.
-    """
+    """Scores of one method's networks by one reduction, in SDs of the validation slices."""
 
     # (repeats, H) and (repeats, folds, T)
     healthy: NDArray[np.float64]
@@ -35,9 +32,9 @@ class MethodScores:
 def judge(scores: MethodScores) -> dict[str, Any]:
     """Return the figures of one method by one reduction, with 95 % intervals over the pictures.
 
-    AUROC is the share of pairs of a healthy picture and one with a tumour that are ranked
-    correctly by networks that saw neither. AUPRC and the share of tumours found at 10 % false
-    positives use one network of each repeat for every picture, averaged over the repeats.
+    AUROC uses networks that saw neither picture of a pair. AUPRC and the share of tumours found at
+    10 % false positives use one network of each repeat for every picture, averaged over the
+    repeats.
     """
     from sklearn.metrics import average_precision_score
 
@@ -75,10 +72,7 @@ def judge(scores: MethodScores) -> dict[str, Any]:
 
 
 def one_network_each(scores: MethodScores) -> NDArray[np.float64]:
-    """Return each tumour's score by one of a repeat's networks, (repeats, T).
-
-    A mean over networks would be less noisy than the healthy slices' scores.
-    """
+    """Return each tumour's score by one network of a repeat, (repeats, T), no mean of several."""
     repeats, folds, count = scores.tumour.shape
     places = np.arange(count)
     return np.stack([scores.tumour[r, (places + r) % folds, places] for r in range(repeats)])

@@ -59,10 +59,7 @@ def draw_examples(network: AnomalyNetwork, images: NDArray[np.float32], path: Pa
 
 
 def draw_scores(methods: Mapping[str, Any], path: Path) -> None:
-    """Draw each method's scores of healthy slices and those with a tumour, and its ROC curve.
-
-    `methods` maps a name to "healthy" and "tumour", the scores of pictures it never saw.
-    """
+    """Draw each method's scores of healthy slices and those with a tumour, and its ROC curve."""
     from matplotlib.figure import Figure
     from sklearn.metrics import auc, roc_curve
 
@@ -104,10 +101,7 @@ def draw_failures(
     tumour: NDArray[np.bool_],
     path: Path,
 ) -> None:
-    """Draw the tumours that a method scores lowest and the healthy slices it scores highest.
-
-    `images` and `maps` are (N, 128, 128) slices and their error maps.
-    """
+    """Draw the tumours that a method scores lowest and the healthy slices it scores highest."""
     from matplotlib.figure import Figure
 
     order = np.argsort(scores)

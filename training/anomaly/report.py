@@ -3,14 +3,10 @@
     python -m training.anomaly.report training/configs/anomaly_unet.toml ... \\
         --slices FOLDER --work WORK -o results/anomaly
 
-Repeated cross-validation over the pictures, one of each group of near-duplicates: every
-healthy picture is scored by networks that learnt from others, every tumour by all
-of them. The scores of each network are kept in WORK, so that a run continues where it
-stopped. Trivial methods are shown for comparison: principal components, and facts about
-the file that have nothing to do with a brain.
-
-Which reduction of the error map is the score, and where the threshold lies, is decided on
-the healthy validation slices of each network (`training.anomaly.reductions`).
+Repeated cross-validation over pictures, one of each group of near-duplicates: every healthy picture
+is scored by networks that learnt from others, every tumour by all of them; the healthy validation
+slices of each decide reduction and threshold. WORK keeps the scores, so that a run can continue.
+Trivial methods are shown for comparison.
 
 Writes `anomaly.json`, `anomaly.md`, `scores.png` (every method's scores) and `failures.png` (what
 the first recipe's networks got most wrong).

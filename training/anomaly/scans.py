@@ -3,14 +3,10 @@
     python -m training.anomaly.scans models/anomaly --source NAME=SCAN,SCAN,... \\
         --source NAME=PATTERN -o results/anomaly/scans.json [--write]
 
-A scan has dozens of slices, so a slice's threshold does not suit it. A tenth of healthy scans
-is expected above the threshold that this command finds. Sources differ in contrast, in voxels
-and in whether there is a skull. For each source the command reports the share of its scans above
-the threshold that the others alone would have set: what to expect at a new site. It also reports
-the share found of the same scans with a synthetic lesion: round, darker or brighter than the
-tissue, or a ring. That is no tumour, but shows how large a lesion has to be.
-
-With `--write` the threshold goes into the model's spec.json.
+A tenth of healthy scans is expected above the threshold, which `--write` puts into the model's
+spec.json. For each source the command reports the share of its scans above the threshold that the
+others alone would have set, and the share found of the same scans with a synthetic lesion: no
+tumour, but it shows how large a lesion has to be.
 """
 
 from __future__ import annotations
@@ -165,10 +161,7 @@ def _tissue(array: NDArray[np.float32], voxel_to_ras: NDArray[np.float64]) -> ND
 
 
 def measure(healthy: Scores, with_lesion: Mapping[float, Scores]) -> dict[str, Any]:
-    """Return the threshold, and the shares of scans above it.
-
-    `with_lesion` maps a diameter in mm to the scores of the same scans with a lesion.
-    """
+    """Return the threshold, and the shares of scans above it; lesions' diameters are in mm."""
     threshold = threshold_from(_all(healthy))
     sources = {
         name: {

@@ -1,8 +1,4 @@
-"""2D slices in folders of normal ones and ones with a tumour, with near-duplicates grouped.
-
-FOLDER has `no` and `yes`, as the Kaggle set "Brain MRI Images for Brain Tumor
-Detection" has, or `normal` and `tumor`.
-"""
+"""2D slices in folders `no` and `yes`, or `normal` and `tumor`, with near-duplicates grouped."""
 
 from __future__ import annotations
 
@@ -57,15 +53,7 @@ class Slices:
 
 
 def read_slices(folder: Path) -> Slices:
-    """Read the slices in a folder.
-
-    Raises
-    ------
-    ConfigError
-        A folder of normal slices, or of slices with a tumour, is missing.
-    ScanError
-        A slice cannot be read.
-    """
+    """Read the slices in a folder; ConfigError without normal ones or ones with a tumour."""
     found = [(path, False) for path in _files(folder, NORMAL)]
     found += [(path, True) for path in _files(folder, TUMOUR)]
     pixels = []

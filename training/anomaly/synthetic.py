@@ -1,10 +1,8 @@
 """Healthy slices with synthetic anomalies, and masks of where they are.
 
-A network that learns to find them has seen no tumour, and finds tumours
-(foreign patch interpolation and its kin: Tan et al., "Detecting outliers with
-foreign patch interpolation", 2020; Schlüter et al., "Natural synthetic anomalies",
-2022). Shapes are ellipses with a wandering outline; what fills them is brighter or
-darker tissue with a texture of its own, a ring, one grey, or a piece of another slice.
+Foreign patch interpolation (Tan et al. 2020) and natural synthetic anomalies (Schlüter et al.
+2022): ellipses with a wandering outline, filled with other tissue, a ring, one grey or a piece of
+another slice.
 """
 
 from __future__ import annotations
@@ -47,10 +45,7 @@ ROWS, COLUMNS = torch.meshgrid(*(torch.linspace(-1, 1, n) for n in SLICE_SHAPE),
 
 
 def put_in_anomalies(images: Tensor, random: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Put anomalies into most images, and return the masks of where they are, 0 or 1.
-
-    Images are (N, 128, 128) in [0, 1], zero outside of the head.
-    """
+    """Put anomalies into most images, (N, 128, 128) in [0, 1], and return their masks, 0 or 1."""
     changed, inside = images.clone(), torch.zeros_like(images, dtype=torch.bool)
     for i in range(len(images)):
         if random.random() < UNCHANGED:
@@ -114,11 +109,7 @@ def _change(level: float, random: np.random.Generator) -> float:
 
 
 def add_coarse_noise(images: Tensor, random: np.random.Generator) -> Tensor:
-    """Add noise as coarse as tumours inside the head.
-
-    Kascenas et al., "Denoising autoencoders for unsupervised anomaly detection in brain
-    MRI", 2022: noise on 16 x 16 nodes, of a fifth of the largest intensity.
-    """
+    """Add noise as coarse as tumours inside the head: 16 x 16 nodes (Kascenas et al., 2022)."""
     noise = COARSE_NOISE * _smooth(random, len(images), COARSE_NODES)
     return images + noise * (images > 0)
 

@@ -139,10 +139,7 @@ class AnomalyTask:
         draw_curves(history, path)
 
     def _features(self, images: Tensor) -> Tensor | None:
-        """Return a frozen encoder's features of slices that are the same in every epoch.
-
-        Computing them in each epoch would be nine tenths of the work.
-        """
+        """Return a frozen encoder's features, computed once instead of in every epoch."""
         frozen = self.network.has_encoder and self.options.encoder != "none"
         if not frozen or self.options.augment or self.options.objective != "reconstruction":
             return None

@@ -3,10 +3,9 @@
     python -m training.anomaly.train training/configs/anomaly_unet.toml --slices FOLDER -o RUN
 
 RUN receives `best.pt` (for `export`), `last.pt` (continue from it with --resume), `log.csv`,
-TensorBoard events, `curves.png` (report B's figure 2) and `examples.png` (its figure 3). A fifth
-of the healthy slices is for validation: when its loss has stopped falling the learning rate is
-cut, and then training stops; the weights of the best epoch are kept. The same slices then decide
-how the score follows from the error map, and above which score a slice is called anomalous.
+TensorBoard events, `curves.png` (report B's figure 2) and `examples.png` (its figure 3). A fifth of
+the healthy slices is for validation: it decides when the learning rate falls and training stops,
+how the score follows from the error map, and the threshold.
 """
 
 from __future__ import annotations

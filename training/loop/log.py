@@ -15,10 +15,7 @@ Row = dict[str, float]
 
 
 class TrainingLog:
-    """Rows of `log.csv`, one for each validation, and TensorBoard events for each step.
-
-    Without a folder, or in a process that leaves the log to another, nothing is written.
-    """
+    """Rows of `log.csv`, one for each validation, and TensorBoard events for each step."""
 
     def __init__(self, folder: Path | None, columns: Sequence[str], unit: str, metric: str) -> None:
         self.folder, self.columns = folder, tuple(columns)

@@ -31,11 +31,7 @@ OPTIMISERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
 class Run:
-    """A training run that can stop at any step and continue on the same trajectory.
-
-    `folder` receives last.pt, best.pt, log.csv, TensorBoard events and curves.png; without one
-    nothing is written.
-    """
+    """A training run that can stop at any step and continue on the same trajectory."""
 
     def __init__(
         self,

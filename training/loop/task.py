@@ -48,10 +48,7 @@ class Optimiser:
 
 
 class Task(Protocol):
-    """A network, the data it learns from, its objective and its validation.
-
-    A step is what happens between two looks at the clock: one update or one epoch.
-    """
+    """A network, its data, objective and validation; a step is one update or one epoch."""
 
     # as plain values
     recipe: dict[str, Any]

@@ -1,9 +1,7 @@
 """Plausible random changes of an image, its labels and its atlas positions.
 
-One resampling does rotation, scale, shift and two smooth random displacements
-together, on whatever device trains; MONAI's Rand3DElastic filters a full-size
-noise field instead, which on two cores takes longer than a training step
-(docs/decisions/0003-augmentation.md). The intensity changes follow.
+One resampling does rotation, scale, shift and two smooth displacements together, much faster than
+MONAI's Rand3DElastic (docs/decisions/0003-augmentation.md). The intensity changes follow.
 """
 
 from __future__ import annotations
@@ -55,11 +53,7 @@ class Augmentation:
 
 
 class RandomWarp(RandomizableTransform):  # type: ignore[misc]
-    """A smooth random map of the grid, the same for image, labels and positions.
-
-    Randomness comes from MONAI's `set_random_state`; the work runs where the
-    tensors are.
-    """
+    """A smooth random map of the grid, the same for image, labels and positions."""
 
     COARSE, FINE = (6, 8, 8), (12, 16, 16)
 
@@ -70,10 +64,7 @@ class RandomWarp(RandomizableTransform):  # type: ignore[misc]
     def __call__(
         self, image: Tensor, labels: Tensor, positions: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Warp image (1, X, Y, Z) float, labels (X, Y, Z) uint8 and positions (3, X/2, Y/2, Z/2).
-
-        Image and labels are zero beyond the edge; positions move with their blocks.
-        """
+        """Warp image (1, X, Y, Z), labels (X, Y, Z) uint8 and positions (3, X/2, Y/2, Z/2)."""
         grid = self._grid(image.shape[1:], image.device)
         moved = F.grid_sample(image[None], grid, mode="bilinear", align_corners=False)[0]
         moved_labels = F.grid_sample(
@@ -140,10 +131,7 @@ class RandomIntensity(RandomizableTransform):  # type: ignore[misc]
 
 
 def _grid_of_blocks(grid: Tensor, blocks: torch.Size) -> Tensor:
-    """Return sampling positions (1, *blocks, 3) of 2 x 2 x 2 blocks' centres on the block grid.
-
-    If a side is odd the last block is half beyond the edge: the grid is extrapolated there.
-    """
+    """Return sampling positions (1, *blocks, 3) of blocks' centres; the last may be outside."""
     sides = grid.shape[1:4]
     for axis, (side, count) in enumerate(zip(sides, blocks, strict=True), start=1):
         if side < 2 * count:
@@ -159,8 +147,7 @@ def augment(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Change image, labels and positions at random, as a function of the seed alone.
 
-    They are (1, X, Y, Z) float32 in [0, 1], (X, Y, Z) uint8 and (3, X/2, Y/2, Z/2) float32,
-    halves rounded up.
+    They are (1, X, Y, Z) float32 in [0, 1], (X, Y, Z) uint8 and (3, X/2, Y/2, Z/2) float32.
     """
     if strength.off:
         return image, labels, positions

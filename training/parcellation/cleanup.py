@@ -1,9 +1,7 @@
 """The clean-up of registered labels before a network learns from them.
 
-`report` is report A's step: every label opened with a 3 x 3 x 3 element. It
-removes thin regions whole, so it is not the default. `gentle` drops islands
-and gives their voxels to the nearest region; no region is lost. `none` leaves
-the labels as registration made them.
+`report` is report A's opening with a 3 x 3 x 3 element, which removes thin regions whole. `gentle`
+gives islands to the nearest region. `none` leaves the labels as registration made them.
 """
 
 from __future__ import annotations
@@ -44,11 +42,7 @@ def open_each_label(labels: Labels) -> Labels:
 
 
 def drop_islands(labels: Labels) -> Labels:
-    """Assign small detached pieces of a region to the nearest other label.
-
-    Pieces touch by faces, edges or corners. The largest piece of each region
-    always stays, so no region is lost.
-    """
+    """Assign all pieces of a region but the largest to the nearest other label."""
     islands = np.zeros(labels.shape, dtype=bool)
     for index, box in _boxes(labels):
         pieces, count = ndimage.label(labels[box] == index, structure=CUBE)

@@ -1,10 +1,4 @@
-"""Image and label pairs made by `training.parcellation.label`, split by subject, held in memory.
-
-A pair on the network grid takes 2.7 MB as uint8 image and uint8 labels, so a
-cohort fits in memory and nothing is read from disk during training.
-Pairs come from a folder of `training.parcellation.label` or from one file of
-`training.parcellation.pack`.
-"""
+"""Image and label pairs, from a folder or a packed file, split by subject, held in memory."""
 
 from __future__ import annotations
 
@@ -144,8 +138,7 @@ class _Pack:
 def write_pack(path: Path, pairs: Sequence[Pair]) -> None:
     """Write pairs into one file, whole or not at all; it is a zip of NumPy arrays.
 
-    Images and labels are read back exactly, positions to a fortieth of a
-    millimetre: those are stored as differences from block to block along each axis.
+    Positions are stored as differences along each axis, to a fortieth of a millimetre.
     """
     part = path.with_name(f".{path.name}.part")
     with zipfile.ZipFile(part, "w", zipfile.ZIP_LZMA) as file:
@@ -216,8 +209,8 @@ def find_split(
 ) -> Split:
     """Return the split that glob patterns of names, such as "cohort/sub-0[1-4]*", describe.
 
-    Every pattern must match; with `tests_required` false those of tests may match nothing, so
-    that training can begin before the test scans are labelled."""
+    Every pattern must match; those of tests may match nothing if not `tests_required`.
+    """
     parts = {"train": _matches(source, train), "validation": _matches(source, validation)}
     groups = {name: _matches(source, patterns, tests_required) for name, patterns in test.items()}
     everything = [n for names in [*parts.values(), *groups.values()] for n in names]

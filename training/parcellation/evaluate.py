@@ -3,20 +3,15 @@
     python -m training.parcellation.evaluate RUN/best.pt --pairs PAIRS \\
         -o results/evaluation/compact [--second-labels PAIRS_OF_ANOTHER_SEED]
 
-For every test group of the checkpoint's own recipe: Dice per scan as report A
-defines it (mean over the labels present in either map), mean, SD and 95 %
-interval. With --second-labels also the noise ceiling: Dice between two label
-sets that registration made of the same scans with different seeds. Above it no
-network can be distinguished from its labels.
-
-Writes `evaluation.json`, `regions.csv` and `regions.png`, the box plot of the
-five best and five worst regions of the first group.
+For every test group of the checkpoint's recipe: report A's Dice per scan, mean, SD and 95 %
+interval. With --second-labels also the noise ceiling: Dice between two registrations of the same
+scans. Writes `evaluation.json`, `regions.csv` and `regions.png`, the first group's box plot.
 
     python -m training.parcellation.evaluate --report models/compact models/unet \\
         --pairs PAIRS -o results/evaluation [--truth LABELS] [--second-labels ...]
 
-compares exported models with each other, with report A's figures and with
-independent segmentations: `training.studies.network_report`.
+compares exported models with each other, with report A's figures and with independent
+segmentations: `training.studies.network_report`.
 """
 
 from __future__ import annotations

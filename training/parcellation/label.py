@@ -10,14 +10,9 @@ Each scan NAME becomes five files in the folder given by -o:
     NAME_positions.nii.gz   position of each 2 x 2 x 2 block in the atlas, mm, 46 x 61 x 62 x 3
     NAME.json               options, hashes and seconds; it is written last
 
-and `manifest.tsv` holds a line for each scan: seconds of every step, or the
-error. A scan whose NAME.json still matches its input, its options and its
-outputs is skipped; a failing scan does not stop the others.
-
-The work runs on Dask: two or more processes on this machine, or an existing
-cluster with `--scheduler tcp://HOST:8786`. dask-jobqueue starts such a cluster
-on SLURM and dask-kubernetes on Kubernetes; its workers need this package and
-the same paths.
+and `manifest.tsv` holds a line for each scan: seconds of every step, or the error. Finished scans
+are skipped; a failing scan does not stop the others. The work runs on Dask: processes on this
+machine, or a cluster (`--scheduler tcp://HOST:8786`) with this package and the same paths.
 """
 
 from __future__ import annotations
@@ -71,15 +66,7 @@ class Options:
 
 
 def scan_paths(inputs: Sequence[Path]) -> list[Path]:
-    """Find the scans among files and in folders at any depth, each once, in order of path.
-
-    Raises
-    ------
-    ConfigError
-        There is no scan, or two have one name.
-    FileNotFoundError
-        One of the inputs does not exist.
-    """
+    """Find the scans among files and in folders, each once; ConfigError if two have one name."""
     scans = find_scan_files(inputs)
     names = [scan_name(path) for path in scans]
     if len(set(names)) < len(names):
@@ -93,10 +80,7 @@ def scan_paths(inputs: Sequence[Path]) -> list[Path]:
 
 
 def label_one(scan: Path, folder: Path, options: Options) -> dict[str, Any]:
-    """Label a scan and return its record, or return the earlier record if it still matches.
-
-    An error of the scan is not raised; it is in the record under "error".
-    """
+    """Label a scan; return its record, which may hold an error, or a matching earlier one."""
     record_path = folder / f"{scan_name(scan)}.json"
     try:
         made_from = {
@@ -184,11 +168,7 @@ def label_all(
     workers: int,
     scheduler: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Label all scans and write `manifest.tsv`; return the scans' records in order.
-
-    The work runs in `workers` processes on this machine, or on the Dask scheduler at the address
-    `scheduler`.
-    """
+    """Label all scans and write `manifest.tsv`; return the scans' records in order."""
     require_dask()
     from tqdm import tqdm
 

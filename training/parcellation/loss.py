@@ -1,8 +1,7 @@
 """The losses that a recipe may name: of logits against labels, and of atlas positions.
 
-Dice plus cross-entropy comes from one log-softmax: the usual one-hot tensors
-of 117 classes cost as much time as a network on a CPU; gathers and index sums
-give the same numbers. Report A's Dice loss is MONAI's.
+Dice plus cross-entropy comes from gathers on one log-softmax, since one-hot tensors of 117 classes
+cost as much time as a network on a CPU.
 """
 
 from __future__ import annotations
@@ -44,10 +43,7 @@ class PositionNetwork(Protocol):
 
 
 def dice(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return report A's Dice loss (its equation 3.2) as MONAI has it: softmax, all classes.
-
-    Logits are (N, C, X, Y, Z) and labels (N, X, Y, Z) uint8.
-    """
+    """Return report A's Dice loss (3.2) of logits (N, C, X, Y, Z), labels (N, X, Y, Z)."""
     from monai.losses import DiceLoss
 
     loss: Tensor = DiceLoss(softmax=True, to_onehot_y=True)(logits.float(), labels[:, None])
@@ -57,8 +53,7 @@ def dice(logits: Tensor, labels: Tensor) -> Tensor:
 def position_loss(network: PositionNetwork, image: Tensor, positions: Tensor) -> Tensor:
     """Return the mean distance between the true map and each corrected one, summed, in voxels.
 
-    The true `positions` are (N, 3, X/2, Y/2, Z/2), halves rounded up, RAS mm in the atlas's
-    world. Blocks without brain count by `OUTSIDE_WEIGHT`.
+    True `positions` are (N, 3, X/2, Y/2, Z/2), RAS mm in the atlas's world.
     """
     true = network.to_table(positions)
     after = [m // 2 - n for n, m in zip(true.shape[2:], network.padded_shape, strict=True)]
@@ -78,10 +73,7 @@ def _distance(difference: Tensor) -> Tensor:
 
 
 def dice_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return mean cross-entropy plus mean soft Dice loss over the classes of a sample of voxels.
-
-    Logits (V, C) and labels (V,) int64 are those of a network's `sampled_logits`.
-    """
+    """Return mean cross-entropy plus mean soft Dice loss of logits (V, C) and labels (V,) int64."""
     log_p = torch.log_softmax(logits.float(), dim=1)
     log_p_true = log_p.gather(1, labels[:, None])[:, 0]
     classes = logits.shape[1]

@@ -22,8 +22,7 @@ __all__ = ["Objective"]
 class Objective(nn.Module):
     """The loss of a batch: the mean of its scans'; batch norms see one scan at a time.
 
-    With `checkpointing` only the inputs of the network's `recomputed_blocks` are kept for the
-    backward pass: less memory for about a third more time.
+    With `checkpointing`, `recomputed_blocks` need less memory for about a third more time.
     """
 
     def __init__(

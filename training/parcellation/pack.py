@@ -2,9 +2,7 @@
 
     python -m training.parcellation.pack training/configs/compact.toml --pairs PAIRS -o pairs.npz
 
-It holds the scans for training and validation; with --tests those for testing too.
-`training.parcellation.train` and `training.parcellation.evaluate` take the file in place of
-the folder.
+With --tests it also holds the test scans. Training and evaluation take the file as PAIRS.
 """
 
 from __future__ import annotations

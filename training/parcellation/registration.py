@@ -1,7 +1,4 @@
-"""The AAL atlas moved onto a scan: SyN registration with ANTsPy.
-
-Report A calls such labels the bronze standard: nobody drew them on this scan.
-"""
+"""The AAL atlas moved onto a scan: SyN registration with ANTsPy, report A's bronze standard."""
 
 from __future__ import annotations
 
@@ -71,10 +68,7 @@ def find_atlas(folder: Path | None = None) -> Atlas:
 def register_atlas(
     image: NDArray[np.float32], voxel_to_ras: NDArray[np.float64], atlas: Atlas, *, seed: int
 ) -> Registered:
-    """Register the atlas to a preprocessed image (91, 122, 123) with its affine (4, 4).
-
-    The seed is for ANTs, which samples voxels at random for the affine stage.
-    """
+    """Register the atlas to a preprocessed image (91, 122, 123) with its affine (4, 4)."""
     import ants
 
     fixed = to_ants(image, voxel_to_ras)

@@ -64,9 +64,8 @@ def score_labels(
 def hd95(predicted: Labels, reference: Labels, spacing_mm: Sequence[float]) -> NDArray[np.float64]:
     """Return the 95th percentile of each region's surface distances, (117,) float64, mm.
 
-    The larger of the two directions, as MONAI's `compute_hausdorff_distance`
-    has it; infinite where one map lacks the region, NaN where both do and for
-    the background.
+    As MONAI's `compute_hausdorff_distance`; infinite where one map lacks the region, NaN where both
+    do.
     """
     import torch
     from monai.metrics.hausdorff_distance import compute_hausdorff_distance

@@ -3,12 +3,9 @@
     python -m training.parcellation.train training/configs/compact.toml --pairs PAIRS -o RUN
     torchrun --nproc-per-node 4 -m training.parcellation.train RECIPE --pairs PAIRS -o RUN
 
-RUN receives `last.pt` (resume it with --resume), `best.pt`, `log.csv`,
-TensorBoard events and `curves.png`. With --minutes the run stops cleanly after
-that time; --resume continues on the same trajectory, since order and
-augmentation are functions of seed and step alone. PAIRS is a folder, or one
-file of `training.parcellation.pack`. Where memory is short, --patch lets a step see a random
-part of the image.
+RUN receives `last.pt`, `best.pt`, `log.csv`, TensorBoard events and `curves.png`. --minutes stops
+cleanly; --resume continues on the same trajectory. PAIRS is a folder, or one file of
+`training.parcellation.pack`. With --patch a step sees a random part of the image.
 """
 
 from __future__ import annotations

@@ -1,10 +1,6 @@
-"""Measure what each clean-up does to registered labels.
+"""Measure what each clean-up does to registered labels: voxels changed, regions lost, pieces.
 
-    python -m training.studies.compare_cleanups PAIRS -o results/cleanup/cleanup.json
-
-For every `NAME_registered.nii.gz` in PAIRS: the share of labelled voxels that
-`gentle` and `report` change or remove, the regions they lose, and the pieces
-that regions are in before and after.
+python -m training.studies.compare_cleanups PAIRS -o results/cleanup/cleanup.json
 """
 
 from __future__ import annotations

@@ -2,11 +2,9 @@
 
     python -m training.studies.compare_reference PAIRS REFERENCE -o results/reference/reference.json
 
-REFERENCE holds NAME.npz with `image` and `label` on the network grid and the
-grid's true `affine` (voxel index -> world RAS in mm); PAIRS is a folder of
-`training.parcellation.label`. For every NAME in both: Pearson correlation of the images
-inside the reference's brain, the largest distance in mm between corresponding
-corners of the two grids, and the mean Dice of the labels.
+REFERENCE holds NAME.npz with `image`, `label` and the true `affine` of the network grid. For every
+NAME in both: Pearson correlation inside the reference's brain, the largest distance in mm between
+corresponding corners of the grids, and the mean Dice of the labels.
 """
 
 from __future__ import annotations

@@ -71,10 +71,7 @@ def find_truth(folder: Path, name: str) -> Truth | None:
 def truth_dice(
     truth: Truth, labels: NDArray[np.uint8], voxel_to_ras: NDArray[np.float64]
 ) -> dict[str, float]:
-    """Return the Dice of every structure, on the truth's own grid.
-
-    `labels` are AAL's, (91, 122, 123) on the network grid with the affine `voxel_to_ras`; they
-    are resampled to the truth's grid by nearest neighbour."""
+    """Return every structure's Dice on the truth's grid, labels by nearest neighbour."""
     there = np.linalg.inv(voxel_to_ras) @ truth.voxel_to_ras
     aal = affine_transform(
         labels, there[:3, :3], there[:3, 3], truth.labels.shape, order=0, mode="constant", cval=0

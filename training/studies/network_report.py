@@ -60,10 +60,10 @@ def write_report(
 ) -> str:
     """Compare exported models, write the report and return its Markdown.
 
-    `second_labels` are the first test group's with another seed: the noise ceiling; `truth` holds
-    independent segmentations, `NAME_SCHEME.nii.gz`. Predictions are kept in `cache` for the next
-    call. `split_file` is a recipe's data table that names the test scans, else the first model's
-    recipe does; without `groups` all of them are taken."""
+    `second_labels` give the noise ceiling; `truth` holds independent segmentations,
+    `NAME_SCHEME.nii.gz`. Predictions are kept in `cache`. The recipe in `split_file`, else the
+    first model's, names the test scans.
+    """
     # models for another task are left out
     opened = [model for model in map(open_model, models) if model.spec.task == "parcellation"]
     source = open_pairs(pairs)

@@ -2,9 +2,7 @@
 
     python -m training.studies.reference_shares training/configs/compact.toml --pairs PAIRS
 
-writes neurobento/data/region_shares.tsv, by which `neurobento.parcellation.volumetry` flags
-a region as small or large. They are shares, not volumes: those are alike in a child's and a
-tall man's brain.
+writes neurobento/data/region_shares.tsv, by which volumetry flags a region as small or large.
 """
 
 from __future__ import annotations

@@ -38,24 +38,6 @@ def small_network(seed: int = 0) -> Any:
 
 
 @pytest.fixture(scope="session")
-def write_checkpoint_of() -> Callable[[Any, Path], Path]:
-    """Writes a network as a checkpoint of `training.parcellation.train`."""
-
-    def write(network: Any, path: Path) -> Path:
-        from training.loop.checkpoint import Checkpoint, write_checkpoint
-
-        state = network.state_dict()
-        recipe = {"network": "compact", "seed": 7}
-        write_checkpoint(
-            path,
-            Checkpoint(recipe, 120, 7200.0, 0.81236, 100, 1, {}, state, {}, {}, []),
-        )
-        return path
-
-    return write
-
-
-@pytest.fixture(scope="session")
 def build_small() -> Iterator[None]:
     """While it lasts, the preset "compact" is the small network."""
     with pytest.MonkeyPatch.context() as patch:
@@ -90,16 +72,17 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(scope="session")
 def published(
-    tmp_path_factory: pytest.TempPathFactory,
-    build_small: None,
-    write_checkpoint_of: Callable[[Any, Path], Path],
-    scans: list[Path],
+    tmp_path_factory: pytest.TempPathFactory, build_small: None, scans: list[Path]
 ) -> Published:
     """The small network exported, verified and moved into place, once for all tests."""
     from export.publish import publish
+    from training.loop.checkpoint import Checkpoint, write_checkpoint
 
     folder = tmp_path_factory.mktemp("published") / "models" / "compact"
-    checkpoint = write_checkpoint_of(small_network(), tmp_path_factory.mktemp("run") / "best.pt")
+    checkpoint = tmp_path_factory.mktemp("run") / "best.pt"
+    recipe, state = {"network": "compact", "seed": 7}, small_network().state_dict()
+    values = Checkpoint(recipe, 120, 7200.0, 0.81236, 100, 1, {}, state, {}, {}, [])
+    write_checkpoint(checkpoint, values)
     spec = publish(
         checkpoint,
         folder,

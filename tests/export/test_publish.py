@@ -87,7 +87,7 @@ def test_the_folder_holds_a_model_that_matches_its_spec(published: Any) -> None:
     assert list(published.folder.parent.iterdir()) == [published.folder]
 
 
-def test_the_spec_is_complete(published: Any) -> None:
+def test_the_spec_is_complete_and_describes_the_training(published: Any) -> None:
     spec = published.spec
     assert (spec.name, spec.version, spec.network) == ("compact", "9.1.0", "compact")
     assert spec.onnx_sha256 == sha256(published.folder / "model.onnx")
@@ -96,10 +96,7 @@ def test_the_spec_is_complete(published: Any) -> None:
     assert spec.opset == OPSET
     assert spec.metrics == {"cohort": {"mean": 0.75}}
     assert spec.licence == "none to note"
-
-
-def test_the_spec_describes_the_training(published: Any) -> None:
-    training = published.spec.training
+    training = spec.training
     assert training["recipe"] == {"network": "compact", "seed": 7}
     assert (training["steps"], training["hours"]) == (120, 2.0)
     assert (training["best_step"], training["best_validation_dice"]) == (100, 0.8124)
@@ -121,7 +118,7 @@ def test_the_graph_is_made_from_the_weights_beside_it(
     assert given == [(True, spec.weights_sha256)]
 
 
-def test_every_backend_and_precision_was_compared(published: Any) -> None:
+def test_every_backend_and_precision_was_compared_and_no_folder_is_named(published: Any) -> None:
     verification = published.spec.verification
     for config in list_backend_configs():
         if not config.backend.startswith("pytorch"):
@@ -130,10 +127,7 @@ def test_every_backend_and_precision_was_compared(published: Any) -> None:
     for name in ("openvino fp32", "onnxruntime fp32"):
         assert verification[name]["passed"]
         assert verification[name]["least_agreement"] >= verification["required_agreement"]
-
-
-def test_the_verification_names_no_folder_of_the_machine(published: Any) -> None:
-    text = json.dumps(published.spec.verification)
+    text = json.dumps(verification)
     assert "not_verified" in text
     assert str(published.folder.parent) not in text
     assert ".export-" not in text

@@ -46,9 +46,14 @@ def stored(home: Path, spec: ModelSpec) -> Path:
     return home / "models" / "neurobento-compact" / spec.onnx_sha256[:16]
 
 
-def test_a_model_is_stored_once(known_model: Path, tmp_path: Path) -> None:
+def test_the_store_holds_both_files_once_under_the_graphs_hash(
+    known_model: Path, tmp_path: Path
+) -> None:
     done = run(tmp_path, "-c", TWICE, str(known_model))
     assert done.stdout == "True False\n", done.stderr
+    spec = ModelSpec.read(known_model / "spec.json")
+    for name in ("model.onnx", "spec.json"):
+        assert (stored(tmp_path, spec) / name).read_bytes() == (known_model / name).read_bytes()
 
 
 def test_a_new_spec_or_int8_form_replaces_what_is_stored(known_model: Path, tmp_path: Path) -> None:
@@ -58,28 +63,17 @@ def test_a_new_spec_or_int8_form_replaces_what_is_stored(known_model: Path, tmp_
     spec = ModelSpec.read(folder / "spec.json")
 
     def put() -> str:
-        return run(tmp_path, "-m", "export.to_bento", "--models", str(folder.parent)).stdout
+        done = run(tmp_path, "-m", "export.to_bento", "--models", str(folder.parent))
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
-    put()
+    assert put() == f"neurobento-compact:{spec.onnx_sha256[:16]}: put into the store\n"
     dataclasses.replace(spec, metrics={"new": {"mean": 0.9}}).write(folder / "spec.json")
     (folder / "model_int8.onnx").write_bytes(b"int8")
     assert "put into the store" in put()
     for name in ("spec.json", "model_int8.onnx"):
         assert (stored(tmp_path, spec) / name).read_bytes() == (folder / name).read_bytes()
     assert "already there" in put()
-
-
-def test_the_store_holds_both_files_under_the_graphs_hash(
-    known_model: Path, tmp_path: Path
-) -> None:
-    done = run(tmp_path, "-m", "export.to_bento", "--models", str(known_model.parent))
-    assert done.returncode == 0, done.stderr
-    spec = ModelSpec.read(known_model / "spec.json")
-    tag = f"neurobento-compact:{spec.onnx_sha256[:16]}"
-    assert done.stdout == f"{tag}: put into the store\n"
-    for name in ("model.onnx", "spec.json"):
-        copy = stored(tmp_path, spec) / name
-        assert copy.read_bytes() == (known_model / name).read_bytes()
 
 
 def test_a_changed_model_is_not_stored(known_model: Path, tmp_path: Path) -> None:
@@ -104,9 +98,8 @@ def test_a_bento_lists_its_packages_and_models(tmp_path: Path) -> None:
     found = {(each["type"], each["name"], each["version"]) for each in bill["components"]}
     installed = (bento / "env" / "python" / "requirements.txt").read_text().splitlines()
     locked = [line.split("==") for line in installed if "==" in line]
-    assert {each for each in found if each[0] == "library"} == {
-        ("library", name, version) for name, version in locked
-    }
+    libraries = {each for each in found if each[0] == "library"}
+    assert libraries == {("library", name, version) for name, version in locked}
     specs = list_specs()
     graphs = {spec.onnx_sha256 for spec in specs} | {spec.int8_sha256 for spec in specs} - {""}
     models = [each for each in bill["components"] if each["type"] == "machine-learning-model"]

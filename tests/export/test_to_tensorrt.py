@@ -42,14 +42,8 @@ def known(known_model: Path) -> Model:
 @pytest.fixture
 def no_build(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Return a function after whose call a build is an error."""
-
-    def forbid() -> None:
-        def fail(*_: object) -> None:
-            raise AssertionError("built again")
-
-        monkeypatch.setattr(to_tensorrt, "_build", fail)
-
-    return forbid
+    fail = MagicMock(side_effect=AssertionError("built again"))
+    return lambda: monkeypatch.setattr(to_tensorrt, "_build", fail)
 
 
 @needs_rtx
@@ -309,8 +303,8 @@ def test_no_timings_are_kept_of_none_or_of_a_failed_build(
     assert list((tmp_path / "tensorrt").iterdir()) == []
 
 
-def test_nothing_is_built_where_others_may_write_timings(
-    build_with: Callable[..., Path], tmp_path: Path
+def test_nothing_is_built_where_others_may_write_timings_or_engines(
+    build_with: Callable[..., Path], tmp_path: Path, no_build: Callable[[], None]
 ) -> None:
     library = fake_tensorrt(b"engine", b"some")
     (tmp_path / "tensorrt").mkdir()
@@ -318,15 +312,11 @@ def test_nothing_is_built_where_others_may_write_timings(
     with pytest.raises(EngineMismatch, match="only this user can write"):
         build_with(library)
     library.Builder.return_value.build_serialized_network.assert_not_called()
-
-
-def test_nothing_is_built_for_a_folder_where_others_may_write(
-    build_with: Callable[..., Path], no_build: Callable[[], None]
-) -> None:
-    build_with(fake_tensorrt(b"engine", b"some")).chmod(0o777)
+    (tmp_path / "tensorrt").chmod(0o700)
+    build_with(library).chmod(0o777)
     no_build()
     with pytest.raises(EngineMismatch, match="only this user can write"):
-        build_with(fake_tensorrt(b"engine", b"some"))
+        build_with(library)
 
 
 def test_a_builder_that_gives_no_engine_writes_none(
@@ -390,11 +380,7 @@ def test_the_command_refuses_what_is_not_installed(
 @pytest.mark.parametrize("cuda_graph", [False, True])
 @pytest.mark.parametrize("flavour", FLAVOURS)
 def test_a_real_gpu_gives_the_labels_that_a_cpu_gives(
-    published: Any,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    flavour: str,
-    cuda_graph: bool,
+    published: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flavour: str, cuda_graph: bool
 ) -> None:
     from export.verification.labels import read_images
     from neurobento.backends import open_backend

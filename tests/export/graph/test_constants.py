@@ -6,7 +6,10 @@ import copy
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from export.graph.constants import SMALL, load_in_single, store_in_half
 
@@ -28,9 +31,6 @@ HALVED = {"exact", "signed_zeros", "tiny"}
 @pytest.fixture
 def model() -> Any:
     """A graph that adds each constant to its image; one exact constant is used twice."""
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
-
     kinds = {np.dtype(np.float32): TensorProto.FLOAT, np.dtype(np.int64): TensorProto.INT64}
     nodes, inputs, outputs = [], [], []
     for name, constant in {**CONSTANTS, "exact_again": EXACT}.items():
@@ -55,32 +55,27 @@ def halved(model: Any) -> Any:
 
 def kept(model: Any) -> dict[str, Any]:
     """The arrays of a graph's constants."""
-    from onnx import numpy_helper
-
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
 
 
-def test_constants_that_half_precision_holds_are_stored_in_it(halved: Any) -> None:
+def test_constants_that_half_precision_holds_are_stored_in_it_and_all_others_stay_bit_by_bit(
+    halved: Any,
+) -> None:
+    """The others would be rounded, are not float32, or are too small for a cast."""
     found = kept(halved)
     for name in HALVED:
         array = found.pop(f"{name}_half")
         assert array.dtype == np.float16
         assert np.array_equal(array.astype(np.float32), CONSTANTS[name])
     assert found.keys() == CONSTANTS.keys() - HALVED
-
-
-def test_all_other_constants_stay_bit_by_bit(halved: Any) -> None:
-    """Constants that would be rounded, are not float32, or are too small for a cast."""
-    found = kept(halved)
-    for name in CONSTANTS.keys() - HALVED:
-        assert found[name].dtype == CONSTANTS[name].dtype
-        assert found[name].tobytes() == CONSTANTS[name].tobytes()
+    for name, array in found.items():
+        assert array.dtype == CONSTANTS[name].dtype
+        assert array.tobytes() == CONSTANTS[name].tobytes()
+    assert SMALL == LENGTH  # two kilobytes of halves
 
 
 def test_a_cast_gives_each_halved_constant_its_name_back(halved: Any) -> None:
     """One, before all other nodes, however often the constant is used."""
-    from onnx import TensorProto
-
     casts = [node for node in halved.graph.node if node.op_type == "Cast"]
     assert list(halved.graph.node[: len(casts)]) == casts
     pairs = [(list(node.input), list(node.output)) for node in casts]
@@ -89,9 +84,6 @@ def test_a_cast_gives_each_halved_constant_its_name_back(halved: Any) -> None:
 
 
 def test_the_graph_is_valid_and_computes_the_same_bits(model: Any, halved: Any) -> None:
-    import onnx
-    import onnxruntime
-
     onnx.checker.check_model(halved, full_check=True)
     random = np.random.default_rng(0)
     images = {
@@ -109,17 +101,12 @@ def test_the_graph_is_valid_and_computes_the_same_bits(model: Any, halved: Any) 
     assert [x.tobytes() for x in after] == [x.tobytes() for x in before]
 
 
-def test_halving_again_changes_nothing(halved: Any) -> None:
+def test_halving_again_changes_nothing_and_loading_in_single_undoes_it(
+    model: Any, halved: Any
+) -> None:
     again = copy.deepcopy(halved)
     store_in_half(again.graph)
     assert again == halved
-
-
-def test_a_constant_is_small_below_two_kilobytes_of_halves() -> None:
-    assert SMALL == LENGTH
-
-
-def test_loading_in_single_undoes_storing_in_half(model: Any, halved: Any) -> None:
     load_in_single(halved)
     assert kept(halved).keys() == CONSTANTS.keys()
     for name, array in kept(halved).items():
@@ -129,8 +116,6 @@ def test_loading_in_single_undoes_storing_in_half(model: Any, halved: Any) -> No
 
 @pytest.mark.slow
 def test_a_networks_constants_are_loaded_in_single_without_a_trace(published: Any) -> None:
-    import onnx
-
     whole = onnx.load(published.folder / "model.onnx")
     half = onnx.TensorProto.FLOAT16
     assert any(c.data_type == half for c in whole.graph.initializer)

@@ -70,8 +70,9 @@ def test_a_graph_without_choices_stays() -> None:
     assert [node.op_type for node in model.graph.node] == before
 
 
-def test_uint8_is_left_to_the_output_and_the_labels_stay() -> None:
+def test_uint8_is_left_to_the_output_and_labels_and_interface_stay() -> None:
     model = labels_with_uint8_between()
+    interface = copy.deepcopy([*model.graph.input, *model.graph.output])
     before = run(model)
     keep_uint8_for_the_end(model)
     found = run(model)
@@ -80,14 +81,7 @@ def test_uint8_is_left_to_the_output_and_the_labels_stay() -> None:
     assert np.array_equal(found, before)
     types = types_in(model)
     assert [name for name, kind in types.items() if kind == TensorProto.UINT8] == ["out"]
-
-
-def test_the_graphs_interface_stays() -> None:
-    model = labels_with_uint8_between()
-    before = copy.deepcopy(model.graph)
-    keep_uint8_for_the_end(model)
-    assert list(model.graph.input) == list(before.input)
-    assert list(model.graph.output) == list(before.output)
+    assert [*model.graph.input, *model.graph.output] == interface
 
 
 @pytest.mark.slow

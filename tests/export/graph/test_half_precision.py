@@ -43,7 +43,7 @@ def rounded(model: Any) -> Any:
 
 
 @pytest.mark.parametrize("precision", HALF)
-def test_convolutions_and_what_passes_them_on_compute_in_half(precision: Any) -> None:
+def test_what_convolutions_make_computes_in_half_and_all_else_in_single(precision: Any) -> None:
     model = two_paths()
     compute_in_half(model, precision)
     onnx.checker.check_model(model)
@@ -52,30 +52,18 @@ def test_convolutions_and_what_passes_them_on_compute_in_half(precision: Any) ->
     for node in model.graph.node:
         if node.op_type == "Conv":
             assert [types[name] for name in node.input] == [HALF[precision]] * 2
-
-
-@pytest.mark.parametrize("precision", HALF)
-def test_norms_and_all_that_no_convolution_made_stay_in_single(precision: Any) -> None:
-    model = two_paths()
-    compute_in_half(model, precision)
-    types = types_in(model)
     single = ("normed", "positions", "places", "parts", "mixed", "image", "out")
     assert {types[name] for name in single} == {TensorProto.FLOAT}
     (norm,) = [node for node in model.graph.node if node.op_type == "InstanceNormalization"]
     assert {types[name] for name in norm.input} == {TensorProto.FLOAT}
 
 
-def test_half_precision_rounds_and_no_more() -> None:
+def test_half_precision_rounds_and_no_more_and_one_cast_serves_all_that_use_a_tensor() -> None:
     model = two_paths()
     before = run(model)
     compute_in_half(model, "fp16")
     found = run(rounded(model))
     assert 1e-4 < np.abs(found - before).max() < 0.02
-
-
-def test_one_cast_serves_all_that_use_a_tensor() -> None:
-    model = two_paths()
-    compute_in_half(model, "fp16")
     casts = [tuple(node.input) for node in model.graph.node if node.op_type == "Cast"]
     assert len(casts) == len(set(casts)) == 6
 

@@ -72,24 +72,18 @@ def kinds(model: onnx.ModelProto) -> list[str]:
     return [node.op_type for node in model.graph.node]
 
 
-def test_a_convolution_becomes_a_product() -> None:
+def test_a_convolution_becomes_a_product_and_the_class_axis_may_be_kept() -> None:
     model = rewritten(graph_of([conv(), search()], weights()))
     assert kinds(model) == ["Reshape", "MatMul", "Add", "ArgMax", "Reshape"]
     assert {constant.name for constant in model.graph.initializer}.isdisjoint({"w", "b"})
-
-
-def test_the_class_axis_may_be_kept() -> None:
     model = graph_of([conv(), search(keepdims=1)], weights(), ("N", 1, *GRID))
     assert labels_of(rewritten(model)).shape == (2, 1, *GRID)
 
 
-def test_a_convolution_without_bias_too() -> None:
+def test_a_convolution_without_bias_and_weights_kept_in_half_precision_are_found() -> None:
     constants = {"w": weights()["w"]}
     node = helper.make_node("Conv", ["features", "w"], ["logits"])
     assert "MatMul" in kinds(rewritten(graph_of([node, search()], constants)))
-
-
-def test_weights_kept_in_half_precision_are_found() -> None:
     values = weights()
     constants = {"half": values["w"].astype(np.float16), "b": values["b"]}
     cast = helper.make_node("Cast", ["half"], ["w"], to=TensorProto.FLOAT)
@@ -104,13 +98,6 @@ def test_a_residual_goes_into_the_weights(*, swapped: bool) -> None:
     assert kinds(model).count("Add") == 1  # the bias
 
 
-def test_another_sum_is_left_alone() -> None:
-    constants = {**weights(), "c": np.random.default_rng(3).normal(size=(1, CLASSES, 1, 1, 1))}
-    constants["c"] = constants["c"].astype(np.float32)
-    add = helper.make_node("Add", ["logits", "c"], ["sum"])
-    rewritten(graph_of([conv(), add, search("sum")], constants), expected=0)
-
-
 def test_a_crop_goes_in_front() -> None:
     constants = {**weights(), "from": [0, 0], "to": [3, 5], "axes": [2, 3]}
     crop = helper.make_node("Slice", ["logits", "from", "to", "axes"], ["cropped"])
@@ -118,7 +105,11 @@ def test_a_crop_goes_in_front() -> None:
     assert kinds(rewritten(model))[:2] == ["Slice", "Reshape"]
 
 
-def test_a_crop_of_channels_is_left_alone() -> None:
+def test_another_sum_and_a_crop_of_channels_are_left_alone() -> None:
+    constants = {**weights(), "c": np.random.default_rng(3).normal(size=(1, CLASSES, 1, 1, 1))}
+    constants["c"] = constants["c"].astype(np.float32)
+    add = helper.make_node("Add", ["logits", "c"], ["sum"])
+    rewritten(graph_of([conv(), add, search("sum")], constants), expected=0)
     constants = {**weights(), "from": [1], "to": [4], "axes": [1]}
     crop = helper.make_node("Slice", ["logits", "from", "to", "axes"], ["cropped"])
     rewritten(graph_of([conv(), crop, search("cropped")], constants), expected=0)

@@ -15,7 +15,7 @@ from PIL import Image
 from export.publish import publish
 from export.verification.scores import LARGEST_DIFFERENCE, read_slices, verify_scores
 from neurobento.backends import BackendConfig, open_backend
-from neurobento.errors import ParityFailure
+from neurobento.errors import ParityFailure, SpecMismatch
 from neurobento.networks import build
 from neurobento.networks.weights import load_network
 from neurobento.registry import Model, open_model
@@ -121,8 +121,6 @@ def test_images_of_another_grid_are_refused(published: Model) -> None:
 
 
 def test_a_spec_of_another_grid_does_not_match(published: Model) -> None:
-    from neurobento.errors import SpecMismatch
-
     spec = dataclasses.replace(published.spec, input_shape=(1, 91, 122, 123))
     with pytest.raises(SpecMismatch, match="input grid"):
         spec.require_match(published.onnx)

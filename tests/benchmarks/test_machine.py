@@ -39,14 +39,14 @@ def test_the_environment_names_machine_and_versions() -> None:
     assert len(found["load_at_start"]) == 3
 
 
-def test_what_is_not_installed_is_null(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_installed_is_null_and_flags_are_whole_words(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(machine, "LIBRARIES", ("no-such-library",))
-    assert machine_facts()["versions"] == {"no-such-library": None}
-
-
-def test_flags_are_whole_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_cpuinfo", lambda: "flags : avx512f_new amx_bf16\n")
-    assert machine_facts()["cpu_flags"] == ["amx_bf16"]
+    found = machine_facts()
+    assert found["versions"] == {"no-such-library": None}
+    assert found["cpu_flags"] == ["amx_bf16"]
 
 
 @pytest.mark.usefixtures("nvidia_smi")

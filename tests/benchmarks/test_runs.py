@@ -18,25 +18,21 @@ from neurobento.errors import ConfigError
 MakeRun = Callable[..., Run]
 
 
-def test_a_run_survives_its_file(tmp_path: Path, make_run: MakeRun) -> None:
+def test_a_run_survives_its_file_and_a_later_state_is_written_over_it(
+    tmp_path: Path, make_run: MakeRun
+) -> None:
     run = make_run(entries={"a": Entry({"batch": 2}, {"seconds": [1.5, 2.5]})})
     run = dataclasses.replace(run, left_out={"b": "no GPU"}, warnings=("busy",))
     run.write(tmp_path / "new" / "run.json")
     assert Run.read(tmp_path / "new" / "run.json") == run
+    later = dataclasses.replace(run, entries={"a": Entry({}, {"seconds": [1.0]})})
+    later.write(tmp_path / "new" / "run.json")
+    assert Run.read(tmp_path / "new" / "run.json") == later
 
 
 def test_a_run_cannot_be_changed(make_run: MakeRun) -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         make_run().kind = "load"  # type: ignore[misc]
-
-
-def test_a_later_state_of_the_same_run_is_written_over_it(
-    tmp_path: Path, make_run: MakeRun
-) -> None:
-    make_run().write(tmp_path / "run.json")
-    later = make_run(entries={"a": Entry({}, {"seconds": [1.0]})})
-    later.write(tmp_path / "run.json")
-    assert Run.read(tmp_path / "run.json") == later
 
 
 @pytest.mark.parametrize("there", [None, "not a run"])
@@ -104,13 +100,10 @@ def test_a_noisy_start_is_recorded_and_printed(
     assert begun.warnings[0] in capsys.readouterr().out
 
 
-def test_summary_agrees_with_numpy() -> None:
+def test_summary_agrees_with_numpy_and_one_sample_has_no_spread() -> None:
     samples = np.random.default_rng(0).uniform(1, 2, 50)
     found = summary(samples.tolist())
     wanted = {f"p{q}": np.quantile(samples, q / 100) for q in (50, 95, 99)}
     wanted |= {"mean": samples.mean(), "sd": samples.std(ddof=1)}
     assert found == pytest.approx(wanted, abs=1e-6)
-
-
-def test_one_sample_has_no_spread() -> None:
     assert summary([2.0]) == {"mean": 2.0, "sd": 0.0, "p50": 2.0, "p95": 2.0, "p99": 2.0}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,66 +23,55 @@ def two_models(known_model: Path, tmp_path: Path) -> Path:
     for name in ("compact", "unet"):
         shutil.copytree(known_model, tmp_path / name)
         spec = ModelSpec.read(tmp_path / name / "spec.json")
-        values = {**spec.__dict__, "name": name}
-        ModelSpec(**values).write(tmp_path / name / "spec.json")
+        dataclasses.replace(spec, name=name).write(tmp_path / name / "spec.json")
     return tmp_path
 
 
-def options(folder: Path, *extra: str) -> argparse.Namespace:
+def chosen(folder: Path, *extra: str) -> list[Any]:
+    """Return the candidates that the options choose among the folder's models."""
     parser = argparse.ArgumentParser()
     add_choices(parser)
-    return parser.parse_args(["--models-folder", str(folder), *extra])
+    return choose_candidates(parser.parse_args(["--models-folder", str(folder), *extra]))
 
 
 def test_every_model_and_backend_takes_part_once(two_models: Path) -> None:
-    names = [candidate.name for candidate in choose_candidates(options(two_models))]
+    names = [candidate.name for candidate in chosen(two_models)]
     ways = ("pytorch fp32", "openvino fp32", "openvino bf16", "tensorrt fp16")
     assert sorted(names) == sorted(f"{m} {way}" for m in ("compact", "unet") for way in ways)
 
 
 def test_yardsticks_always_take_part(two_models: Path) -> None:
-    chosen = choose_candidates(
-        options(
-            two_models,
-            *("--models", "compact", "--backends", "openvino", "--precisions", "bf16"),
-        )
-    )
-    assert [c.name for c in chosen] == [REFERENCE, "compact pytorch fp32", "compact openvino bf16"]
+    few = ("--models", "compact", "--backends", "openvino", "--precisions", "bf16")
+    names = [candidate.name for candidate in chosen(two_models, *few)]
+    assert names == [REFERENCE, "compact pytorch fp32", "compact openvino bf16"]
 
 
 def test_without_a_unet_there_is_no_reference(known_model: Path) -> None:
-    names = [
-        c.name for c in choose_candidates(options(known_model.parent, "--backends", "pytorch"))
-    ]
-    assert names == ["compact pytorch fp32"]
+    (only,) = chosen(known_model.parent, "--backends", "pytorch")
+    assert only.name == "compact pytorch fp32"
 
 
 def test_on_a_device_only_what_it_serves_takes_part(two_models: Path) -> None:
     names = {
-        device: [c.name for c in choose_candidates(options(two_models, "--device", device))]
+        device: [candidate.name for candidate in chosen(two_models, "--device", device)]
         for device in ("cpu", "cuda")
     }
     assert {name.split(" ", 1)[1] for name in names["cuda"]} == {"pytorch fp32", "tensorrt fp16"}
     assert not any("tensorrt" in name for name in names["cpu"])
 
 
-@pytest.mark.parametrize("option", ["--backends", "--precisions"])
-def test_unknown_names_are_refused(option: str, two_models: Path) -> None:
-    with pytest.raises(ConfigError, match="steam"):
-        choose_candidates(options(two_models, option, "steam"))
-
-
-def test_an_unknown_model_is_refused(two_models: Path) -> None:
+def test_unknown_names_are_refused(two_models: Path) -> None:
+    for option in ("--backends", "--precisions"):
+        with pytest.raises(ConfigError, match="steam"):
+            chosen(two_models, option, "steam")
     with pytest.raises(ModelNotFound):
-        choose_candidates(options(two_models, "--models", "steam"))
+        chosen(two_models, "--models", "steam")
 
 
 def test_candidates_that_cannot_run_are_left_out_with_the_reason(
     two_models: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    opened, left_out = open_all(
-        choose_candidates(options(two_models, "--models", "compact")), threads=1
-    )
+    opened, left_out = open_all(chosen(two_models, "--models", "compact"), threads=1)
     assert [candidate.backend for candidate, _ in opened] == [
         *("pytorch", "pytorch", "openvino", "openvino")
     ]

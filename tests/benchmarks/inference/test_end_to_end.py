@@ -30,17 +30,8 @@ def scan(phantom: Any, write_nifti: Callable[..., Path]) -> Path:
 
 def arguments(scan: Path, known_model: Path, output: Path) -> list[str]:
     return [
-        *(
-            "--end-to-end",
-            str(scan),
-            "--preprocessing",
-            "stripped",
-            "-o",
-            str(output),
-            "--rounds",
-            "1",
-        ),
-        *("--models-folder", str(known_model.parent), "--backends", "pytorch"),
+        *("--end-to-end", str(scan), "--preprocessing", "stripped", "-o", str(output)),
+        *("--rounds", "1", "--models-folder", str(known_model.parent), "--backends", "pytorch"),
     ]
 
 
@@ -74,9 +65,7 @@ def test_the_stages_make_up_the_whole(scan: Path) -> None:
             return images[:, 0].astype("uint8")
 
     backend: Any = Still()
-    found = dict(
-        stage_seconds(scan, lambda read: Parcellator(backend).parcellate(read, "stripped"))
-    )
+    found = dict(stage_seconds(scan, lambda it: Parcellator(backend).parcellate(it, "stripped")))
     total = found.pop("total_s")
     assert 0.8 * total < sum(found.values()) <= total
 

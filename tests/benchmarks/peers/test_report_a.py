@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,9 @@ import pytest
 from benchmarks.peers import report_a
 from benchmarks.peers.report_a import application, main
 
-Post = Callable[..., httpx.Response]
-
 
 @pytest.fixture
-def image(known_labels: Callable[[int], Any], write_nifti: Callable[..., Path]) -> bytes:
+def image(known_labels: Any, write_nifti: Any) -> bytes:
     """A scan on the network grid."""
     return write_nifti(known_labels(3) / np.float32(116), np.eye(4)).read_bytes()
 
@@ -63,11 +60,10 @@ def test_the_flag_means_all_or_no_preprocessing(
     assert levels == [preprocessing]
 
 
-def test_another_model_is_not_there(image: bytes) -> None:
+def test_another_model_is_not_there_and_what_is_no_scan_is_refused_without_its_path(
+    image: bytes,
+) -> None:
     assert post(image, model="highresnet").status_code == 404
-
-
-def test_what_is_no_scan_is_refused_without_its_place(tmp_path: Path) -> None:
     answer = post(b"no scan")
     assert answer.status_code == 422
     assert "report-a-" not in answer.text

@@ -71,13 +71,10 @@ def test_backends_are_listed_slowest_first_without_batches(machine: Machine) -> 
     assert rows[1][2:] == ["4.0000", "4.0000", "4.0000", "3.25", "3.25"]
 
 
-def test_offline_seconds_are_a_scans(machine: Machine) -> None:
+def test_offline_seconds_are_a_scans_and_need_batches(machine: Machine, make_run: MakeRun) -> None:
     rows = {row[0]: row[1:] for row in cells(offline_table(machine))}
     assert rows["unet openvino bf16"] == ["2.0000", "1.5000"]
     assert rows["unet pytorch fp32"] == ["13.0000", ""]
-
-
-def test_offline_needs_batches(make_run: MakeRun) -> None:
     entries = {"unet pytorch fp32": Entry({"model": "unet"}, {"seconds": [1.0]})}
     assert offline_table(group_by_machine([make_run(entries=entries)])[0]) == ""
 

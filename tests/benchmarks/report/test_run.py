@@ -27,14 +27,9 @@ PNG = b"\x89PNG\r\n\x1a\n"
 def folder(make_run: MakeRun, tmp_path: Path) -> Path:
     """A folder with a run of each kind."""
     facts = {"model": "compact", "backend": "openvino", "precision": "fp32", "batch": 1}
-    load = {
-        "rate_per_s": 2.0,
-        "sent": 1,
-        "throughput_per_s": 1.0,
-        "outcomes": {"ok": 1},
-        "batch_sizes": {},
-    }
-    told = {"service": "neurobento", "model": "compact", "protocol": "http"}
+    load = {"rate_per_s": 2.0, "sent": 1, "throughput_per_s": 1.0}
+    load |= {"outcomes": {"ok": 1}, "batch_sizes": {}}
+    scenario = {"service": "neurobento", "model": "compact", "protocol": "http"}
     samples = {
         "latency": {"seconds": [0.5, 0.6]},
         "end_to_end": {"read_s": [0.1], "resize_s": [3.0], "infer_s": [0.5], "total_s": [4.0]},
@@ -48,7 +43,7 @@ def folder(make_run: MakeRun, tmp_path: Path) -> Path:
         left_out = {"compact tensorrt fp16": "no GPU", "compact tensorrt bf16": "no GPU"}
         run = dataclasses.replace(run, left_out=left_out, warnings=("the machine was busy",))
         run.write(tmp_path / f"{kind}.json")
-    make_run("load", {"2/s": Entry(load, {"ok_s": [1.0]})}, told).write(tmp_path / "load.json")
+    make_run("load", {"2/s": Entry(load, {"ok_s": [1.0]})}, scenario).write(tmp_path / "load.json")
     return tmp_path
 
 
@@ -64,14 +59,10 @@ def test_every_kind_of_run_has_its_section_and_its_figure(folder: Path) -> None:
         assert (folder / name).read_bytes().startswith(PNG)
 
 
-def test_what_speaks_against_the_numbers_is_said(folder: Path) -> None:
+def test_what_speaks_against_the_numbers_machine_date_and_versions_are_said(folder: Path) -> None:
     text = report_text(group_by_machine(read_runs(folder)))
     assert "- latency: the machine was busy" in text
     assert text.count("- compact tensorrt fp16, compact tensorrt bf16: no GPU") == 1
-
-
-def test_machine_date_and_versions_are_said(folder: Path) -> None:
-    text = report_text(group_by_machine(read_runs(folder)))
     assert "Measured 2026-01-02; 2 threads" in text
     assert "torch 2.0" in text
     assert "tensorrt None" not in text
@@ -90,13 +81,10 @@ def test_the_document_gets_its_table_between_the_markers(folder: Path, tmp_path:
     assert document.read_text() == text
 
 
-def test_results_of_other_commands_are_passed_over(folder: Path) -> None:
+def test_only_runs_of_this_format_and_results_of_other_commands_are_accepted(folder: Path) -> None:
     before = read_runs(folder)
     (folder / "other.json").write_text('{"format": 1}')
     assert read_runs(folder) == before
-
-
-def test_a_run_of_another_format_is_not_passed_over(folder: Path) -> None:
     (folder / "old.json").write_text('{"format": 1, "kind": "latency"}')
     with pytest.raises(ConfigError, match="format 2"):
         read_runs(folder)

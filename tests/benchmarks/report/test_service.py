@@ -46,24 +46,15 @@ def test_tables_of_soak_overhead_and_faults(make_run: MakeRun) -> None:
     )
     memory = Entry({"last_minute_over_third": 1.034})
     scenario = {"clients": 16, "minutes": 10, "protocols": ["http"]}
-    (machine,) = group_by_machine(
-        [
-            make_run("soak", {"http": answers, "memory of master": memory}, scenario),
-            make_run(
-                "overhead",
-                {
-                    "in process": Entry(
-                        {"clients_at_once": 1}, {"alone_s": [1.0], "scans_per_s": [1.0]}
-                    ),
-                    "http": Entry({"clients_at_once": 8}, {"alone_s": [1.1], "scans_per_s": [1.5]}),
-                },
-            ),
-            make_run(
-                "faults",
-                {"kill preprocessing": Entry({}, {"whole_again_s": [4.0, 9.0]}), "http": answers},
-            ),
-        ]
-    )
+    in_process = Entry({"clients_at_once": 1}, {"alone_s": [1.0], "scans_per_s": [1.0]})
+    http = Entry({"clients_at_once": 8}, {"alone_s": [1.1], "scans_per_s": [1.5]})
+    killed = Entry({}, {"whole_again_s": [4.0, 9.0]})
+    runs = [
+        make_run("soak", {"http": answers, "memory of master": memory}, scenario),
+        make_run("overhead", {"in process": in_process, "http": http}),
+        make_run("faults", {"kill preprocessing": killed, "http": answers}),
+    ]
+    (machine,) = group_by_machine(runs)
     row = soak_table(machine).splitlines()[-1]
     assert "| 3 | 0 | 1 | 0 | 2.000 |" in row
     assert "503: 1" in row

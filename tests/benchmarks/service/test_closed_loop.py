@@ -53,11 +53,8 @@ def test_every_outcome_is_counted_and_a_hang_is_one() -> None:
     entry = outcomes_entry(sent(6, send_scan, SCANS, timeout_s=0.05))
     assert entry.facts["outcomes"] == {"refused": 2, "ok": 3, "timeout": 1}
     assert entry.facts["statuses"] == {"429": 2, "200": 3, "none": 1}
-    assert {name: len(values) for name, values in entry.samples.items()} == {
-        "refused_s": 2,
-        "ok_s": 3,
-        "timeout_s": 1,
-    }
+    lengths = {name: len(values) for name, values in entry.samples.items()}
+    assert lengths == {"refused_s": 2, "ok_s": 3, "timeout_s": 1}
     assert entry.samples["timeout_s"][0] >= 0.05
 
 
@@ -69,10 +66,7 @@ def test_clients_alternate_between_the_protocols() -> None:
 
     senders = {"http": send_scan, "grpc": send_scan}
     found = asyncio.run(run_clients(senders, 3, SCANS, SCANS, lambda: next(remaining, True), 1.0))
-    assert {protocol: len(requests) for protocol, requests in found.items()} == {
-        "http": 2,
-        "grpc": 1,
-    }
+    assert (len(found["http"]), len(found["grpc"]), len(found)) == (2, 1, 2)
 
 
 def test_a_scan_that_is_not_answered_alone_is_an_error() -> None:

@@ -10,6 +10,7 @@ import pytest
 from benchmarks.report.service import jobs_table
 from benchmarks.runs import Entry
 from benchmarks.service.jobs import kill_moments, passes
+from tests.benchmarks.report.cells import cells
 
 FACTS = {
     "jobs": 20,
@@ -69,8 +70,4 @@ def test_the_table_shows_the_state_of_the_jobs() -> None:
     run = SimpleNamespace(entries={"jobs": jobs, "database": database})
     machine: Any = SimpleNamespace(runs_of=lambda kind: [run] if kind == "jobs" else [])
     expected = ["sqlite", "3", "20", "20", "20", "0", "0", "2", "11.0", "0.5"]
-    row = jobs_table(machine).splitlines()[-1]
-    assert [cell.strip() for cell in row.strip("|").split("|")] == [
-        *expected,
-        "100.0 / 1000.0 / 500.0 / 200.0",
-    ]
+    assert cells(jobs_table(machine)) == [[*expected, "100.0 / 1000.0 / 500.0 / 200.0"]]

@@ -105,17 +105,12 @@ def test_every_rate_is_an_entry(service: Service, arguments: list[str], tmp_path
     assert samples["refused_due_s"] == pytest.approx([1 / 60, 4 / 60], abs=1e-6)
 
 
-def test_only_the_given_url_is_contacted_and_no_name_is_kept(
+def test_only_the_given_url_is_contacted_no_name_is_kept_and_no_run_is_written_over(
     service: Service, arguments: list[str], tmp_path: Path
 ) -> None:
     main(arguments)
     assert {page.rsplit("/", 1)[0] for page in service.pages} <= {URL, f"{URL}/v1"}
     assert "patient" not in (tmp_path / "run.json").read_text()
-
-
-@pytest.mark.usefixtures("service")
-def test_another_run_is_not_written_over(arguments: list[str]) -> None:
-    main(arguments)
     with pytest.raises(ConfigError, match="another file"):
         main(arguments)
 

@@ -106,13 +106,12 @@ def test_the_exit_status_is_the_verdict_and_the_run_is_written(
     assert [len(samples) for samples in run.entries["http"].samples.values()] == [3, 1]
 
 
-def test_a_service_with_other_labels_is_not_measured(known: Known, arguments: list[str]) -> None:
+def test_a_service_with_other_labels_or_no_answer_is_not_measured(
+    known: Known, arguments: list[str]
+) -> None:
     known.answer = ("ok", "200", b"others")
     with pytest.raises(ConfigError, match="the labels that the library gives"):
         main(arguments)
-
-
-def test_a_service_that_does_not_answer_is_not_measured(known: Known, arguments: list[str]) -> None:
     known.answer = ("refused", "429", b"")
     with pytest.raises(ConfigError, match="429"):
         main(arguments)

@@ -34,11 +34,8 @@ def test_a_process_that_was_replaced_is_named_twice() -> None:
         (8, "runner-compact"): steady(*LOOKS[41:]),
     }
     entries = memory_entries(LOOKS, seen)
-    assert list(entries) == [
-        "memory of master",
-        "memory of runner-compact",
-        "memory of runner-compact 8",
-    ]
+    names = ("master", "runner-compact", "runner-compact 8")
+    assert list(entries) == [f"memory of {name}" for name in names]
     found = problems(entries, minutes=10)
     assert "runner-compact: ended before the run" in found
     assert "runner-compact 8: started during the run" in found

@@ -50,13 +50,10 @@ def test_equal_scores_count_half() -> None:
     assert judge(once([1, 2], [2, 2]))["auroc"]["value"] == 0.75
 
 
-def test_a_scorer_that_is_always_right_has_nothing_but_ones() -> None:
+def test_a_scorer_that_is_always_right_has_only_ones_and_one_always_wrong_finds_nothing() -> None:
     found = judge(once(np.arange(20), np.arange(100, 130)))
     for name in MEASURES:
         assert [found[name]["value"], *found[name]["interval"]] == pytest.approx([1, 1, 1])
-
-
-def test_a_scorer_that_is_always_wrong_finds_nothing() -> None:
     found = judge(once(np.arange(100, 130), np.arange(20)))
     assert found["auroc"] == {"value": 0.0, "interval": [0.0, 0.0]}
     assert found["tpr_at_10_fpr"]["value"] == 0
@@ -84,10 +81,12 @@ def test_intervals_contain_the_value_and_are_narrower_of_more_pictures(seed: int
     assert 0 < widths[1] < 0.6 * widths[0]
 
 
-def test_figures_are_the_same_each_time() -> None:
+def test_figures_are_the_same_each_time_and_json_by_the_standard() -> None:
     scores, truth = drawn(1)
     answers = fact_scores(scores, truth == 1)
-    assert judge(answers) == judge(answers)
+    found = judge(answers)
+    assert judge(answers) == found
+    json.dumps(found, allow_nan=False)
 
 
 def test_a_healthy_picture_is_compared_with_what_its_own_network_says_of_tumours() -> None:
@@ -143,11 +142,6 @@ def test_each_networks_threshold_is_for_its_own_scores() -> None:
     )
     found = judge(answers)["at_threshold"]
     assert found == {"false_positive_rate": 0.0, "true_positive_rate": 0.75}
-
-
-def test_figures_are_json_by_the_standard() -> None:
-    scores, truth = drawn(2)
-    json.dumps(judge(fact_scores(scores, truth == 1)), allow_nan=False)
 
 
 def test_each_tumour_is_scored_by_one_network_of_a_repeat() -> None:

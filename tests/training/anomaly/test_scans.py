@@ -101,11 +101,10 @@ def test_the_threshold_goes_into_the_spec_only_when_asked_for(
     assert after.detection == before.detection | {"scan_threshold": found["threshold"]}
 
 
-def test_one_source_is_not_enough(command: list[str]) -> None:
+def test_one_source_is_not_enough_and_a_pattern_without_scans_is_refused(
+    command: list[str], tmp_path: Path
+) -> None:
     with pytest.raises(ConfigError, match="two sources"):
         main([each for each in command if not each.startswith("--source=b")])
-
-
-def test_a_pattern_without_scans_is_refused(command: list[str], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="some scans match"):
         main([*command, f"--source=c={tmp_path}/none*"])

@@ -26,7 +26,9 @@ def slices_of(group: list[int], tumour: list[bool]) -> Slices:
 
 
 @pytest.mark.parametrize("names", [("no", "yes"), ("normal", "tumor"), ("no", "tumor")])
-def test_a_slices_folder_says_its_class(tmp_path: Path, names: tuple[str, str]) -> None:
+def test_a_slices_folder_says_its_class_and_slices_are_on_the_networks_grid(
+    tmp_path: Path, names: tuple[str, str]
+) -> None:
     slices = read_slices(write_heads(tmp_path, 2, 3, names))
     no, yes = names
     assert slices.names == (
@@ -34,11 +36,8 @@ def test_a_slices_folder_says_its_class(tmp_path: Path, names: tuple[str, str]) 
         *(f"{yes}/0{i}.png" for i in range(3)),
     )
     assert slices.tumour.tolist() == [False, False, True, True, True]
-
-
-def test_slices_are_on_the_networks_grid(tmp_path: Path) -> None:
-    images = read_slices(write_heads(tmp_path, 2, 1)).images
-    assert (images.shape, images.dtype) == ((3, *SLICE_SHAPE), np.float32)
+    images = slices.images
+    assert (images.shape, images.dtype) == ((5, *SLICE_SHAPE), np.float32)
     assert images.min() == 0 and images.max() == 1
 
 
@@ -153,12 +152,9 @@ def test_folds_keep_groups_together(folds: int, seed: int) -> None:
     assert all(len(set(fold[group == g].tolist())) == 1 for g in np.unique(group))
 
 
-def test_folds_have_about_as_many_groups_each() -> None:
+def test_folds_have_about_as_many_groups_each_and_follow_from_the_seed() -> None:
     fold = folds_of(np.arange(23), 5, 0)
     assert sorted(np.bincount(fold).tolist()) == [4, 4, 5, 5, 5]
-
-
-def test_folds_follow_from_the_seed() -> None:
     first, same, other = (folds_of(np.arange(50), 5, seed).tolist() for seed in (1, 1, 2))
     assert first == same != other
 

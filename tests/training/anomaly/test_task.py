@@ -70,10 +70,12 @@ def validating_as(run: Run, losses: Sequence[float]) -> list[dict[str, Tensor]]:
     return seen
 
 
-def test_an_encoder_of_a_network_without_one_is_refused() -> None:
+def test_an_encoder_of_a_network_without_one_and_a_network_for_regions_are_refused() -> None:
     with pytest.raises(ConfigError, match="anomaly_unet has no encoder") as caught:
         start(dataclasses.replace(SYNTHETIC, encoder="imagenet"))
     assert caught.value.subject == "encoder"
+    with pytest.raises(ConfigError, match="a network for anomalies; found compact"):
+        start(dataclasses.replace(SYNTHETIC, network="compact"))
 
 
 @pytest.mark.parametrize(("train", "validation"), [(0, 2), (2, 0)])
@@ -81,11 +83,6 @@ def test_a_run_without_slices_is_refused(train: int, validation: int) -> None:
     images = head_images(0, 1)
     with pytest.raises(ConfigError, match=f"found {train} and {validation}"):
         AnomalyTask(SYNTHETIC, images[:train], images[:validation], CPU)
-
-
-def test_a_network_for_regions_is_refused() -> None:
-    with pytest.raises(ConfigError, match="a network for anomalies; found compact"):
-        start(dataclasses.replace(SYNTHETIC, network="compact"))
 
 
 # --- a trajectory ---
@@ -182,28 +179,6 @@ def test_a_recipe_may_augment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert given == [4, 2]
 
 
-def test_no_time_is_no_epoch() -> None:
-    run = start(SYNTHETIC)
-    run.train(minutes=0)
-    assert run.log.validations == [] and not run.finished
-
-
-def test_a_time_limit_leaves_a_checkpoint(tmp_path: Path) -> None:
-    run = start(dataclasses.replace(DENOISING, epochs=1000), tmp_path)
-    stop_after(run, 1)
-    assert not run.finished
-    assert [row["epoch"] for row in read_values(tmp_path / "last.pt")["history"]] == [1]
-
-
-def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
-    start(dataclasses.replace(DENOISING, epochs=1), tmp_path).train()
-    other = start(DENOISING)
-    before = weights(other.network)
-    with pytest.raises(ConfigError, match="a checkpoint of this recipe"):
-        other.resume(tmp_path / "last.pt")
-    assert_bit_equal(weights(other.network), before)
-
-
 def test_a_run_does_not_go_on_from_the_best_weights(tmp_path: Path) -> None:
     """They lack what the optimiser knows."""
     recipe = dataclasses.replace(DENOISING, epochs=1)
@@ -247,10 +222,14 @@ def test_the_learning_rate_is_cut_by_half_where_validation_does_not_improve() ->
     assert rates == [1, 1, 1, 1, 1, 0.5, 0.5, 0.5, 0.25]
 
 
-def test_a_finished_run_leaves_its_files(tmp_path: Path) -> None:
+def test_a_finished_run_leaves_its_files_and_its_reduction_and_threshold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tenth of the validation slices lies above the threshold."""
+    monkeypatch.setattr(training.anomaly.train, "choose_reduction", lambda *_: "maximum")
     run, task = anomaly_run(SYNTHETIC, tmp_path)
     run.train()
-    finish(run, task)
+    network, _ = finish(run, task)
     names = {path.name.split(".tfevents")[0] for path in tmp_path.iterdir()}
     assert names == {"best.pt", "last.pt", "log.csv", "curves.png", "events.out"}
     with (tmp_path / "log.csv").open() as file:
@@ -259,16 +238,6 @@ def test_a_finished_run_leaves_its_files(tmp_path: Path) -> None:
     logged = [{k: float(v) for k, v in row.items()} for row in rows]
     assert logged == run.log.validations == read_values(tmp_path / "best.pt")["history"]
     assert read_values(tmp_path / "best.pt")["recipe"] == dataclasses.asdict(SYNTHETIC)
-
-
-def test_the_reduction_and_the_threshold_travel_with_the_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A tenth of the validation slices lies above it."""
-    monkeypatch.setattr(training.anomaly.train, "choose_reduction", lambda *_: "maximum")
-    run, task = anomaly_run(SYNTHETIC, tmp_path)
-    run.train()
-    network, _ = finish(run, task)
     kept: Any = load_network(tmp_path / "best.pt")
     assert network.reduction == kept.reduction == "maximum"
     with torch.inference_mode():

@@ -59,9 +59,10 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "last.pt"
 
 
-def test_a_checkpoint_survives_its_file(path: Path) -> None:
+def test_a_checkpoint_survives_its_file_which_loads_weights_only(path: Path) -> None:
     write_checkpoint(path, checkpoint())
     assert same(read_checkpoint(path).__dict__, checkpoint().__dict__)
+    assert torch.load(path, weights_only=True)["format"] == CHECKPOINT_FORMAT == 1
 
 
 @pytest.mark.parametrize("metric", ["dice", "loss"])
@@ -72,12 +73,6 @@ def test_the_best_value_is_kept_under_its_metrics_name(path: Path, metric: str) 
     other = {"dice": "loss", "loss": "dice"}[metric]
     with pytest.raises(ConfigError, match="the last checkpoint of a run of this task"):
         read_checkpoint(path, other)
-
-
-def test_the_file_loads_weights_only_and_names_its_format(path: Path) -> None:
-    write_checkpoint(path, checkpoint())
-    values = torch.load(path, weights_only=True)
-    assert values["format"] == CHECKPOINT_FORMAT == 1
 
 
 def test_writing_replaces_and_leaves_nothing_beside_it(path: Path) -> None:

@@ -105,14 +105,10 @@ def test_two_processes_end_where_one_does(together: Path, alone: Run) -> None:
 
 
 @pytest.mark.slow
-def test_every_process_ends_at_the_same_weights(together: Path) -> None:
+def test_every_process_ends_at_the_same_weights_and_only_the_first_writes(together: Path) -> None:
     first, second = (weights(together / f"straight_rank{rank}.pt") for rank in range(2))
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
-
-
-@pytest.mark.slow
-def test_only_the_first_process_writes(together: Path) -> None:
     assert names(together / "straight0") == {"last", "best", "log", "curves", "events"}
     assert names(together / "straight1") == set()
 
@@ -143,10 +139,7 @@ def test_alone_there_is_nothing_to_join(monkeypatch: pytest.MonkeyPatch) -> None
         assert not torch.distributed.is_initialized()
 
 
-def test_the_process_of_rank_zero_is_the_first() -> None:
+def test_the_process_of_rank_zero_is_the_first_and_alone_it_keeps_its_value() -> None:
     assert (ALONE.rank, ALONE.count) == (0, 1)
     assert [Processes(rank, 3).first for rank in range(3)] == [True, False, False]
-
-
-def test_alone_a_process_keeps_its_value() -> None:
     assert ALONE.broadcast(0.25, torch.device("cpu")) == 0.25

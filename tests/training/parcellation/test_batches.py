@@ -42,16 +42,15 @@ def unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- steps and epochs ---
 
 
-def test_epochs_are_rounds_through_the_training_scans(start: Start, tmp_path: Path) -> None:
+def test_epochs_are_rounds_through_the_scans_and_fewer_steps_the_larger_the_batch(
+    start: Start, tmp_path: Path
+) -> None:
     batches = batches_of(steps=0, epochs=3)
     assert (batches.steps_per_epoch, batches.steps) == (2, 6)
     run = start(tmp_path, with_options(steps=0, epochs=3))
     run.train()
     assert run.step == 6
     assert [row["step"] for row in run.log.validations] == [2, 4, 6]
-
-
-def test_an_epoch_has_fewer_steps_the_larger_the_batch() -> None:
     assert batches_of(2, steps=0, epochs=3, batch_size=2).steps == 3
     assert batches_of(5, steps=0, epochs=3, batch_size=2).steps == 6
 
@@ -95,14 +94,11 @@ def test_a_batch_of_more_scans_than_there_are_is_refused() -> None:
 # --- augmentation ---
 
 
-def test_augmentation_fades_linearly_to_its_last_share() -> None:
+def test_augmentation_fades_linearly_to_its_last_share_where_the_recipe_says_so() -> None:
     batches = batches_of(steps=100, fade_from=0.5, fade_to=0.2)
     full = RECIPE.augmentation.rotation_rad
     shares = {step: batches.augmentation(step).rotation_rad / full for step in (0, 50, 75, 100)}
     assert shares == pytest.approx({0: 1.0, 50: 1.0, 75: 0.6, 100: 0.2})
-
-
-def test_augmentation_stays_whole_unless_the_recipe_fades_it() -> None:
     assert batches_of(steps=10).augmentation(10) == RECIPE.augmentation
 
 

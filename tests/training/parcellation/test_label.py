@@ -120,7 +120,9 @@ def table(path: Path) -> list[dict[str, str]]:
 # --- one scan ---
 
 
-def test_a_scan_becomes_four_images_and_a_record(scan: Path, folder: Path) -> None:
+def test_a_scan_becomes_four_images_on_the_network_grid_and_a_record(
+    scan: Path, folder: Path
+) -> None:
     record = label_one(scan, folder, OPTIONS)
     assert record["status"] == "done"
     assert sorted(path.name for path in folder.iterdir()) == [
@@ -132,10 +134,6 @@ def test_a_scan_becomes_four_images_and_a_record(scan: Path, folder: Path) -> No
     ]
     assert json.loads((folder / "sub-01_T1w.json").read_text()) == record
     assert record["format"] == 2
-
-
-def test_the_images_lie_on_the_network_grid(scan: Path, folder: Path) -> None:
-    label_one(scan, folder, OPTIONS)
     for kind, dtype in (("image", np.float32), ("registered", np.uint8), ("labels", np.uint8)):
         image = nib.load(folder / f"sub-01_T1w_{kind}.nii.gz")
         assert image.affine == pytest.approx(NETWORK_AFFINE, abs=1e-5)
@@ -143,17 +141,12 @@ def test_the_images_lie_on_the_network_grid(scan: Path, folder: Path) -> None:
         assert image.shape == SHAPE
 
 
-def test_positions_come_back_to_half_a_hundredth_of_a_millimetre(scan: Path, folder: Path) -> None:
+def test_positions_are_close_and_lie_where_the_blocks_centres_are(scan: Path, folder: Path) -> None:
+    """Voxel i of them is the middle of the network's voxels 2i and 2i + 1."""
     label_one(scan, folder, OPTIONS)
     image = nib.load(folder / "sub-01_T1w_positions.nii.gz")
     assert image.get_data_dtype() == np.int16
     assert np.asarray(image.dataobj) == pytest.approx(registered_positions(), abs=0.00502)
-
-
-def test_positions_lie_where_the_blocks_centres_are(scan: Path, folder: Path) -> None:
-    """Voxel i of them is the middle of the network's voxels 2i and 2i + 1."""
-    label_one(scan, folder, OPTIONS)
-    image = nib.load(folder / "sub-01_T1w_positions.nii.gz")
     assert image.shape == (*BLOCKS, 3)
     for block in ([0, 0, 0], [3, 5, 2], [9, 11, 8]):
         voxels = [2 * np.array(block), 2 * np.array(block) + 1]
@@ -199,18 +192,13 @@ def test_the_same_scan_gives_the_same_files(scan: Path, tmp_path: Path) -> None:
 # --- resuming ---
 
 
-def test_a_finished_scan_is_not_done_again(scan: Path, folder: Path, calls: Calls) -> None:
-    done = label_one(scan, folder, OPTIONS)
-    kept = label_one(scan, folder, OPTIONS)
-    assert kept == {**done, "status": "kept"}
-    assert len(calls.seeds) == 1
-
-
-def test_a_scan_that_only_moved_is_not_done_again(
+def test_a_finished_scan_is_not_done_again_wherever_it_moved(
     scan: Path, folder: Path, tmp_path: Path, calls: Calls
 ) -> None:
     """Content decides, neither folder nor time."""
-    label_one(scan, folder, OPTIONS)
+    done = label_one(scan, folder, OPTIONS)
+    kept = label_one(scan, folder, OPTIONS)
+    assert kept == {**done, "status": "kept"}
     (tmp_path / "elsewhere").mkdir()
     moved = scan.rename(tmp_path / "elsewhere" / scan.name)
     os.utime(moved, (0, 0))
@@ -299,16 +287,15 @@ def test_the_record_is_written_last(
 # --- failures ---
 
 
-def test_a_scan_that_cannot_be_read_is_a_failed_record(folder: Path, tmp_path: Path) -> None:
+def test_a_scan_that_is_missing_or_cannot_be_read_is_a_failed_record(
+    folder: Path, tmp_path: Path
+) -> None:
     bad = tmp_path / "bad.nii.gz"
     bad.write_bytes(b"no scan")
     record = label_one(bad, folder, OPTIONS)
     assert (record["name"], record["status"], record["seconds"]) == ("bad", "failed", {})
     assert record["error"].startswith(f"{bad}: expected a NIfTI")
     assert not list(folder.iterdir())
-
-
-def test_a_missing_scan_is_a_failed_record(folder: Path, tmp_path: Path) -> None:
     record = label_one(tmp_path / "nowhere.nii", folder, OPTIONS)
     assert record["status"] == "failed"
     assert "FileNotFoundError" in record["error"]
@@ -339,21 +326,14 @@ def cohort(write_nifti: Callable[..., Path], tmp_path: Path) -> list[Path]:
 
 
 @pytest.mark.usefixtures("threads_as_cluster")
-def test_a_failing_scan_does_not_stop_the_others(
+def test_a_failing_scan_does_not_stop_the_others_and_each_has_a_line_in_the_manifest(
     cohort: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    records = label_all(cohort, tmp_path / "new" / "pairs", OPTIONS, workers=1)
-    assert [(r["name"], r["status"]) for r in records] == [
-        ("c", "done"),
-        ("b", "failed"),
-        ("a", "done"),
-    ]
+    folder = tmp_path / "new" / "pairs"
+    records = label_all(cohort, folder, OPTIONS, workers=1)
+    statuses = [(record["name"], record["status"]) for record in records]
+    assert statuses == [("c", "done"), ("b", "failed"), ("a", "done")]
     assert not capsys.readouterr().out
-
-
-@pytest.mark.usefixtures("threads_as_cluster")
-def test_the_manifest_has_a_line_for_each_scan(cohort: list[Path], folder: Path) -> None:
-    label_all(cohort, folder, OPTIONS, workers=1)
     rows = table(folder / "manifest.tsv")
     assert list(rows[0]) == [
         *("name", "status", "regions"),
@@ -423,12 +403,9 @@ def test_folders_are_their_scans_in_order_of_name(tmp_path: Path) -> None:
     assert scan_paths([tmp_path / "b.nii"]) == [tmp_path / "b.nii"]
 
 
-def test_no_scan_is_a_config_error(tmp_path: Path) -> None:
+def test_no_scan_and_two_scans_of_one_name_are_config_errors(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="found no scan"):
         scan_paths([tmp_path])
-
-
-def test_two_scans_of_one_name_are_a_config_error(tmp_path: Path) -> None:
     for name in ("a.nii", "a.mgz"):
         (tmp_path / name).touch()
     with pytest.raises(ConfigError, match="two scans with one name"):
@@ -445,12 +422,8 @@ def test_the_exit_status_tells_whether_a_scan_failed(
     assert main([good, bad, *arguments, "--seed", "5"]) == 1
     assert calls.seeds == [5]
     record = json.loads((tmp_path / "out" / "c.json").read_text())
-    assert record["options"] == {
-        "level": "stripped",
-        "cleanup": "gentle",
-        "seed": 5,
-        "atlas": None,
-    }
+    expected = {"level": "stripped", "cleanup": "gentle", "seed": 5, "atlas": None}
+    assert record["options"] == expected
 
 
 @pytest.mark.parametrize("preprocessing", ["none", "everything"])

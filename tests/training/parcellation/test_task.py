@@ -22,6 +22,7 @@ from tests.training.tiny import (
     COMPACT,
     CPU,
     EACH_RECIPE,
+    RECIPE,
     SHAPE,
     Classifier,
     all_weights,
@@ -40,6 +41,7 @@ from training.parcellation.task import ParcellationTask
 pytestmark = pytest.mark.usefixtures("tiny_networks")
 
 Start = Callable[..., Run]
+FOUND_ANOTHER = "found a checkpoint of another"
 
 
 @pytest.mark.usefixtures("report_unet")
@@ -73,10 +75,13 @@ def test_a_run_may_start_from_anothers_averaged_weights(
     assert not run.optimiser.state
 
 
-def test_a_run_starts_from_no_other_networks_weights(start: Start, tmp_path: Path) -> None:
-    start(tmp_path / "a", COMPACT).save("last.pt")
-    run = start(tmp_path / "b")
-    with pytest.raises(ConfigError, match="a checkpoint of unet; found a checkpoint of another"):
+@pytest.mark.parametrize(("network", "other"), [(RECIPE, COMPACT), (ATLAS_MAP, RECIPE)])
+def test_a_run_starts_from_no_other_networks_weights(
+    start: Start, tmp_path: Path, network: Recipe, other: Recipe
+) -> None:
+    start(tmp_path / "a", other).save("last.pt")
+    run = start(tmp_path / "b", network)
+    with pytest.raises(ConfigError, match=f"a checkpoint of {network.network}; {FOUND_ANOTHER}"):
         run.task.start_from(tmp_path / "a" / "last.pt")
 
 
@@ -105,18 +110,7 @@ def test_a_map_network_takes_no_compact_of_other_widths(
     monkeypatch.setattr(tiny, "compact", lambda: Compact((16, 8, 8), head_width=8, shape=SHAPE))
     start(tmp_path / "a", COMPACT).save("last.pt")
     run = start(tmp_path / "b", ATLAS_MAP)
-    with pytest.raises(
-        ConfigError, match="a checkpoint of atlas_map; found a checkpoint of another"
-    ):
-        run.task.start_from(tmp_path / "a" / "last.pt")
-
-
-def test_a_map_network_starts_from_no_other_networks_weights(start: Start, tmp_path: Path) -> None:
-    start(tmp_path / "a").save("last.pt")
-    run = start(tmp_path / "b", ATLAS_MAP)
-    with pytest.raises(
-        ConfigError, match="a checkpoint of atlas_map; found a checkpoint of another"
-    ):
+    with pytest.raises(ConfigError, match=f"a checkpoint of atlas_map; {FOUND_ANOTHER}"):
         run.task.start_from(tmp_path / "a" / "last.pt")
 
 
@@ -280,12 +274,9 @@ def test_validation_sees_the_whole_image(start: Start, tmp_path: Path) -> None:
 # --- what does not fit ---
 
 
-def test_the_map_network_without_an_atlas_is_refused() -> None:
+def test_the_map_network_without_an_atlas_or_with_another_is_refused() -> None:
     with pytest.raises(ConfigError, match="an atlas to read labels from; found none"):
         ParcellationTask(ATLAS_MAP, [pair(0)], [pair(1)], CPU)
-
-
-def test_the_map_network_with_another_atlas_is_refused() -> None:
     other = small_atlas((20, 24, 23))
     with pytest.raises(ConfigError, match="the atlas that atlas_map was made for"):
         ParcellationTask(ATLAS_MAP, [pair(0)], [pair(1)], CPU, other)

@@ -66,11 +66,6 @@ def test_the_command_trains_then_resumes_on_the_network_grid(tmp_path: Path) -> 
     assert (again.step, again.history) == (1, once.history)
 
 
-def test_the_command_takes_a_pack_for_a_folder(command: Command, tmp_path: Path) -> None:
-    assert command() == 0
-    assert read_checkpoint(tmp_path / "run" / "last.pt").step == 2
-
-
 def test_a_run_out_of_time_goes_on_later(command: Command, tmp_path: Path) -> None:
     assert command("--minutes", "0") == 0
     assert read_checkpoint(tmp_path / "run" / "last.pt").step == 0
@@ -78,11 +73,12 @@ def test_a_run_out_of_time_goes_on_later(command: Command, tmp_path: Path) -> No
     assert read_checkpoint(tmp_path / "run" / "last.pt").step == 2
 
 
-def test_the_command_says_how_it_went(
+def test_the_command_takes_a_pack_for_a_folder_and_says_how_it_went(
     command: Command, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    command()
+    assert command() == 0
+    assert read_checkpoint(tmp_path / "run" / "last.pt").step == 2
     best = read_checkpoint(tmp_path / "run" / "best.pt")
     assert caplog.messages == [
         "2 training scans, 1 for validation; fp32",
@@ -90,18 +86,17 @@ def test_the_command_says_how_it_went(
     ]
 
 
-def test_a_folder_with_a_run_in_it_is_not_overwritten(command: Command, tmp_path: Path) -> None:
+def test_a_run_begins_in_a_folder_without_one_and_goes_on_in_one_with(
+    command: Command, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"a run to continue; found no last\.pt"):
+        command("--resume")
+    assert not (tmp_path / "run").exists()
     command()
     before = (tmp_path / "run" / "last.pt").read_bytes()
     with pytest.raises(ConfigError, match=r"a folder without a run in it; found last\.pt"):
         command()
     assert (tmp_path / "run" / "last.pt").read_bytes() == before
-
-
-def test_there_has_to_be_a_run_to_go_on_from(command: Command, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"a run to continue; found no last\.pt"):
-        command("--resume")
-    assert not (tmp_path / "run").exists()
 
 
 def test_a_new_run_may_start_from_a_checkpoint(command: Command, tmp_path: Path) -> None:
@@ -146,14 +141,12 @@ def map_recipe(command: Command, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("map_recipe")
-def test_the_map_network_needs_an_atlas(command: Command, tmp_path: Path) -> None:
+def test_the_map_network_needs_an_atlas_and_weights_to_see_regions_by(
+    command: Command, tmp_path: Path
+) -> None:
     with pytest.raises(ConfigError, match="the atlas files") as caught:
         command("--atlas", str(tmp_path / "nowhere"), "--start-from", "weights.pt")
     assert caught.value.subject == str(tmp_path / "nowhere")
-
-
-@pytest.mark.usefixtures("map_recipe")
-def test_the_map_network_needs_weights_to_see_regions_by(command: Command, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"weights of compact.*found none.*--start-from") as error:
         command()
     assert error.value.subject == "atlas_map"

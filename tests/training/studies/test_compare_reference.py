@@ -42,13 +42,10 @@ def test_a_scan_equals_itself_whatever_its_scale(
     }
 
 
-def test_a_shifted_grid_is_as_far_as_its_shift() -> None:
+def test_a_shifted_grid_is_as_far_as_its_shift_and_a_scaled_one_farthest_at_its_corner() -> None:
     moved = AFFINE.copy()
     moved[:3, 3] = (3, 0, -4)
     assert corner_distance_mm(AFFINE, moved) == pytest.approx(5)
-
-
-def test_a_scaled_grid_is_farthest_at_its_far_corner() -> None:
     scaled = AFFINE.copy()
     scaled[0, 0] += 0.1
     assert corner_distance_mm(AFFINE, scaled) == pytest.approx(0.1 * (NETWORK_SHAPE[0] - 1))

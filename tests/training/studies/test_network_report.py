@@ -200,6 +200,11 @@ class Written:
         return {row[0]: row[1:] for row in rows[2:]}
 
 
+def whole_report(given: Given, folder: Path) -> str:
+    options = {"second_labels": given.second, "truth": given.truth, "cache": given.cache}
+    return write_report(given.models, given.pairs, folder, **options)
+
+
 @pytest.fixture(scope="module")
 def written(given: Given, tmp_path_factory: pytest.TempPathFactory) -> Written:
     figures: dict[str, Figure] = {}
@@ -212,14 +217,7 @@ def written(given: Given, tmp_path_factory: pytest.TempPathFactory) -> Written:
     folder = tmp_path_factory.mktemp("written") / "new" / "folder"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "savefig", savefig)
-        text = write_report(
-            given.models,
-            given.pairs,
-            folder,
-            second_labels=given.second,
-            truth=given.truth,
-            cache=given.cache,
-        )
+        text = whole_report(given, folder)
     return Written(text, folder, figures)
 
 
@@ -232,15 +230,12 @@ def no_distances(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- the files ---
 
 
-def test_five_files_of_one_date_are_written(written: Written) -> None:
+def test_five_files_of_one_date_are_written_and_every_file_the_text_names(written: Written) -> None:
     names = sorted(path.name for path in written.folder.iterdir())
     date = written.values["date"]
     endings = (".json", ".md", "_best_regions.png", "_regions.csv", "_worst_regions.png")
     assert names == [date + ending for ending in endings]
     assert written.file(".md").read_text() == written.text
-
-
-def test_every_file_the_text_names_is_there(written: Written) -> None:
     named = {part.split(")")[0] for part in written.text.split("](")[1:]}
     assert {path.name for path in written.folder.iterdir()} - named == {written.file(".md").name}
     assert all((written.folder / name).is_file() for name in named)
@@ -262,20 +257,16 @@ def test_hours_and_epochs_stand_beside_the_reports(written: Written) -> None:
     assert [n["training_hours"] for n in networks.values()] == [1.25, 2.5]
 
 
-def test_dice_stands_beside_the_reports(written: Written) -> None:
-    rows = written.table("Dice on near, % (table 4.1)")
-    for name, paper in (("compact", ""), ("unet", "83.13 ± 0.08")):
+def test_dice_and_students_intervals_stand_beside_the_reports(written: Written) -> None:
+    means = written.table("Dice on near, % (table 4.1)")
+    intervals = written.table("95 % intervals, % (table 4.2)")
+    papers = {"compact": ("", ""), "unet": ("83.13 ± 0.08", "[82.04, 84.23]")}
+    for name, (mean, interval) in papers.items():
         dice = 100 * np.array([scan_dice(name, scan) for scan in SCANS["near"]])
         ours = f"{dice.mean():.2f} ± {dice.std(ddof=1):.2f}"
-        assert rows[name] == [paper, "dice, adam", ours]
-
-
-def test_intervals_are_students_and_stand_beside_the_reports(written: Written) -> None:
-    rows = written.table("95 % intervals, % (table 4.2)")
-    for name, paper in (("compact", ""), ("unet", "[82.04, 84.23]")):
-        dice = 100 * np.array([scan_dice(name, scan) for scan in SCANS["near"]])
+        assert means[name] == [mean, "dice, adam", ours]
         low, high = t.interval(0.95, 3, dice.mean(), dice.std(ddof=1) / 2)
-        assert rows[name] == [paper, f"[{low:.2f}, {high:.2f}]"]
+        assert intervals[name] == [interval, f"[{low:.2f}, {high:.2f}]"]
 
 
 def test_prediction_times_are_of_the_first_groups_scans(written: Written) -> None:
@@ -450,14 +441,7 @@ def scans_seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_a_second_call_infers_nothing_and_says_the_same(
     given: Given, written: Written, tmp_path: Path, scans_seen: list[int]
 ) -> None:
-    again = write_report(
-        given.models,
-        given.pairs,
-        tmp_path,
-        second_labels=given.second,
-        truth=given.truth,
-        cache=given.cache,
-    )
+    again = whole_report(given, tmp_path)
     date = next(tmp_path.glob("*.md")).stem
     assert again.replace(date, written.values["date"]) == written.text
     assert scans_seen == []
@@ -530,23 +514,25 @@ def write_split(path: Path, **groups: list[str]) -> Path:
 
 
 @pytest.mark.usefixtures("no_distances")
-def test_a_split_file_names_other_scans(given: Given, tmp_path: Path) -> None:
+def test_a_split_file_names_other_scans_and_groups_choose_among_them(
+    given: Given, tmp_path: Path
+) -> None:
     split = write_split(tmp_path / "split.toml", both=["c/t*", "d/*"])
     text = write_report(
         given.models[:1], given.pairs, tmp_path / "out", cache=given.cache, split_file=split
     )
     assert "Test scans: both (5)." in text
-
-
-@pytest.mark.usefixtures("no_distances")
-def test_of_the_groups_only_those_asked_for_are_taken(given: Given, tmp_path: Path) -> None:
     text = write_report(given.models[:1], given.pairs, tmp_path, cache=given.cache, groups=["far"])
     assert f"Test scans: far ({len(SCANS['far'])})." in text
 
 
-def test_an_unknown_group_is_refused_and_the_known_ones_named(given: Given, tmp_path: Path) -> None:
+def test_an_unknown_group_and_two_models_of_one_name_are_refused(
+    given: Given, tmp_path: Path
+) -> None:
     with pytest.raises(ConfigError, match=r"nearby.*near, far"):
         write_report(given.models, given.pairs, tmp_path, groups=["nearby"])
+    with pytest.raises(ConfigError, match="two of that name"):
+        write_report([given.models[0]] * 2, given.pairs, tmp_path)
 
 
 def test_a_model_that_saw_a_test_scan_is_refused(given: Given, tmp_path: Path) -> None:
@@ -554,8 +540,3 @@ def test_a_model_that_saw_a_test_scan_is_refused(given: Given, tmp_path: Path) -
     split.write_text(split.read_text().replace("c/s*", "c/s2"))
     with pytest.raises(ConfigError, match=r"compact.*trained on c/s1"):
         write_report(given.models, given.pairs, tmp_path, split_file=split)
-
-
-def test_two_models_of_one_name_are_refused(given: Given, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="two of that name"):
-        write_report([given.models[0]] * 2, given.pairs, tmp_path)

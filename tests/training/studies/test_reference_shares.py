@@ -36,14 +36,11 @@ def table(text: str) -> dict[int, dict[str, str]]:
     return {int(row["class_index"]): row for row in rows}
 
 
-def test_a_share_is_of_the_labelled_voxels() -> None:
+def test_a_share_is_of_the_labelled_voxels_and_a_scans_shares_add_up_to_100() -> None:
     shares = shares_percent([pair([0] * 50 + [1] * 3 + [116]), pair([2] * 4)])
     assert shares.shape == (2, 117)
     assert shares[0, [0, 1, 2, 116]].tolist() == [0, 75, 0, 25]
     assert shares[1, [0, 1, 2]].tolist() == [0, 0, 100]
-
-
-def test_each_scans_shares_add_up_to_100() -> None:
     np.testing.assert_allclose(shares_percent(random_pairs(3)).sum(axis=1), 100)
 
 

@@ -109,36 +109,24 @@ def test_no_file_of_the_core_imports_itself_as_a_whole(file: Path) -> None:
             assert all((folder / f"{n}.py").exists() or (folder / n).is_dir() for n in names)
 
 
+def loaded_with(module: str, watched: tuple[str, ...], **env: str) -> list[str]:
+    """Return which of some modules are loaded in a process that imports one."""
+    code = f"import sys, {module}; print(*(m for m in {watched!r} if m in sys.modules))"
+    command, environment = [sys.executable, "-c", code], {**os.environ, **env}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
 @pytest.mark.parametrize("module", ["neurobento", "neurobento.cli.main", "service"])
 def test_importing_is_light(module: str, known_model: Path, tmp_path: Path) -> None:
     """So `--help`, `bentoml build` and the runners start without what they do not need."""
-    code = f"import sys, {module}; print(*(m for m in {HEAVY!r} if m in sys.modules))"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env={
-            **os.environ,
-            "BENTOML_HOME": str(tmp_path),
-            "BENTOML_DO_NOT_TRACK": "True",
-            "NEUROBENTO_MODELS": str(known_model.parent),
-        },
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == []
+    bentoml = {"BENTOML_HOME": str(tmp_path), "BENTOML_DO_NOT_TRACK": "True"}
+    models = {"NEUROBENTO_MODELS": str(known_model.parent)}
+    assert loaded_with(module, HEAVY, **bentoml, **models) == []
 
 
 def test_importing_the_client_needs_no_numpy() -> None:
-    code = "import sys, neurobento.client.http; print(*({'numpy', 'grpc'} & {*sys.modules}))"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    assert done.stdout.split() == []
+    assert loaded_with("neurobento.client.http", ("numpy", "grpc")) == []

@@ -14,6 +14,9 @@ from bentoml._internal.bento.build_config import BentoPathSpec
 from neurobento.serving.container_image import BASE, IMAGE
 
 ROOT = Path(__file__).parent.parent
+SERVING_EXTRAS = ("serving", "tracing", "client", "grpc", "cohort")
+EXTRAS = (*SERVING_EXTRAS, "training", "export", "rtx", "bench", "dev")
+"""All extras but cpu and gpu, which each bring a distribution of ONNX Runtime."""
 
 
 def lines(name: str) -> list[str]:
@@ -55,30 +58,12 @@ def test_the_bento_packs_what_serving_needs_and_nothing_else() -> None:
     assert found == {"service.py", "README.md", "LICENSE"} | modules | specs
 
 
-def test_every_direct_need_is_pinned() -> None:
+def test_every_direct_need_is_pinned_and_one_distribution_of_onnx_runtime() -> None:
     """But for gpu's: constraints.txt is what stands in one environment, with onnxruntime."""
     pins = {named(line) for line in lines("constraints.txt")}
-    parts = (
-        "core",
-        "serving",
-        "tracing",
-        "client",
-        "grpc",
-        "cohort",
-        "training",
-        "export",
-        "cpu",
-        "rtx",
-        "bench",
-        "dev",
-    )
-    for part in parts:
+    for part in ("core", "cpu", *EXTRAS):
         missing = {named(need) for need in lines(f"requirements/{part}.txt")} - pins
         assert not missing, part
-
-
-def test_what_was_tested_held_one_distribution_of_onnx_runtime() -> None:
-    pins = {named(line) for line in lines("constraints.txt")}
     assert {pin for pin in pins if pin.startswith("onnxruntime")} == {"onnxruntime"}
 
 
@@ -90,33 +75,17 @@ def onnx_runtimes(*parts: str) -> set[str]:
 
 def test_no_two_distributions_of_onnx_runtime_are_asked_for() -> None:
     """They overwrite each other's files: cpu and gpu each bring one, and nothing else does."""
-    others = (
-        "serving",
-        "tracing",
-        "client",
-        "grpc",
-        "cohort",
-        "training",
-        "export",
-        "rtx",
-        "bench",
-        "dev",
-    )
-    assert onnx_runtimes(*others) == set()
-    assert onnx_runtimes("cpu", *others) == {"onnxruntime"}
-    assert onnx_runtimes("gpu", *others) == {"onnxruntime-gpu"}
+    assert onnx_runtimes(*EXTRAS) == set()
+    assert onnx_runtimes("cpu", *EXTRAS) == {"onnxruntime"}
+    assert onnx_runtimes("gpu", *EXTRAS) == {"onnxruntime-gpu"}
 
 
 @pytest.mark.parametrize("script", ["scripts/test", "scripts/check", "scripts/serve"])
-def test_no_script_installs_cpu_and_gpu_together(script: str) -> None:
+def test_no_script_installs_cpu_and_gpu_together_and_tests_have_all_but_gpu(script: str) -> None:
     (extras,) = [line.split()[1].split(",") for line in lines(script) if "scripts/venv " in line]
     assert not {"cpu", "gpu"} <= {*extras}
-
-
-@pytest.mark.parametrize("script", ["scripts/test", "scripts/check"])
-def test_all_that_runs_without_a_gpu_is_installed_for_tests(script: str) -> None:
-    (extras,) = [line.split()[1].split(",") for line in lines(script) if "scripts/venv " in line]
-    assert {*extras} == {"serving", "tracing", "training", "export", "cpu", "rtx", "bench", "dev"}
+    if script != "scripts/serve":
+        assert {*extras} == {"cpu", *EXTRAS} - {"client", "grpc", "cohort"}
 
 
 def test_floors_that_close_known_holes_hold() -> None:

@@ -6,7 +6,7 @@ import ast
 import io
 import re
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,20 +21,7 @@ DOCUMENTS = [
 ]
 
 OPENERS = frozenset(
-    [
-        "What",
-        "Whether",
-        "How",
-        "Of",
-        "That",
-        "As",
-        "Where",
-        "Let",
-        "Who",
-        "When",
-        "Which",
-        "Why",
-    ]
+    ["What", "Whether", "How", "Of", "That", "As", "Where", "Let", "Who", "When", "Which", "Why"]
 )
 """First words that make a docstring a fragment."""
 
@@ -125,8 +112,8 @@ def prose(source: str) -> Iterator[tuple[int, str]]:
             yield node.lineno, node.value
 
 
-def banned_phrases(texts: Iterator[tuple[int, str]]) -> list[str]:
-    return [f"{line}: {match[0]}" for line, text in texts for match in PATTERN.finditer(text)]
+def banned_phrases(texts: Iterable[tuple[int, str]]) -> list[tuple[int, str]]:
+    return [(line, match[0]) for line, text in texts for match in PATTERN.finditer(text)]
 
 
 @pytest.mark.parametrize(
@@ -159,43 +146,27 @@ def test_the_rule_sees_phrases(source: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "source",
-    ["def f():\n    'Return what was read.'", "# It depends on that.\nname = 'go'"],
+    "source", ["def f():\n    'Return what was read.'", "# It depends on that.\nname = 'go'"]
 )
 def test_the_rule_passes_plain_sentences(source: str) -> None:
     assert list(fragments(source)) == []
     assert banned_phrases(prose(source)) == []
 
 
+@pytest.mark.parametrize(
+    "check",
+    [fragments, participles, lambda source: banned_phrases(prose(source))],
+    ids=["docstrings-open-with-a-verb-or-a-noun", "no-bare-participles", "no-banned-phrases"],
+)
 @pytest.mark.parametrize("folder", sorted({area(file) for file in FILES}))
-def test_docstrings_open_with_a_verb_or_a_noun(folder: str) -> None:
+def test_code_is_in_plain_english(
+    folder: str, check: Callable[[str], Iterable[tuple[int, str]]]
+) -> None:
     found = [
         f"{file}:{line}: {text}"
         for file in FILES
         if area(file) == folder
-        for line, text in fragments((ROOT / file).read_text())
-    ]
-    assert not found, "\n".join(found)
-
-
-@pytest.mark.parametrize("folder", sorted({area(file) for file in FILES}))
-def test_functions_are_not_called_by_a_bare_participle(folder: str) -> None:
-    found = [
-        f"{file}:{line}: {name}"
-        for file in FILES
-        if area(file) == folder
-        for line, name in participles((ROOT / file).read_text())
-    ]
-    assert not found, "\n".join(found)
-
-
-@pytest.mark.parametrize("folder", sorted({area(file) for file in FILES}))
-def test_code_uses_no_banned_phrase(folder: str) -> None:
-    found = [
-        f"{file}:{phrase}"
-        for file in FILES
-        if area(file) == folder
-        for phrase in banned_phrases(prose((ROOT / file).read_text()))
+        for line, text in check((ROOT / file).read_text())
     ]
     assert not found, "\n".join(found)
 
@@ -203,9 +174,11 @@ def test_code_uses_no_banned_phrase(folder: str) -> None:
 @pytest.mark.parametrize("document", sorted({area(Path(name)) for name in DOCUMENTS}))
 def test_documents_use_no_banned_phrase(document: str) -> None:
     found = [
-        f"{name}:{phrase}"
+        f"{name}:{paragraph}: {phrase}"
         for name in DOCUMENTS
         if area(Path(name)) == document
-        for phrase in banned_phrases(iter(enumerate((ROOT / name).read_text().split("\n\n"), 1)))
+        for paragraph, phrase in banned_phrases(
+            enumerate((ROOT / name).read_text().split("\n\n"), 1)
+        )
     ]
     assert not found, "\n".join(found)

@@ -34,16 +34,14 @@ def test_every_documented_script_exists() -> None:
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
-def test_a_script_can_be_run_and_parses(script: Path, tmp_path: Path) -> None:
+def test_a_script_can_be_run_parses_and_stops_at_the_first_error(
+    script: Path, tmp_path: Path
+) -> None:
     assert script.stat().st_mode & stat.S_IXUSR
     assert script.read_text().startswith("#!/usr/bin/env bash\n")
+    assert "\nset -euo pipefail\n" in script.read_text()
     done = run(tmp_path, "bash", "-n", str(script))
     assert (done.returncode, done.stderr) == (0, "")
-
-
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
-def test_a_script_stops_at_the_first_error(script: Path) -> None:
-    assert "\nset -euo pipefail\n" in script.read_text()
 
 
 @pytest.mark.parametrize("options", [[], ["--dry-run"]], ids=" ".join)

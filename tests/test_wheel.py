@@ -82,7 +82,9 @@ def modules(folder: Path) -> set[str]:
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_the_package_and_the_default_models(wheel: zipfile.ZipFile) -> None:
+def test_the_wheel_holds_the_package_and_the_repositorys_default_models(
+    wheel: zipfile.ZipFile,
+) -> None:
     files = {name for name in wheel.namelist() if ".dist-info/" not in name}
     tables = {str(path.relative_to(ROOT)) for path in (ROOT / "neurobento").rglob("*.tsv")}
     models = {
@@ -91,22 +93,14 @@ def test_the_wheel_holds_the_package_and_the_default_models(wheel: zipfile.ZipFi
         for file in ("model.onnx", "spec.json")
     }
     assert files == modules(ROOT / "neurobento") | tables | models
-
-
-@pytest.mark.slow
-def test_a_model_in_the_wheel_is_the_repositorys(wheel: zipfile.ZipFile) -> None:
     for name in DEFAULT_MODELS:
         content = wheel.read(f"neurobento/models/{name}/model.onnx")
         assert content == (ROOT / "models" / name / "model.onnx").read_bytes()
 
 
 @pytest.mark.slow
-def test_the_wheel_has_at_most_60_mb(wheel: zipfile.ZipFile) -> None:
+def test_the_wheel_has_at_most_60_mb_and_requires_the_core(wheel: zipfile.ZipFile) -> None:
     assert Path(str(wheel.filename)).stat().st_size <= 60_000_000
-
-
-@pytest.mark.slow
-def test_the_wheel_requires_the_core(wheel: zipfile.ZipFile) -> None:
     assert requirements(wheel) == stated("core")
     for extra in ("client", "grpc", "cohort", "serving"):
         assert requirements(wheel, extra) == stated(extra)

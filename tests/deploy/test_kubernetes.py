@@ -31,8 +31,17 @@ VERSIONS = ("1.29", "1.37")
 """Of Kubernetes, the oldest and the newest that the manifests are held against."""
 
 WORKLOADS = [("Deployment", "neurobento"), ("StatefulSet", "neurobento-redis")]
-layers = pytest.mark.parametrize("layer", LAYERS)
 workloads = pytest.mark.parametrize(("kind", "name"), WORKLOADS)
+
+
+@pytest.fixture(params=LAYERS)
+def layer(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def deployment(layer: str) -> Manifest:
+    return named(layer, "Deployment")
 
 
 def validate(manifest: Manifest, version: str) -> None:
@@ -49,7 +58,6 @@ def selects(selector: dict[str, str], workload: Manifest) -> bool:
     return selector.items() <= labels(workload).items()
 
 
-@layers
 @pytest.mark.parametrize("version", VERSIONS)
 def test_all_of_a_layer_is_valid(layer: str, version: str) -> None:
     found = kubernetes(layer)
@@ -89,7 +97,6 @@ def test_unknown_fields_and_wrong_types_are_found(
         validate(broken, VERSIONS[0])
 
 
-@layers
 @workloads
 def test_selectors_find_their_pods_alone_and_a_service_leads_to_ports_that_there_are(
     layer: str, kind: str, name: str
@@ -117,11 +124,10 @@ def test_selectors_find_their_pods_alone_and_a_service_leads_to_ports_that_there
     assert {port["port"] for rule in policy["ingress"] for port in rule["ports"]} == ports
 
 
-@layers
 def test_the_service_listens_where_its_ports_are_and_probes_ask_what_is_open_to_all(
     layer: str,
+    deployment: Manifest,
 ) -> None:
-    deployment = named(layer, "Deployment")
     ports = {port["name"]: port["containerPort"] for port in container(deployment)["ports"]}
     args, variables = container(deployment)["args"], environment(deployment)
     assert args[args.index("--port") + 1] == str(ports["http"])
@@ -137,11 +143,9 @@ def test_the_service_listens_where_its_ports_are_and_probes_ask_what_is_open_to_
     assert server["readinessProbe"]["timeoutSeconds"] > 5
 
 
-@layers
 def test_the_drain_ends_in_time_and_every_variable_is_read_and_within_the_limits(
-    layer: str,
+    deployment: Manifest,
 ) -> None:
-    deployment = named(layer, "Deployment")
     wait_s = int(container(deployment)["lifecycle"]["preStop"]["exec"]["command"][1])
     drain_s = float(environment(deployment)["NEUROBENTO_DRAIN_S"])
     grace_s = deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
@@ -150,10 +154,9 @@ def test_the_drain_ends_in_time_and_every_variable_is_read_and_within_the_limits
     threads = int(variables["NEUROBENTO_THREADS"])
     processes = int(variables["NEUROBENTO_PREPROCESSING_PROCESSES"])
     assert threads * processes == int(container(deployment)["resources"]["limits"]["cpu"])
-    assert {*environment(named(layer, "Deployment"))} - NOT_OURS <= settings()
+    assert {*variables} - NOT_OURS <= settings()
 
 
-@layers
 @workloads
 def test_pods_hold_to_the_namespace_s_level(layer: str, kind: str, name: str) -> None:
     """Kubernetes' level `restricted`, and a read-only root beside."""
@@ -172,9 +175,7 @@ def test_pods_hold_to_the_namespace_s_level(layer: str, kind: str, name: str) ->
     assert not any("hostPath" in volume for volume in pod.get("volumes", []))
 
 
-@layers
-def test_what_is_written_goes_to_memory_that_the_limit_covers(layer: str) -> None:
-    deployment = named(layer, "Deployment")
+def test_what_is_written_goes_to_memory_that_the_limit_covers(deployment: Manifest) -> None:
     pod, server = deployment["spec"]["template"]["spec"], container(deployment)
     mounts = {mount["name"]: mount["mountPath"] for mount in server["volumeMounts"]}
     assert {*mounts} == {volume["name"] for volume in pod["volumes"]}
@@ -190,11 +191,9 @@ def test_what_is_written_goes_to_memory_that_the_limit_covers(layer: str) -> Non
     assert int(sizes["temporary"].removesuffix("Gi")) <= int(limit.removesuffix("Gi")) / 2
 
 
-@layers
 def test_the_token_is_where_the_service_looks(
-    layer: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+    deployment: Manifest, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    deployment = named(layer, "Deployment")
     (mount,) = [m for m in container(deployment)["volumeMounts"] if m["name"] == "token"]
     file = environment(deployment)["NEUROBENTO_TOKEN_FILE"]
     assert file == f"{mount['mountPath']}/token"
@@ -204,8 +203,7 @@ def test_the_token_is_where_the_service_looks(
         Token(read_token())
 
 
-@layers
-def test_the_queue_is_redis_of_this_namespace(layer: str) -> None:
+def test_the_queue_is_redis_of_this_namespace_which_keeps_what_it_was_given(layer: str) -> None:
     service = named(layer, "Service", "neurobento-redis")
     (port,) = service["spec"]["ports"]
     url = environment(named(layer, "Deployment"))["NEUROBENTO_JOBS"]
@@ -219,28 +217,22 @@ def test_the_queue_is_redis_of_this_namespace(layer: str) -> None:
     egress = named(layer, "NetworkPolicy")["spec"]["egress"][0]
     assert selects(egress["to"][0]["podSelector"]["matchLabels"], workload)
     assert egress["ports"] == [{"port": port["port"]}]
-
-
-@layers
-def test_redis_keeps_what_it_was_given(layer: str) -> None:
-    redis = named(layer, "StatefulSet", "neurobento-redis")
-    args = container(redis)["args"]
+    args = container(workload)["args"]
     options = dict(zip(args[1::2], args[2::2], strict=True))
     assert options["--appendonly"] == "yes"
     assert options["--maxmemory-policy"] == "noeviction"
-    (mount,) = container(redis)["volumeMounts"]
-    (claim,) = redis["spec"]["volumeClaimTemplates"]
+    (mount,) = container(workload)["volumeMounts"]
+    (claim,) = workload["spec"]["volumeClaimTemplates"]
     assert (options["--dir"], mount["name"]) == (mount["mountPath"], claim["metadata"]["name"])
-    room = int(container(redis)["resources"]["limits"]["memory"].removesuffix("Gi"))
+    room = int(container(workload)["resources"]["limits"]["memory"].removesuffix("Gi"))
     most = int(options["--maxmemory"].removesuffix("gb"))
     assert most <= room / 2
     # the scans that may wait are large ones, and leave room for results
     waiting = int(environment(named(layer, "Deployment"))["NEUROBENTO_JOBS_MOST"])
     assert waiting * 20 / 1024 <= 0.75 * most
-    assert PINNED.fullmatch(container(redis)["image"])
+    assert PINNED.fullmatch(container(workload)["image"])
 
 
-@layers
 def test_the_autoscaler_goes_by_what_the_adapter_gives(layer: str) -> None:
     scaler, deployment = named(layer, "HorizontalPodAutoscaler"), named(layer, "Deployment")
     target = scaler["spec"]["scaleTargetRef"]

@@ -180,11 +180,28 @@ def test_labels_are_in_native_space_by_the_runner_of_the_named_model(
 
 
 def test_preprocessing_and_ticket_reach_the_service(scan: Path, admission: Admission) -> None:
+    """A starting service ends abandoned work."""
     preprocessing, call = FakePreprocessing(), a_request()
     handler = handler_with(admission, preprocessing=preprocessing)
     done(handler.labels(scan, AS_IT_IS, call))
     assert preprocessing.requests == [(str(scan), "none", call.ticket)]
     assert preprocessing.ended == []
+    done(handler.end_abandoned_work())
+    assert preprocessing.ended == ["end_all"]
+
+
+def test_the_service_starts_without_its_preprocessing_service(
+    admission: Admission, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for error in (*GONE, BentoMLException("x", error_code=HTTPStatus.INTERNAL_SERVER_ERROR)):
+
+        async def fails(method: str, error: Exception = error) -> Any:
+            raise error
+
+        preprocessing = FakePreprocessing()
+        monkeypatch.setattr(preprocessing, "call", fails)
+        handler = ParcellationHandler(preprocessing, {}, admission, {})
+        assert done(handler.end_abandoned_work()) is None
 
 
 def test_network_space_is_the_grid_the_network_saw(
@@ -199,12 +216,16 @@ def test_network_space_is_the_grid_the_network_saw(
     assert native.affine == pytest.approx(nib.load(scan).affine, abs=1e-5)
 
 
-def test_images_on_the_network_grid_are_segmented_as_a_batch(
-    handler: ParcellationHandler, known_labels: Callable[[int], Any]
+@pytest.mark.parametrize(("count", "sizes"), [(1, [1]), (2, [2]), (5, [2, 2, 1])])
+def test_images_come_to_a_runner_a_batch_at_a_time_and_leave_in_order(
+    admission: Admission, known_labels: Callable[[int], Any], count: int, sizes: list[int]
 ) -> None:
-    truth = np.stack([known_labels(1), known_labels(2)])
+    runner = FakeSegmenter()
+    handler = handler_with(admission, runner)
+    truth = np.stack([known_labels(i) for i in range(count)])
     images = (truth[:, None] / np.float32(116)).astype(np.float32)
     assert np.array_equal(done(handler.segment(images, AS_IT_IS, a_request())), truth)
+    assert runner.sizes == sizes
 
 
 def test_a_zip_holds_what_the_command_writes(
@@ -415,18 +436,6 @@ def test_a_lost_image_gives_no_labels(
         assert caught.value.retry_after_s
 
 
-@pytest.mark.parametrize(("count", "sizes"), [(1, [1]), (2, [2]), (5, [2, 2, 1])])
-def test_images_come_to_a_runner_a_batch_at_a_time_and_leave_in_order(
-    admission: Admission, count: int, sizes: list[int]
-) -> None:
-    runner = FakeSegmenter()
-    handler = handler_with(admission, runner)
-    truth = np.stack([np.full(NETWORK, 7 * i, np.uint8) for i in range(count)])
-    images = (truth[:, None] / np.float32(116)).astype(np.float32)
-    assert np.array_equal(done(handler.segment(images, AS_IT_IS, a_request())), truth)
-    assert runner.sizes == sizes
-
-
 def test_every_batch_of_a_call_waits_for_a_slot_of_its_own(admission: Admission) -> None:
     """One call with many images cannot fill a runner that others want."""
     images = np.zeros((4 * BATCHES["compact"], 1, *NETWORK), np.float32)
@@ -456,25 +465,6 @@ def test_the_forecast_of_images_knows_how_many_there_are() -> None:
     ahead = admission.join_queue(a_request(), ("compact", "none", 2), "quick")
     with ahead, pytest.raises(ServiceBusy):
         done(handler.segment(two, AS_IT_IS, a_request()))
-
-
-def test_a_starting_service_ends_abandoned_work(handler: ParcellationHandler) -> None:
-    done(handler.end_abandoned_work())
-    assert handler._preprocessing.ended == ["end_all"]  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize(
-    "error", [*GONE, BentoMLException("secret", error_code=HTTPStatus.INTERNAL_SERVER_ERROR)]
-)
-def test_the_service_starts_without_its_preprocessing_service(
-    admission: Admission, monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
-    async def fails(method: str) -> Any:
-        raise error
-
-    preprocessing = FakePreprocessing()
-    monkeypatch.setattr(preprocessing, "call", fails)
-    assert done(ParcellationHandler(preprocessing, {}, admission, {}).end_abandoned_work()) is None
 
 
 def test_a_call_that_would_wait_too_long_is_refused_before_any_work(

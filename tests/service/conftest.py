@@ -20,6 +20,8 @@ import httpx
 import nibabel as nib
 import numpy as np
 import pytest
+import tritonclient.grpc as triton_grpc
+import tritonclient.http as triton_http
 
 from tests.neurobento.anomaly.known_anomaly import write_known_model
 
@@ -43,14 +45,14 @@ class Server:
         return self.client.post(f"/predict/?{query}", files={"file": ("scan", scan)})
 
     def parcellation(self, scan: bytes, accept: str = "*/*", **fields: str) -> Any:
-        files = {"file": ("scan", scan)}
-        headers = {"accept": accept}
-        return self.client.post("/v1/parcellation", files=files, data=fields, headers=headers)
+        return self._post("parcellation", ("scan", scan), accept, fields)
 
     def anomaly(self, content: bytes, accept: str = "*/*", **fields: str) -> Any:
-        files = {"file": ("slice", content)}
+        return self._post("anomaly", ("slice", content), accept, fields)
+
+    def _post(self, task: str, file: tuple[str, bytes], accept: str, fields: Any) -> Any:
         headers = {"accept": accept}
-        return self.client.post("/v1/anomaly", files=files, data=fields, headers=headers)
+        return self.client.post(f"/v1/{task}", files={"file": file}, data=fields, headers=headers)
 
 
 def descendants(pid: int) -> set[int]:
@@ -188,9 +190,20 @@ def known_models(known_model: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="package")
 def server(known_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One server for all tests."""
     with serving(known_models, tmp_path_factory.mktemp("bentoml")) as running_server:
         yield running_server
+
+
+@pytest.fixture(scope="module")
+def grpc(server: Server) -> Iterator[Any]:
+    with triton_grpc.InferenceServerClient(server.grpc) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def http(server: Server) -> Iterator[Any]:
+    with triton_http.InferenceServerClient(server.url.removeprefix("http://")) as client:
+        yield client
 
 
 def nifti(array: Any, affine: Any = TILTED, **header: Any) -> bytes:

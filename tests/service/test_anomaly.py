@@ -7,14 +7,13 @@ import json
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-import pydicom
 import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
@@ -26,7 +25,8 @@ from neurobento.anomaly.detector import AnomalyDetector, SliceAnomaly
 from neurobento.client import Client
 from neurobento.imaging.slices.reader import read_slice
 from tests.neurobento.anomaly.known_anomaly import THRESHOLD, KnownBackend
-from tests.neurobento.imaging.slices.files import chunk, encoded, grey, grey_png
+from tests.neurobento.imaging.slices.files import RLE, chunk, encoded, grey, grey_png, huge_png
+from tests.neurobento.imaging.slices.files import dicom as dicom_bytes
 from tests.service.conftest import standing_still
 from tests.service.test_refusals import refused
 from tests.service.test_service import batches_and_scans
@@ -34,7 +34,6 @@ from tests.service.test_service import batches_and_scans
 RUNNER = "runner-anomaly"
 SHAPE = (150, 120)
 MARK = "JANE_DOE_1970"
-DICOM_RLE, DICOM_PLAIN = "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.1"
 CLOSE = 1e-5
 """Of sums of 16,384 values in float32, in another order than NumPy's."""
 
@@ -56,29 +55,16 @@ def picture(seed: int = 0) -> bytes:
     return grey_png(head(seed))
 
 
-def dicom(pixels: Any, syntax: str = DICOM_PLAIN, content: bytes | None = None) -> bytes:
-    """A DICOM file that names somebody."""
-    data = pydicom.Dataset()
-    data.file_meta = pydicom.dataset.FileMetaDataset()
-    data.file_meta.TransferSyntaxUID = syntax
-    data.SOPClassUID, data.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.4", "1.2.3"
-    data.PatientName = MARK
-    data.Rows, data.Columns = pixels.shape
-    data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
-    data.BitsAllocated = data.BitsStored = 8
-    data.HighBit, data.PixelRepresentation = 7, 0
-    data.add_new("PixelData", "OB", pixels.tobytes() if content is None else content)
-    data["PixelData"].is_undefined_length = syntax == DICOM_RLE
-    file = io.BytesIO()
-    pydicom.dcmwrite(file, data, enforce_file_format=True)
-    return file.getvalue()
-
-
 def nifti(pixels: Any) -> bytes:
     """The slice as one of a scan: rows run up."""
     image = nib.Nifti1Image(pixels[::-1].T[..., None].astype(np.int16), np.diag([1.0, 1, 4, 1]))
     image.header["descrip"] = MARK.encode()
     return bytes(image.to_bytes())
+
+
+def dicom(pixels: Any, **fields: Any) -> bytes:
+    """A DICOM file that names somebody."""
+    return dicom_bytes(pixels, PatientName=MARK, **fields)
 
 
 FILES: dict[str, Callable[[Any], bytes]] = {
@@ -99,18 +85,6 @@ def truth(tmp_path: Path) -> Callable[[bytes], SliceAnomaly]:
         return AnomalyDetector(KnownBackend()).detect(read_slice(file))
 
     return find
-
-
-@pytest.fixture(scope="module")
-def grpc(server: Any) -> Iterator[Any]:
-    with triton_grpc.InferenceServerClient(server.grpc) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def http(server: Any) -> Iterator[Any]:
-    with triton_http.InferenceServerClient(server.url.removeprefix("http://")) as client:
-        yield client
 
 
 @pytest.fixture
@@ -258,21 +232,6 @@ def test_at_a_deadline_the_caller_is_told(server: Any, truth: Any) -> None:
     )
 
 
-def huge_png() -> bytes:
-    """A header for 3.6 billion pixels, and none of them."""
-    header = struct.pack(">IIBBBBB", 60_000, 60_000, 1, 0, 0, 0, 0)
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + body
-
-
-def unpacking_png() -> bytes:
-    """A picture whose every pixel is there: 150 million of them in 20 kB."""
-    header = struct.pack(">IIBBBBB", 12_000, 12_000, 1, 0, 0, 0, 0)
-    pixels = zlib.compress(bytes(1501 * 12_000), 9)
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + body
-
-
 def text_png() -> bytes:
     """A picture with 100 MB of text, packed."""
     return grey_png(grey(), 8, chunk(b"zTXt", b"JANE\0\0" + zlib.compress(bytes(100 << 20))))
@@ -281,7 +240,7 @@ def text_png() -> bytes:
 def run_length_dicom() -> bytes:
     """20 MB of runs that unpack to 1.3 GB."""
     runs = struct.pack("<16I", 1, 64, *[0] * 14) + b"\x81\x01" * (10 << 20)
-    return dicom(grey(), DICOM_RLE, encapsulate([runs]))
+    return dicom(grey(), syntax=RLE, content=encapsulate([runs]))
 
 
 def whole_scan(depth: int = 5) -> bytes:
@@ -290,8 +249,8 @@ def whole_scan(depth: int = 5) -> bytes:
 
 
 BAD: dict[str, tuple[Callable[[], bytes], int, str]] = {
-    "a huge header": (huge_png, 413, "TooManyVoxels"),
-    "many pixels": (unpacking_png, 413, "TooManyVoxels"),
+    "a huge header": (lambda: huge_png(60_000, 60_000, whole=False), 413, "TooManyVoxels"),
+    "many pixels": (lambda: huge_png(12_000, 12_000, whole=True), 413, "TooManyVoxels"),
     "a bomb of text": (text_png, 422, "TruncatedScan"),
     "a bomb of runs": (run_length_dicom, 413, "SuspiciousCompression"),
     "text": (lambda: b"this is no slice\n" * 50, 422, "UnknownFormat"),

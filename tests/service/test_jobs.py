@@ -21,14 +21,7 @@ import pytest
 
 from neurobento.client import Client
 from neurobento.errors import JobConflict, JobNotFound
-from tests.service.conftest import (
-    Server,
-    descendants,
-    process_of,
-    running,
-    serving,
-    wait_until,
-)
+from tests.service.conftest import Server, descendants, process_of, running, serving, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -89,7 +82,9 @@ def test_a_scan_that_is_none_fails_as_a_request_does(server: Server) -> None:
     assert told["error"] == {"type": ours["type"], "message": ours["message"]}
 
 
-def test_a_key_is_one_job(server: Server, scan_of: Callable[[int], bytes]) -> None:
+def test_a_key_is_one_job_and_what_cannot_be_asked_is_refused_at_once(
+    server: Server, scan_of: Callable[[int], bytes]
+) -> None:
     scan, key = scan_of(32), str(uuid.uuid4())
     first, second = (submit(server, scan, key) for _ in range(2))
     assert first.json()["id"] == second.json()["id"]
@@ -97,11 +92,6 @@ def test_a_key_is_one_job(server: Server, scan_of: Callable[[int], bytes]) -> No
     assert (other.status_code, other.json()["error"]["type"]) == (409, "JobConflict")
     bad = submit(server, scan, "two words")
     assert (bad.status_code, bad.json()["error"]["type"]) == (400, "ConfigError")
-
-
-def test_what_cannot_be_asked_is_refused_at_once(
-    server: Server, scan_of: Callable[[int], bytes]
-) -> None:
     for field in ({"model": "none-such"}, {"preprocessing": "half"}, {"space": "outer"}):
         answer = submit(server, scan_of(33), **field)
         assert answer.status_code in (400, 404), answer.text

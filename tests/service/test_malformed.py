@@ -191,7 +191,9 @@ def campaign(server: Any, request: pytest.FixtureRequest) -> Campaign:
     return Campaign(outcomes, there_are, growth_bytes, server.log.read_text(errors="replace"))
 
 
-def test_no_malformed_file_makes_the_service_fail(campaign: Campaign) -> None:
+def test_no_malformed_file_makes_the_service_fail_and_each_is_refused_for_what_it_is(
+    campaign: Campaign,
+) -> None:
     failed = [
         (each.case.name, each.answer.text)
         for each in campaign.outcomes
@@ -200,9 +202,6 @@ def test_no_malformed_file_makes_the_service_fail(campaign: Campaign) -> None:
     assert failed == []
     assert len(campaign.outcomes) >= min(SAMPLE, campaign.there_are)
     assert SAMPLE < MANY or len(campaign.outcomes) >= MANY
-
-
-def test_each_malformed_file_is_refused_for_what_it_is(campaign: Campaign) -> None:
     wrong = [
         (each.case.name, each.answer.text)
         for each in campaign.outcomes
@@ -223,14 +222,11 @@ def _leaves(kinds: tuple[type, ...]) -> Iterator[type]:
         yield from _leaves(tuple(kind.__subclasses__()))
 
 
-def test_none_takes_long(campaign: Campaign) -> None:
+def test_none_takes_long_or_much_memory(campaign: Campaign) -> None:
     slowest = max(campaign.outcomes, key=lambda each: each.processor_s)
     assert slowest.processor_s < MAX_S, slowest.case.name
     # a file that made the server wait would take no time of the processor
     assert max(each.wall_s for each in campaign.outcomes) < BUSY_MACHINE * MAX_S
-
-
-def test_none_takes_much_memory(campaign: Campaign) -> None:
     largest = max(campaign.outcomes, key=lambda each: each.peak_bytes)
     assert largest.peak_bytes < MAX_BYTES, largest.case.name
     assert campaign.growth_bytes < MAX_BYTES

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
@@ -23,18 +22,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.alone]
 MEETINGS = 5
 """The first of two may be let in before the other is read."""
 HTTP_STATUS = {"INVALID_ARGUMENT": ("400", "422"), "NOT_FOUND": ("404",)}
-
-
-@pytest.fixture(scope="module")
-def grpc(server: Any) -> Iterator[Any]:
-    with triton_grpc.InferenceServerClient(server.grpc) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def http(server: Any) -> Iterator[Any]:
-    with triton_http.InferenceServerClient(server.url.removeprefix("http://")) as client:
-        yield client
 
 
 def scan_input(module: Any, content: bytes) -> Any:

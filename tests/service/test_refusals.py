@@ -64,22 +64,18 @@ def test_a_bad_file_is_the_callers_fault_on_both_routes(
         assert kind in (None, error["type"])
 
 
-def test_bad_options_are_the_callers_fault(server: Any, scan_of: Any) -> None:
+def test_bad_options_a_missing_file_and_other_paths_and_methods_are_refused(
+    server: Any, scan_of: Any
+) -> None:
     scan = scan_of(51)
     assert "compact" in refused(server.predict(scan, "model=grand"), 404)["message"]
     assert "stripped" in refused(server.predict(scan, "preprocessing=some"), 400)["message"]
     assert "network" in refused(server.parcellation(scan, space="outer"), 400)["message"]
     assert refused(server.parcellation(scan, model="grand", **NONE), 404)["type"] == "ModelNotFound"
-
-
-def test_a_missing_file_is_the_callers_fault(server: Any) -> None:
     for path in ("/predict/", "/v1/parcellation"):
         other = server.client.post(path, files={"other": ("scan", b"x")})
         assert "file" in refused(other, 400)["message"]
         refused(server.client.post(path), 400, 415, 422)
-
-
-def test_other_paths_and_methods_are_refused(server: Any) -> None:
     assert refused(server.client.get("/nothing"), 404)["type"] == "NotFound"
     refused(server.client.get("/predict/"), 404, 405)
 

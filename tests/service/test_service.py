@@ -57,7 +57,7 @@ def test_the_zip_and_the_labels_alone_are_the_same(server: Any, scan_of: Any) ->
     assert run["preprocessing"] == "none"
 
 
-def test_a_scan_without_skull_comes_back_on_its_own_grid(
+def test_a_scan_without_skull_comes_back_on_its_own_grid_and_network_space_is_the_network_grid(
     server: Any, phantom: Any, nifti_bytes: Any
 ) -> None:
     scan = nifti_bytes(phantom.image, phantom.affine)
@@ -68,10 +68,6 @@ def test_a_scan_without_skull_comes_back_on_its_own_grid(
     assert 2 * (inside & (phantom.image > 0)).sum() > 0.9 * (
         inside.sum() + (phantom.image > 0).sum()
     )
-
-
-def test_network_space_is_the_network_grid(server: Any, phantom: Any, nifti_bytes: Any) -> None:
-    scan = nifti_bytes(phantom.image, phantom.affine)
     image = labels_in(server.predict(scan, "preprocessing=stripped&space=network").content)
     assert image.shape == (91, 122, 123)
     assert nib.aff2axcodes(image.affine) == ("R", "A", "S")
@@ -95,30 +91,31 @@ def test_service_and_command_line_give_the_same_bytes(
     assert written == server.predict(scan_of(52)).content
 
 
-def test_the_client_script_keeps_the_answer(server: Any, scan_of: Any, tmp_path: Path) -> None:
-    (tmp_path / "in put.nii.gz").write_bytes(scan_of(53))
-    command = [str(ROOT / "scripts/predict.sh"), "-i", "in put.nii.gz", "-o", "out.nii.gz"]
+def run_script(server: Any, folder: Path, name: str) -> subprocess.CompletedProcess[bytes]:
+    command = [str(ROOT / "scripts/predict.sh"), "-i", name, "-o", "out.nii.gz"]
     env = {**os.environ, "NEUROBENTO_URL": server.url}
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "out.nii.gz").read_bytes() == server.predict(scan_of(53)).content
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, timeout=60)
 
 
-def test_the_client_script_passes_a_refusal_on_and_writes_nothing(
-    server: Any, tmp_path: Path
+def test_the_client_script_keeps_the_answer_or_passes_a_refusal_on_and_writes_nothing(
+    server: Any, scan_of: Any, tmp_path: Path
 ) -> None:
     (tmp_path / "text.nii").write_text("no scan\n" * 100)
-    command = [str(ROOT / "scripts/predict.sh"), "-i", "text.nii", "-o", "out.nii.gz"]
-    env = {**os.environ, "NEUROBENTO_URL": server.url}
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, timeout=60)
+    done = run_script(server, tmp_path, "text.nii")
     assert done.returncode == 1
     answer = done.stderr.splitlines()[-1]
     assert json.loads(answer)["error"]["type"] == "UnknownFormat"
     assert [path.name for path in tmp_path.iterdir()] == ["text.nii"]
+    (tmp_path / "in put.nii.gz").write_bytes(scan_of(53))
+    done = run_script(server, tmp_path, "in put.nii.gz")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out.nii.gz").read_bytes() == server.predict(scan_of(53)).content
 
 
-def test_models_are_listed(server: Any) -> None:
-    models = server.client.get("/v1/models").json()["models"]
+def test_models_are_listed_and_a_request_id_is_given_back(server: Any) -> None:
+    answer = server.client.get("/v1/models", headers={"x-request-id": "mine-1"})
+    assert answer.headers["x-request-id"] == "mine-1"
+    models = answer.json()["models"]
     found = [(model["name"], model["version"], model["task"]) for model in models]
     assert found == [("anomaly", "0.0.1", "anomaly"), ("compact", "0.0.1", "parcellation")]
 
@@ -156,11 +153,6 @@ def test_callers_at_the_same_time_each_get_their_own_answer_in_fewer_inferences(
     batches, found = batches_and_scans(server)
     assert found - scans_before == len(scans)
     assert 0 < batches - batches_before < len(scans)
-
-
-def test_a_request_id_is_given_back(server: Any) -> None:
-    answer = server.client.get("/v1/models", headers={"x-request-id": "mine-1"})
-    assert answer.headers["x-request-id"] == "mine-1"
 
 
 MARK = "JANE_DOE_1970"

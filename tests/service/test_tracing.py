@@ -61,7 +61,6 @@ def traced(
     tmp_path_factory: pytest.TempPathFactory,
     collected: tuple[str, list[tuple[str, str, str]]],
 ) -> Iterator[Any]:
-    """A server that tells the collector."""
     home = tmp_path_factory.mktemp("traced")
     with serving(known_model.parent, home, OTLP_ENDPOINT=collected[0]) as server:
         yield server
@@ -103,7 +102,7 @@ def test_a_request_is_one_trace_through_all_services(
     assert "JANE_DOE" not in str(collected[1])
 
 
-def test_a_call_over_grpc_is_one_trace_too(
+def test_a_call_over_grpc_is_one_trace_too_and_without_one_begins_another(
     traced: Any, collected: tuple[str, list[tuple[str, str, str]]], scan_of: Any
 ) -> None:
     """Its id is in the initial metadata, which a refused call gets as well."""
@@ -112,27 +111,19 @@ def test_a_call_over_grpc_is_one_trace_too(
         _, taken = ask.with_call(request_of(scan_of(7)), metadata=[("traceparent", parent(OTHER))])
         with pytest.raises(grpc.RpcError) as refused:
             ask(request_of(b"no scan at all" * 40), metadata=[("traceparent", parent(REFUSED))])
+        calls = [ask.with_call(request_of(scan_of(8)))[1] for _ in range(2)]
     assert dict(taken.initial_metadata())["x-trace-id"] == OTHER
     assert dict(refused.value.initial_metadata())["x-trace-id"] == REFUSED
     ours = {"ModelInfer", "infer", "restore and measure"}
     spans = spans_of(OTHER, ours, collected[1])
     assert {service for service, _ in spans} == SERVICES
     assert {span for service, span in spans if service == "neurobento"} >= ours
-
-
-def test_a_call_over_grpc_without_a_trace_begins_one(traced: Any, scan_of: Any) -> None:
-    with grpc.insecure_channel(traced.grpc) as channel:
-        ask = GRPCInferenceServiceStub(channel).ModelInfer
-        ids = {
-            dict(ask.with_call(request_of(scan_of(8)))[1].initial_metadata())["x-trace-id"]
-            for _ in range(2)
-        }
+    ids = {dict(call.initial_metadata())["x-trace-id"] for call in calls}
     assert len(ids) == 2
     assert all(re.fullmatch("[0-9a-f]{32}", each) for each in ids)
 
 
 def request_of(content: bytes) -> Any:
-    """A call that wants the labels of one scan."""
     scan = pb.ModelInferRequest.InferInputTensor(
         name="scan",
         datatype="BYTES",

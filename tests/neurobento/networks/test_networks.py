@@ -171,9 +171,7 @@ def test_padding_is_the_next_multiple_of_the_strides(
 
 
 @pytest.mark.parametrize("sides", CORNERS)
-def test_interpolation_is_trilinear_upsampling_at_those_voxels(
-    sides: tuple[int, int, int],
-) -> None:
+def test_interpolation_is_trilinear_upsampling_at_those_voxels(sides: tuple[int, int, int]) -> None:
     features = torch.randn((2, 3, 4, 5, 6), generator=torch.Generator().manual_seed(3))
     there = features
     for axis, side in enumerate(sides, start=2):
@@ -200,8 +198,6 @@ def test_block_shares_are_the_mean_of_two_opposite_corners() -> None:
 
 
 class _Seen(nn.Module):
-    """Remembers the shape it saw."""
-
     def forward(self, x: Tensor) -> Tensor:
         self.shape = tuple(x.shape[2:])
         return x
@@ -351,7 +347,6 @@ def test_without_mixing_the_unets_last_norm_counts_the_sampled_voxels_alone(
 
 @contextmanager
 def inputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
-    """What a module was given."""
     given: list[Tensor] = []
     hook = module.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0].clone()))
     yield given

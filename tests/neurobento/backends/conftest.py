@@ -29,17 +29,6 @@ class NumpyCuda:
     """`cuda.bindings.runtime`, as far as it is used: each call gives a status and results.
 
     Work on a stream is done when the stream is waited for, and not before.
-
-    Attributes
-    ----------
-    failing
-        Function -> status that it gives from now on.
-    memory
-        Address -> bytes that were not freed.
-    streams, graphs, runnables
-        Handle -> work, of those that were not destroyed.
-    launches
-        Graphs that were launched, one after the other.
     """
 
     cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)
@@ -47,7 +36,9 @@ class NumpyCuda:
 
     def __init__(self) -> None:
         self.gpus = [SimpleNamespace(name=b"NVIDIA GeForce RTX 4090\0\0", major=8, minor=9)]
+        # function -> status that it gives from now on
         self.failing: dict[str, int] = {}
+        # by address or handle: what was created and not yet freed
         self.memory: dict[int, Any] = {}
         self.streams: dict[int, list[Work]] = {}
         self.graphs: dict[int, list[Work]] = {}
@@ -64,18 +55,19 @@ class NumpyCuda:
 
     @property
     def held(self) -> int:
-        """The number of objects that were created and not freed."""
         return sum(map(len, (self.memory, self.streams, self.graphs, self.runnables)))
 
     def put(self, stream: int, work: Work) -> None:
-        """Add work to a stream or to its recording."""
         self._recording.get(stream, self.streams[stream]).append(work)
+
+    def _created(self, kind: dict[int, list[Work]], work: list[Work]) -> tuple[int, int]:
+        kind[handle := next(self._handles)] = work
+        return 0, handle
 
     def is_recording(self, stream: int) -> bool:
         return stream in self._recording
 
     def at(self, address: int, size: int) -> Any:
-        """Bytes on the GPU."""
         assert size <= self.memory[address].nbytes, "beyond the end of a buffer"
         return self.memory[address][:size]
 
@@ -98,9 +90,7 @@ class NumpyCuda:
         return (0,)
 
     def cudaStreamCreate(self) -> tuple[int, int]:
-        handle = next(self._handles)
-        self.streams[handle] = []
-        return 0, handle
+        return self._created(self.streams, [])
 
     def cudaStreamDestroy(self, stream: int) -> tuple[int]:
         del self.streams[stream]
@@ -125,14 +115,10 @@ class NumpyCuda:
         return (0,)
 
     def cudaStreamEndCapture(self, stream: int) -> tuple[int, int]:
-        handle = next(self._handles)
-        self.graphs[handle] = self._recording.pop(stream)
-        return 0, handle
+        return self._created(self.graphs, self._recording.pop(stream))
 
     def cudaGraphInstantiate(self, graph: int, flags: int) -> tuple[int, int]:
-        handle = next(self._handles)
-        self.runnables[handle] = list(self.graphs[graph])
-        return 0, handle
+        return self._created(self.runnables, list(self.graphs[graph]))
 
     def cudaGraphDestroy(self, graph: int) -> tuple[int]:
         del self.graphs[graph]
@@ -194,28 +180,18 @@ class NumpyContext:
 
 
 class NumpyTensorRT:
-    """The module of a TensorRT flavour that loads any engine but `refused`.
-
-    Attributes
-    ----------
-    executed
-        Batch sizes that were enqueued.
-    has_runtime_config
-        Whether its engines can be given memory, as they can by later versions.
-    has_memory
-        Whether there is room for one more context.
-    configs, contexts
-        What its engines made.
-    """
+    """The module of a TensorRT flavour that loads any engine but `refused`."""
 
     def __init__(self, cuda: NumpyCuda) -> None:
         self.cuda = cuda
         self.__version__ = "1.7.1.116"
         self.__spec__ = ModuleSpec("tensorrt", None)  # by which it counts as installed
+        # batch sizes that were enqueued
         self.executed: list[int] = []
         self.loaded: list[bytes] = []
         self.refused = b""
         self.refuses_work = False
+        # whether its engines can be given memory, as they can by later versions
         self.has_runtime_config = True
         self.has_memory = True
         self.configs: list[Any] = []
@@ -253,7 +229,6 @@ class NumpyTensorRT:
 
 
 def install(monkeypatch: pytest.MonkeyPatch, name: str, **values: Any) -> None:
-    """Add a module of that name."""
     module = ModuleType(name)
     module.__spec__ = ModuleSpec(name, None)
     for key, value in values.items():

@@ -11,13 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from neurobento.backends import (
-    BACKENDS,
-    Backend,
-    BackendConfig,
-    list_backend_configs,
-    open_backend,
-)
+from neurobento.backends import BACKENDS, Backend, BackendConfig, list_backend_configs, open_backend
 from neurobento.errors import BackendUnavailable
 from neurobento.registry import Model
 
@@ -99,21 +93,13 @@ def test_an_answer_stays_as_it_is_when_the_next_one_comes(
     assert np.array_equal(first[0], known_labels(1))
 
 
-@pytest.mark.parametrize(
-    ("shape", "dtype"),
-    [
-        (NETWORK, np.float32),
-        ((1, *NETWORK), np.float32),
-        ((1, 2, *NETWORK), np.float32),
-        ((1, 1, 123, 122, 91), np.float32),
-        ((1, 1, *NETWORK), np.float64),
-        ((1, 1, *NETWORK), np.uint8),
-    ],
-    ids=str,
-)
-def test_other_shapes_and_types_are_refused(backend: Backend, shape: Any, dtype: Any) -> None:
-    with pytest.raises(ValueError, match="expected float32 images of shape"):
-        backend.infer(np.zeros(shape, dtype=dtype))
+def test_other_shapes_and_types_are_refused(backend: Backend) -> None:
+    shapes = [NETWORK, (1, *NETWORK), (1, 2, *NETWORK), (1, 1, 123, 122, 91)]
+    images = [np.zeros(shape, np.float32) for shape in shapes]
+    images += [np.zeros((1, 1, *NETWORK), dtype) for dtype in (np.float64, np.uint8)]
+    for wrong in images:
+        with pytest.raises(ValueError, match="expected float32 images of shape"):
+            backend.infer(wrong)
 
 
 def test_the_callers_images_may_be_read_only_or_not_contiguous_and_stay_as_they_are(

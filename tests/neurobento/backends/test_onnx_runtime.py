@@ -61,44 +61,40 @@ def install_distributions(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     monkeypatch.setattr(metadata, "version", version)
 
 
-@pytest.mark.parametrize(
-    "names",
-    [
+def test_two_distributions_over_each_other_are_refused_and_one_is_enough(
+    monkeypatch: pytest.MonkeyPatch, model: Model
+) -> None:
+    for one, other in (
         ("onnxruntime", "onnxruntime-gpu"),
         ("onnxruntime", "onnxruntime-openvino"),
         ("onnxruntime-gpu", "onnxruntime-directml"),
-    ],
-)
-def test_two_distributions_over_each_other_are_refused(
-    monkeypatch: pytest.MonkeyPatch, model: Model, names: tuple[str, str]
-) -> None:
-    install_distributions(monkeypatch, *names)
-    with pytest.raises(BackendUnavailable) as caught:
-        open_backend(model, "onnxruntime", device="cpu")
-    assert caught.value.found == f"{names[0]} and {names[1]}, installed over each other"
-    assert f"pip uninstall -y {names[0]} {names[1]}" in caught.value.remedy
+    ):
+        install_distributions(monkeypatch, one, other)
+        with pytest.raises(BackendUnavailable) as caught:
+            open_backend(model, "onnxruntime", device="cpu")
+        assert caught.value.found == f"{one} and {other}, installed over each other"
+        assert f"pip uninstall -y {one} {other}" in caught.value.remedy
+    for name in ("onnxruntime", "onnxruntime-gpu"):
+        install_distributions(monkeypatch, name)
+        open_backend(model, "onnxruntime", device="cpu", threads=1).close()
 
 
-@pytest.mark.parametrize("name", ["onnxruntime", "onnxruntime-gpu"])
-def test_one_distribution_is_enough(
-    monkeypatch: pytest.MonkeyPatch, model: Model, name: str
-) -> None:
-    install_distributions(monkeypatch, name)
-    open_backend(model, "onnxruntime", device="cpu", threads=1).close()
-
-
-@pytest.mark.parametrize(("provider", "missing"), [("cuda", CUDA), ("tensorrt", TENSORRT)])
-def test_a_build_without_the_provider_is_refused(
+def test_a_build_without_the_provider_or_without_tensorrt_is_refused(
     cuda: Any,
+    providers: SimpleNamespace,
     monkeypatch: pytest.MonkeyPatch,
     model: Model,
     engines: Path,
-    provider: str,
-    missing: str,
 ) -> None:
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "tensorrt", None)
+        with pytest.raises(BackendUnavailable, match="the package tensorrt"):
+            OnnxRuntimeBackend(model, "tensorrt")
+    assert providers.asked == []
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CPU])
-    with pytest.raises(BackendUnavailable, match=f"with {missing}; found only {CPU}"):
-        OnnxRuntimeBackend(model, provider)
+    for provider, missing in (("cuda", CUDA), ("tensorrt", TENSORRT)):
+        with pytest.raises(BackendUnavailable, match=f"with {missing}; found only {CPU}"):
+            OnnxRuntimeBackend(model, provider)
     assert not engines.exists()
 
 
@@ -132,20 +128,6 @@ def test_libraries_of_cuda_are_loaded_before_a_session_on_a_gpu(
     monkeypatch.delattr(onnxruntime, "preload_dlls")
     OnnxRuntimeBackend(model, "cuda")
     assert len(providers.asked) == 3
-
-
-def test_without_tensorrt_its_provider_is_unavailable(
-    cuda: Any,
-    providers: SimpleNamespace,
-    model: Model,
-    engines: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setitem(sys.modules, "tensorrt", None)
-    with pytest.raises(BackendUnavailable, match="the package tensorrt"):
-        OnnxRuntimeBackend(model, "tensorrt")
-    assert providers.asked == []
-    assert not engines.exists()
 
 
 def test_a_failure_of_onnx_runtime_is_a_runtime_error(

@@ -55,22 +55,17 @@ def model(known_model: Path, tmp_path: Path, network: Recording) -> Model:
     return Model(folder, spec)
 
 
-def test_weights_are_found_beside_the_onnx_file(model: Model) -> None:
-    assert open_weights(model) == model.folder / "weights.pt"
-
-
-@pytest.mark.parametrize("name", ["pytorch", "pytorch-compiled"])
-def test_without_weights_it_is_unavailable(model: Model, name: str) -> None:
-    (model.folder / "weights.pt").unlink()
-    with pytest.raises(BackendUnavailable, match=r"weights\.pt beside the ONNX file"):
-        open_backend(model, name, device="cpu")
-
-
-def test_other_weights_than_the_specs_are_refused(model: Model) -> None:
-    with (model.folder / "weights.pt").open("ab") as file:
+def test_weights_are_found_beside_the_onnx_file_and_have_to_be_the_specs(model: Model) -> None:
+    weights = model.folder / "weights.pt"
+    assert open_weights(model) == weights
+    with weights.open("ab") as file:
         file.write(b"\0")
     with pytest.raises(SpecMismatch, match=f"SHA-256 {model.spec.weights_sha256}"):
         open_backend(model, "pytorch", device="cpu")
+    weights.unlink()
+    for name in ("pytorch", "pytorch-compiled"):
+        with pytest.raises(BackendUnavailable, match=r"weights\.pt beside the ONNX file"):
+            open_backend(model, name, device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -103,18 +98,14 @@ def test_threads_are_as_many_as_were_asked_for(model: Model, network: Recording)
     assert opened.details["threads"] == str(before + 1)
 
 
-@pytest.mark.parametrize("name", ["pytorch", "pytorch-compiled"])
-def test_a_pytorch_that_sees_no_gpu_says_so(
-    model: Model, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(BackendUnavailable, match=f"found torch {torch.__version__.split('+')[0]}"):
-        open_backend(model, name, device="cuda")
-
-
-def test_without_a_compiler_nothing_is_compiled(
+def test_a_pytorch_that_sees_no_gpu_or_no_compiler_says_so(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    version = torch.__version__.split("+")[0]
+    for name in ("pytorch", "pytorch-compiled"):
+        with pytest.raises(BackendUnavailable, match=f"found torch {version}"):
+            open_backend(model, name, device="cuda")
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(BackendUnavailable, match="a C"):
         open_backend(model, "pytorch-compiled", device="cpu")

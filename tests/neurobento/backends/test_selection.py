@@ -12,12 +12,7 @@ from typing import Any
 
 import pytest
 
-from neurobento.backends import (
-    BACKENDS,
-    BackendEntry,
-    open_backend,
-    selection,
-)
+from neurobento.backends import BACKENDS, BackendEntry, open_backend, selection
 from neurobento.backends.cuda import Gpu
 from neurobento.backends.selection import AUTO_ORDER
 from neurobento.errors import BackendUnavailable, ConfigError, EngineMismatch
@@ -32,7 +27,6 @@ GPU = Gpu("NVIDIA GeForce RTX 4090", "8.9")
 
 @pytest.fixture
 def hide(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Hide packages, as if they were not installed."""
     find = importlib.util.find_spec
 
     def hide_packages(*packages: str) -> None:
@@ -61,36 +55,26 @@ def test_an_unknown_precision_is_refused_and_the_known_ones_named(model: Model, 
     assert "fp7" in caught.value.found
 
 
-@pytest.mark.parametrize(
-    ("name", "device", "precision"),
-    [
+def test_a_precision_of_another_backend_or_device_is_refused(model: Model) -> None:
+    for name, device, precision in (
         ("onnxruntime", "cpu", "bf16"),
         ("onnxruntime", "cuda", "fp16"),
         ("openvino", "cpu", "fp16"),
         ("pytorch", "cpu", "fp16"),
-    ],
-)
-def test_a_precision_of_another_backend_or_device_is_refused(
-    model: Model, name: str, device: str, precision: str
-) -> None:
-    with pytest.raises(ConfigError, match=f"for {name} on {device}"):
-        open_backend(model, name, device=device, precision=precision)
+    ):
+        with pytest.raises(ConfigError, match=f"for {name} on {device}"):
+            open_backend(model, name, device=device, precision=precision)
 
 
-@pytest.mark.parametrize(
-    ("name", "device", "served"),
-    [
+def test_a_device_that_a_backend_does_not_serve_is_refused(model: Model, fakes: Fakes) -> None:
+    for name, device, served in (
         ("openvino", "cuda", "cpu"),
         ("tensorrt", "cpu", "cuda"),
         ("tensorrt-rtx", "cpu", "cuda"),
         ("onnxruntime-tensorrt", "cpu", "cuda"),
-    ],
-)
-def test_a_device_that_a_backend_does_not_serve_is_refused(
-    model: Model, fakes: Fakes, name: str, device: str, served: str
-) -> None:
-    with pytest.raises(ConfigError, match=f"auto or one of {served} for the backend {name}"):
-        open_backend(model, name, device=device)
+    ):
+        with pytest.raises(ConfigError, match=f"auto or one of {served} for the backend {name}"):
+            open_backend(model, name, device=device)
     assert fakes.attempts == []
 
 
@@ -107,36 +91,27 @@ def test_what_is_not_installed_is_an_error_that_says_how_to_install_it(
 
 
 @pytest.mark.parametrize("name", [n for n, d in AUTO_ORDER if d == "cpu" and n in INSTALLED])
-def test_auto_takes_the_one_that_is_installed(
+def test_auto_takes_the_one_that_is_installed_and_without_any_ends_with_an_error(
     model: Model, hide: Callable[..., None], name: str
 ) -> None:
-    package = BACKENDS[name].package
-    hide("cuda", *({entry.package for entry in BACKENDS.values()} - {package}))
+    packages = {entry.package for entry in BACKENDS.values()}
+    hide("cuda", *(packages - {BACKENDS[name].package}))
     opened = open_backend(model, "auto")
     assert opened.name == name
     opened.close()
-
-
-def test_auto_with_nothing_installed_is_an_error(model: Model, hide: Callable[..., None]) -> None:
-    hide("cuda", *(entry.package for entry in BACKENDS.values()))
+    hide("cuda", *packages)
     with pytest.raises(BackendUnavailable, match="pip install openvino"):
         open_backend(model)
 
 
 class Fakes:
-    """Fakes of all backends, installed and working unless a test says otherwise.
-
-    Attributes
-    ----------
-    attempts
-        Backend, device, precision and threads of each call.
-    unable
-        (backend, device) -> the error it ends with.
-    """
+    """Fakes of all backends, installed and working unless a test says otherwise."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self._patch = patch
+        # backend, device, precision and threads of each call
         self.attempts: list[tuple[str, str, str, int]] = []
+        # by backend and device
         self.unable: dict[tuple[str, str], Exception] = {}
         self._entries = {
             name: BackendEntry("numpy", entry.extra, self._opener(name), entry.precisions)
@@ -253,16 +228,12 @@ def test_int8_that_was_verified_runs(model: Model, fakes: Fakes) -> None:
     assert fakes.attempts == [("onnxruntime", "cpu", "int8", 0)]
 
 
-def test_auto_tries_no_gpu_backend_without_a_gpu(model: Model, fakes: Fakes) -> None:
+def test_auto_uses_no_gpu_that_is_missing_or_not_asked_for(model: Model, fakes: Fakes) -> None:
     opened: Any = open_backend(model, threads=3)
     assert (opened.name, opened.device) == ("openvino", "cpu")
-    assert fakes.attempts == [("openvino", "cpu", "auto", 3)]
-
-
-def test_auto_on_a_requested_cpu_does_not_use_the_gpu(model: Model, fakes: Fakes) -> None:
     fakes.have_gpu(GPU)
     open_backend(model, device="cpu")
-    assert fakes.attempts == [("openvino", "cpu", "auto", 0)]
+    assert fakes.attempts == [("openvino", "cpu", "auto", threads) for threads in (3, 0)]
 
 
 def test_auto_does_not_hide_that_an_installed_cpu_backend_fails(model: Model, fakes: Fakes) -> None:
@@ -283,18 +254,18 @@ def test_a_missing_gpu_and_a_precision_that_none_has_are_refused_before_any_back
     assert fakes.attempts == []
 
 
-def test_no_cpu_replaces_a_requested_gpu(model: Model, fakes: Fakes) -> None:
+def test_nothing_replaces_a_requested_gpu_or_precision(model: Model, fakes: Fakes) -> None:
+    """With nothing installed for the GPU the error names what there is."""
     fakes.have_gpu(GPU)
     fakes.unable = {**dict.fromkeys(GPU_ORDER, NO_PROVIDER), GPU_ORDER[0]: NO_ENGINE}
     with pytest.raises(EngineMismatch, match="no engine"):
         open_backend(model, device="cuda")
     assert [(name, device) for name, device, *_ in fakes.attempts] == GPU_ORDER
-
-
-def test_with_nothing_installed_for_the_gpu_the_error_names_what_there_is(
-    model: Model, fakes: Fakes
-) -> None:
-    fakes.have_gpu(GPU)
+    fakes.attempts.clear()
+    fakes.unable = dict.fromkeys(GPU_ORDER, NO_ENGINE)
+    with pytest.raises(EngineMismatch):
+        open_backend(model, precision="fp16")
+    assert [name for name, *_ in fakes.attempts] == ["tensorrt", "tensorrt-rtx"]
     fakes.leave_out("tensorrt", "tensorrt-rtx", "onnxruntime")
     with pytest.raises(BackendUnavailable, match=r"one of the packages .*found none of them"):
         open_backend(model, device="cuda")
@@ -314,14 +285,6 @@ def test_auto_takes_only_what_has_the_precision(
     fakes.have_gpu(gpu)
     opened: Any = open_backend(model, precision=precision)
     assert (opened.name, opened.device, opened.precision) == (*expected.split(), precision)
-
-
-def test_auto_never_changes_the_precision(model: Model, fakes: Fakes) -> None:
-    fakes.have_gpu(GPU)
-    fakes.unable = dict.fromkeys(GPU_ORDER, NO_ENGINE)
-    with pytest.raises(EngineMismatch):
-        open_backend(model, precision="fp16")
-    assert [name for name, *_ in fakes.attempts] == ["tensorrt", "tensorrt-rtx"]
 
 
 @pytest.mark.parametrize("name", BACKENDS)

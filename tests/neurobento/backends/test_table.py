@@ -6,11 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from neurobento.backends import (
-    BACKENDS,
-    BackendConfig,
-    list_backend_configs,
-)
+from neurobento.backends import BACKENDS, BackendConfig, list_backend_configs
 
 
 def test_every_config_is_listed_once_and_has_a_name_of_its_own() -> None:

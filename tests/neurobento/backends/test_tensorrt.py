@@ -78,9 +78,21 @@ def test_labels_are_the_models_in_batches_cut_to_what_the_engine_takes(
     assert tensorrt.executed == executed
 
 
-def test_batches_of_many_sizes_may_follow_each_other(
-    backend: TensorRTBackend, batch_of: Any
+def test_sizes_that_alternate_are_replayed_each_from_its_own_recording(
+    backend: TensorRTBackend, tensorrt: Any, cuda: Any, batch_of: Any
 ) -> None:
+    launched = []
+    for first, count in enumerate((1, 2, 1, 2, 1, 2, 1)):
+        images, labels = batch_of(count, first)
+        assert np.array_equal(backend.infer(images), labels)
+        launched.append(len(cuda.launches))
+    assert launched == [0, 0, 1, 2, 3, 4, 5]
+    # each once by itself and once for its recording
+    assert tensorrt.executed == [1, 2, 1, 2]
+    assert len(cuda.runnables) == len(tensorrt.contexts) == 2
+    one, two = cuda.launches[:2]
+    assert cuda.launches == [one, two, one, two, one]
+    # sizes may follow each other in any order
     for first, count in enumerate((1, 1, 3, 1, 1, 1, 3, 3, 3, 2)):
         images, labels = batch_of(count, first)
         assert np.array_equal(backend.infer(images), labels)
@@ -96,22 +108,6 @@ def test_a_second_batch_of_a_size_is_recorded_and_replayed_from_then_on(
     # once by itself and once for the recording
     assert tensorrt.executed == [2, 2]
     assert len(set(cuda.launches)) == 1
-
-
-def test_sizes_that_alternate_are_replayed_each_from_its_own_recording(
-    backend: TensorRTBackend, tensorrt: Any, cuda: Any, batch_of: Any
-) -> None:
-    launched = []
-    for first, count in enumerate((1, 2, 1, 2, 1, 2, 1)):
-        images, labels = batch_of(count, first)
-        assert np.array_equal(backend.infer(images), labels)
-        launched.append(len(cuda.launches))
-    assert launched == [0, 0, 1, 2, 3, 4, 5]
-    # each once by itself and once for its recording
-    assert tensorrt.executed == [1, 2, 1, 2]
-    assert len(cuda.runnables) == len(tensorrt.contexts) == 2
-    one, two = cuda.launches[:2]
-    assert cuda.launches == [one, two, one, two, one]
 
 
 def test_all_sizes_share_one_block_of_memory(

@@ -73,10 +73,7 @@ def publish_again(folder: Path, scans: Sequence[Path]) -> ModelSpec:
         shutil.copy(open_weights(model), new_folder / WEIGHTS_FILE)
         export_onnx(new_folder / WEIGHTS_FILE, new_folder / ONNX_FILE)
         spec = dataclasses.replace(
-            model.spec,
-            onnx_sha256=file_sha256(new_folder / ONNX_FILE),
-            opset=OPSET,
-            int8_sha256="",
+            model.spec, onnx_sha256=file_sha256(new_folder / ONNX_FILE), opset=OPSET, int8_sha256=""
         )
         return _write_verified(new_folder, spec, images, labels)
 

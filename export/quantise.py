@@ -27,12 +27,7 @@ import onnx
 from export.graph.constants import load_in_single
 from export.publish import staging_folder
 from export.verification.configs import configs_to_verify
-from export.verification.labels import (
-    ALLOWED_DICE_LOSS,
-    read_images,
-    read_labels,
-    verify_labels,
-)
+from export.verification.labels import ALLOWED_DICE_LOSS, read_images, read_labels, verify_labels
 from neurobento.backends import ImageBatch, LabelBatch
 from neurobento.backends.pytorch import open_weights
 from neurobento.command import run
@@ -55,12 +50,7 @@ def quantise(
     source: Path, scans: Sequence[Path], target: Path, *, spare_ends: bool = False
 ) -> None:
     """Write an ONNX model's int8 form; `scans` are training images on the network grid."""
-    from onnxruntime.quantization import (
-        CalibrationMethod,
-        QuantFormat,
-        QuantType,
-        quantize_static,
-    )
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
     with tempfile.TemporaryDirectory(prefix="neurobento-int8-") as folder:
         whole = Path(folder, "single.onnx")

@@ -53,9 +53,7 @@ def ants_mask(array: Image, brain: Mask, voxel_to_ras: NDArray[np.float64]) -> I
     import ants
 
     corrected = ants.n4_bias_field_correction(
-        to_ants(array, voxel_to_ras),
-        mask=to_ants(brain, voxel_to_ras),
-        shrink_factor=SHRINK_FACTOR,
+        to_ants(array, voxel_to_ras), mask=to_ants(brain, voxel_to_ras), shrink_factor=SHRINK_FACTOR
     ).numpy()
     return np.where(brain & np.isfinite(corrected), corrected, 0).astype(np.float32)
 

@@ -35,11 +35,7 @@ class Candidate:
 
     def facts(self) -> dict[str, Any]:
         """Return the facts of its entry."""
-        return {
-            "model": self.model.spec.name,
-            "backend": self.backend,
-            "precision": self.precision,
-        }
+        return {"model": self.model.spec.name, "backend": self.backend, "precision": self.precision}
 
     def open(self, threads: int, device: str = "auto") -> Backend:
         """Return its backend with the model loaded."""

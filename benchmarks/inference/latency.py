@@ -82,9 +82,7 @@ def measure_network(args: argparse.Namespace) -> Run:
             calls[name] = functools.partial(time_batch, backend.run, images)
     ready, failed = warm_up(calls, args.warm_up)
     fresh = dataclasses.replace(
-        fresh,
-        entries={name: entries[name] for name in ready},
-        left_out={**left_out, **failed},
+        fresh, entries={name: entries[name] for name in ready}, left_out={**left_out, **failed}
     )
     begun = resumed_run(fresh, args.output) if args.resume else fresh
     return measure_rounds(

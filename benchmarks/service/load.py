@@ -22,12 +22,7 @@ from typing import NamedTuple
 
 from benchmarks.runs import Entry, Run, begin_run, summary
 from benchmarks.service.batch_sizes import Histograms, batches_between, parse_batch_sizes
-from benchmarks.service.open_loop import (
-    ARRIVALS,
-    ScheduledRequest,
-    arrival_times,
-    send_on_schedule,
-)
+from benchmarks.service.open_loop import ARRIVALS, ScheduledRequest, arrival_times, send_on_schedule
 from benchmarks.service.pages import read_page, served_models
 from benchmarks.service.protocols import PROTOCOLS, Outcome, open_sender
 from neurobento.command import run

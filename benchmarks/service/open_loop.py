@@ -15,14 +15,7 @@ import numpy as np
 
 from benchmarks.service.protocols import Outcome
 
-__all__ = [
-    "ARRIVALS",
-    "Arrivals",
-    "ScheduledRequest",
-    "Send",
-    "arrival_times",
-    "send_on_schedule",
-]
+__all__ = ["ARRIVALS", "Arrivals", "ScheduledRequest", "Send", "arrival_times", "send_on_schedule"]
 
 Arrivals = Literal["poisson", "constant"]
 ARRIVALS: tuple[Arrivals, ...] = get_args(Arrivals)

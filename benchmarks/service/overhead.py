@@ -68,8 +68,7 @@ async def measure(args: argparse.Namespace) -> dict[str, Entry]:
                 many[name].append(args.scans / seconds)
     return {
         name: Entry(
-            {"clients_at_once": clients[name]},
-            {"alone_s": alone[name], "scans_per_s": many[name]},
+            {"clients_at_once": clients[name]}, {"alone_s": alone[name], "scans_per_s": many[name]}
         )
         for name in callers
     }

@@ -21,13 +21,7 @@ from neurobento.labels import aal116
 from neurobento.preprocessing import preprocess
 from neurobento.registry import Model
 
-__all__ = [
-    "ALLOWED_DICE_LOSS",
-    "REQUIRED_AGREEMENT",
-    "read_images",
-    "read_labels",
-    "verify_labels",
-]
+__all__ = ["ALLOWED_DICE_LOSS", "REQUIRED_AGREEMENT", "read_images", "read_labels", "verify_labels"]
 
 REQUIRED_AGREEMENT = 0.995
 """Share of all voxels that must have equal labels, on every scan."""

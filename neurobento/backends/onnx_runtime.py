@@ -54,11 +54,7 @@ def provider_options(
         "trt_profile_max_shapes": largest,
     }
     options = {"cpu": {}, "cuda": cuda, "tensorrt": tensorrt}
-    order = {
-        "cpu": ("cpu",),
-        "cuda": ("cuda", "cpu"),
-        "tensorrt": ("tensorrt", "cuda", "cpu"),
-    }
+    order = {"cpu": ("cpu",), "cuda": ("cuda", "cpu"), "tensorrt": ("tensorrt", "cuda", "cpu")}
     return [(PROVIDERS[name], options[name]) for name in order[provider]]
 
 

@@ -70,12 +70,7 @@ class TensorRTBackend(Backend):
     """
 
     def __init__(
-        self,
-        model: Model,
-        flavour: str,
-        precision: str = "auto",
-        *,
-        cuda_graph: bool = True,
+        self, model: Model, flavour: str, precision: str = "auto", *, cuda_graph: bool = True
     ) -> None:
         if precision == "auto":
             precision = _verified_precision(model, flavour)

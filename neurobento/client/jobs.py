@@ -24,11 +24,7 @@ class JobEndpoints:
         self._transport = transport
 
     def submit(
-        self,
-        request: ParcellationRequest,
-        key: str,
-        deadline: Deadline,
-        progress: TransferProgress,
+        self, request: ParcellationRequest, key: str, deadline: Deadline, progress: TransferProgress
     ) -> str:
         """Submit a scan; return the id of its job, the same each time for the same key."""
         fields = {"preprocessing": request.preprocessing, "space": request.space}

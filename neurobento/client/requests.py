@@ -9,13 +9,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from neurobento.preprocessing.mode import Preprocessing
 
-__all__ = [
-    "AnomalyRequest",
-    "ParcellationRequest",
-    "Space",
-    "TransferProgress",
-    "ignore_progress",
-]
+__all__ = ["AnomalyRequest", "ParcellationRequest", "Space", "TransferProgress", "ignore_progress"]
 
 Space = Literal["native", "network"]
 """The grid of the labels: the scan's own or the network's."""

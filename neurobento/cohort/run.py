@@ -50,11 +50,7 @@ def run_cohort(
 
 
 def _parcellate_all(
-    client: Any,
-    scans: Sequence[CohortScan],
-    output: Path,
-    scratch: Path,
-    options: CohortOptions,
+    client: Any, scans: Sequence[CohortScan], output: Path, scratch: Path, options: CohortOptions
 ) -> Iterator[tuple[int, Row]]:
     """Yield the index and the row of each scan as it ends, and move the progress bar."""
     from tqdm import tqdm

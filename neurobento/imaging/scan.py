@@ -108,11 +108,7 @@ def _read(path: Path, limits: ScanLimits) -> Scan:
 
 
 def write_labels(
-    path: Path,
-    labels: NDArray[np.uint8],
-    space: NativeSpace,
-    *,
-    extension: bytes | None = None,
+    path: Path, labels: NDArray[np.uint8], space: NativeSpace, *, extension: bytes | None = None
 ) -> None:
     """Write labels as `.nii.gz`, uint8, with the scan's geometry to the bit and a NIfTI comment."""
     write_atomically(path, label_bytes(labels, space, extension=extension))

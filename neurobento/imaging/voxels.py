@@ -9,13 +9,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from neurobento.errors import (
-    ConstantScan,
-    EmptyScan,
-    NotFiniteScan,
-    OverlongScan,
-    TruncatedScan,
-)
+from neurobento.errors import ConstantScan, EmptyScan, NotFiniteScan, OverlongScan, TruncatedScan
 from neurobento.imaging.gzip_stream import GzipStream
 from neurobento.imaging.header import ScanHeader
 

@@ -22,9 +22,7 @@ LIBRARIES = ("neurobento", "numpy", "nibabel", "scipy", "monai", "torch", "antsp
 def dseg_bytes(parcellation: Parcellation) -> bytes:
     """Return the labels as a gzip NIfTI file in native space, with the region table inside."""
     return label_bytes(
-        parcellation.labels,
-        parcellation.prepared.space,
-        extension=aal116().lookup_tsv().encode(),
+        parcellation.labels, parcellation.prepared.space, extension=aal116().lookup_tsv().encode()
     )
 
 

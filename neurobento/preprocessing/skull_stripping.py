@@ -16,11 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurobento.environment import child_environment
-from neurobento.errors import (
-    PreprocessingTimeout,
-    SkullStrippingFailed,
-    SkullStrippingUnavailable,
-)
+from neurobento.errors import PreprocessingTimeout, SkullStrippingFailed, SkullStrippingUnavailable
 
 __all__ = ["extract_brain"]
 

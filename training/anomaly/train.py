@@ -47,10 +47,7 @@ def finish(run: Run, task: AnomalyTask) -> tuple[AnomalyNetwork, dict[str, float
     healthy, error_maps = task.validation_images.numpy(), error_maps_of(network)
     network.reduction = choose_reduction(error_maps, healthy, task.options.seed)
     scores = scores_by_all(error_maps(healthy))[network.reduction]
-    detection = {
-        "threshold": threshold_from(scores),
-        "false_positive_rate": FALSE_POSITIVE_RATE,
-    }
+    detection = {"threshold": threshold_from(scores), "false_positive_rate": FALSE_POSITIVE_RATE}
     if run.folder:
         values = {
             "recipe": task.recipe,

@@ -34,11 +34,7 @@ class Run:
     """A training run that can stop at any step and continue on the same trajectory."""
 
     def __init__(
-        self,
-        task: Task,
-        folder: Path | None,
-        device: torch.device,
-        processes: Processes = ALONE,
+        self, task: Task, folder: Path | None, device: torch.device, processes: Processes = ALONE
     ) -> None:
         self.task, self.options = task, task.optimiser
         self.folder, self.device, self.processes = folder, device, processes
@@ -53,9 +49,7 @@ class Run:
         if processes.count > 1:
             self.objective = DistributedDataParallel(self.objective)
         self.optimiser = OPTIMISERS[self.options.kind](
-            task.parameters(),
-            lr=task.learning_rate(0, []),
-            weight_decay=self.options.weight_decay,
+            task.parameters(), lr=task.learning_rate(0, []), weight_decay=self.options.weight_decay
         )
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
         self.step, self.seconds = 0, 0.0

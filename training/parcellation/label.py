@@ -231,11 +231,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = Options(args.preprocessing, args.cleanup, args.seed, args.atlas)
     find_atlas(Path(args.atlas) if args.atlas else None)
     records = label_all(
-        scan_paths(args.scans),
-        args.output,
-        options,
-        workers=args.workers,
-        scheduler=args.scheduler,
+        scan_paths(args.scans), args.output, options, workers=args.workers, scheduler=args.scheduler
     )
     return 1 if any(record["status"] == "failed" for record in records) else 0
 

@@ -58,11 +58,7 @@ class RequestMiddleware:
             await writer.crash()
 
     async def _route(
-        self,
-        scope: Scope,
-        headers: dict[bytes, bytes],
-        receive: Receive,
-        writer: ResponseWriter,
+        self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, writer: ResponseWriter
     ) -> None:
         path = scope["path"]
         if not is_known_path(path):
@@ -83,11 +79,7 @@ class RequestMiddleware:
             await self._pass_on(scope, RequestBody(receive, self._limits.body_bytes), writer)
 
     async def _admit(
-        self,
-        scope: Scope,
-        headers: dict[bytes, bytes],
-        receive: Receive,
-        writer: ResponseWriter,
+        self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, writer: ResponseWriter
     ) -> None:
         """Judge a request that is work by its headers, then pass it on with a slot."""
         content_type = headers.get(b"content-type", b"").lower()

@@ -93,11 +93,7 @@ class _Endpoints:
         parameters = _dict(head, "parameters")
         wanted = InferRequest(model, version, inputs, outputs, parameters)
         tensors = await self._inference().infer(wanted, request.state.context)
-        answer = {
-            "model_name": model,
-            "model_version": spec.version,
-            "id": str(head.get("id", "")),
-        }
+        answer = {"model_name": model, "model_version": spec.version, "id": str(head.get("id", ""))}
         return await to_thread.run_sync(_infer_response, answer, tensors, wants_binary)
 
 

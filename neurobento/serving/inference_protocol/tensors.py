@@ -68,11 +68,7 @@ class Tensor:
 
     @classmethod
     def from_values(
-        cls,
-        name: str,
-        datatype: str,
-        shape: Sequence[int],
-        values: Sequence[Any] | NDArray[Any],
+        cls, name: str, datatype: str, shape: Sequence[int], values: Sequence[Any] | NDArray[Any]
     ) -> Tensor:
         """Make a tensor from a flat sequence of values; raise ConfigError if they do not fit."""
         if len(values) != _size(shape):

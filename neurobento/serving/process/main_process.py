@@ -59,8 +59,6 @@ class Drain:
             return
         if run.active_requests:
             logger.warning(
-                "stopping with %d requests under way after %g s",
-                run.active_requests,
-                self._limit_s,
+                "stopping with %d requests under way after %g s", run.active_requests, self._limit_s
             )
         stop()

@@ -68,11 +68,7 @@ def _encode_png(detection: Detection, _: str) -> bytes:
 def _encode_zip(detection: Detection, _: str) -> bytes:
     with DRAWING:
         files = slice_output_files(
-            FILE_STEM,
-            detection.pixels,
-            detection.anomaly,
-            detection.facts,
-            detection.seconds,
+            FILE_STEM, detection.pixels, detection.anomaly, detection.facts, detection.seconds
         )
         return zip_files(files)
 

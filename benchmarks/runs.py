@@ -107,13 +107,18 @@ class Run:
             ) from None
 
 
-def begin_run(kind: Kind, scenario: Mapping[str, Any], models: Mapping[str, str]) -> Run:
-    """Return a run without samples, dated now; a busy machine is recorded and printed."""
+def begin_run(
+    kind: Kind, scenario: Mapping[str, Any], models: Mapping[str, str], output: Path | None = None
+) -> Run:
+    """Return a run without samples, dated now; raise ConfigError if `output` is another file."""
     machine = machine_facts()
     warnings = load_warnings(machine)
     for warning in warnings:
         print(f"warning: {warning}", flush=True)
-    return Run(kind, dict(scenario), machine, dict(models), warnings=tuple(warnings))
+    run = Run(kind, dict(scenario), machine, dict(models), warnings=tuple(warnings))
+    if output is not None:
+        run.require_writable(output)
+    return run
 
 
 def require_comparable(runs: Sequence[Run]) -> None:

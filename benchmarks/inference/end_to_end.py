@@ -55,9 +55,8 @@ def measure_end_to_end(args: argparse.Namespace) -> Run:
             "voxels": list(read_scan(args.end_to_end).shape),
         },
         {c.model.spec.name: c.model.spec.onnx_sha256 for c in candidates},
+        None if args.resume else args.output,
     )
-    if not args.resume:
-        fresh.require_writable(args.output)
     backends, left_out = open_all(candidates, args.threads, args.device)
     ready, failed = _warm_up_all(backends, args.warm_up)
     preprocessing: Preprocessing = args.preprocessing

@@ -69,9 +69,8 @@ def measure_network(args: argparse.Namespace) -> Run:
             **{key: getattr(args, key) for key in ("threads", "device", "batches")},
         },
         {c.model.spec.name: c.model.spec.onnx_sha256 for c in candidates},
+        None if args.resume else args.output,
     )
-    if not args.resume:
-        fresh.require_writable(args.output)
     backends, left_out = open_all(candidates, args.threads, args.device)
     entries: dict[str, Entry] = {}
     calls: dict[str, Call] = {}

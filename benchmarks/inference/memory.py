@@ -103,8 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     candidates = choose_candidates(args)
     scenario = {key: getattr(args, key) for key in ("threads", "device", "batches", "rounds")}
     models = {c.model.spec.name: c.model.spec.onnx_sha256 for c in candidates}
-    done = begin_run("memory", scenario, models)
-    done.require_writable(args.output)
+    done = begin_run("memory", scenario, models, args.output)
     for candidate in candidates:
         for batch in args.batches:
             done = _with_candidate(done, candidate, batch, args)

@@ -31,12 +31,10 @@ from benchmarks.service.closed_loop import (
     run_clients,
 )
 from benchmarks.service.pages import served_models
-from benchmarks.service.protocols import open_senders
+from benchmarks.service.protocols import add_service_options, open_senders
 from benchmarks.service.server_processes import MASTER, process_names, require_server
 from neurobento.command import run
 from neurobento.files import file_sha256
-from neurobento.preprocessing.mode import PREPROCESSINGS
-from neurobento.registry import DEFAULT_MODEL
 
 __all__ = ["fault_entry", "is_allowed", "main", "pid_to_kill", "pids_by_kind"]
 
@@ -161,23 +159,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; exit with 1 if the server stayed broken or a caller saw another error."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.service.faults")
     parser.add_argument("scans", type=Path, nargs="+")
-    parser.add_argument("--url", required=True)
-    parser.add_argument("--grpc-url", help="HOST:PORT")
+    add_service_options(parser)
     parser.add_argument("--server-pid", type=int, required=True, help="of the first process")
     parser.add_argument("--times", type=int, default=10, help="how often each kind is killed")
     parser.add_argument("--pause", type=float, default=3, help="before a kill, on average, s")
     parser.add_argument("--clients", type=int, default=4)
     parser.add_argument("--timeout", type=float, default=60, help="how long a client waits, s")
-    parser.add_argument("--model", default=DEFAULT_MODEL)
-    parser.add_argument("--preprocessing", choices=PREPROCESSINGS, default="none")
-    parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args(argv)
     stated = ("times", "pause", "clients", "timeout", "model", "preprocessing")
     scenario: dict[str, Any] = {key: getattr(args, key) for key in stated}
     scenario["scans_sha256"] = [file_sha256(path) for path in args.scans]
     require_server(args.server_pid)
-    begun = begin_run("faults", scenario, served_models(args.url))
-    begun.require_writable(args.output)
+    begun = begin_run("faults", scenario, served_models(args.url), args.output)
     done = dataclasses.replace(begun, entries=asyncio.run(kill_under_load(args)))
     done.write(args.output)
     for name, entry in done.entries.items():

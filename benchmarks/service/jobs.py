@@ -215,8 +215,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     scenario: dict[str, Any] = {key: getattr(args, key) for key in ("jobs", "kills", "keep")}
     scenario["scans_sha256"] = [file_sha256(path) for path in args.scans]
     with _server(args.database) as server:
-        begun = begin_run("jobs", scenario, {})
-        begun.require_writable(args.output)
+        begun = begin_run("jobs", scenario, {}, args.output)
         entries = run_trial(args, server)
         done = dataclasses.replace(begun, entries=entries, models=served_models(server.url))
     done.write(args.output)

@@ -222,8 +222,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.metrics_url = args.url
     scenario = {key: getattr(args, key) for key in STATED if getattr(args, key) is not None}
     scenario |= {"warm_up_requests": args.warm_up, "scan_sha256": file_sha256(args.scan)}
-    begun = begin_run("load", scenario, served_models(args.metrics_url) if args.metrics_url else {})
-    begun.require_writable(args.output)
+    models = served_models(args.metrics_url) if args.metrics_url else {}
+    begun = begin_run("load", scenario, models, args.output)
     done = asyncio.run(measure_load(args, begun))
     return 0 if args.capacity is None else _print_verdict(done, args.capacity, max(args.rates))
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from benchmarks.runs import Entry, begin_run, summary
 from benchmarks.service.load import Finding, print_findings
-from benchmarks.service.protocols import SendScan, open_senders
+from benchmarks.service.protocols import SendScan, add_service_options, open_senders
 from neurobento.backends import open_backend
 from neurobento.command import run
 from neurobento.errors import ConfigError
@@ -25,9 +25,9 @@ from neurobento.files import file_sha256
 from neurobento.imaging.scan import read_scan
 from neurobento.parcellation.outputs import dseg_bytes
 from neurobento.parcellation.parcellator import Parcellator
-from neurobento.preprocessing.mode import PREPROCESSINGS, Preprocessing
+from neurobento.preprocessing.mode import Preprocessing
 from neurobento.preprocessing.threads import limit_threads
-from neurobento.registry import DEFAULT_MODEL, find_model
+from neurobento.registry import find_model
 
 __all__ = ["IN_PROCESS", "judge", "main", "measure"]
 
@@ -142,8 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; exit with 1 if a requirement does not hold."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.service.overhead")
     parser.add_argument("scan", type=Path)
-    parser.add_argument("--url", required=True)
-    parser.add_argument("--grpc-url", help="HOST:PORT")
+    add_service_options(parser)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument(
         "--warm-up", type=int, default=4, help="scans of each caller before the first"
@@ -152,15 +151,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--scans", type=int, default=24)
     parser.add_argument("--threads", type=int, default=2, help="of the service's runner, and ours")
-    parser.add_argument("--model", default=DEFAULT_MODEL)
-    parser.add_argument("--preprocessing", choices=PREPROCESSINGS, default="none")
-    parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args(argv)
     scenario = {key: getattr(args, key) for key in STATED}
     scenario["scan_sha256"] = file_sha256(args.scan)
     spec = find_model(args.model).spec
-    begun = begin_run("overhead", scenario, {spec.name: spec.onnx_sha256})
-    begun.require_writable(args.output)
+    begun = begin_run("overhead", scenario, {spec.name: spec.onnx_sha256}, args.output)
     done = dataclasses.replace(begun, entries=asyncio.run(measure(args)))
     done.write(args.output)
     medians = {

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any, Literal, get_args
 
-__all__ = ["PROTOCOLS", "Outcome", "Protocol", "SendScan", "open_sender", "open_senders"]
+from neurobento.preprocessing.mode import PREPROCESSINGS
+from neurobento.registry import DEFAULT_MODEL
+
+__all__ = [
+    "PROTOCOLS",
+    "Outcome",
+    "Protocol",
+    "SendScan",
+    "add_service_options",
+    "open_sender",
+    "open_senders",
+]
 
 Outcome = Literal["ok", "refused", "failed", "timeout"]
 """`refused`: the server shed load (429, RESOURCE_EXHAUSTED). `failed`: any other answer, or none.
@@ -22,6 +35,15 @@ Protocol = Literal["http", "predict", "grpc"]
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 
 TOO_MANY_REQUESTS = 429
+
+
+def add_service_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `open_senders`, and the output."""
+    parser.add_argument("--url", required=True)
+    parser.add_argument("--grpc-url", help="HOST:PORT; without it all clients use HTTP")
+    parser.add_argument("--model", default=DEFAULT_MODEL)
+    parser.add_argument("--preprocessing", choices=PREPROCESSINGS, default="none")
+    parser.add_argument("-o", "--output", type=Path, required=True)
 
 
 @asynccontextmanager

@@ -20,7 +20,7 @@ from typing import Any
 from benchmarks.runs import Entry, begin_run
 from benchmarks.service.closed_loop import outcomes_entry, reference_labels, run_clients
 from benchmarks.service.pages import served_models
-from benchmarks.service.protocols import open_senders
+from benchmarks.service.protocols import add_service_options, open_senders
 from benchmarks.service.server_processes import (
     MEMORY,
     require_server,
@@ -29,8 +29,6 @@ from benchmarks.service.server_processes import (
 )
 from neurobento.command import run
 from neurobento.files import file_sha256
-from neurobento.preprocessing.mode import PREPROCESSINGS
-from neurobento.registry import DEFAULT_MODEL
 
 __all__ = ["main", "problems", "run_soak"]
 
@@ -113,15 +111,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; exit with 1 if there is any problem."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.service.soak")
     parser.add_argument("scans", type=Path, nargs="+")
-    parser.add_argument("--url", required=True)
-    parser.add_argument("--grpc-url", help="HOST:PORT; without it all clients use HTTP")
+    add_service_options(parser)
     parser.add_argument("--server-pid", type=int, help="of the server's first process")
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--timeout", type=float, default=120, help="how long a client waits, s")
-    parser.add_argument("--model", default=DEFAULT_MODEL)
-    parser.add_argument("--preprocessing", choices=PREPROCESSINGS, default="none")
-    parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args(argv)
     stated = ("clients", "minutes", "timeout", "model", "preprocessing")
     scenario: dict[str, Any] = {key: getattr(args, key) for key in stated}
@@ -131,8 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     if args.server_pid:
         require_server(args.server_pid)
-    begun = begin_run("soak", scenario, served_models(args.url))
-    begun.require_writable(args.output)
+    begun = begin_run("soak", scenario, served_models(args.url), args.output)
     entries = asyncio.run(run_soak(args))
     files = temporary_files(args.server_pid) if args.server_pid else None
     done = dataclasses.replace(begun, entries=entries, scenario={**scenario, "files_left": files})

@@ -49,8 +49,7 @@ def atlas_map() -> AtlasMap:
 class AtlasMap(ParcellationNetwork):
     """Atlas positions and labels of an image on the network grid.
 
-    `regions` is not trained here. `widths` are the channels of the correction at 1/4, 1/8 ... of
-    the resolution, no deeper than `regions`; `updates` counts the corrections.
+    `regions` is not trained here; `widths` are the correction's channels at 1/4, 1/8 ...
     """
 
     losses = ("positions",)
@@ -98,11 +97,9 @@ class AtlasMap(ParcellationNetwork):
         self.correct = _Correction(inputs, widths)
 
     def take_atlas(self, labels: Tensor, brain: Tensor, voxel_to_ras: Tensor) -> None:
-        """Keep an atlas, cut to its brain's box and a margin.
+        """Keep an atlas's box; ValueError if its shape or margin is wrong or a region missing.
 
-        `labels` and `brain` are (X, Y, Z), uint8 class index and real intensity; `voxel_to_ras` is
-        (4, 4) float64 in mm. A ValueError says that the box has another shape or margin, or a
-        region is missing.
+        `labels` and `brain` are (X, Y, Z) uint8 and real; `voxel_to_ras` is (4, 4) float64 in mm.
         """
         inside = torch.nonzero(brain > 0)
         low, high = inside.amin(dim=0), inside.amax(dim=0) + 1
@@ -139,7 +136,7 @@ class AtlasMap(ParcellationNetwork):
         )
 
     def take_weights(self, other: nn.Module) -> None:
-        """Start from another map network's weights, or take Compact's to see regions by."""
+        """Start from another map network's weights, or take Compact's for `regions`."""
         part = self.regions if isinstance(other, Compact) else self
         part.load_state_dict(other.state_dict())
 
@@ -161,7 +158,6 @@ class AtlasMap(ParcellationNetwork):
         return _mesh(self._axes(BLOCK)).to(self.codes)
 
     def _axes(self, block: int) -> list[Tensor]:
-        """Return `start` for blocks of any size, one tensor for each axis."""
         return [
             block * (torch.arange(n // block) + 0.5) / size * width + MARGIN - 0.5
             for n, size, width in zip(self.padded_shape, self.shape, self.brain_shape, strict=True)
@@ -200,11 +196,7 @@ class AtlasMap(ParcellationNetwork):
         return found
 
     def _from_centres(self, shares: Tensor) -> Tensor:
-        """Return the map that lays the regions' centres of mass over the atlas's.
-
-        An affine map, then smooth corrections around each centre. `shares` is (N, 117, X/4, Y/4,
-        Z/4).
-        """
+        """Return the map that lays the regions' centres of mass over the atlas's, smoothly."""
         weights = shares[:, 1:].flatten(2)
         mass = weights.sum(dim=2) + 1e-3
         start = self.start()
@@ -229,10 +221,7 @@ class AtlasMap(ParcellationNetwork):
     def _matches(
         self, halved: Tensor, codes: Tensor, displacements: Tensor, update: int
     ) -> list[Tensor]:
-        """Compare the image with the atlas under the map.
-
-        `halved` is the image at half resolution, `codes` (N, K, X/4, Y/4, Z/4) its regions' codes.
-        """
+        """Compare the image, halved and as codes (N, K, X/4, Y/4, Z/4), with the atlas."""
         at_blocks = self.start() + displacements
         at_halves = torch.stack(self._positions(_double(displacements), 2), dim=1)
         brain = sample(self.atlas_brain.to(halved)[..., None] / 255, at_halves / 2 - 0.25)

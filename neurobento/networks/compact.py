@@ -29,10 +29,9 @@ def compact() -> Compact:
 
 
 class Compact(ParcellationNetwork):
-    """Class logits of an image on the network grid.
+    """Class logits of an image on the network grid; `widths` are channels at 1/2, 1/4, 1/8 ...
 
-    `widths` are the channels at 1/2, 1/4, 1/8 ... of the resolution; CPUs with bf16 dot products
-    run multiples of 32 twice as fast. `head_width` is that of the sub-pixel head.
+    CPUs with bf16 dot products run multiples of 32 twice as fast.
     """
 
     needs_whole_image = True
@@ -87,7 +86,6 @@ class Compact(ParcellationNetwork):
         return x, blocks
 
     def _classify(self, features: Tensor, blocks: Tensor, position: int) -> Tensor:
-        """Return logits of the voxel at one position, from features interpolated there."""
         width = self.classify.in_channels
         rows = slice(position * width, (position + 1) * width)
         x = torch.cat([features, blocks], dim=1)
@@ -172,10 +170,7 @@ class Compact(ParcellationNetwork):
         return labels
 
     def _head(self, position: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return a position's interpolating taps (C, 1, 2, 2, 2), refining weights and bias.
-
-        The refining layer gets one more output, always 1, for the classifier's bias.
-        """
+        """Return a position's taps (C, 1, 2, 2, 2), weights and bias, with one output of 1."""
         along = {0: (0.25, 0.75), 1: (0.75, 0.25)}  # a block's neighbour, or the block, first
         own = {0: (0.0, 1.0), 1: (1.0, 0.0)}
         sides = POSITIONS[position]
@@ -192,10 +187,7 @@ class Compact(ParcellationNetwork):
         return torch.stack(taps)[:, None], weight, F.pad(bias[rows], (0, 1), value=1.0).detach()
 
     def block_shares(self, features: Tensor, blocks: Tensor) -> Tensor:
-        """Return each class's share of each block, (N, classes, X/2, Y/2, Z/2).
-
-        It is the mean of two opposite corners, which see opposite neighbours.
-        """
+        """Return each class's share (N, classes, X/2, Y/2, Z/2), by two opposite corners."""
         parts = []
         for side, position in ((0, 0), (1, len(POSITIONS) - 1)):
             corner = features
@@ -248,10 +240,7 @@ class Compact(ParcellationNetwork):
 
 
 def _interpolate(features: Tensor, axis: int, side: int) -> Tensor:
-    """Interpolate block features to each block's first (0) or second (1) voxel on one axis.
-
-    As trilinear upsampling by two does: three parts of the block and one of its neighbour.
-    """
+    """Interpolate, trilinear, to each block's first (0) or second (1) voxel on one axis."""
     size = features.shape[axis]
     if side == 0:
         ends = features.narrow(axis, 0, 1), features.narrow(axis, 0, size - 1)

@@ -61,10 +61,7 @@ class ReportHighResNet(ParcellationNetwork):
         return x.movedim(1, -1).flatten(0, 3), chosen.flatten().long()
 
     def _set_dilations(self, *, skipping: bool) -> None:
-        """Dilate as the report does, or not at all if voxels are skipped, until the next call.
-
-        Gradient checkpointing computes activations again after `sampled_logits` has returned.
-        """
+        """Dilate as the report does or not at all, also for gradient checkpointing later."""
         for block, dilation in zip(self.network.blocks, self._dilations, strict=True):
             wanted = 1 if skipping else dilation
             for module in _convolutions(block):

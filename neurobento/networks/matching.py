@@ -94,7 +94,6 @@ def _box_mean(image: Tensor, radius: int) -> Tensor:
 
 
 def _gradient(image: Tensor) -> Tensor:
-    """Return (N, 3 C, X, Y, Z) of (N, C, X, Y, Z)."""
     parts = []
     for axis in (2, 3, 4):
         size = image.shape[axis]

@@ -28,7 +28,6 @@ def mirror() -> Mirror:
 
 class Mirror(AnomalyNetwork):
     def forward(self, image: Tensor) -> Tensor:
-        """Return mirror images (N, 1, 128, 128), with which slices are compared."""
         return image.flip(-1)
 
     def error_map(self, image: Tensor) -> Tensor:
@@ -51,7 +50,7 @@ def asymmetry(image: Tensor) -> Tensor:
 
 
 def mean_around(image: Tensor, edge: int) -> Tensor:
-    """Average (N, C, rows, columns) over squares of an odd edge, with zeros beyond the image."""
+    """Average over squares of an odd edge, with zeros beyond the image."""
     # one axis after the other: the same result for less work
     rows = F.avg_pool2d(image, (edge, 1), 1, (edge // 2, 0))
     return F.avg_pool2d(rows, (1, edge), 1, (0, edge // 2))

@@ -41,8 +41,7 @@ class ParcellationNetwork(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return logits (V, C) and labels (V,) int64 of the voxels that a training step uses.
 
-        `image` and `labels` are (N, 1, X, Y, Z) float32 in [0, 1] and (N, X, Y, Z) uint8; `order`
-        is a permutation of `layers.POSITIONS` that selects the voxels.
+        `order` is a permutation of `layers.POSITIONS` that selects them.
         """
         raise NotImplementedError
 

@@ -39,6 +39,5 @@ class SliceUNet(nn.Module):
 
 
 def _local_contrast(image: Tensor) -> Tensor:
-    """Return each pixel's deviation from the local mean, in units of the local deviation."""
     difference = image - mean_around(image, WINDOW)
     return difference / (mean_around(difference.square(), WINDOW).sqrt() + LEAST_DEVIATION)

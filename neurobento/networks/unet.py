@@ -103,7 +103,6 @@ class ReportUNet(ParcellationNetwork):
         return x
 
     def _voxel_before_norm(self, features: Tensor, place: tuple[int, ...]) -> Tensor:
-        """Return the transposed convolution's output at one voxel in 2 x 2 x 2."""
         rise = self.network.model[2][0]
         weight = rise.conv.weight.transpose(0, 1)
         ends: list[int] = []

@@ -66,7 +66,7 @@ class VGG16Autoencoder(AnomalyNetwork):
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]
 
     def load_encoder(self, source: str) -> None:
-        """Load VGG16's convolutions and freeze them, as the report does with ImageNet's."""
+        """Load VGG16's convolutions and freeze them, as the report does."""
         self.features.load_state_dict(read_vgg16_weights(source))
         self.freeze_encoder()
 

@@ -13,11 +13,7 @@ from neurobento.files import file_sha256
 from neurobento.spec import ModelSpec
 
 THRESHOLD, SCAN_THRESHOLD = 0.3, 0.8
-DETECTION = {
-    "threshold": THRESHOLD,
-    "false_positive_rate": 0.1,
-    "scan_threshold": SCAN_THRESHOLD,
-}
+DETECTION = {"threshold": THRESHOLD, "false_positive_rate": 0.1, "scan_threshold": SCAN_THRESHOLD}
 
 SCORES = [0.1, 0.2, 0.9, 0.8, 0.2, 0.1, 0.1, 0.5, 0.1, 0.1, 0.4, 0.1, 0.05, 0.1, 0.1]
 """Of a scan's slices, the lowest first: the highest two are neighbours."""

@@ -141,11 +141,7 @@ def test_the_heat_map_of_a_scan_stands_on_its_grid(
 
 
 def test_the_same_answer_gives_the_same_bytes(
-    slice_files: Files,
-    scan_files: Files,
-    pixels: Any,
-    anomaly: SliceAnomaly,
-    scan: Scan,
+    slice_files: Files, scan_files: Files, pixels: Any, anomaly: SliceAnomaly, scan: Scan
 ) -> None:
     known = backend_facts(KnownBackend())
     assert slice_output_files(NAME, pixels, anomaly, known, SECONDS) == slice_files

@@ -57,7 +57,6 @@ def dim(*lengths: int) -> list[int]:
 
 
 def refusal(head: bytes, leaf: type[ScanError], limits: ScanLimits = LIMITS) -> ScanError:
-    """Return the error, which is exactly this leaf."""
     with pytest.raises(ScanError) as caught:
         parse_header(head, limits)
     assert type(caught.value) is leaf

@@ -176,8 +176,7 @@ def test_the_content_decides_not_the_name(name: str, pack: Any, write: Writer) -
 
 
 @pytest.mark.parametrize(
-    ("junk", "dtype"),
-    [(np.nan, "f4"), (np.inf, "f4"), (-np.inf, "f4"), (1e300, "f8")],
+    ("junk", "dtype"), [(np.nan, "f4"), (np.inf, "f4"), (-np.inf, "f4"), (1e300, "f8")]
 )
 def test_voxels_that_are_not_finite_in_float32_become_zero(
     junk: float, dtype: str, write_nifti: Writer

@@ -9,9 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from neurobento.errors import (
-    ScanError,
-)
+from neurobento.errors import ScanError
 from neurobento.imaging.slices.limits import SliceLimits
 from neurobento.imaging.slices.reader import read_slice
 

@@ -75,10 +75,13 @@ def test_an_odd_number_of_bytes_is_padded(write: Writer) -> None:
     assert np.array_equal(read_slice(path), pixels)
 
 
-@pytest.mark.parametrize(("slope", "intercept"), [(2, -1024), (0.5, 0), (-1, 255)])
-def test_slope_and_intercept_are_applied(slope: float, intercept: float, write: Writer) -> None:
-    found = read_slice(write(dicom(RescaleSlope=slope, RescaleIntercept=intercept)))
-    assert np.array_equal(found, grey() * np.float32(slope) + np.float32(intercept))
+def test_slope_and_intercept_are_applied_and_pixels_that_overflow_are_not_finite(
+    write: Writer,
+) -> None:
+    for slope, intercept in ((2, -1024), (0.5, 0), (-1, 255)):
+        found = read_slice(write(dicom(RescaleSlope=slope, RescaleIntercept=intercept)))
+        assert np.array_equal(found, grey() * np.float32(slope) + np.float32(intercept))
+    refusal(write(dicom(grey() // 2 + 1, RescaleSlope="1e39")), NotFiniteScan)
 
 
 def test_monochrome1_is_turned_around_and_one_value_of_it_is_constant(write: Writer) -> None:
@@ -86,10 +89,6 @@ def test_monochrome1_is_turned_around_and_one_value_of_it_is_constant(write: Wri
     assert np.array_equal(found - found.min(), 255.0 - grey())
     pixels = np.full(SHAPE, 7, np.uint8)
     refusal(write(dicom(pixels, PhotometricInterpretation="MONOCHROME1")), ConstantScan)
-
-
-def test_pixels_that_overflow_are_not_finite(write: Writer) -> None:
-    refusal(write(dicom(grey() // 2 + 1, RescaleSlope="1e39")), NotFiniteScan)
 
 
 def test_one_frame_may_be_counted_and_more_are_refused(write: Writer) -> None:
@@ -116,10 +115,10 @@ def test_colours_and_odd_depths_are_unsupported(fields: dict[str, Any], write: W
     refusal(write(dicom(content=content, **fields)), UnsupportedDatatype)
 
 
-@pytest.mark.parametrize("missing", [2, 1000, 1919])
 @pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT])
-def test_pixels_that_end_early_are_truncated(missing: int, syntax: str, write: Writer) -> None:
-    refusal(write(dicom(syntax=syntax)[:-missing]), TruncatedScan)
+def test_pixels_that_end_early_are_truncated(syntax: str, write: Writer) -> None:
+    for missing in (2, 1000, 1919):
+        refusal(write(dicom(syntax=syntax)[:-missing]), TruncatedScan)
 
 
 def test_a_dicom_file_without_an_image_is_an_unknown_format(write: Writer) -> None:
@@ -281,22 +280,9 @@ def test_numbers_that_are_none_are_refused(
     assert caplog.text == ""
 
 
-@pytest.mark.parametrize(
-    ("directions", "refused_"),
-    [
-        ([0, 1, 0, 0, 0, -1], True),
-        ([0.1, 0.99, 0, 0, 0.1, -0.99], True),
-        ([1, 0, 0, 0, 1, 0], False),
-        ([1, 0, 0, 0, 0, -1], False),
-        ([0, 0, 0, 0, 0, 0], False),
-        ([0, 1, 0], False),
-    ],
-)
-def test_a_sagittal_dicom_slice_is_refused(
-    directions: list[float], refused_: bool, write: Writer
-) -> None:
-    path = write(dicom(ImageOrientationPatient=directions))
-    if refused_:
+def test_a_sagittal_dicom_slice_is_refused(write: Writer) -> None:
+    for directions in ([0, 1, 0, 0, 0, -1], [0.1, 0.99, 0, 0, 0.1, -0.99]):
+        path = write(dicom(ImageOrientationPatient=directions))
         assert "sagittal" in refusal(path, UnsupportedPlane).found
-    else:
-        read_slice(path)
+    for directions in ([1, 0, 0, 0, 1, 0], [1, 0, 0, 0, 0, -1], [0] * 6, [0, 1, 0]):
+        read_slice(write(dicom(ImageOrientationPatient=directions)))

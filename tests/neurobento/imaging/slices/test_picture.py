@@ -12,11 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from neurobento.errors import (
-    TooManyVoxels,
-    TruncatedScan,
-    UnsupportedDimensions,
-)
+from neurobento.errors import TooManyVoxels, TruncatedScan, UnsupportedDimensions
 from neurobento.imaging.slices.limits import SliceLimits
 from neurobento.imaging.slices.reader import read_slice
 from tests.neurobento.imaging.slices.checks import Writer, cost, refusal
@@ -69,20 +65,17 @@ def test_what_is_transparent_is_black(kind: str, write: Writer) -> None:
     assert found[24:].mean() > 100
 
 
-@pytest.mark.parametrize("frames", [2, 3])
-def test_an_animated_png_is_more_than_one_slice(frames: int, write: Writer) -> None:
-    images = [Image.fromarray(np.roll(grey(), n, axis=0)) for n in range(frames)]
-    content = encoded(images[0], "PNG", save_all=True, append_images=images[1:])
-    error = refusal(write(content), UnsupportedDimensions)
-    assert str(frames) in error.found
-
-
-@pytest.mark.parametrize("frames", [0, 1])
-def test_a_png_that_could_move_but_does_not_is_read(frames: int, write: Writer) -> None:
-    control = chunk(b"acTL", struct.pack(">II", frames, 0))
-    frame = chunk(b"fcTL", struct.pack(">5IHHBB", 0, SHAPE[1], SHAPE[0], 0, 0, 1, 1, 0, 0))
-    content = grey_png(grey(), 8, control, *[frame] * frames)
-    assert np.array_equal(read_slice(write(content)), grey())
+def test_an_animated_png_is_more_than_one_slice_unless_it_does_not_move(write: Writer) -> None:
+    for frames in (2, 3):
+        images = [Image.fromarray(np.roll(grey(), n, axis=0)) for n in range(frames)]
+        content = encoded(images[0], "PNG", save_all=True, append_images=images[1:])
+        error = refusal(write(content), UnsupportedDimensions)
+        assert str(frames) in error.found
+    for frames in (0, 1):
+        control = chunk(b"acTL", struct.pack(">II", frames, 0))
+        frame = chunk(b"fcTL", struct.pack(">5IHHBB", 0, SHAPE[1], SHAPE[0], 0, 0, 1, 1, 0, 0))
+        content = grey_png(grey(), 8, control, *[frame] * frames)
+        assert np.array_equal(read_slice(write(content)), grey())
 
 
 def test_a_damaged_png_or_one_that_ends_early_is_truncated(write: Writer) -> None:
@@ -166,11 +159,11 @@ def test_running_out_of_memory_is_no_scan_error(
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK"])
-@pytest.mark.parametrize("share", [0.02, 0.3, 0.6, 0.9])
-def test_a_jpeg_that_ends_early_is_truncated(mode: str, share: float, write: Writer) -> None:
+def test_a_jpeg_that_ends_early_is_truncated(mode: str, write: Writer) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (128, 128), dtype=np.uint8)
     content = encoded(Image.fromarray(noise).convert(mode), "JPEG")
-    refusal(write(content[: int(share * len(content))]), TruncatedScan)
+    for share in (0.02, 0.3, 0.6, 0.9):
+        refusal(write(content[: int(share * len(content))]), TruncatedScan)
 
 
 def test_a_jpeg_of_too_many_pixels_is_refused_by_its_header(write: Writer) -> None:

@@ -122,9 +122,11 @@ class NeuroBento:
     @bentoml.on_shutdown
     async def stop(self) -> None:
         """Close gRPC, and return unfinished jobs to the queue."""
-        if self.grpc is not None:
-            await self.grpc.stop()
-        await self.job_worker.stop()
+        try:
+            if self.grpc is not None:
+                await self.grpc.stop()
+        finally:
+            await self.job_worker.stop()
 
     @bentoml.api(route="/predict/")
     @api_error_responses
@@ -147,10 +149,7 @@ class NeuroBento:
         *,
         ctx: bentoml.Context,
     ) -> Annotated[Path, ContentType(ZIP)]:
-        """Return a zip of labels, look-up table, volumes, picture and run facts.
-
-        With `Accept: application/gzip`, the labels alone.
-        """
+        """Return a zip of all output files; with `Accept: application/gzip` the labels alone."""
         options = ParcellationOptions(model, preprocessing, space)
         request = ctx.request.state.context
         if GZIP in ctx.request.headers.get("accept", ""):
@@ -170,11 +169,9 @@ class NeuroBento:
         *,
         ctx: bentoml.Context,
     ) -> Annotated[Path, ContentType(JSON)]:
-        """Start a parcellation as a job: 202 and its id.
+        """Start a parcellation as a job and return its id; see `/v1/jobs/ID` and its `/result`.
 
-        `GET /v1/jobs/ID` describes it, `GET /v1/jobs/ID/result` returns what `/v1/parcellation`
-        would have, `DELETE /v1/jobs/ID` ends it. A second request with the same header
-        `Idempotency-Key` returns the first one's job.
+        A second request with the same header `Idempotency-Key` returns the first one's job.
         """
         options = ParcellationOptions(model, preprocessing, space)
         self.front.require_model(model)

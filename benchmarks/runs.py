@@ -97,6 +97,9 @@ class Run:
                 raise ValueError(f"format {version}, kind {values.get('kind')}")
             values["entries"] = {name: Entry(**e) for name, e in values["entries"].items()}
             values["warnings"] = tuple(values["warnings"])
+            # an older name
+            if "level" in values["scenario"]:
+                values["scenario"]["preprocessing"] = values["scenario"].pop("level")
             return cls(**values)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(

@@ -91,7 +91,7 @@ def _inference_parts(machine: Machine) -> list[str]:
         parts += ["### Slices, Offline, s a slice (median)", offline] if offline else []
     for number, run in enumerate(machine.runs_of("end_to_end"), 1):
         # Runs before 2026-11-30 call it "level".
-        preprocessing = run.scenario.get("preprocessing") or run.scenario["level"]
+        preprocessing = run.scenario["preprocessing"]
         parts += [f"### End to end, preprocessing `{preprocessing}`: mean seconds of each stage"]
         parts += [inference.end_to_end_table(run)]
         parts += [f"![Stages of a scan]({slug}_stages_{number}.png)"]

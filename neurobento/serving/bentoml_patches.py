@@ -69,6 +69,13 @@ def apply_patches(*, is_known_path: Callable[[str], bool], drain: Drain) -> None
     patch_signal_handler(drain)
 
 
+def _install(owner: type, name: str, patch: Callable[..., Any]) -> None:
+    """Replace a method, unless this process has replaced it already."""
+    if not hasattr(getattr(owner, name), "is_patch"):
+        vars(patch)["is_patch"] = True
+        setattr(owner, name, patch)
+
+
 def patch_uploads() -> None:
     """Limit each upload to one file and a few short fields, never a URL, and forget file names."""
     from _bentoml_impl.serde import MultipartSerde
@@ -80,10 +87,8 @@ def patch_uploads() -> None:
         await _read_form(request)
         return await original(self, request, cls)
 
-    if not hasattr(original, "is_limited"):
-        vars(parse_limited)["is_limited"] = True
-        MultipartSerde.ensure_file = staticmethod(_require_upload)
-        MultipartSerde.parse_request = parse_limited
+    MultipartSerde.ensure_file = staticmethod(_require_upload)
+    _install(MultipartSerde, "parse_request", parse_limited)
 
 
 async def _read_form(request: Any) -> None:
@@ -153,7 +158,7 @@ def patch_traffic_metrics(is_known_path: Callable[[str], bool]) -> None:
         else:
             await count(self, scope, receive, send)
 
-    RunnerTrafficMetricsMiddleware.__call__ = count_known
+    _install(RunnerTrafficMetricsMiddleware, "__call__", count_known)
 
 
 def patch_arbiter() -> None:
@@ -166,7 +171,7 @@ def patch_arbiter() -> None:
         original(arbiter, *args, **{**options, "check_delay": POLL_PROCESSES_S})
 
     # on the class, as BentoML has imported the function that makes arbiters already
-    Arbiter.__init__ = init_with_delay
+    _install(Arbiter, "__init__", init_with_delay)
 
 
 def patch_signal_handler(drain: Drain) -> None:
@@ -174,7 +179,7 @@ def patch_signal_handler(drain: Drain) -> None:
     from circus.sighandler import SysHandler
 
     stop = SysHandler.quit
-    SysHandler.quit = lambda handler: drain(lambda: stop(handler))
+    _install(SysHandler, "quit", lambda handler: drain(lambda: stop(handler)))
 
 
 def tracer_provider() -> Any:

@@ -55,6 +55,7 @@ class Run:
         self.step, self.seconds = 0, 0.0
         self.best, self.best_step, self.stale = task.metric.worst, 0, 0
         self.best_weights: dict[str, Any] = {}
+        self._is_within_step = False
         self.log = TrainingLog(
             folder if processes.first else None, task.columns, task.unit, task.metric.name
         )
@@ -81,9 +82,10 @@ class Run:
                     loss = self.advance()
                     bar.set_postfix(loss=f"{loss:.4f}", best=f"{self.best:.4f}", refresh=False)
                     bar.update()
-        # an interrupted run continues from here too
+        # an interrupted run continues from here too, but never from within a step of many updates
         finally:
-            self.save("last.pt")
+            if not self._is_within_step:
+                self.save("last.pt")
             self._draw()
             self.log.close()
         self.processes.wait_for_first(self.device)
@@ -109,6 +111,7 @@ class Run:
         self.task.prepare_step(self.step, (self.network, self.average.module))
         losses = []
         batches = self.task.batches(self.step)
+        self._is_within_step = True
         while (loss := self._next_loss(batches)) is not None:
             self.optimiser.zero_grad(set_to_none=True)
             self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
@@ -120,6 +123,7 @@ class Run:
             self.average.update_parameters(self.network)
             losses.append(float(loss.detach()))
         self.step += 1
+        self._is_within_step = False
         return float(np.mean(losses))
 
     def _next_loss(self, batches: Iterator[tuple[Any, ...]]) -> Tensor | None:

@@ -104,15 +104,23 @@ class Attempt:
         return result_file(self.job.key, self.number)
 
 
+STORED_NAMES = {"preprocessing": "level"}
+"""Field -> its name in the database, where servers of another version read it too."""
+
+
 def to_json(entry: Job | Lease | End) -> bytes:
-    return json.dumps(dataclasses.asdict(entry)).encode()
+    values = dataclasses.asdict(entry)
+    return json.dumps(
+        {STORED_NAMES.get(name, name): each for name, each in values.items()}
+    ).encode()
 
 
 def from_json(kind: type[Entry], packed: bytes) -> Entry:
     """Return an entry of a class; leave out fields that a newer version added."""
     values: dict[str, Any] = json.loads(packed)
-    known = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    return kind(**{name: value for name, value in values.items() if name in known})
+    names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    stored = {name: STORED_NAMES.get(name, name) for name in names}
+    return kind(**{name: values[key] for name, key in stored.items() if key in values})
 
 
 def scan_file(key: str) -> str:

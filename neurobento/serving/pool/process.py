@@ -49,7 +49,7 @@ class WorkerProcess:
         return self._is_ready and self.alive
 
     def watch(self, on_end: Callable[[WorkerProcess], None]) -> None:
-        """RequestContext `on_end` once the process ends, for whatever reason."""
+        """Call `on_end` once the process ends, for whatever reason."""
         if self._watched is None and self._process is not None:
             loop = asyncio.get_running_loop()
             self._watched = loop, self._process.sentinel

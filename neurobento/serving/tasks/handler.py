@@ -33,7 +33,7 @@ class PreprocessingService(Protocol):
     async def end(self, ticket: str) -> None: ...
 
     async def call(self, method: str) -> Any:
-        """RequestContext a method by its name; during start-up BentoML offers no other way."""
+        """Call a method by its name; during start-up BentoML offers no other way."""
 
 
 class Runner(Protocol):

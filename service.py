@@ -191,8 +191,7 @@ class NeuroBento:
     ) -> Annotated[Path, ContentType(JSON)]:
         """Return score, threshold and run facts of a slice (PNG, JPEG, DICOM or NIfTI).
 
-        With `Accept: image/png`, a picture of where it is anomalous; with `application/zip`, all
-        files.
+        With `Accept: image/png`, its heat map over it; with `application/zip`, all files.
         """
         media_type = choose_media_type(ctx.request.headers.get("accept", ""))
         content = await self.slices.response_body(

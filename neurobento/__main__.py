@@ -1,4 +1,4 @@
-"""Let `python -m neurobento` run the command `neurobento`."""
+"""Entry point of `python -m neurobento`."""
 
 from neurobento.cli.main import main
 

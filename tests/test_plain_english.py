@@ -28,20 +28,34 @@ OPENERS = frozenset(
 PARTICIPLES = frozenset(
     [
         "asked",
+        "augmented",
+        "corrupt",
+        "described",
+        "ended",
+        "failed",
         "found",
         "given",
         "gone",
         "kept",
+        "killed",
         "known",
         "left",
         "lost",
+        "measured",
+        "mixed",
         "refused",
+        "registered",
+        "resized",
         "said",
         "spared",
         "taken",
+        "timed",
         "told",
+        "traced",
         "tried",
+        "truncated",
         "wanted",
+        "windowed",
     ]
 )
 """Function names that are neither a verb nor named after what they return."""
@@ -77,12 +91,12 @@ def area(file: Path) -> str:
 
 
 def fragments(source: str) -> Iterator[tuple[int, str]]:
-    """Line and first line of each function's and class's docstring that opens as a fragment."""
+    """Line and first line of each docstring, a constant's too, that opens as a fragment."""
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            docstring = ast.get_docstring(node) or ""
-            if docstring and docstring.split()[0].strip(",:") in OPENERS:
-                yield node.lineno, docstring.splitlines()[0]
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            text = str(node.value.value).strip()
+            if text and text.split()[0].strip(",:") in OPENERS:
+                yield node.lineno, text.splitlines()[0]
 
 
 def participles(source: str) -> Iterator[tuple[int, str]]:

@@ -22,7 +22,13 @@ MARKERS = ("<!-- cohort -->", "<!-- /cohort -->")
 
 def cohort_text(result: dict[str, Any]) -> str:
     """Return the table of sizes, and sentences on growth, the killed worker and empty items."""
-    parts = [_table(result), _growth(result), _killed(result), _no_ops(result), _measured(result)]
+    parts = [
+        _table(result),
+        _growth(result),
+        _kill_text(result),
+        _no_ops(result),
+        _measurement_text(result),
+    ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -54,7 +60,7 @@ def _growth(result: dict[str, Any]) -> str:
     )
 
 
-def _killed(result: dict[str, Any]) -> str:
+def _kill_text(result: dict[str, Any]) -> str:
     killed = result["killed"]
     same = killed["files_that_differ"] == 0
     return (
@@ -73,7 +79,7 @@ def _no_ops(result: dict[str, Any]) -> str:
     )
 
 
-def _measured(result: dict[str, Any]) -> str:
+def _measurement_text(result: dict[str, Any]) -> str:
     machine, warnings = result["environment"], result["warnings"]
     busy = "; ".join(warnings) or "nothing else was running"
     return (

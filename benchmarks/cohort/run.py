@@ -171,7 +171,7 @@ def _growth(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _killed(runner: _CohortRunner, size: int) -> dict[str, Any]:
+def _run_with_kill(runner: _CohortRunner, size: int) -> dict[str, Any]:
     """Run the largest cohort again with a killed worker; compare with the undisturbed run."""
     killer = _WorkerKiller(size // 2)
     cost = runner.cohort(size, "killed", killer)
@@ -246,7 +246,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             runs.append(runner.cohort(size, f"done-{size}"))
             keep("sizes", runs)
             keep("growth", _growth(runs))
-        keep("killed", _killed(runner, args.sizes[-1]))
+        keep("killed", _run_with_kill(runner, args.sizes[-1]))
         keep("no_ops", _no_ops(args.no_ops, args.workers, Path(folder, "nothing")))
     return 0 if _passes(result) else 1
 

@@ -26,7 +26,7 @@ Send = Callable[[], Awaitable[tuple[Outcome, str]]]
 
 @dataclass(frozen=True)
 class ScheduledRequest:
-    """The fate of one request."""
+    """The outcome of one request."""
 
     # in seconds after the beginning
     due_s: float

@@ -25,7 +25,7 @@ LARGEST_FOLDED = 2**24
 
 def export_onnx(checkpoint: Path, onnx_path: Path) -> None:
     """Write a checkpoint's network and weights as one ONNX file, or raise ConfigError."""
-    model = _traced(load_network(checkpoint))
+    model = _trace(load_network(checkpoint))
     strip_notes(model)
     drop_zero_taps(model)
     classify_by_product(model)
@@ -42,7 +42,7 @@ def export_onnx(checkpoint: Path, onnx_path: Path) -> None:
         )
 
 
-def _traced(network: Any) -> onnx.ModelProto:
+def _trace(network: Any) -> onnx.ModelProto:
     import torch
     from onnxscript.optimizer import fold_constants
 

@@ -22,7 +22,7 @@ from neurobento.registry import Model
 __all__ = ["LARGEST_DIFFERENCE", "read_slices", "verify_scores"]
 
 LARGEST_DIFFERENCE = 1e-3
-"""Of a score or a pixel of the error map, between a runtime in fp32 and PyTorch."""
+"""Largest difference of a score, or of a pixel of the error map, from PyTorch's in fp32."""
 
 logger = logging.getLogger(__name__)
 

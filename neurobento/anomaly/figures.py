@@ -41,7 +41,7 @@ def slice_figure(pixels: Pixels, anomaly: SliceAnomaly) -> Figure:
     from matplotlib.figure import Figure
 
     top = _top_value(anomaly)
-    grey, heat = shrink(_windowed(pixels), LONGEST_EDGE), shrink(anomaly.heat_map, LONGEST_EDGE)
+    grey, heat = shrink(_apply_window(pixels), LONGEST_EDGE), shrink(anomaly.heat_map, LONGEST_EDGE)
     aspect = pixels.shape[0] / pixels.shape[1] / (grey.shape[0] / grey.shape[1])
     figure = Figure(figsize=(10, 5.6), facecolor="black", layout="constrained")
     plain, hot = figure.subplots(1, 2)
@@ -69,7 +69,7 @@ def scan_figure(scan: Scan, anomaly: ScanAnomaly) -> Figure:
     grid = figure.add_gridspec(3, len(shown), height_ratios=(1, 1, 0.55))
     panels = []
     for column, (index, number) in enumerate(zip(shown, numbers, strict=True)):
-        grey = _scaled(planes[number][box], dark, bright)
+        grey = _scale(planes[number][box], dark, bright)
         above, below = (figure.add_subplot(grid[row, column]) for row in (0, 1))
         _show(above, grey[..., None].repeat(3, -1), aspect)
         _show(below, _blend(grey, heat[number][box], top), aspect)
@@ -116,11 +116,11 @@ def _grey_window(pixels: Pixels) -> tuple[float, float]:
     return float(dark), float(bright)
 
 
-def _windowed(pixels: Pixels) -> Pixels:
-    return _scaled(pixels, *_grey_window(pixels))
+def _apply_window(pixels: Pixels) -> Pixels:
+    return _scale(pixels, *_grey_window(pixels))
 
 
-def _scaled(pixels: Pixels, dark: float, bright: float) -> Pixels:
+def _scale(pixels: Pixels, dark: float, bright: float) -> Pixels:
     """Scale dark..bright to [0, 1]; a window without width gives 0 and 1 alone."""
     values = (pixels.astype(np.float64) - dark) / ((bright - dark) or 1.0)
     return np.asarray(np.clip(values, 0, 1), np.float32)

@@ -47,7 +47,7 @@ ERRORS_ABOUT_THE_FILE = (ScanError, PreprocessingError, RequestRefused)
 
 READY_LIMIT_S = 10.0
 JOB_POLL_S = 2.0
-"""Between two looks at a job that is waited for."""
+"""Interval at which the state of a job is read while waiting for it."""
 
 JOB_ID = re.compile(r"[0-9a-f]{32}")
 TOKEN = re.compile(r"[\x21-\x7e]+")

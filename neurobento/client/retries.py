@@ -57,7 +57,7 @@ class Deadline:
 
 @dataclass(frozen=True)
 class Retries:
-    """Repeats of a call to a busy or missing service: how many, and how long apart.
+    """The number of times that a call to a busy or missing service is repeated, and the delays.
 
     Waits double from `first_wait_s`, less a random part. A wait that the service asks for is made
     up to a tenth longer; beyond `longest_wait_s` or the deadline, the call fails at once.

@@ -33,16 +33,16 @@ class GzipStream:
     def read(self, size: int) -> bytes:
         """Return `size` decompressed bytes, or fewer at the end of the stream."""
         pieces: list[bytes] = []
-        while size > 0 and not self._ended():
+        while size > 0 and not self._has_ended():
             self._refill()
             exhausted = not self._pending
             try:
                 piece = self._inflate.decompress(self._pending, size)
             except zlib.error:
-                raise _corrupt("invalid compressed data") from None
+                raise _corruption_error("invalid compressed data") from None
             self._pending = self._inflate.unconsumed_tail or self._inflate.unused_data
             if exhausted and not piece and not self._inflate.eof:
-                raise _corrupt("a stream that ends early")
+                raise _corruption_error("a stream that ends early")
             pieces.append(piece)
             size -= len(piece)
             self._count(len(piece))
@@ -55,7 +55,7 @@ class GzipStream:
             self._pending += piece
             self._in_bytes += len(piece)
 
-    def _ended(self) -> bool:
+    def _has_ended(self) -> bool:
         """Return True after the last member; otherwise start the next one if it is due."""
         if not self._inflate.eof:
             return False
@@ -73,7 +73,7 @@ class GzipStream:
         """Refuse trailing bytes other than the zeros that tapes and disks pad with."""
         while self._pending:
             if self._pending.strip(b"\0"):
-                raise _corrupt("other bytes after the stream")
+                raise _corruption_error("other bytes after the stream")
             self._pending = b""
             self._refill()
 
@@ -93,7 +93,7 @@ def _suspicious(expected: str, found: str) -> SuspiciousCompression:
     )
 
 
-def _corrupt(found: str) -> CorruptCompression:
+def _corruption_error(found: str) -> CorruptCompression:
     return CorruptCompression(
         expected="a whole gzip stream",
         found=found,

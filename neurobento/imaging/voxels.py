@@ -23,7 +23,7 @@ TRAILING_BYTES = 1 << 20
 def check_length(found_bytes: int, header: ScanHeader) -> None:
     """Refuse a file whose uncompressed length does not fit its header."""
     if found_bytes < header.end_bytes:
-        raise _truncated(header.end_bytes, found_bytes)
+        raise _truncation_error(header.end_bytes, found_bytes)
     if found_bytes > header.end_bytes + TRAILING_BYTES:
         raise OverlongScan(
             expected=f"about {header.end_bytes} bytes, as the header implies",
@@ -47,7 +47,7 @@ def read_voxels(
     while position < header.end_bytes:
         piece = stream.read(min(CHUNK_BYTES, header.end_bytes - position))
         if not piece:
-            raise _truncated(header.end_bytes, position)
+            raise _truncation_error(header.end_bytes, position)
         voxels.add(piece[max(0, header.start_bytes - position) :])
         position += len(piece)
     if isinstance(stream, GzipStream):
@@ -56,7 +56,7 @@ def read_voxels(
     return voxels.array()
 
 
-def _truncated(expected_bytes: int, found_bytes: int) -> TruncatedScan:
+def _truncation_error(expected_bytes: int, found_bytes: int) -> TruncatedScan:
     return TruncatedScan(
         expected=f"{expected_bytes} bytes, as the header implies",
         found=f"{found_bytes} bytes",

@@ -67,7 +67,7 @@ class ReportUNet(ParcellationNetwork):
         features: Tensor = inside(down(x))
         return features
 
-    def _mixed(self, x: Tensor) -> Tensor:
+    def _mix_logits(self, x: Tensor) -> Tensor:
         if self.mixing:
             logits: Tensor = self.network.model[2][1](x)
             return logits
@@ -76,7 +76,9 @@ class ReportUNet(ParcellationNetwork):
     def forward(self, image: Tensor) -> Tensor:
         """Return logits (N, 117, X, Y, Z) of an image (N, 1, X, Y, Z) in [0, 1]."""
         a, b, c = image.shape[2:]
-        return self._mixed(self.network.model[2][0](self._inner_features(image)))[..., :a, :b, :c]
+        return self._mix_logits(self.network.model[2][0](self._inner_features(image)))[
+            ..., :a, :b, :c
+        ]
 
     def sampled_logits(
         self, image: Tensor, labels: Tensor, order: Sequence[int]
@@ -92,7 +94,7 @@ class ReportUNet(ParcellationNetwork):
             place = x, y, z = POSITIONS[order[0]]
             chosen = labels[:, x::2, y::2, z::2]
             a, b, c = chosen.shape[1:]
-            logits = self._mixed(self._voxel_features(self._inner_features(image), place))[
+            logits = self._mix_logits(self._voxel_features(self._inner_features(image), place))[
                 ..., :a, :b, :c
             ]
         return logits.movedim(1, -1).flatten(0, 3), chosen.flatten().long()

@@ -39,7 +39,7 @@ def overlay_png(
     ras_array, ras_labels = ras_array[box], ras_labels[box]
     # draw one panel for each plane
     cuts = _cut_indices(ras_labels)
-    grey = _windowed(ras_array)
+    grey = _apply_window(ras_array)
     figure = Figure(figsize=(12, 4.4), facecolor="black", layout="constrained")
     for axes, (name, axis, letters) in zip(figure.subplots(1, 3), PLANES, strict=True):
         a, b = (i for i in range(3) if i != axis)
@@ -90,7 +90,7 @@ def _extent(mask: NDArray[np.bool_], axis: int) -> tuple[int, int]:
     return (indices[0], indices[-1]) if len(indices) else (0, mask.shape[axis] - 1)
 
 
-def _windowed(array: NDArray[np.float32]) -> NDArray[np.float32]:
+def _apply_window(array: NDArray[np.float32]) -> NDArray[np.float32]:
     """Scale the scan to [0, 1] and clip the brightest half percent of its foreground."""
     foreground = array[array > 0]
     high = float(np.percentile(foreground, 99.5)) if foreground.size else 1.0

@@ -115,10 +115,12 @@ def _monai_steps(
             cropped_voxel_to_ras = image.affine.numpy().astype(np.float64)
             cropped_shape = tuple(image.shape[1:])
     on_network = image.as_tensor()[0].numpy().astype(np.float32)
-    return np.clip(on_network, 0, 1), _resized(cropped_voxel_to_ras, cropped_shape)
+    return np.clip(on_network, 0, 1), _resized_affine(cropped_voxel_to_ras, cropped_shape)
 
 
-def _resized(voxel_to_ras: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float64]:
+def _resized_affine(
+    voxel_to_ras: NDArray[np.float64], shape: tuple[int, ...]
+) -> NDArray[np.float64]:
     """Return the affine after step 9, which keeps the field of view: edges align, not centres."""
     factor = np.array(shape) / np.array(NETWORK_SHAPE)
     resize = np.diag([*factor, 1.0])

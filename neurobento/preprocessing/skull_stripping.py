@@ -75,7 +75,7 @@ def _run_robex(head: Path, mask: Path, time_limit_s: float) -> None:
     finally:
         _end_group(process)
     if code != 0 or not mask.is_file():
-        raise _failed(f"exit status {code}")
+        raise _failure(f"exit status {code}")
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
@@ -87,17 +87,17 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
 def _read_mask(mask: Path, shape: tuple[int, ...]) -> NDArray[np.bool_]:
     brain = np.asarray(nib.load(mask).dataobj) > 0
     if brain.shape != shape:
-        raise _failed("a mask of another shape")
+        raise _failure("a mask of another shape")
     return brain
 
 
 def _require_brain(brain: NDArray[np.bool_], voxel_to_ras: NDArray[np.float64]) -> None:
     volume_ml = brain.sum() * abs(np.linalg.det(voxel_to_ras[:3, :3])) / 1000
     if volume_ml < SMALLEST_BRAIN_ML:
-        raise _failed(f"a brain of {volume_ml:.0f} ml")
+        raise _failure(f"a brain of {volume_ml:.0f} ml")
 
 
-def _failed(found: str) -> SkullStrippingFailed:
+def _failure(found: str) -> SkullStrippingFailed:
     return SkullStrippingFailed(
         expected="a brain mask from ROBEX",
         found=found,

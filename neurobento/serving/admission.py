@@ -20,7 +20,7 @@ __all__ = ["Admission", "Kind", "QueueName", "queue_for"]
 
 QueueName = Literal["quick", "slow"]
 Kind = Preprocessing | Literal["slice"]
-"""What is made of a file: a scan on the network grid, by a preprocessing, or a fitted slice."""
+"""The result of reading a file: a scan on the network grid, by its preprocessing, or a slice."""
 
 NEWEST_WEIGHT = 0.3
 """Weight of the newest request in the running mean of durations that predicts the wait."""

@@ -1,4 +1,4 @@
-"""How many images go through a network in one inference."""
+"""The number of images that go through a network in one inference."""
 
 from __future__ import annotations
 

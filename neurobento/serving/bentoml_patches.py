@@ -33,10 +33,10 @@ MAX_FILES, MAX_FIELDS = 1, 8
 MAX_FIELD_BYTES = 1024
 
 POLL_NETWORK_S = 0.01
-"""How often BentoML looks whether a network is free; its own 1 ms costs a few percent of a core."""
+"""Interval at which BentoML checks for a free network; its own 1 ms costs some of a core."""
 
 POLL_PROCESSES_S = 1.0
-"""How often circus looks whether a process died; its own default is 10 s."""
+"""Interval at which circus checks for dead processes; its own default is 10 s."""
 
 logger = logging.getLogger("neurobento.serving")
 

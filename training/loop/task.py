@@ -1,4 +1,4 @@
-"""What a run needs to know of the task that it trains a network for."""
+"""The task of a training run: data, objective, metric and schedule."""
 
 from __future__ import annotations
 

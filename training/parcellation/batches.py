@@ -57,13 +57,13 @@ class Batches:
         share = slice(self.processes.rank, None, self.processes.count)
         strength = self.augmentation(step)
         scans = [
-            self._crop(self._augmented(self.pairs[i], strength, int(seed)), int(seed))
+            self._crop(self._augment(self.pairs[i], strength, int(seed)), int(seed))
             for i, seed in zip(chosen[share], seeds[: len(chosen)][share], strict=True)
         ]
         images, labels, positions = (torch.stack(part) for part in zip(*scans, strict=True))
         return images.contiguous(memory_format=torch.channels_last_3d), labels, positions
 
-    def _augmented(self, pair: Pair, strength: Augmentation, seed: int) -> Scan:
+    def _augment(self, pair: Pair, strength: Augmentation, seed: int) -> Scan:
         image, labels, positions = (
             part.to(self.device) for part in (pair.image, pair.labels, pair.positions)
         )

@@ -117,10 +117,10 @@ def _make_pair(scan_path: Path, folder: Path, options: Options) -> dict[str, Any
     prepared = preprocess(read_scan(scan_path), options.preprocessing)
     seconds = dict(prepared.seconds)
     affine = prepared.grid.network_voxel_to_ras
-    with _timed(seconds, "registration"):
+    with _time_step(seconds, "registration"):
         atlas = find_atlas(Path(options.atlas) if options.atlas else None)
         registered = register_atlas(prepared.image, affine, atlas, seed=options.seed)
-    with _timed(seconds, "cleanup"):
+    with _time_step(seconds, "cleanup"):
         labels = clean_up(registered.labels, options.cleanup)
     images = {
         "image": nib.Nifti1Image(prepared.image, affine),
@@ -154,7 +154,7 @@ def _positions_image(
 
 
 @contextmanager
-def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
+def _time_step(seconds: dict[str, float], step: str) -> Iterator[None]:
     start = time.perf_counter()
     yield
     seconds[step] = time.perf_counter() - start

@@ -76,7 +76,7 @@ def write_report(
         first=first,
         networks={m.spec.name: _judge(m, scans, truth, cache) for m in opened},
         ceiling=_noise_ceiling(scans[first], second_labels) if second_labels else None,
-        registration=_truth_of(scans, _registered(scans), truth),
+        registration=_truth_of(scans, _registration_labels(scans), truth),
     )
     return _write_files(findings, output)
 
@@ -163,7 +163,7 @@ def _present(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
     return np.bincount(labels.ravel(), minlength=CLASS_COUNT) > 0
 
 
-def _registered(groups: Mapping[str, list[Pair]]) -> dict[str, list[NDArray[np.uint8]]]:
+def _registration_labels(groups: Mapping[str, list[Pair]]) -> dict[str, list[NDArray[np.uint8]]]:
     return {name: [pair.labels.numpy() for pair in pairs] for name, pairs in groups.items()}
 
 

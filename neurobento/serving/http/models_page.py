@@ -25,15 +25,15 @@ def describe_model(spec: ModelSpec) -> dict[str, Any]:
         "onnx_sha256": spec.onnx_sha256,
         "input_shape": list(spec.input_shape),
         "output_shape": list(spec.output_shape),
-        "inputs": {"image": _described(MODEL_TASKS[spec.task].image)},
-        "outputs": {name: _described(tensor) for name, tensor in spec.outputs.items()},
+        "inputs": {"image": _describe(MODEL_TASKS[spec.task].image)},
+        "outputs": {name: _describe(tensor) for name, tensor in spec.outputs.items()},
         "classes": spec.classes,
         "detection": spec.detection,
         "metrics": spec.metrics,
     }
 
 
-def _described(tensor: Tensor) -> dict[str, Any]:
+def _describe(tensor: Tensor) -> dict[str, Any]:
     """Return shape and dtype for one image, without the batch axis."""
     return {"shape": list(tensor.shape), "dtype": tensor.dtype}
 

@@ -13,7 +13,7 @@ UPLOADS = frozenset({"/predict/", "/v1/parcellation", "/v1/anomaly", "/v1/jobs"}
 """Take a scan or a slice as a form's file part."""
 
 MOUNTED = "/v2"
-"""Where the Open Inference Protocol begins."""
+"""The first part of every path of the Open Inference Protocol."""
 
 KNOWN_PATHS = (
     PROBES | UPLOADS | {"/", "/v1/models", "/metrics", "/docs.json", "/schema.json", MOUNTED}

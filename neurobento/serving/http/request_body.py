@@ -24,7 +24,7 @@ class BodyRefused(Exception):
 
 
 class RequestBody:
-    """An ASGI receive callable that limits the body, and abandons the request of a client gone."""
+    """An ASGI receive callable that limits the body and notices that the client left."""
 
     def __init__(
         self,

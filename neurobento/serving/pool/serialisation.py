@@ -28,7 +28,7 @@ class PreparedSlice:
     """(rows, columns), in a file."""
     fitted: FittedSlice
     seconds: dict[str, float]
-    """Of each stage so far."""
+    """Seconds of each stage so far."""
 
 
 def pack_scan(prepared: PreparedScan, file: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import gc
 __all__ = ["freeze_gc", "return_memory_to_os"]
 
 M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8
-"""Of glibc's malloc.h."""
+"""From glibc's malloc.h."""
 
 ARRAY_BYTES = 128 << 10
 ARENAS = 2

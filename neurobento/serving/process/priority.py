@@ -1,4 +1,4 @@
-"""Which processes give way when all cores are busy."""
+"""Scheduling priorities: the API service goes first when all cores are busy."""
 
 from __future__ import annotations
 

@@ -340,7 +340,7 @@ def test_without_mixing_the_unets_last_norm_counts_the_sampled_voxels_alone(
         report_unet(images(2))
     counted = report_unet.network.model[2][0].adn(risen[0][:, :, a::2, b::2, c::2])
     expected = torch.zeros(2, 5, *(2 * n for n in counted.shape[2:]))
-    expected[:, :, a::2, b::2, c::2] = report_unet._mixed(counted)
+    expected[:, :, a::2, b::2, c::2] = report_unet._mix_logits(counted)
     x, y, z = SHAPE
     assert_sampled_as(report_unet, position, expected[..., :x, :y, :z])
 

@@ -112,7 +112,7 @@ def test_the_scan_is_cropped_on_a_grid_of_1_mm(phantom: Any, las: PreparedScan) 
 
 def test_resizing_keeps_the_edges_of_the_field_of_view() -> None:
     """Edges align, not centres: both grids reach from -0.5 to 181.5, 243.5 and 245.5 mm."""
-    resized = pipeline._resized(np.eye(4), (182, 244, 246))
+    resized = pipeline._resized_affine(np.eye(4), (182, 244, 246))
     edges = np.array([[-0.5] * 3, np.array(NETWORK_SHAPE) - 0.5])
     assert apply_affine(resized, edges).tolist() == [[-0.5] * 3, [181.5, 243.5, 245.5]]
 

@@ -43,7 +43,7 @@ class Detection:
     facts: dict[str, Any]
     """Model and backend."""
     seconds: dict[str, float]
-    """Of each stage."""
+    """Seconds of each stage."""
 
 
 def detection_facts(detection: Detection) -> dict[str, Any]:

@@ -277,9 +277,9 @@ def record(args: argparse.Namespace) -> dict[str, Any]:
 
 MALFORMED = """
 import importlib, json, pathlib, sys
-new = pathlib.Path("tests/malformed_files/run.py").exists()
-outcomes = importlib.import_module("tests.malformed_files.run" if new else "tests.malformed_run").outcomes
-found = outcomes(0, int(sys.argv[1]))
+is_new = pathlib.Path("tests/malformed_files/run.py").exists()
+module = importlib.import_module("tests.malformed_files.run" if is_new else "tests.malformed_run")
+found = module.outcomes(0, int(sys.argv[1]))
 print(json.dumps({f"{n} {o.name}": [o.expected, o.error, o.message] for n, o in enumerate(found)}))
 """
 

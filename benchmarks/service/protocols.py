@@ -23,8 +23,7 @@ __all__ = [
 ]
 
 Outcome = Literal["ok", "refused", "failed", "timeout"]
-"""`refused`: the server shed load (429, RESOURCE_EXHAUSTED). `failed`: any other answer, or none.
-`timeout`: no answer in the time a client waits."""
+"""`refused`: load was shed (429, RESOURCE_EXHAUSTED). `failed`: any other response, or none."""
 
 SendScan = Callable[[bytes], Awaitable[tuple[Outcome, str, bytes]]]
 """Send a scan's file; return the outcome, the server's status, and the labels' file if it is ok."""

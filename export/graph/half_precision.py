@@ -13,8 +13,7 @@ Half = Literal["fp16", "bf16"]
 HALF_TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 
 HALVED = {"fp16": frozenset({"Conv", "ConvTranspose"}), "bf16": frozenset({"Conv"})}
-"""Operators that compute in half precision whatever their input; TensorRT-RTX 1.7 builds no
-transposed convolution in bf16."""
+"""Operators to compute in half precision; TensorRT-RTX 1.7 builds no ConvTranspose in bf16."""
 
 FOLLOWING = frozenset(
     {

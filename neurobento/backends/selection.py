@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from neurobento.backends.base import Backend
 from neurobento.backends.cuda import find_gpu, require_gpu
@@ -39,8 +38,7 @@ def open_backend(
     """Return the named backend with the model loaded; BackendUnavailable or EngineMismatch if not.
 
     "auto" takes a visible NVIDIA GPU if a backend runs the model on it, else the first CPU backend
-    that is installed. With 0 `threads` the library chooses. `unverified` allows int8 before
-    verification.
+    that is installed. With 0 `threads` the library chooses. `unverified` allows int8 untested.
     """
     _require_known("backend", backend, BACKENDS)
     _require_known("device", device, DEVICES)
@@ -106,13 +104,14 @@ def _open_first(
     raise failures[0] if failures else _none_installed([name for name, _ in candidates])
 
 
-def _require_known(subject: str, value: str, known: Mapping[str, Any] | tuple[str, ...]) -> None:
+def _require_known(subject: str, value: str, known: Iterable[str], used_for: str = "") -> None:
+    known = tuple(known)
     if value not in ("auto", *known):
         raise ConfigError(
             subject=subject,
-            expected=f"auto or one of {', '.join(known)}",
+            expected=f"auto or one of {', '.join(known)}{used_for}",
             found=repr(value),
-            remedy="Choose one of them.",
+            remedy=f"Choose one of them{', or another backend' if used_for else ''}.",
         )
 
 
@@ -121,25 +120,13 @@ def _choose_device(backend: str, device: str) -> str:
     if device == "auto":
         gpu_only = "cpu" not in supported
         return "cuda" if gpu_only or ("cuda" in supported and find_gpu()) else "cpu"
-    if device not in supported:
-        raise ConfigError(
-            subject="device",
-            expected=f"auto or one of {', '.join(supported)} for the backend {backend}",
-            found=repr(device),
-            remedy="Choose another device or backend.",
-        )
+    _require_known("device", device, supported, f" for the backend {backend}")
     return device
 
 
 def _require_precision(backend: str, device: str, precision: str) -> None:
     precisions = BACKENDS[backend].precisions[device]
-    if precision not in ("auto", *precisions):
-        raise ConfigError(
-            subject="precision",
-            expected=f"auto or one of {', '.join(precisions)} for {backend} on {device}",
-            found=repr(precision),
-            remedy="Choose another precision or backend.",
-        )
+    _require_known("precision", precision, precisions, f" for {backend} on {device}")
 
 
 def _none_installed(backends: list[str]) -> BackendUnavailable:

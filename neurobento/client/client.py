@@ -12,7 +12,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from neurobento.client.answers import AnomalyAnswer, Answer
-from neurobento.client.options import require_option
 from neurobento.client.requests import (
     AnomalyRequest,
     ParcellationRequest,
@@ -21,7 +20,7 @@ from neurobento.client.requests import (
     ignore_progress,
 )
 from neurobento.client.retries import Deadline, Retries
-from neurobento.client.transport import open_transport
+from neurobento.client.transport import open_transport, require_option
 from neurobento.contract.jobs import IDEMPOTENCY_KEY
 from neurobento.errors import (
     ConfigError,

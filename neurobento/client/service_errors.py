@@ -9,8 +9,7 @@ from neurobento import errors as e
 __all__ = ["error_from_message", "is_retry_after", "one_line"]
 
 MESSAGE = re.compile(r"expected (?P<expected>.+?); found (?P<found>.+?)\. (?P<remedy>[A-Z`].*)")
-"""The message that `NeuroBentoError.public_message` composes. Wherever the cuts fall, the parts
-compose to the same message again."""
+"""Inverse of `NeuroBentoError.public_message`: the parts always compose to the same message."""
 
 REMEDIES: dict[type[e.NeuroBentoError], str] = {
     e.ServiceBusy: "Try again later.",

@@ -6,12 +6,12 @@ import re
 from typing import Any, Protocol
 
 from neurobento.client.answers import AnomalyAnswer, Answer
-from neurobento.client.options import require_option
 from neurobento.client.requests import AnomalyRequest, ParcellationRequest, TransferProgress
 from neurobento.client.retries import Deadline
+from neurobento.errors import ConfigError
 from neurobento.extras import naming_extra
 
-__all__ = ["Transport", "open_transport"]
+__all__ = ["Transport", "open_transport", "require_option"]
 
 HOST = r"(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])"
 URL = re.compile(rf"(?P<scheme>https?|grpcs?)://{HOST}(?P<port>:\d{{1,5}})?(?P<path>/[^?#\s]*)?")
@@ -59,3 +59,10 @@ def open_transport(url: str, token: str | None) -> Transport:
         from neurobento.client.grpc import GrpcTransport
     target = f"{parts['host']}{parts['port']}"
     return GrpcTransport(target, token, tls=parts["scheme"] == "grpcs")
+
+
+def require_option(holds: bool, subject: str, expected: str, found: str) -> None:
+    """Raise `ConfigError` unless a condition on an option of the client holds."""
+    if not holds:
+        remedy = "Give one like that."
+        raise ConfigError(subject=subject, expected=expected, found=found, remedy=remedy)

@@ -14,8 +14,7 @@ GZIP_MAGIC = b"\x1f\x8b"
 PIECE_BYTES = 1 << 16
 
 FREE_MEMBERS, MEMBER_BYTES = 1024, 1 << 14
-"""Members allowed, and the bytes that each further one must hold on average. The smallest that
-writers produce are BGZF's 64 KiB; millions of empty members only cost time."""
+"""Members allowed, and the mean bytes of each further one; writers produce BGZF's 64 KiB."""
 
 
 class GzipStream:

@@ -69,8 +69,6 @@ def scan_name(path: Path) -> str:
 
     An ending of digits is no suffix: DICOM files are named after numbers.
 
-    >>> scan_name(Path("sub-01_T1w.nii.gz"))
-    'sub-01_T1w'
     >>> scan_name(Path("1.2.840.113619.2"))
     '1.2.840.113619.2'
     """

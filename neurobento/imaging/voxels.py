@@ -38,8 +38,7 @@ def read_voxels(
 ) -> NDArray[np.float32]:
     """Return the scaled voxels, (X, Y, Z), with zero for every value that is not finite.
 
-    `stream` is read up to the end of `head`. Memory grows with the bytes that arrive, not the
-    header.
+    `stream` is read up to the end of `head`. Memory grows with the bytes that arrive.
     """
     voxels = _VoxelBuffer(header)
     voxels.add(head[header.start_bytes : header.end_bytes])

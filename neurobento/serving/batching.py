@@ -25,8 +25,7 @@ MAX_SCANS, MAX_SCANS_ON_CPU = 8, 4
 """A CPU gains from two at a time; with more than four the answers come late, and all at once."""
 
 MAX_SLICES = 32
-"""A slice is 64 KiB and takes a network milliseconds and a few MB. This is twice the default number
-of slots, and the last slice of a full batch still waits less than a second."""
+"""Twice the default number of slots; the last slice of a batch waits less than a second."""
 
 
 def batch_limit(spec: ModelSpec) -> int:

@@ -15,8 +15,7 @@ from bentoml.models import BentoModel
 
 from neurobento.registry import model_tag
 from neurobento.serving.batching import batch_limit
-from neurobento.serving.process.parent import die_with_parent
-from neurobento.serving.process.priority import lower_priority
+from neurobento.serving.process.child_process import die_with_parent, lower_priority
 from neurobento.serving.service_options import DEPENDENCY_OPTIONS
 from neurobento.serving.settings import SETTINGS
 from neurobento.serving.tasks.anomaly.batches import pack_outputs

@@ -17,9 +17,7 @@ __all__ = ["SAME_PICTURE", "Slices", "folds_of", "read_slices"]
 NORMAL, TUMOUR = ("no", "normal"), ("yes", "tumor")
 
 SAME_PICTURE = 6
-"""Largest difference, in bits of 64, between perceptual hashes of copies of one picture.
-
-Copies are resized, compressed again, or have another border."""
+"""Largest difference, in bits of 64, between perceptual hashes of copies of one picture."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -38,8 +38,7 @@ COARSE_NOISE, COARSE_NODES = 0.2, 16
 
 ROTATION_RAD, SCALE, SHIFT, DISPLACEMENT = 0.25, 0.12, 0.08, 0.03
 GAMMA, BIAS, NOISE = (-0.5, 0.9), 0.15, 0.03
-"""The exponent's logarithm: dark tissue under bright fat, as with contrast agent, is at its upper
-end."""
+"""GAMMA is the exponent's logarithm: its upper end is dark tissue under bright fat."""
 
 ROWS, COLUMNS = torch.meshgrid(*(torch.linspace(-1, 1, n) for n in SLICE_SHAPE), indexing="ij")
 

@@ -25,8 +25,7 @@ __all__ = ["DICOM_MAGIC", "DICOM_MAGIC_AT", "read_dicom"]
 DICOM_MAGIC, DICOM_MAGIC_AT = b"DICM", 128
 
 MAX_HEADER_BYTES = 2 << 20
-"""The latest start of the pixels. A header takes a hundred times its bytes in memory; that of one
-slice has some 100 kB."""
+"""Latest start of the pixels, since a header takes a hundred times its bytes in memory."""
 
 ITEM_TAGS, MAX_ITEMS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00"), 10_000
 """The tag before each item of a sequence, in both byte orders, and the most items allowed."""

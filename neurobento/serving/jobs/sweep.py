@@ -20,8 +20,7 @@ GRACE_S = 10.0
 class Sweep:
     """One pass over the whole database; several servers may make one at the same time.
 
-    The next pass continues one that was killed. `end` outlives `job`, so that no late attempt ends
-    it.
+    The next pass continues one that was killed. `end` outlives `job`: no late attempt ends it.
     """
 
     def __init__(

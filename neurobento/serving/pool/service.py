@@ -9,8 +9,8 @@ import bentoml
 
 from neurobento.errors import ServiceError
 from neurobento.serving.pool.serialisation import pack_error
+from neurobento.serving.process.child_process import die_with_parent
 from neurobento.serving.process.memory import return_memory_to_os
-from neurobento.serving.process.parent import die_with_parent
 from neurobento.serving.service_options import DEPENDENCY_OPTIONS
 from neurobento.serving.settings import SETTINGS
 

@@ -24,9 +24,8 @@ from neurobento.preprocessing.mode import Preprocessing
 from neurobento.preprocessing.threads import limit_threads
 from neurobento.serving.admission import Kind
 from neurobento.serving.pool.serialisation import pack_error, pack_scan, pack_slice
+from neurobento.serving.process.child_process import die_with_parent, lower_priority
 from neurobento.serving.process.exhaustion import exhaustion_error
-from neurobento.serving.process.parent import die_with_parent
-from neurobento.serving.process.priority import lower_priority
 from neurobento.serving.telemetry.logs import set_up_logging
 
 __all__ = ["READY", "import_readers", "import_toolkits", "run_worker"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from neurobento.serving.bentoml_patches import apply_patches
 from neurobento.serving.http.paths import KNOWN_PATHS
+from neurobento.serving.process.child_process import die_with_parent
 from neurobento.serving.process.main_process import Drain
 from neurobento.serving.process.memory import return_memory_to_os
-from neurobento.serving.process.parent import die_with_parent
 from neurobento.serving.process.run_folder import remove_leftovers
 from neurobento.serving.tasks.uploaded_file import UPLOAD_PREFIX
 from neurobento.serving.telemetry.logs import set_up_logging

@@ -32,8 +32,7 @@ ScoresAndMaps = tuple[NDArray[np.float32], NDArray[np.float32]]
 KIND: Kind = "slice"
 
 MAX_THREADS = 2
-"""Answers that are encoded at the same time: for a slice of the largest size each holds several
-pictures in memory, and there are as many callers as slots."""
+"""Responses encoded at the same time: each may hold several large pictures in memory."""
 
 
 class Detector(Runner, Protocol):

@@ -27,8 +27,7 @@ __all__ = [
 ]
 
 DRAWING = threading.BoundedSemaphore(2)
-"""Pictures drawn at the same time, over all protocols: for a slice of the largest size each holds
-several pictures in memory, and there are as many callers as slots."""
+"""Limits the pictures drawn at the same time, over all protocols, for their memory."""
 
 
 @dataclass(frozen=True, eq=False)

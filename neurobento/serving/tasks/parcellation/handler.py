@@ -64,8 +64,7 @@ class ParcellationHandler(TaskHandler[Segmenter]):
     ) -> Parcellation:
         """Return a file's parcellation; ServiceBusy and ServiceUnavailable say when to retry.
 
-        Other errors are ModelNotFound, ScanError, PreprocessingError, DeadlineExceeded and
-        ClientGone.
+        Others are ModelNotFound, ScanError, PreprocessingError, DeadlineExceeded and ClientGone.
         """
         work = functools.partial(self._parcellate, file, options, context)
         return await self._run_admitted(context, options.model, options.preprocessing, work)

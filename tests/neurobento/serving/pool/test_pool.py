@@ -43,7 +43,7 @@ from neurobento.serving.pool import queue as queue_module
 from neurobento.serving.pool import worker
 from neurobento.serving.pool.pool import PreprocessingPool
 from neurobento.serving.pool.serialisation import unpack_scan, unpack_slice
-from neurobento.serving.process.priority import NICENESS
+from neurobento.serving.process.child_process import NICENESS
 from neurobento.serving.telemetry.metrics import RESTARTS
 from tests.neurobento.imaging.slices.files import grey, grey_png
 from tests.neurobento.serving.waiting import wait_for, wait_for_async

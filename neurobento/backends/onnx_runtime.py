@@ -64,10 +64,7 @@ def _engine_cache() -> Path:
 
 
 class OnnxRuntimeBackend(Backend):
-    """An ONNX model in an ONNX Runtime session, on the provider "cpu", "cuda" or "tensorrt".
-
-    Precision "auto" is fp32, and "int8" needs the model's int8 form.
-    """
+    """An ONNX model in an ONNX Runtime session, on "cpu", "cuda" or "tensorrt"; "auto" is fp32."""
 
     def __init__(
         self, model: Model, provider: str = "cpu", precision: str = "auto", threads: int = 0

@@ -126,10 +126,7 @@ class OpenVINOBackend(Backend):
 
 
 def _fix_summation_order(graph: Any) -> bool:
-    """Make instance norms independent of the thread count; return True if all could be.
-
-    OpenVINO's norm sums by thread; a pooling computes each of its sums in one thread.
-    """
+    """Replace instance norms, which sum by thread, by poolings; return True if all could be."""
     for norm in graph.get_ordered_ops():
         if norm.get_type_name() != "MVN":
             continue

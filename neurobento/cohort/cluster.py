@@ -53,10 +53,7 @@ def require_dask() -> None:
 
 @contextmanager
 def open_cluster(workers: int, scheduler: str | None = None) -> Iterator[Any]:
-    """Open a Dask client of new worker processes here, or of a scheduler such as "tcp://HOST:8786".
-
-    A scheduler's workers need this package, the same paths and one thread each (`--nthreads 1`).
-    """
+    """Open a Dask client of new processes, or of a scheduler whose workers have one thread each."""
     from dask.distributed import Client, LocalCluster
 
     cluster = scheduler or LocalCluster(

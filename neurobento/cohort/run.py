@@ -30,10 +30,7 @@ def run_cohort(
     workers: int,
     scheduler: str | None = None,
 ) -> list[Row]:
-    """Parcellate scans in parallel and return a row for each, in order; show a progress bar.
-
-    The tables are written even if an error ends the run.
-    """
+    """Parcellate scans in parallel; return a row for each, in order. Tables outlive an error."""
     require_dask()
     output = output.resolve()
     rows: dict[int, Row] = {}

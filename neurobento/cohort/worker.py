@@ -88,10 +88,7 @@ _ONE_AT_A_TIME = threading.Lock()
 def parcellate_scan(
     scan: CohortScan, output: Path, staging: Path, options: CohortOptions
 ) -> Outcome:
-    """Write the files of a scan and their record, or keep those of an earlier run.
-
-    An error of the scan becomes the outcome; a ModelError is raised: every scan would fail with it.
-    """
+    """Write a scan's files and record, or keep an earlier run's; only a ModelError is raised."""
     with _ONE_AT_A_TIME:
         stopwatch = _Stopwatch()
         try:

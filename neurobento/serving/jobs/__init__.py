@@ -1,7 +1,4 @@
-"""Run durable jobs, each scan's after its request was answered; see docs/decisions/0013-jobs.md.
-
-A database holds scans, queue and results. Servers share it, and any may be killed at any time.
-"""
+"""Run durable jobs, each scan's after its request was answered; see docs/decisions/0013-jobs.md."""
 
 from neurobento.serving.jobs.database import Database
 from neurobento.serving.jobs.limits import JobLimits

@@ -1,7 +1,4 @@
-"""Take jobs from the queue and end them; many servers share one queue.
-
-A name in it is only a hint: one too many is harmless, and the sweep puts a lost one back.
-"""
+"""Take jobs from the shared queue, whose names are hints only, and end them."""
 
 from __future__ import annotations
 

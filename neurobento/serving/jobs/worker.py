@@ -68,10 +68,7 @@ class _Run:
 
 
 class JobWorker:
-    """Take jobs from the queue while the server runs, `at_once` at a time.
-
-    `limit_s` is the time for one try of a job, and for waiting before it.
-    """
+    """Take jobs while the server runs, `at_once` at a time, `limit_s` for each try and wait."""
 
     def __init__(
         self,

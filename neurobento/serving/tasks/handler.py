@@ -108,10 +108,7 @@ class TaskHandler(Generic[OwnRunner]):
     async def _call_runner(
         self, model: str, method: Callable[[OwnRunner], Coroutine[Any, Any, Result]]
     ) -> Result:
-        """Return a runner's answer, once it has a free slot.
-
-        The slot is kept until the runner ends the call, so that abandoned calls cannot pile up.
-        """
+        """Return a runner's result; the slot is kept until it ends, so that no calls pile up."""
         runner, slot = self._runner(model), self._slots[model]
         await slot.acquire()
         work = asyncio.ensure_future(call_service(method(runner)))

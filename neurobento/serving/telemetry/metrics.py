@@ -1,7 +1,4 @@
-"""Prometheus metrics; BentoML merges those of all processes and answers `/metrics`.
-
-Each label has few values, and none identifies a scan or a request.
-"""
+"""Prometheus metrics, of which none identifies a scan or a request; BentoML answers `/metrics`."""
 
 from __future__ import annotations
 

@@ -58,14 +58,21 @@ class ParcellationTask:
         )
         torch.manual_seed(self.options.seed)
         self.network = cast(ParcellationNetwork, build(recipe.network))
-        self._check_options()
+        self._check_options(train)
         if self.network.needs_atlas:
             _give_atlas(self.network, self.name, atlas)
         if self.options.mixing_from:
             self.network.hold_mixing()
         self.network.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
-    def _check_options(self) -> None:
+    def _check_options(self, train: Sequence[Pair]) -> None:
+        if self.options.loss == "positions" and any(p.positions.isnan().any() for p in train):
+            raise ConfigError(
+                subject="pairs",
+                expected=f"pairs with atlas positions, by which {self.name} learns",
+                found="pairs without",
+                remedy="Make them with `python -m training.parcellation.label`.",
+            )
         if self.network.needs_whole_image and self.options.patch:
             raise ConfigError(
                 subject="patch",

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from neurobento.networks import ANOMALY_PRESETS, PRESETS
+from neurobento.networks import ANOMALY_PRESETS, PRESETS, build
 
 
 @pytest.fixture
@@ -16,6 +16,8 @@ def tiny_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the presets be those of `tests.training.tiny`, and VGG16 have few channels."""
     from neurobento.networks import vgg16_autoencoder
 
+    # fixtures of other folders replace it for as long as their session lasts
+    monkeypatch.setattr("neurobento.networks.weights.build", build)
     for preset in ("unet", "compact", "atlas_map"):
         monkeypatch.setitem(PRESETS, preset, "tests.training.tiny")
     for preset in ANOMALY_PRESETS:

@@ -10,6 +10,9 @@ Each scan NAME becomes five files in the folder given by -o:
     NAME_positions.nii.gz   position of each 2 x 2 x 2 block in the atlas, mm, 46 x 61 x 62 x 3
     NAME.json               options, hashes and seconds; it is written last
 
+With `--teacher MODEL` the labels are a trained model's: smoother, in two seconds a scan. There is
+no NAME_registered then, and no known position, so networks that learn positions refuse the pair.
+
 and `manifest.tsv` holds a line for each scan: seconds of every step, or the error. Finished scans
 are skipped; a failing scan does not stop the others. The work runs on Dask: processes on this
 machine, or a cluster (`--scheduler tcp://HOST:8786`) with this package and the same paths.
@@ -33,6 +36,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from neurobento.backends import Backend, open_backend
 from neurobento.cohort.cluster import map_on_cluster, open_cluster, require_dask, scratch_folder
 from neurobento.cohort.resume import matching_record
 from neurobento.cohort.scans import find_scan_files
@@ -43,8 +47,10 @@ from neurobento.imaging.scan import read_scan, scan_name
 from neurobento.labels import CLASS_COUNT
 from neurobento.preprocessing import PREPROCESSINGS, Preprocessing, preprocess
 from neurobento.preprocessing.threads import limit_threads
+from neurobento.registry import open_model
 from neurobento.spec import PREPROCESSING
 from training.parcellation.cleanup import CLEANUPS, Cleanup, clean_up
+from training.parcellation.dataset import POSITION_SHAPE
 from training.parcellation.registration import find_atlas, register_atlas
 
 __all__ = ["Options", "label_all", "label_one", "main", "scan_paths"]
@@ -63,6 +69,8 @@ class Options:
     seed: int = 0
     # folder of the atlas, or None for Debian's
     atlas: str | None = None
+    # folder of a model that labels the scan in place of the registration
+    teacher: str | None = None
 
 
 def scan_paths(inputs: Sequence[Path]) -> list[Path]:
@@ -104,7 +112,9 @@ def label_one(scan: Path, folder: Path, options: Options) -> dict[str, Any]:
 def _recorded_options(options: Options) -> dict[str, Any]:
     """Return options as records have them; "level" is their name for preprocessing."""
     values = asdict(options)
-    return {"level": values.pop("preprocessing"), **values}
+    teacher = values.pop("teacher")
+    values = {"level": values.pop("preprocessing"), **values}
+    return values | ({"teacher": open_model(Path(teacher)).spec.onnx_sha256} if teacher else {})
 
 
 def _make_pair(scan_path: Path, folder: Path, options: Options) -> dict[str, Any]:
@@ -117,17 +127,21 @@ def _make_pair(scan_path: Path, folder: Path, options: Options) -> dict[str, Any
     prepared = preprocess(read_scan(scan_path), options.preprocessing)
     seconds = dict(prepared.seconds)
     affine = prepared.grid.network_voxel_to_ras
-    with _time_step(seconds, "registration"):
-        atlas = find_atlas(Path(options.atlas) if options.atlas else None)
-        registered = register_atlas(prepared.image, affine, atlas, seed=options.seed)
-    with _time_step(seconds, "cleanup"):
-        labels = clean_up(registered.labels, options.cleanup)
-    images = {
-        "image": nib.Nifti1Image(prepared.image, affine),
-        "registered": nib.Nifti1Image(registered.labels, affine),
-        "labels": nib.Nifti1Image(labels, affine),
-        "positions": _positions_image(registered.positions, affine),
-    }
+    images = {"image": nib.Nifti1Image(prepared.image, affine)}
+    if options.teacher:
+        with _time_step(seconds, "teacher"):
+            labels = _teacher(options.teacher).infer(prepared.image[None, None])[0]
+        unknown = np.full(POSITION_SHAPE, np.nan, np.float32)
+        images["positions"] = nib.Nifti1Image(unknown, affine)
+    else:
+        with _time_step(seconds, "registration"):
+            atlas = find_atlas(Path(options.atlas) if options.atlas else None)
+            registered = register_atlas(prepared.image, affine, atlas, seed=options.seed)
+        with _time_step(seconds, "cleanup"):
+            labels = clean_up(registered.labels, options.cleanup)
+        images["registered"] = nib.Nifti1Image(registered.labels, affine)
+        images["positions"] = _positions_image(registered.positions, affine)
+    images["labels"] = nib.Nifti1Image(labels, affine)
     outputs = {}
     for kind, image in images.items():
         path = folder / f"{name}_{kind}.nii.gz"
@@ -140,6 +154,11 @@ def _make_pair(scan_path: Path, folder: Path, options: Options) -> dict[str, Any
         "regions": int(np.count_nonzero(np.bincount(labels.ravel(), minlength=CLASS_COUNT)[1:])),
         "seconds": seconds,
     }
+
+
+@functools.cache
+def _teacher(folder: str) -> Backend:
+    return open_backend(open_model(Path(folder)), threads=1)
 
 
 def _positions_image(
@@ -224,12 +243,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--preprocessing", "--level", choices=PREPROCESSINGS[:2], required=True)
     parser.add_argument("--cleanup", choices=CLEANUPS, default="gentle")
     parser.add_argument("--atlas", help="folder with aal.nii.gz and ch2bet.nii.gz")
+    parser.add_argument("--teacher", help="folder of a model that labels in place of registration")
     parser.add_argument("--seed", type=int, default=0, help="seed of the registration")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--scheduler", help="address of an existing Dask scheduler")
     args = parser.parse_args(argv)
-    options = Options(args.preprocessing, args.cleanup, args.seed, args.atlas)
-    find_atlas(Path(args.atlas) if args.atlas else None)
+    options = Options(args.preprocessing, args.cleanup, args.seed, args.atlas, args.teacher)
+    if args.teacher:
+        open_model(Path(args.teacher))
+    else:
+        find_atlas(Path(args.atlas) if args.atlas else None)
     records = label_all(
         scan_paths(args.scans), args.output, options, workers=args.workers, scheduler=args.scheduler
     )

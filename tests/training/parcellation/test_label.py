@@ -8,7 +8,9 @@ import socket
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dask.distributed
@@ -435,3 +437,31 @@ def test_the_command_refuses_other_levels(
     assert caught.value.code == 2
     assert "--preprocessing" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_teacher_labels_in_place_of_the_registration(
+    scan: Path, folder: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Teacher:
+        spec = SimpleNamespace(onnx_sha256="its hash")
+
+        def infer(self, images: Any) -> Any:
+            return np.rint(images[:, 0] * 116).astype(np.uint8)
+
+    models = {Path("models/taught"): Teacher()}
+    monkeypatch.setattr(training.parcellation.label, "open_model", models.__getitem__)
+    monkeypatch.setattr(training.parcellation.label, "open_backend", lambda model, **_: model)
+    record = label_one(scan, folder, replace(OPTIONS, teacher="models/taught"))
+    assert record["options"]["teacher"] == "its hash"
+    assert sorted(record["outputs"]) == [
+        f"sub-01_T1w_{kind}.nii.gz" for kind in ("image", "labels", "positions")
+    ]
+    image, labels, positions = (
+        np.asarray(nib.load(folder / name).dataobj) for name in sorted(record["outputs"])
+    )
+    assert np.array_equal(labels, np.rint(image * 116))
+    assert np.isnan(positions).all()
+    assert calls.seeds == []
+    # another way to label is another pair
+    assert label_one(scan, folder, OPTIONS)["status"] == "done"
+    assert calls.seeds == [0]

@@ -302,3 +302,9 @@ def test_a_patch_where_the_whole_brain_is_needed_is_refused() -> None:
         with pytest.raises(ConfigError, match=f"{name} needs to see the whole brain") as caught:
             parcellation_run(None, recipe)
         assert caught.value.subject == "patch"
+
+
+def test_a_network_that_learns_positions_refuses_pairs_without(tiny_networks: None) -> None:
+    pairs = [pair(1), replace(pair(2), positions=pair(2).positions * np.nan)]
+    with pytest.raises(ConfigError, match="pairs with atlas positions"):
+        ParcellationTask(ATLAS_MAP, pairs, pairs[:1], CPU, small_atlas())

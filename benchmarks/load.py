@@ -1,5 +1,3 @@
-"""Old name of `benchmarks.service.load`, kept for one release."""
-
 from neurobento.command import run_old_name
 
 run_old_name(__name__, "benchmarks.service.load")

@@ -28,6 +28,6 @@ def run(command: Callable[[], int], name: str) -> int:
 
 
 def run_old_name(name: str, module: str) -> None:
-    """Run the command of `module` if the file with its old name, `name`, is the program."""
+    """Run the command of `module` if its old name, kept for one release, is the program."""
     if name == "__main__":
         raise SystemExit(run(importlib.import_module(module).main, module))

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-OLD_NAME = re.compile(r'"""Old name of `([a-z_.]+)`, kept for one release\."""\n')
+OLD_NAME = re.compile(r'^run_old_name\(__name__, "([a-z_.]+)"\)$', re.MULTILINE)
 ALIASES = {
     path: found[1]
     for folder in ("benchmarks", "training")
     for path in sorted((ROOT / folder).glob("*.py"))
-    if (found := OLD_NAME.match(path.read_text()))
+    if (found := OLD_NAME.search(path.read_text()))
 }
 
 

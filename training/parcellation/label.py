@@ -10,12 +10,12 @@ Each scan NAME becomes five files in the folder given by -o:
     NAME_positions.nii.gz   position of each 2 x 2 x 2 block in the atlas, mm, 46 x 61 x 62 x 3
     NAME.json               options, hashes and seconds; it is written last
 
-With `--teacher MODEL` the labels are a trained model's: smoother, in two seconds a scan. There is
-no NAME_registered then, and no known position, so networks that learn positions refuse the pair.
-
 and `manifest.tsv` holds a line for each scan: seconds of every step, or the error. Finished scans
 are skipped; a failing scan does not stop the others. The work runs on Dask: processes on this
 machine, or a cluster (`--scheduler tcp://HOST:8786`) with this package and the same paths.
+
+With `--teacher MODEL` the labels are a trained model's: smoother, in two seconds a scan. There is
+no NAME_registered then, and no known position, so networks that learn positions refuse the pair.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ and `manifest.tsv` holds a line for each scan: seconds of every step, or the err
 are skipped; a failing scan does not stop the others. The work runs on Dask: processes on this
 machine, or a cluster (`--scheduler tcp://HOST:8786`) with this package and the same paths.
 
-With `--teacher MODEL` the labels are a trained model's: smoother, in two seconds a scan. There is
-no NAME_registered then, and no known position, so networks that learn positions refuse the pair.
+With `--teacher MODEL` the labels are a trained model's, which are smoother. There is no
+NAME_registered then, and no known position, so networks that learn positions refuse the pair.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ from neurobento.serving.token import Token
 
 set_up_process(SETTINGS.drain_s)
 
-SPECS = list_specs(SETTINGS.models)
+SPECS = [spec for spec in list_specs(SETTINGS.models) if spec.task != "brain"]
 ADMISSION = Admission(SETTINGS.slots, SETTINGS.processes, SETTINGS.longest_wait_s)
 TOKEN = Token(read_token())
 
@@ -76,7 +76,8 @@ class NeuroBento:
     def __init__(self) -> None:
         set_up_front()
         self.runners = {spec.name: getattr(self, runner_attribute(spec.name)) for spec in SPECS}
-        self.front = ParcellationHandler(*self._dependencies("parcellation"))
+        versions = {spec.name: spec.preprocessing_version for spec in SPECS}
+        self.front = ParcellationHandler(*self._dependencies("parcellation"), versions)
         self.slices = AnomalyHandler(*self._dependencies("anomaly"), model_thresholds(SPECS))
         scans, slices = ParcellationTensors(self.front), AnomalyTensors(self.slices)
         self.inference = OpenInference(SPECS, {"parcellation": scans, "anomaly": slices})

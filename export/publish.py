@@ -13,7 +13,7 @@ from typing import Any
 
 from export.graph.onnx_file import OPSET, export_onnx
 from export.verification.labels import read_images, read_labels, verify_labels
-from export.verification.scores import read_slices, verify_scores
+from export.verification.scores import read_heads, read_slices, verify_scores
 from neurobento.anomaly.thresholds import slice_threshold
 from neurobento.backends import ImageBatch, LabelBatch
 from neurobento.backends.pytorch import open_weights
@@ -57,6 +57,7 @@ def publish(
             checkpoint_sha256=file_sha256(checkpoint),
             weights_sha256=file_sha256(new_folder / WEIGHTS_FILE),
             opset=OPSET,
+            preprocessing_version=values["recipe"].get("preprocessing_version", 1),
             training=_training_summary(values),
             metrics=metrics,
             detection=values.get("detection", {}),
@@ -95,6 +96,8 @@ def staging_folder(folder: Path) -> Iterator[Path]:
 def _read_compared(task: str, scans: Sequence[Path]) -> tuple[ImageBatch, LabelBatch | None]:
     if task == "anomaly":
         return read_slices(scans), None
+    if task == "brain":
+        return read_heads(scans), None
     return read_images(scans), read_labels(scans)
 
 
@@ -106,6 +109,7 @@ def _write_verified(
     if spec.task == "anomaly":
         # An anomaly model without a threshold is an error.
         slice_threshold(spec)
+    if spec.task != "parcellation":
         results = verify_scores(network, model, images)
     else:
         results = verify_labels(network, model, images, labels)

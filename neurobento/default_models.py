@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["DEFAULT_ANOMALY_MODEL", "DEFAULT_MODEL", "DEFAULT_MODELS"]
+__all__ = ["BRAIN_MODEL", "DEFAULT_ANOMALY_MODEL", "DEFAULT_MODEL", "DEFAULT_MODELS"]
 
 DEFAULT_MODEL = "compact"
 """For parcellation."""
 
 DEFAULT_ANOMALY_MODEL = "anomaly"
 
-DEFAULT_MODELS = (DEFAULT_MODEL, DEFAULT_ANOMALY_MODEL)
+BRAIN_MODEL = "brain"
+"""Finds the brain for the others."""
+
+DEFAULT_MODELS = (DEFAULT_MODEL, DEFAULT_ANOMALY_MODEL, BRAIN_MODEL)

@@ -232,6 +232,10 @@ class SkullStrippingFailed(PreprocessingError):
     """ROBEX ended with an error or found no brain."""
 
 
+class NoBrainFound(PreprocessingError):
+    """A scan in which no brain was found."""
+
+
 class NotABrain(PreprocessingError):
     """Preprocessing "stripped" needs a brain on a background of zero, and this is none."""
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from neurobento.errors import ConfigError, SpecMismatch
 from neurobento.files import describe_read_failure, file_sha256, write_atomically
-from neurobento.imaging.geometry import NETWORK_SHAPE, SLICE_SHAPE
+from neurobento.imaging.geometry import FINDER_SHAPE, NETWORK_SHAPE, SLICE_SHAPE
 from neurobento.labels import CLASS_COUNT, aal116
 
 __all__ = [
@@ -31,31 +31,57 @@ __all__ = [
 SPEC_FORMAT = 1
 """Version of spec.json."""
 
-PREPROCESSING = {
-    "steps": [
-        "skull_stripping (ROBEX)",
-        "bias_correction (N4 in the brain mask)",
-        "Spacing 1 mm bilinear",
-        "Orientation RAS",
-        "HistogramNormalize",
-        "ScaleIntensity 0..1",
-        "CropForeground",
-        "SetOriginToZeroWithANTs",
-        "Resize area",
-    ],
-    "version": 1,
-}
-"""The steps that make a network image; raise `version` when a step changes its result."""
+REPORT_A_VERSION = 1
+"""The version of report A's nine steps among those of `SCAN_PREPROCESSING`."""
 
-SLICE_PREPROCESSING = {
-    "steps": [
-        "one grey value per pixel",
-        "the head alone, in the middle of a square",
-        "Resize bilinear",
-        "intensities to 0..1, the 99.5th percentile to 1",
-    ],
-    "version": 1,
-}
+SCAN_PREPROCESSING: Mapping[int, tuple[str, ...]] = MappingProxyType(
+    {
+        REPORT_A_VERSION: (
+            "skull_stripping (ROBEX)",
+            "bias_correction (N4 in the brain mask)",
+            "Spacing 1 mm bilinear",
+            "Orientation RAS",
+            "HistogramNormalize",
+            "ScaleIntensity 0..1",
+            "CropForeground",
+            "SetOriginToZeroWithANTs",
+            "Resize area",
+        ),
+        2: (
+            "background to 0",
+            "brain (a network of this repository)",
+            "field of view along the world's axes, from the brain's centre of mass and spread",
+            "resampling with triangles",
+            "ranks of the intensities in the brain, 0..1",
+        ),
+    }
+)
+"""Version -> the steps that make a parcellation network's image.
+
+Add a version when a step changes its result; a model states its own.
+"""
+
+SLICE_PREPROCESSING: Mapping[int, tuple[str, ...]] = MappingProxyType(
+    {
+        1: (
+            "one grey value per pixel",
+            "the head alone, in the middle of a square",
+            "Resize bilinear",
+            "intensities to 0..1, the 99.5th percentile to 1",
+        )
+    }
+)
+
+HEAD_PREPROCESSING: Mapping[int, tuple[str, ...]] = MappingProxyType(
+    {
+        1: (
+            "background to 0",
+            "grid along the world's axes, around the head",
+            "resampling with triangles",
+            "intensities to 0..1, the 99.5th percentile to 1",
+        )
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -74,7 +100,8 @@ class ModelTask:
     image: Tensor
     # By name, in the graph's order.
     outputs: Mapping[str, Tensor]
-    preprocessing: Mapping[str, Any]
+    # Version -> the steps that make the image.
+    preprocessing: Mapping[int, tuple[str, ...]]
     # The labels, if the graph gives any.
     classes: int = 0
     region_table_sha256: str = ""
@@ -84,13 +111,17 @@ class ModelTask:
         """The shape of the last output, which is the map over the image."""
         return [*self.outputs.values()][-1].shape
 
+    def describe_preprocessing(self, version: int) -> dict[str, Any]:
+        """Return a version's steps as spec.json has them."""
+        return {"steps": list(self.preprocessing[version]), "version": version}
+
 
 MODEL_TASKS: Mapping[str, ModelTask] = MappingProxyType(
     {
         "parcellation": ModelTask(
             image=Tensor((1, *NETWORK_SHAPE), "float32"),
             outputs={"labels": Tensor(NETWORK_SHAPE, "uint8")},
-            preprocessing=PREPROCESSING,
+            preprocessing=SCAN_PREPROCESSING,
             classes=CLASS_COUNT,
             region_table_sha256=aal116().sha256,
         ),
@@ -98,6 +129,14 @@ MODEL_TASKS: Mapping[str, ModelTask] = MappingProxyType(
             image=Tensor((1, *SLICE_SHAPE), "float32"),
             outputs={"score": Tensor((), "float32"), "error_map": Tensor(SLICE_SHAPE, "float32")},
             preprocessing=SLICE_PREPROCESSING,
+        ),
+        "brain": ModelTask(
+            image=Tensor((1, *FINDER_SHAPE), "float32"),
+            outputs={
+                "brain": Tensor(FINDER_SHAPE, "float32"),
+                "tissues": Tensor(FINDER_SHAPE, "uint8"),
+            },
+            preprocessing=HEAD_PREPROCESSING,
         ),
     }
 )
@@ -148,7 +187,9 @@ class ModelSpec:
     # Hash of neurobento/data/aal116.tsv.
     region_table_sha256: str = field(default_factory=lambda: aal116().sha256)
     # Steps and version that the model was trained with.
-    preprocessing: dict[str, Any] = field(default_factory=lambda: dict(PREPROCESSING))
+    preprocessing: dict[str, Any] = field(
+        default_factory=lambda: MODEL_TASKS["parcellation"].describe_preprocessing(REPORT_A_VERSION)
+    )
     # How the model was made, how good it is, and how well its exports agree with PyTorch.
     training: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -160,7 +201,7 @@ class ModelSpec:
     licence: str = ""
 
     @classmethod
-    def of_task(cls, task: str, **values: Any) -> ModelSpec:
+    def of_task(cls, task: str, *, preprocessing_version: int = 1, **values: Any) -> ModelSpec:
         """Return the spec of a model with the fields that its task decides."""
         contract = MODEL_TASKS[task]
         return cls(
@@ -169,9 +210,14 @@ class ModelSpec:
             output_shape=contract.output_shape,
             classes=contract.classes,
             region_table_sha256=contract.region_table_sha256,
-            preprocessing=dict(contract.preprocessing),
+            preprocessing=contract.describe_preprocessing(preprocessing_version),
             **values,
         )
+
+    @property
+    def preprocessing_version(self) -> int:
+        """The version of the steps that make the model's image."""
+        return int(self.preprocessing["version"])
 
     @property
     def outputs(self) -> Mapping[str, Tensor]:
@@ -215,8 +261,8 @@ class ModelSpec:
             "input grid": (self.input_shape, task.image.shape),
             "number of classes": (self.classes, task.classes),
             "preprocessing version": (
-                self.preprocessing.get("version"),
-                task.preprocessing["version"],
+                version := self.preprocessing.get("version"),
+                version if version in task.preprocessing else max(task.preprocessing),
             ),
         }
         for what, (expected, found) in checks.items():

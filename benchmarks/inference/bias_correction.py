@@ -26,7 +26,8 @@ from neurobento.files import write_atomically
 from neurobento.imaging.scan import Scan, read_scan, scan_name
 from neurobento.preprocessing.ants_image import to_ants
 from neurobento.preprocessing.bias_correction import SHRINK_FACTOR, correct_bias
-from neurobento.preprocessing.pipeline import SKULL_STRIPPING_LIMIT_S, STRIPPED_RANGE_ML
+from neurobento.preprocessing.brain import BRAIN_RANGE_ML
+from neurobento.preprocessing.pipeline import SKULL_STRIPPING_LIMIT_S
 from neurobento.preprocessing.skull_stripping import extract_brain
 from neurobento.preprocessing.threads import limit_threads
 
@@ -108,7 +109,7 @@ def measure(path: Path, brain: Mask, rounds: int) -> dict[str, Any]:
 def _brain(scan: Scan) -> Mask:
     positive = scan.array > 0
     volume_ml = float(positive.sum()) * float(np.prod(scan.voxel_sizes_mm)) / 1000
-    low, high = STRIPPED_RANGE_ML
+    low, high = BRAIN_RANGE_ML
     if low <= volume_ml <= high:
         return positive
     return extract_brain(scan.array, scan.voxel_to_ras, time_limit_s=SKULL_STRIPPING_LIMIT_S)

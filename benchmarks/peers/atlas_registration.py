@@ -17,6 +17,7 @@ from neurobento.imaging.scan import Scan, read_scan
 from neurobento.parcellation.parcellator import Parcellation, prepare, restore_and_measure
 from neurobento.preprocessing import Preprocessing
 from neurobento.preprocessing.ants_image import to_ants
+from neurobento.spec import REPORT_A_VERSION
 
 __all__ = ["find_atlas", "parcellate_by_registration", "register"]
 
@@ -50,7 +51,7 @@ def parcellate_by_registration(
     scan: Scan, preprocessing: Preprocessing, atlas: Atlas
 ) -> Parcellation:
     """Return the parcellation of a scan; its seconds have `register` instead of `infer`."""
-    prepared = prepare(scan, preprocessing)
+    prepared = prepare(scan, preprocessing, REPORT_A_VERSION)
     start = time.perf_counter()
     labels = register(prepared.image, prepared.grid.network_voxel_to_ras, atlas)
     seconds = {"register": time.perf_counter() - start}

@@ -11,7 +11,7 @@ from export.graph.constants import store_in_half
 from export.graph.last_layer import classify_by_product
 from export.graph.zero_taps import drop_zero_taps
 from neurobento.errors import ConfigError
-from neurobento.networks import task_of
+from neurobento.networks import task_function, task_of
 from neurobento.networks.weights import load_network
 from neurobento.spec import MODEL_TASKS
 
@@ -70,7 +70,7 @@ def _task_module(network: Any) -> Any:
     """Return a module whose forward gives the outputs of the network's task."""
     import torch
 
-    function = network.detect if task_of(network) == "anomaly" else network.labels
+    function = task_function(network)
     # A network may have a form of its function that engines run faster.
     function = network.exported_labels() if hasattr(network, "exported_labels") else function
 

@@ -1,4 +1,4 @@
-"""Compare the scores and error maps of an exported anomaly model with its PyTorch network's."""
+"""Compare the outputs of an exported anomaly or brain model with its PyTorch network's."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ from export.verification.configs import NEEDED, configs_to_verify
 from neurobento.anomaly.fit import fit_slice
 from neurobento.backends import BackendConfig, OutputBatch, open_backend
 from neurobento.errors import BackendUnavailable, EngineMismatch, ParityFailure
+from neurobento.imaging.scan import read_scan
 from neurobento.imaging.slices.reader import read_slice
+from neurobento.networks import task_function
 from neurobento.registry import Model
 
-__all__ = ["LARGEST_DIFFERENCE", "read_slices", "verify_scores"]
+__all__ = ["LARGEST_DIFFERENCE", "read_heads", "read_slices", "verify_scores"]
 
 LARGEST_DIFFERENCE = 1e-3
-"""Largest difference of a score, or of a pixel of the error map, from PyTorch's in fp32."""
+"""Largest difference of a number from PyTorch's in fp32, or share of labels that differ."""
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +32,11 @@ logger = logging.getLogger(__name__)
 def read_slices(paths: Sequence[Path]) -> NDArray[np.float32]:
     """Read slices and fit them to the network grid, (N, 1, 128, 128) float32."""
     return np.stack([fit_slice(read_slice(path)).image for path in paths])[:, None]
+
+
+def read_heads(paths: Sequence[Path]) -> NDArray[np.float32]:
+    """Read heads that `training.brain.heads` made, (N, 1, 96, 96, 96) float32."""
+    return np.stack([read_scan(path).array for path in paths])[:, None]
 
 
 def verify_scores(
@@ -40,16 +47,17 @@ def verify_scores(
 ) -> dict[str, Any]:
     """Return how each configuration agrees with the model's PyTorch network, for the model's spec.
 
-    `images` come from `read_slices`. Raises ParityFailure if a backend in fp32 differs too much.
+    `images` come from `read_slices` or `read_heads`. Raises ParityFailure if a backend in fp32
+    differs too much.
     """
     import torch
 
     with torch.inference_mode():
-        outputs = network.detect(torch.from_numpy(images))
+        outputs = task_function(network)(torch.from_numpy(images))
     reference = {name: each.numpy() for name, each in zip(model.spec.outputs, outputs, strict=True)}
     results: dict[str, Any] = {
         "reference": "PyTorch fp32",
-        "slices": len(images),
+        "images": len(images),
         "largest_difference_allowed": LARGEST_DIFFERENCE,
     }
     for config in configs_to_verify() if configs is None else configs:
@@ -59,7 +67,7 @@ def verify_scores(
             raise ParityFailure(
                 subject=str(model.onnx),
                 expected=f"{config} to agree with PyTorch to {LARGEST_DIFFERENCE}",
-                found=f"a difference of {max(result['score'], result['error_map']):.2g}",
+                found=f"a difference of {max(result[name] for name in reference):.2g}",
                 remedy="Nothing was published. Compare the graphs layer by layer.",
             )
     return results
@@ -78,8 +86,11 @@ def _result(
         if config in NEEDED:
             raise
         return {"not_verified": error.public_message}
-    largest = {
-        name: float(np.abs(np.subtract(outputs[name], reference[name], dtype=np.float32)).max())
-        for name in reference
-    }
+    largest = {name: _difference(outputs[name], reference[name]) for name in reference}
     return {"passed": max(largest.values()) <= LARGEST_DIFFERENCE, **largest}
+
+
+def _difference(found: NDArray[Any], reference: NDArray[Any]) -> float:
+    if np.issubdtype(reference.dtype, np.integer):
+        return float(np.mean(found != reference))
+    return float(np.abs(np.subtract(found, reference, dtype=np.float32)).max())

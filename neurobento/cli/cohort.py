@@ -88,6 +88,7 @@ def _cohort_options(args: argparse.Namespace, threads: int) -> CohortOptions:
     return CohortOptions(
         preprocessing=args.preprocessing,
         model=args.model,
+        preprocessing_version=model.spec.preprocessing_version,
         model_sha256=model_sha256(model, precision),
         models=str(Path(args.models).resolve()) if args.models else None,
         backend=args.backend or "auto",

@@ -50,7 +50,8 @@ def add_preprocessing_option(command: argparse.ArgumentParser) -> None:
         choices=PREPROCESSINGS,
         default="full",
         help="full (default): scans with skull; stripped: brains without skull; "
-        "none: images already on the network grid",
+        "none: images already on the network grid; report_a: scans with skull, by report A's nine "
+        "steps, for models that were trained on them",
     )
 
 

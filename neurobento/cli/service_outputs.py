@@ -6,14 +6,16 @@ import gzip
 import json
 import zlib
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
+from numpy.typing import NDArray
 
 from neurobento.client.answers import Answer
 from neurobento.errors import ServiceError
-from neurobento.imaging.scan import read_scan
+from neurobento.imaging.scan import Scan, read_scan
 from neurobento.labels import aal116
 from neurobento.parcellation.figures import overlay_png
 from neurobento.parcellation.volumetry import measure, volumes_tsv
@@ -26,9 +28,9 @@ DERIVED_FILES = frozenset({"dseg.tsv", "volumes.tsv", "overlay.png"})
 def response_output_files(answer: Answer, name: str, path: Path) -> dict[str, bytes]:
     """Return file name -> content, as `neurobento.parcellation.outputs.output_files` does.
 
-    Over gRPC a service gives labels, in native space, and the facts of the run; tables and picture
-    are then made here, from the labels and the scan at `path`, by the same code. Raise ServiceError
-    if the labels are not on the scan's grid, or of another region table.
+    Over gRPC a service gives labels and mask, in native space, and the run's facts; tables and
+    picture are then made here, from the labels and the scan at `path`, by the same code. Raise
+    ServiceError if the labels are not on the scan's grid, or of another region table.
     """
     files = dict(answer.files)
     if not files.keys() >= DERIVED_FILES:
@@ -51,10 +53,17 @@ def _derived_files(answer: Answer, path: Path) -> dict[str, bytes]:
         raise _mismatch(path, f"labels on the scan's grid {scan.shape}", f"shape {labels.shape}")
     return {
         "dseg.tsv": aal116().lookup_tsv().encode(),
-        "volumes.tsv": volumes_tsv(measure(labels, scan.voxel_to_ras)).encode(),
+        "volumes.tsv": _volumes(facts, labels, scan).encode(),
         "overlay.png": overlay_png(scan.array, labels, scan.voxel_to_ras),
         "run.json": (json.dumps(facts, indent=2) + "\n").encode(),
     }
+
+
+def _volumes(facts: dict[str, Any], labels: NDArray[np.uint8], scan: Scan) -> str:
+    given = facts.get("brain_mm3")
+    known = given if isinstance(given, dict) else {}
+    brain_mm3 = {str(name): float(mm3) for name, mm3 in known.items()}
+    return volumes_tsv(measure(labels, scan.voxel_to_ras), brain_mm3)
 
 
 def _read_labels(dseg: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]] | None:

@@ -50,8 +50,9 @@ CHANNEL_OPTIONS = [
     ("grpc.max_reconnect_backoff_ms", 500),
 ]
 
-OUTPUTS = {"dseg": "dseg.nii.gz", "run": "run.json"}
-"""Output tensor -> its file; the other files can be made from these two."""
+MASK = "mask.nii.gz"
+OUTPUTS = {"dseg": "dseg.nii.gz", "mask": MASK, "run": "run.json"}
+"""Output tensor -> its file; the other files can be made from these."""
 
 ANOMALY_OUTPUTS = {"run": "anomaly.json", "overlay": "overlay.png"}
 HEAT_MAP, HEAT_MAP_FILE = "heat_map", "heatmap.png"
@@ -85,6 +86,9 @@ class GrpcTransport:
         message = _infer_request(request, DEFAULT_MODEL, "scan", OUTPUTS, parameters)
         response = self._infer(message, deadline, progress)
         files = {file: _bytes_output(response, name) for name, file in OUTPUTS.items()}
+        # an image on the network grid comes without a mask
+        if not files[MASK]:
+            del files[MASK]
         return Answer(files, request.request_id)
 
     def anomaly(

@@ -22,7 +22,7 @@ from neurobento.parcellation.parcellator import Parcellator
 from neurobento.preprocessing.mode import Preprocessing
 from neurobento.preprocessing.threads import limit_threads
 from neurobento.registry import Model
-from neurobento.spec import PREPROCESSING
+from neurobento.spec import REPORT_A_VERSION
 
 __all__ = ["CohortOptions", "Outcome", "model_sha256", "parcellate_scan"]
 
@@ -38,6 +38,8 @@ class CohortOptions:
     model: str
     # Of the graph that has to run; a worker that finds another refuses
     model_sha256: str
+    # Of the images that it was trained with
+    preprocessing_version: int = REPORT_A_VERSION
     # Folder of models; None for the installed ones
     models: str | None = None
     backend: str = "auto"
@@ -57,7 +59,7 @@ class CohortOptions:
             "backend": self.backend,
             "device": self.device,
             "precision": self.precision,
-            "preprocessing_version": PREPROCESSING["version"],
+            "preprocessing_version": self.preprocessing_version,
         }
 
 
@@ -189,4 +191,5 @@ def _require_same_model(model: Model, options: CohortOptions) -> None:
 def _read_volumes(folder: Path, scan: CohortScan) -> tuple[str, ...]:
     """Return the column of mm3, in order of region."""
     text = (folder / f"{scan.name}_volumes.tsv").read_text()
-    return tuple(row["volume_mm3"] for row in csv.DictReader(text.splitlines(), delimiter="\t"))
+    rows = csv.DictReader(text.splitlines(), delimiter="\t")
+    return tuple(row["volume_mm3"] for row in rows if row["index"].isdigit())

@@ -7,10 +7,23 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["NETWORK_SHAPE", "SLICE_SHAPE", "Grid", "axis_codes", "voxel_sizes_mm"]
+__all__ = [
+    "FINDER_SHAPE",
+    "FINDER_VOXEL_MM",
+    "NETWORK_SHAPE",
+    "SLICE_SHAPE",
+    "Grid",
+    "axis_codes",
+    "matching_axes",
+    "voxel_sizes_mm",
+]
 
 NETWORK_SHAPE: tuple[int, int, int] = (91, 122, 123)
 """Voxels of the network grid, RAS order (report A, section 3.4)."""
+
+FINDER_SHAPE: tuple[int, int, int] = (96, 96, 96)
+FINDER_VOXEL_MM = 2.7
+"""The grid on which the brain is found, RAS: 259 mm along each axis hold a head and its neck."""
 
 SLICE_SHAPE: tuple[int, int] = (128, 128)
 """Rows and columns of the network grid of a 2D slice."""
@@ -63,12 +76,14 @@ class Grid:
         return np.linalg.inv(self.native_voxel_to_ras) @ self.network_voxel_to_ras
 
     def restore(self, network_labels: LabelMap) -> LabelMap:
-        """Return the labels on the native grid: nearest neighbour, background outside."""
+        """Return the labels on the native grid, with smooth borders, background outside."""
+        from neurobento.imaging.label_vote import vote
+
         _require_shape(network_labels, self.network_shape)
-        return _nearest(network_labels, self.network_from_native, self.native_shape)
+        return vote(network_labels, self.network_from_native, self.native_shape)
 
     def apply(self, native_labels: LabelMap) -> LabelMap:
-        """Return the labels on the network grid: nearest neighbour, the inverse of `restore`."""
+        """Return the labels on the network grid, by nearest neighbour."""
         _require_shape(native_labels, self.native_shape)
         return _nearest(native_labels, self.native_from_network, self.network_shape)
 
@@ -80,7 +95,7 @@ def _require_shape(labels: LabelMap, shape: tuple[int, int, int]) -> None:
 
 def _nearest(source: LabelMap, source_from_target: Affine, shape: tuple[int, int, int]) -> LabelMap:
     """Sample `source` at the voxel nearest to every voxel of a target grid, zero outside."""
-    source_axis = _matching_axes(source_from_target)
+    source_axis = matching_axes(source_from_target)
     if source_axis is not None:
         return _nearest_along_axes(source, source_from_target, shape, source_axis)
     from scipy.ndimage import affine_transform
@@ -98,8 +113,8 @@ def _nearest(source: LabelMap, source_from_target: Affine, shape: tuple[int, int
     return np.asarray(sampled, dtype=np.uint8)
 
 
-def _matching_axes(source_from_target: Affine) -> tuple[int, int, int] | None:
-    """Return the source axis along each target axis, or None if the grids are oblique."""
+def matching_axes(source_from_target: Affine) -> tuple[int, int, int] | None:
+    """Return the source axis along each target axis, or None if the grids are tilted."""
     linear = np.abs(source_from_target[:3, :3])
     source_axis = linear.argmax(axis=0)
     rest = linear.copy()

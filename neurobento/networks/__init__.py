@@ -11,7 +11,15 @@ from neurobento.errors import ConfigError
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["ANOMALY_PRESETS", "PRESETS", "build", "network_class", "task_of"]
+__all__ = [
+    "ANOMALY_PRESETS",
+    "BRAIN_PRESETS",
+    "PRESETS",
+    "build",
+    "network_class",
+    "task_function",
+    "task_of",
+]
 
 PRESETS: dict[str, str] = {
     "atlas_map": "neurobento.networks.atlas_map",
@@ -29,6 +37,13 @@ ANOMALY_PRESETS: dict[str, str] = {
 }
 """The same for networks that find anomalies in slices."""
 
+BRAIN_PRESETS: dict[str, str] = {"brain_finder": "neurobento.networks.brain_finder"}
+"""The same for networks that find the brain in a head."""
+
+
+TASK_FUNCTIONS = {"anomaly": "detect", "brain": "find", "parcellation": "labels"}
+"""Task -> the method of its networks that gives its outputs."""
+
 
 def build(preset: str) -> nn.Module:
     """Build the network of a preset, with fresh weights."""
@@ -42,7 +57,7 @@ def network_class(preset: str) -> Any:
 
 
 def _function(preset: str) -> Callable[[], nn.Module]:
-    modules = PRESETS | ANOMALY_PRESETS
+    modules = PRESETS | ANOMALY_PRESETS | BRAIN_PRESETS
     if preset not in modules:
         raise ConfigError(
             subject="network",
@@ -56,4 +71,10 @@ def _function(preset: str) -> Callable[[], nn.Module]:
 
 def task_of(network: nn.Module) -> str:
     """Return a key of `neurobento.spec.MODEL_TASKS`."""
-    return "anomaly" if hasattr(network, "detect") else "parcellation"
+    return next(task for task, name in TASK_FUNCTIONS.items() if hasattr(network, name))
+
+
+def task_function(network: nn.Module) -> Callable[..., Any]:
+    """Return the method that gives the outputs of the network's task."""
+    function: Callable[..., Any] = getattr(network, TASK_FUNCTIONS[task_of(network)])
+    return function

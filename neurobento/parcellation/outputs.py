@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from neurobento.facts import json_bytes, rounded, versions
 from neurobento.imaging.scan import Scan, label_bytes
 from neurobento.labels import aal116
 from neurobento.parcellation.figures import overlay_png
 from neurobento.parcellation.parcellator import Parcellation
 from neurobento.parcellation.volumetry import volumes_tsv
+from neurobento.preprocessing.brain import Brain
 
-__all__ = ["RUN_FORMAT", "dseg_bytes", "output_files", "run_facts"]
+__all__ = ["RUN_FORMAT", "dseg_bytes", "mask_bytes", "output_files", "run_facts"]
 
 # Version of `<name>_run.json`
 RUN_FORMAT = 1
@@ -32,16 +35,41 @@ def output_files(
     """Return the output files, name -> content; `backend_facts` are those of `neurobento.facts`.
 
     `<name>_dseg.nii.gz` and `<name>_dseg.tsv` (labels and their BIDS look-up table),
-    `<name>_volumes.tsv`, `<name>_overlay.png`, `<name>_run.json`.
+    `<name>_mask.nii.gz` (the brain, unless the image came without a mask), `<name>_volumes.tsv`,
+    `<name>_overlay.png`, `<name>_run.json`.
     """
     overlay = overlay_png(scan.array, parcellation.labels, scan.voxel_to_ras)
     facts = run_facts(parcellation, backend_facts)
+    volumes = volumes_tsv(parcellation.volumes, facts["brain_mm3"])
+    mask = mask_bytes(parcellation)
     return {
         f"{name}_dseg.nii.gz": dseg_bytes(parcellation),
         f"{name}_dseg.tsv": aal116().lookup_tsv().encode(),
-        f"{name}_volumes.tsv": volumes_tsv(parcellation.volumes).encode(),
+        **({} if mask is None else {f"{name}_mask.nii.gz": mask}),
+        f"{name}_volumes.tsv": volumes.encode(),
         f"{name}_overlay.png": overlay,
         f"{name}_run.json": json_bytes(facts),
+    }
+
+
+def mask_bytes(parcellation: Parcellation) -> bytes | None:
+    """Return the brain's mask as a gzip NIfTI file in native space, or None if there is none."""
+    prepared = parcellation.prepared
+    if prepared.brain is None:
+        return None
+    mask = prepared.brain.on_grid(prepared.space.voxel_to_ras, prepared.space.shape)
+    return label_bytes(mask.astype(np.uint8), prepared.space)
+
+
+def _brain_volumes(brain: Brain | None) -> dict[str, float]:
+    """Return what is known of the whole brain's volumes in mm3, for table and facts alike."""
+    if brain is None:
+        return {}
+    if brain.tissue_ml is None:
+        return {"Brain_mask": round(1000 * brain.volume_ml, 1)}
+    return {
+        "Intracranial": round(1000 * brain.volume_ml, 1),
+        "Brain_tissue": round(1000 * brain.tissue_ml, 1),
     }
 
 
@@ -52,6 +80,7 @@ def run_facts(parcellation: Parcellation, backend_facts: dict[str, Any]) -> dict
         **backend_facts,
         "preprocessing": parcellation.prepared.preprocessing,
         "native_shape": list(parcellation.labels.shape),
+        "brain_mm3": _brain_volumes(parcellation.prepared.brain),
         "regions_found": sum(v.voxels > 0 for v in parcellation.volumes),
         "warnings": parcellation.warnings,
         "seconds": rounded(parcellation.seconds),

@@ -12,6 +12,7 @@ from neurobento.backends.base import Backend
 from neurobento.imaging.geometry import Grid
 from neurobento.imaging.scan import NativeSpace, Scan
 from neurobento.parcellation.volumetry import RegionVolume, brain_warnings, measure
+from neurobento.preprocessing.brain import Brain
 from neurobento.preprocessing.mode import Preprocessing, Progress, ignore_progress
 
 __all__ = ["Parcellation", "Parcellator", "PreparedScan", "prepare", "restore_and_measure"]
@@ -26,6 +27,7 @@ class PreparedScan:
     space: NativeSpace  # the scan's own grid, as its file states it
     preprocessing: Preprocessing
     seconds: dict[str, float]  # stage -> wall clock
+    brain: Brain | None = None  # the mask, unless the scan came without one
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +59,8 @@ class Parcellator:
 
         `progress` is called with each stage's name. Raise PreprocessingError or NotOnNetworkGrid.
         """
-        prepared = prepare(scan, preprocessing, progress=progress)
+        version = self.backend.spec.preprocessing_version
+        prepared = prepare(scan, preprocessing, version, progress=progress)
         progress("infer")
         start = time.perf_counter()
         network_labels = self.backend.infer(prepared.image[None, None])[0]
@@ -66,13 +69,22 @@ class Parcellator:
 
 
 def prepare(
-    scan: Scan, preprocessing: Preprocessing, *, progress: Progress = ignore_progress
+    scan: Scan,
+    preprocessing: Preprocessing,
+    version: int,
+    *,
+    progress: Progress = ignore_progress,
 ) -> PreparedScan:
-    """Return the scan on the network grid; see `neurobento.preprocessing.preprocess`."""
+    """Return the scan on the network grid, as models of a preprocessing version want it.
+
+    See `neurobento.preprocessing.preprocess`.
+    """
     from neurobento.preprocessing import preprocess
 
-    result = preprocess(scan, preprocessing, progress=progress)
-    return PreparedScan(result.image, result.grid, scan.space, preprocessing, result.seconds)
+    result = preprocess(scan, preprocessing, version=version, progress=progress)
+    return PreparedScan(
+        result.image, result.grid, scan.space, preprocessing, result.seconds, result.brain
+    )
 
 
 def restore_and_measure(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Literal
@@ -113,8 +113,13 @@ def brain_warnings(volumes: Sequence[RegionVolume]) -> list[str]:
     return warnings
 
 
-def volumes_tsv(volumes: Sequence[RegionVolume]) -> str:
-    """Return the volumes as tab-separated text, one line a region."""
+def volumes_tsv(
+    volumes: Sequence[RegionVolume], brain_mm3: Mapping[str, float] | None = None
+) -> str:
+    """Return the volumes as tab-separated text, one line a region.
+
+    The whole's volumes, by name, come last if they are known; their index is "n/a".
+    """
     lines = [
         "index\tname\tside\tlobe\tvoxels\tvolume_mm3\tshare_percent\tasymmetry_percent\tplausibility"
     ]
@@ -124,4 +129,6 @@ def volumes_tsv(volumes: Sequence[RegionVolume]) -> str:
             f"{v.region.class_index}\t{v.region.name}\t{v.region.side}\t{v.region.lobe}\t"
             f"{v.voxels}\t{v.volume_mm3:.1f}\t{v.share_percent:.4f}\t{asymmetry}\t{v.flag}"
         )
+    for name, mm3 in (brain_mm3 or {}).items():
+        lines.append("\t".join(["n/a", name, "n/a", "n/a", "n/a", f"{mm3:.1f}", *["n/a"] * 3]))
     return "\n".join(lines) + "\n"

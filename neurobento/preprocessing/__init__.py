@@ -1,8 +1,6 @@
-"""Prepare a scan for the network with report A's nine steps, for training and serving alike.
+"""Find the brain in a scan and make the network's image, for training and serving alike.
 
-1 skull stripping (ROBEX), 2 bias correction (N4), 3 Spacing to 1 mm, 4 Orientation RAS, 5
-HistogramNormalize, 6 ScaleIntensity to [0, 1], 7 CropForeground, 8 SetOriginToZeroWithANTs, 9
-Resize to (91, 122, 123).
+`pipeline.py` is the whole path; `report_a.py` has report A's nine steps, for models that need them.
 """
 
 from neurobento.preprocessing.mode import PREPROCESSINGS, Preprocessing

@@ -7,9 +7,10 @@ from typing import Literal, get_args
 
 __all__ = ["PREPROCESSINGS", "Preprocessing", "Progress", "ignore_progress"]
 
-Preprocessing = Literal["full", "stripped", "none"]
-"""`full`: all nine steps. `stripped`: steps 2 to 9, for a scan without skull.
-`none`: no steps, for an image that is on the network grid already."""
+Preprocessing = Literal["full", "stripped", "none", "report_a"]
+"""`full`: find the brain in a head. `stripped`: for a scan without skull. `none`: no steps, for an
+image that is on the network grid already. `report_a`: report A's nine steps, with ROBEX, for models
+that were trained on them."""
 
 PREPROCESSINGS: tuple[Preprocessing, ...] = get_args(Preprocessing)
 

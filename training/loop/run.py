@@ -188,7 +188,7 @@ class Run:
     def resume(self, path: Path) -> None:
         """Take over the state in a run's last.pt, and the best weights in the best.pt beside it."""
         checkpoint = read_checkpoint(path, self.task.metric.name)
-        if checkpoint.recipe != self.task.recipe:
+        if _with_new_options(checkpoint.recipe, self.task.recipe) != self.task.recipe:
             raise ConfigError(
                 subject=str(path),
                 expected="a checkpoint of this recipe",
@@ -207,6 +207,16 @@ class Run:
         best = path.with_name("best.pt")
         if self.best_step and best.is_file():
             self.best_weights = read_values(best)["average"]
+
+
+def _with_new_options(recipe: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Return a checkpoint's recipe with the options that have been added since it was written."""
+    return {
+        key: _with_new_options(recipe.get(key, value), value)
+        if isinstance(value, dict)
+        else recipe.get(key, value)
+        for key, value in new.items()
+    } | {key: value for key, value in recipe.items() if key not in new}
 
 
 def choose_precision(wanted: str, device: torch.device) -> str:

@@ -13,7 +13,7 @@ from monai.transforms.transform import RandomizableTransform
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["Augmentation", "RandomIntensity", "RandomWarp", "augment"]
+__all__ = ["Augmentation", "RandomBlur", "RandomCut", "RandomIntensity", "RandomWarp", "augment"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,10 @@ class Augmentation:
     bias: float = 0.15
     # largest standard deviation of Gaussian noise
     noise: float = 0.04
+    # share of scans whose brain is cut anew: tighter, looser or shorter
+    cut: float = 0.0
+    # share of scans that are blurred, as by large voxels or thick slices
+    blur: float = 0.0
 
     @property
     def off(self) -> bool:
@@ -49,6 +53,8 @@ class Augmentation:
             gamma=self.gamma * share,
             bias=self.bias * share,
             noise=self.noise * share,
+            cut=self.cut * share,
+            blur=self.blur * share,
         )
 
 
@@ -130,6 +136,73 @@ class RandomIntensity(RandomizableTransform):  # type: ignore[misc]
         return torch.Generator(device).manual_seed(int(self.R.randint(2**31)))
 
 
+class RandomCut(RandomizableTransform):  # type: ignore[misc]
+    """Cut a brain out anew: as another tool might have, or as a field of view ends."""
+
+    REACH = 5
+    """Voxels over which the border is softened; it moves by half of them at most."""
+
+    def __init__(self, strength: Augmentation) -> None:
+        super().__init__(prob=strength.cut)
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Return the image (1, X, Y, Z) with less or more around the brain."""
+        self.randomize(None)
+        if not self._do_transform:
+            return image
+        brain = (image > 0).to(image.dtype)
+        soft = F.avg_pool3d(brain[None], self.REACH, 1, self.REACH // 2)[0]
+        # tight where the threshold is above a half, loose where it is below
+        middle = self.R.uniform(0.1, 0.9)
+        threshold = self._smooth(image, 5, middle, 0.15).clamp(0.03, 0.97)
+        inside = soft > threshold
+        if self.R.uniform() < 0.25:
+            lost = int(self.R.uniform(0, 0.1) * image.shape[-1])
+            inside[..., : self._lowest(brain) + lost] = False
+        # what a loose mask lets in has any intensity
+        fringe = self._smooth(image, 12, self.R.uniform(0.05, 0.6), 0.2).clamp(0.01, 1)
+        return torch.where(brain > 0, image, fringe) * inside
+
+    def _smooth(self, image: Tensor, nodes: int, mean: float, deviation: float) -> Tensor:
+        values = mean + deviation * self.R.standard_normal((1, 1, nodes, nodes, nodes))
+        smooth: Tensor = F.interpolate(
+            torch.from_numpy(values).to(image),
+            size=tuple(image.shape[1:]),
+            mode="trilinear",
+            align_corners=True,
+        )[0]
+        return smooth
+
+    def _lowest(self, brain: Tensor) -> int:
+        return int(torch.nonzero(brain.amax(dim=(0, 1, 2)))[0])
+
+
+class RandomBlur(RandomizableTransform):  # type: ignore[misc]
+    """Blur a brain as large voxels, or slices that are thick along one axis, do."""
+
+    REACH = 4
+
+    def __init__(self, strength: Augmentation) -> None:
+        super().__init__(prob=strength.blur)
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Return the blurred image (1, X, Y, Z); the background stays zero."""
+        self.randomize(None)
+        if not self._do_transform:
+            return image
+        sigmas = [self.R.uniform(0.2, 0.9)] * 3
+        if self.R.uniform() < 0.3:
+            sigmas[self.R.randint(3)] = self.R.uniform(0.9, 2.0)
+        blurred = image[None]
+        for axis, sigma in enumerate(sigmas):
+            places = torch.arange(-self.REACH, self.REACH + 1).to(image)
+            kernel = torch.exp(-0.5 * (places / sigma) ** 2)
+            shape, padding = [1] * 5, [0] * 3
+            shape[axis + 2], padding[axis] = len(places), self.REACH
+            blurred = F.conv3d(blurred, (kernel / kernel.sum()).reshape(shape), padding=padding)
+        return blurred[0] * (image > 0)
+
+
 def _grid_of_blocks(grid: Tensor, blocks: torch.Size) -> Tensor:
     """Return sampling positions (1, *blocks, 3) of blocks' centres; the last may be outside."""
     sides = grid.shape[1:4]
@@ -151,6 +224,7 @@ def augment(
     """
     if strength.off:
         return image, labels, positions
-    warp, intensity = RandomWarp(strength), RandomIntensity(strength)
-    moved = warp.set_random_state(seed)(image, labels, positions)
-    return intensity.set_random_state(seed + 1)(moved[0]), *moved[1:]
+    moved = RandomWarp(strength).set_random_state(seed)(image, labels, positions)
+    changed = RandomCut(strength).set_random_state(seed + 2)(moved[0])
+    changed = RandomBlur(strength).set_random_state(seed + 3)(changed)
+    return RandomIntensity(strength).set_random_state(seed + 1)(changed), *moved[1:]

@@ -14,8 +14,9 @@ and `manifest.tsv` holds a line for each scan: seconds of every step, or the err
 are skipped; a failing scan does not stop the others. The work runs on Dask: processes on this
 machine, or a cluster (`--scheduler tcp://HOST:8786`) with this package and the same paths.
 
-With `--teacher MODEL` the labels are a trained model's, which are smoother. There is no
-NAME_registered then, and no known position, so networks that learn positions refuse the pair.
+With `--teacher MODEL` labels and positions are those of a trained map network, in seconds in place
+of minutes; there is no NAME_registered then. `--version` says how the image is made: 1 is report
+A's nine steps, 2 is what newer models learn from (`neurobento.spec.SCAN_PREPROCESSING`).
 """
 
 from __future__ import annotations
@@ -36,7 +37,6 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from neurobento.backends import Backend, open_backend
 from neurobento.cohort.cluster import map_on_cluster, open_cluster, require_dask, scratch_folder
 from neurobento.cohort.resume import matching_record
 from neurobento.cohort.scans import find_scan_files
@@ -48,15 +48,19 @@ from neurobento.labels import CLASS_COUNT
 from neurobento.preprocessing import PREPROCESSINGS, Preprocessing, preprocess
 from neurobento.preprocessing.threads import limit_threads
 from neurobento.registry import open_model
-from neurobento.spec import PREPROCESSING
+from neurobento.spec import REPORT_A_VERSION, SCAN_PREPROCESSING
 from training.parcellation.cleanup import CLEANUPS, Cleanup, clean_up
 from training.parcellation.dataset import POSITION_SHAPE
+from training.parcellation.map_teacher import open_teacher
 from training.parcellation.registration import find_atlas, register_atlas
 
 __all__ = ["Options", "label_all", "label_one", "main", "scan_paths"]
 
 LABELLING_FORMAT = 2
 """Version of `NAME.json`."""
+
+BLOCK_TO_VOXEL = np.array([[2, 0, 0, 0.5], [0, 2, 0, 0.5], [0, 0, 2, 0.5], [0, 0, 0, 1]])
+"""Affine from blocks of 2 x 2 x 2 voxels to voxels."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +73,10 @@ class Options:
     seed: int = 0
     # folder of the atlas, or None for Debian's
     atlas: str | None = None
-    # folder of a model that labels the scan in place of the registration
+    # folder of a map network's model that labels the scan in place of the registration
     teacher: str | None = None
+    # of the image; a model states the version that it was trained with
+    version: int = REPORT_A_VERSION
 
 
 def scan_paths(inputs: Sequence[Path]) -> list[Path]:
@@ -95,7 +101,7 @@ def label_one(scan: Path, folder: Path, options: Options) -> dict[str, Any]:
             "format": LABELLING_FORMAT,
             "options": _recorded_options(options),
             "scan_sha256": file_sha256(scan),
-            "preprocessing_version": PREPROCESSING["version"],
+            "preprocessing_version": options.version,
         }
         earlier = matching_record(record_path, made_from)
         if earlier is not None:
@@ -113,6 +119,7 @@ def _recorded_options(options: Options) -> dict[str, Any]:
     """Return options as records have them; "level" is their name for preprocessing."""
     values = asdict(options)
     teacher = values.pop("teacher")
+    del values["version"]
     values = {"level": values.pop("preprocessing"), **values}
     return values | ({"teacher": open_model(Path(teacher)).spec.onnx_sha256} if teacher else {})
 
@@ -124,15 +131,18 @@ def _make_pair(scan_path: Path, folder: Path, options: Options) -> dict[str, Any
 
     torch.set_num_threads(1)
     name = scan_name(scan_path)
-    prepared = preprocess(read_scan(scan_path), options.preprocessing)
+    scan = read_scan(scan_path)
+    prepared = preprocess(scan, options.preprocessing, version=options.version)
     seconds = dict(prepared.seconds)
     affine = prepared.grid.network_voxel_to_ras
     images = {"image": nib.Nifti1Image(prepared.image, affine)}
     if options.teacher:
         with _time_step(seconds, "teacher"):
-            labels = _teacher(options.teacher).infer(prepared.image[None, None])[0]
-        unknown = np.full(POSITION_SHAPE, np.nan, np.float32)
-        images["positions"] = nib.Nifti1Image(unknown, affine)
+            teacher = open_teacher(options.teacher)
+            field = teacher.read(scan, options.preprocessing)
+            labels = teacher.labels(field.on_grid(affine, prepared.image.shape))
+            blocks = field.on_grid(affine @ BLOCK_TO_VOXEL, POSITION_SHAPE[:3])
+        images["positions"] = _positions_image(np.moveaxis(blocks, 0, -1), affine)
     else:
         with _time_step(seconds, "registration"):
             atlas = find_atlas(Path(options.atlas) if options.atlas else None)
@@ -156,18 +166,12 @@ def _make_pair(scan_path: Path, folder: Path, options: Options) -> dict[str, Any
     }
 
 
-@functools.cache
-def _teacher(folder: str) -> Backend:
-    return open_backend(open_model(Path(folder)), threads=1)
-
-
 def _positions_image(
-    positions: NDArray[np.float32], voxel_to_ras: NDArray[np.float64]
+    positions: NDArray[np.floating[Any]], voxel_to_ras: NDArray[np.float64]
 ) -> nib.Nifti1Image:
     """Store positions in hundredths of a millimetre, on the grid of the 2 x 2 x 2 blocks."""
-    block = np.diag([2.0, 2.0, 2.0, 1.0])
-    block[:3, 3] = 0.5
-    image = nib.Nifti1Image(np.rint(positions * 100).astype(np.int16), voxel_to_ras @ block)
+    hundredths = np.rint(positions * 100).astype(np.int16)
+    image = nib.Nifti1Image(hundredths, voxel_to_ras @ BLOCK_TO_VOXEL)
     image.header.set_slope_inter(0.01, 0.0)
     return image
 
@@ -245,12 +249,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--atlas", help="folder with aal.nii.gz and ch2bet.nii.gz")
     parser.add_argument("--teacher", help="folder of a model that labels in place of registration")
     parser.add_argument("--seed", type=int, default=0, help="seed of the registration")
+    parser.add_argument(
+        "--version",
+        type=int,
+        choices=SCAN_PREPROCESSING,
+        default=REPORT_A_VERSION,
+        help="of images",
+    )
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--scheduler", help="address of an existing Dask scheduler")
     args = parser.parse_args(argv)
-    options = Options(args.preprocessing, args.cleanup, args.seed, args.atlas, args.teacher)
+    options = Options(
+        args.preprocessing, args.cleanup, args.seed, args.atlas, args.teacher, args.version
+    )
     if args.teacher:
-        open_model(Path(args.teacher))
+        open_teacher(args.teacher)
     else:
         find_atlas(Path(args.atlas) if args.atlas else None)
     records = label_all(

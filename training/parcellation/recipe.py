@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from neurobento.networks import PRESETS
+from neurobento.spec import REPORT_A_VERSION, SCAN_PREPROCESSING
 from training.loop.recipe import read_recipe_file, wrong_option
 from training.parcellation.augmentation import Augmentation
 from training.parcellation.loss import LOSSES
@@ -73,8 +74,14 @@ class Recipe:
     data: Data
     optimisation: Optimisation
     augmentation: Augmentation = field(default_factory=Augmentation)
+    # of the pairs' images, a key of `neurobento.spec.SCAN_PREPROCESSING`
+    preprocessing_version: int = REPORT_A_VERSION
 
     def __post_init__(self) -> None:
+        if self.preprocessing_version not in SCAN_PREPROCESSING:
+            known = " or ".join(map(str, SCAN_PREPROCESSING))
+            found = str(self.preprocessing_version)
+            raise wrong_option("preprocessing_version", f"version {known}", found)
         if self.network not in PRESETS:
             raise wrong_option("network", f"one of {', '.join(PRESETS)}", repr(self.network))
         options = self.optimisation

@@ -17,6 +17,7 @@ from neurobento.networks import build
 from neurobento.networks.layers import POSITIONS
 from neurobento.networks.parcellation import ParcellationNetwork
 from neurobento.networks.weights import load_network
+from training.loop.curves import draw_dice
 from training.loop.log import Row
 from training.loop.processes import ALONE, Processes
 from training.loop.task import Metric, Optimiser
@@ -155,19 +156,7 @@ class ParcellationTask:
 
     def draw(self, history: Sequence[Row], path: Path) -> None:
         """Draw the training loss and the validation Dice against the step."""
-        from matplotlib.figure import Figure
-
-        steps = [row["step"] for row in history]
-        figure = Figure(figsize=(7, 4), layout="constrained")
-        left = figure.add_subplot()
-        left.plot(steps, [row["loss"] for row in history], color="tab:blue")
-        left.set(xlabel="step", ylabel="training loss")
-        left.yaxis.label.set_color("tab:blue")
-        right = left.twinx()
-        right.plot(steps, [row["validation_dice"] for row in history], color="tab:orange")
-        right.set(ylabel="validation Dice", ylim=(0, 1))
-        right.yaxis.label.set_color("tab:orange")
-        figure.savefig(path, dpi=150)
+        draw_dice(history, path)
 
 
 def _give_atlas(network: ParcellationNetwork, name: str, atlas: Atlas | None) -> None:

@@ -11,7 +11,6 @@ cleanly; --resume continues on the same trajectory. PAIRS is a folder, or one fi
 from __future__ import annotations
 
 import argparse
-import ctypes
 import dataclasses
 import logging
 from collections.abc import Sequence
@@ -24,15 +23,13 @@ from neurobento.errors import ConfigError
 from neurobento.networks import network_class
 from training.loop.processes import Processes, join_processes
 from training.loop.run import Run
+from training.loop.start import check_folder, keep_freed_memory
 from training.parcellation.dataset import find_split, load_pairs, open_pairs
 from training.parcellation.recipe import Recipe, read_recipe
 from training.parcellation.registration import find_atlas
 from training.parcellation.task import ParcellationTask
 
 __all__ = ["main"]
-
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
-"""Options of mallopt, from glibc's malloc.h."""
 
 logger = logging.getLogger(__name__)
 
@@ -75,15 +72,7 @@ def _train(args: argparse.Namespace, recipe: Recipe, processes: Processes, devic
 
 def _check_start(args: argparse.Namespace, network: str, starts_from: str | None) -> None:
     """Refuse a folder with another run in it, and a new run without the weights it needs."""
-    if (args.output / "last.pt").is_file() != args.resume:
-        raise ConfigError(
-            subject=str(args.output),
-            expected="a run to continue" if args.resume else "a folder without a run in it",
-            found="no last.pt" if args.resume else "last.pt",
-            remedy="Name another folder."
-            if args.resume
-            else "Continue with --resume, or name another folder.",
-        )
+    check_folder(args.output, resume=args.resume)
     if starts_from and not (args.resume or args.start_from):
         raise ConfigError(
             subject=network,
@@ -91,17 +80,6 @@ def _check_start(args: argparse.Namespace, network: str, starts_from: str | None
             found="none",
             remedy=f"Give --start-from models/{starts_from}/weights.pt.",
         )
-
-
-def _keep_freed_memory() -> None:
-    """Make glibc reuse the memory of large tensors: the system clears returned pages again."""
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-    except OSError:
-        return
-    libc.mallopt(M_MMAP_MAX, 0)
-    libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-    libc.mallopt(M_TOP_PAD, 2**30)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -127,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     recipe = _recipe(args)
-    _keep_freed_memory()
+    keep_freed_memory()
     with join_processes(args.device) as (processes, device):
         run = _train(args, recipe, processes, device)
     if processes.first:

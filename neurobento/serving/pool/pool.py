@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import functools
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,21 @@ from neurobento.serving.pool.process import FOLDER_PREFIX, WorkerProcess
 from neurobento.serving.pool.queue import WorkerQueue
 from neurobento.serving.pool.worker import import_readers, import_toolkits
 from neurobento.serving.process.run_folder import remove_leftovers
+from neurobento.spec import REPORT_A_VERSION
 
 __all__ = ["PreprocessingPool"]
 
 
 class PreprocessingPool:
-    """Worker processes for `processes` scans at a time, each with `threads`; for one event loop."""
+    """Worker processes for `processes` scans at a time, each with `threads`; for one event loop.
 
-    def __init__(self, processes: int, threads: int) -> None:
-        import_all = functools.partial(import_toolkits, threads)
+    `versions` are those of the preprocessing that the served models were trained with.
+    """
+
+    def __init__(
+        self, processes: int, threads: int, versions: Collection[int] = (REPORT_A_VERSION,)
+    ) -> None:
+        import_all = functools.partial(import_toolkits, threads, versions)
         self._queues: dict[QueueName, WorkerQueue] = {
             "slow": WorkerQueue([WorkerProcess(threads, import_all) for _ in range(processes)]),
             "quick": WorkerQueue([WorkerProcess(threads, import_readers)]),
@@ -49,7 +56,9 @@ class PreprocessingPool:
         """True once every queue has had a worker that was ready."""
         return all(queue.has_started for queue in self._queues.values())
 
-    async def prepare(self, path: Path, kind: Kind, ticket: str) -> dict[str, Any]:
+    async def prepare(
+        self, path: Path, kind: Kind, ticket: str, version: int = REPORT_A_VERSION
+    ) -> dict[str, Any]:
         """Return what was made of a file, or the error it raised, packed (see `serialisation`).
 
         The array is beside the file. The ticket names the work, so that it can be ended: then
@@ -57,7 +66,9 @@ class PreprocessingPool:
         """
         if ticket in self._ended:
             raise _work_ended()
-        task = asyncio.ensure_future(self._queues[queue_for(kind)].prepare(path, kind, ticket))
+        task = asyncio.ensure_future(
+            self._queues[queue_for(kind)].prepare(path, kind, ticket, version)
+        )
         self._running[ticket] = task
         try:
             return await task

@@ -20,6 +20,7 @@ from neurobento.errors import ServiceUnavailable
 from neurobento.serving.admission import Kind
 from neurobento.serving.pool.worker import READY, run_worker
 from neurobento.serving.process.exhaustion import map_exhaustion
+from neurobento.spec import REPORT_A_VERSION
 
 __all__ = ["FOLDER_PREFIX", "WorkerProcess", "worker_died"]
 
@@ -96,13 +97,15 @@ class WorkerProcess:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._reader, self._pipe.recv)
 
-    async def prepare(self, path: Path, kind: Kind, ticket: str) -> dict[str, Any]:
+    async def prepare(
+        self, path: Path, kind: Kind, ticket: str, version: int = REPORT_A_VERSION
+    ) -> dict[str, Any]:
         """Return what the worker made of a file, packed; kill the worker if this is cancelled."""
         assert self._pipe is not None
         with map_exhaustion():
             folder = tempfile.mkdtemp(prefix=FOLDER_PREFIX)
         try:
-            self._pipe.send((path, kind, folder, ticket))
+            self._pipe.send((path, kind, version, folder, ticket))
             packed: dict[str, Any] = await self._receive()
             return packed
         except (EOFError, OSError):

@@ -10,6 +10,7 @@ from typing import Any
 from neurobento.serving.admission import Kind
 from neurobento.serving.pool.process import WorkerProcess, worker_died
 from neurobento.serving.telemetry import metrics
+from neurobento.spec import REPORT_A_VERSION
 
 __all__ = ["WorkerQueue"]
 
@@ -59,14 +60,16 @@ class WorkerQueue:
         if worker in self._idle:
             self._begin_restart(worker)
 
-    async def prepare(self, path: Path, kind: Kind, ticket: str) -> dict[str, Any]:
+    async def prepare(
+        self, path: Path, kind: Kind, ticket: str, version: int = REPORT_A_VERSION
+    ) -> dict[str, Any]:
         """Wait for a free worker and return what it made of a file, packed."""
         queued = time.monotonic()
         while not (worker := await self._next_free()).ready:
             self._begin_restart(worker)
         metrics.WAIT_SECONDS.labels(kind).observe(time.monotonic() - queued)
         try:
-            return await worker.prepare(path, kind, ticket)
+            return await worker.prepare(path, kind, ticket, version)
         finally:
             if worker.alive:
                 self._add_free(worker)

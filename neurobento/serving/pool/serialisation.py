@@ -15,6 +15,7 @@ from neurobento.anomaly.fit import FittedSlice
 from neurobento.imaging.geometry import Grid
 from neurobento.imaging.native_space import NativeSpace
 from neurobento.parcellation.parcellator import PreparedScan
+from neurobento.preprocessing.brain import Brain
 from neurobento.serving.tasks.parcellation.image_files import open_image, write_image
 
 __all__ = ["PreparedSlice", "pack_error", "pack_scan", "pack_slice", "unpack_scan", "unpack_slice"]
@@ -42,6 +43,7 @@ def pack_scan(prepared: PreparedScan, file: Path) -> dict[str, Any]:
         "network_voxel_to_ras": prepared.grid.network_voxel_to_ras,
         "preprocessing": prepared.preprocessing,
         "seconds": prepared.seconds,
+        "brain": None if prepared.brain is None else vars(prepared.brain),
     }
 
 
@@ -78,6 +80,7 @@ def unpack_scan(values: dict[str, Any]) -> PreparedScan:
         space=NativeSpace(shape, affine, header_kind(block)),
         preprocessing=values["preprocessing"],
         seconds=dict(values["seconds"]),
+        brain=None if values["brain"] is None else Brain(**values["brain"]),
     )
 
 

@@ -8,11 +8,13 @@ from typing import Any
 import bentoml
 
 from neurobento.errors import ServiceError
+from neurobento.registry import list_specs
 from neurobento.serving.pool.serialisation import pack_error
 from neurobento.serving.process.child_process import die_with_parent
 from neurobento.serving.process.memory import return_memory_to_os
 from neurobento.serving.service_options import DEPENDENCY_OPTIONS
 from neurobento.serving.settings import SETTINGS
+from neurobento.spec import REPORT_A_VERSION
 
 __all__ = ["Preprocessing"]
 
@@ -26,7 +28,9 @@ class Preprocessing:
 
         die_with_parent()
         return_memory_to_os()
-        self.pool = PreprocessingPool(SETTINGS.processes, SETTINGS.threads)
+        specs = [spec for spec in list_specs(SETTINGS.models) if spec.task == "parcellation"]
+        versions = {spec.preprocessing_version for spec in specs}
+        self.pool = PreprocessingPool(SETTINGS.processes, SETTINGS.threads, versions)
 
     @bentoml.on_startup
     async def start(self) -> None:
@@ -38,10 +42,17 @@ class Preprocessing:
         return self.pool.warm
 
     @bentoml.api
-    async def prepare(self, path: str, kind: str, ticket: str) -> dict[str, Any]:
+    async def prepare(
+        self, path: str, kind: str, ticket: str, version: int = REPORT_A_VERSION
+    ) -> dict[str, Any]:
         """Return what was made of a file, or an error, packed; see `pool.serialisation`."""
         try:
-            return await self.pool.prepare(Path(path), kind, ticket)  # type: ignore[arg-type]
+            return await self.pool.prepare(
+                Path(path),
+                kind,  # type: ignore[arg-type]
+                ticket,
+                version,
+            )
         except ServiceError as error:
             return pack_error(error)
 

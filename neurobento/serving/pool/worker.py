@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from neurobento.serving.pool.serialisation import pack_error, pack_scan, pack_sl
 from neurobento.serving.process.child_process import die_with_parent, lower_priority
 from neurobento.serving.process.exhaustion import exhaustion_error
 from neurobento.serving.telemetry.logs import set_up_logging
+from neurobento.spec import REPORT_A_VERSION
 
 __all__ = ["READY", "import_readers", "import_toolkits", "run_worker"]
 
@@ -52,19 +53,25 @@ def run_worker(
     pipe.send(READY)
     with contextlib.suppress(EOFError):
         while True:
-            path, kind, folder, ticket = pipe.recv()
+            path, kind, version, folder, ticket = pipe.recv()
             # temporary files that a library leaves behind are removed with the folder
             tempfile.tempdir = folder
-            pipe.send(prepare_file(path, kind, path.with_name(f"{ticket}.image")))
+            pipe.send(prepare_file(path, kind, path.with_name(f"{ticket}.image"), version))
 
 
-def import_toolkits(threads: int) -> None:
-    """Import the heavy libraries that scans with a skull need."""
-    import ants  # noqa: F401
-    import monai.transforms  # noqa: F401
-    import torch
+def import_toolkits(threads: int, versions: Collection[int]) -> None:
+    """Load what models of these preprocessing versions need."""
+    from neurobento.preprocessing.brain import load_finder
 
-    torch.set_num_threads(threads)
+    load_finder()
+    if REPORT_A_VERSION in versions:
+        # without the extra, requests that need them are refused one by one
+        with contextlib.suppress(ImportError):
+            import ants  # noqa: F401
+            import monai.transforms  # noqa: F401
+            import torch
+
+            torch.set_num_threads(threads)
 
 
 def import_readers() -> None:
@@ -77,10 +84,17 @@ def import_readers() -> None:
     PIL.Image.preinit()
 
 
-def prepare_file(path: Path, kind: Kind, image: Path) -> dict[str, Any]:
-    """Return what was made of a file, or its error, packed; write the array to `image`."""
+def prepare_file(
+    path: Path, kind: Kind, image: Path, version: int = REPORT_A_VERSION
+) -> dict[str, Any]:
+    """Return what was made of a file, or its error, packed; write the array to `image`.
+
+    `version` is that of a scan's preprocessing.
+    """
     try:
-        return _prepare_slice(path, image) if kind == "slice" else _prepare_scan(path, kind, image)
+        if kind == "slice":
+            return _prepare_slice(path, image)
+        return _prepare_scan(path, kind, version, image)
     except NeuroBentoError as error:
         return pack_error(error)
     # a library's message may quote a path or the header, its class does not
@@ -97,11 +111,13 @@ def prepare_file(path: Path, kind: Kind, image: Path) -> dict[str, Any]:
         )
 
 
-def _prepare_scan(path: Path, preprocessing: Preprocessing, image: Path) -> dict[str, Any]:
+def _prepare_scan(
+    path: Path, preprocessing: Preprocessing, version: int, image: Path
+) -> dict[str, Any]:
     start = time.perf_counter()
     scan = read_scan(path)
     decode_s = time.perf_counter() - start
-    prepared = prepare(scan, preprocessing)
+    prepared = prepare(scan, preprocessing, version)
     seconds = {"decode": decode_s, **prepared.seconds}
     return pack_scan(dataclasses.replace(prepared, seconds=seconds), image)
 

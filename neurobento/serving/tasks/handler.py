@@ -17,6 +17,7 @@ from neurobento.errors import ModelNotFound, ServiceUnavailable
 from neurobento.serving.admission import Admission, Kind, queue_for
 from neurobento.serving.process.exhaustion import map_exhaustion
 from neurobento.serving.request import RequestContext
+from neurobento.spec import REPORT_A_VERSION
 
 __all__ = ["PreprocessingService", "Runner", "TaskHandler", "call_service"]
 
@@ -28,7 +29,9 @@ logger = logging.getLogger("neurobento.serving")
 class PreprocessingService(Protocol):
     """The preprocessing service as handlers call it."""
 
-    async def prepare(self, path: str, kind: str, ticket: str) -> dict[str, Any]: ...
+    async def prepare(
+        self, path: str, kind: str, ticket: str, version: int = REPORT_A_VERSION
+    ) -> dict[str, Any]: ...
 
     async def end(self, ticket: str) -> None: ...
 
@@ -96,9 +99,13 @@ class TaskHandler(Generic[OwnRunner]):
         ):
             return await context.run(work())
 
-    async def _preprocess(self, file: Path, kind: Kind, context: RequestContext) -> dict[str, Any]:
+    async def _preprocess(
+        self, file: Path, kind: Kind, context: RequestContext, version: int = REPORT_A_VERSION
+    ) -> dict[str, Any]:
         try:
-            return await call_service(self._preprocessing.prepare(str(file), kind, context.ticket))
+            return await call_service(
+                self._preprocessing.prepare(str(file), kind, context.ticket, version)
+            )
         except asyncio.CancelledError:
             # cancelling stops nothing in the other process; a service that is gone has stopped
             with contextlib.suppress(ServiceUnavailable):

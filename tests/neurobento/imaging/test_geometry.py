@@ -131,7 +131,7 @@ def test_the_index_path_equals_scipy_on_noise(axes: tuple[int, int, int], seed: 
         matrix[source_axis, 3] = -2.3 if scale > 0 else source.shape[source_axis] + 2.1
     shape = (40, 35, 45)
     found = geometry._nearest_along_axes(source, matrix, shape, axes)
-    assert geometry._matching_axes(matrix) == axes
+    assert geometry.matching_axes(matrix) == axes
     assert np.array_equal(found, sampled_by_scipy(source, matrix, shape))
     assert (found == 0).any()
     assert set(np.unique(found)) - {0} <= set(np.unique(source))

@@ -157,7 +157,7 @@ def test_the_two_halves_give_what_the_whole_gives(
     labels: Any, spec: ModelSpec, as_it_is: Parcellation
 ) -> None:
     """As the service runs them: prepared and restored in two processes."""
-    prepared = prepare(on_network_grid(labels), "none")
+    prepared = prepare(on_network_grid(labels), "none", spec.preprocessing_version)
     again = restore_and_measure(prepared, labels, {"infer": 1.0})
     assert np.array_equal(again.labels, as_it_is.labels)
     assert again.volumes == as_it_is.volumes

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -16,16 +16,22 @@ from numpy.typing import NDArray
 
 from neurobento.errors import ServiceUnavailable
 from neurobento.parcellation.parcellator import Parcellation, PreparedScan, restore_and_measure
-from neurobento.preprocessing.mode import Preprocessing
+from neurobento.serving.admission import Admission
 from neurobento.serving.pool.serialisation import unpack_scan
 from neurobento.serving.request import RequestContext
-from neurobento.serving.tasks.handler import Runner, TaskHandler, call_service
+from neurobento.serving.tasks.handler import (
+    PreprocessingService,
+    Runner,
+    TaskHandler,
+    call_service,
+)
 from neurobento.serving.tasks.parcellation.image_files import has_missing, pack_paths, write_image
 from neurobento.serving.tasks.parcellation.options import ParcellationOptions
 from neurobento.serving.tasks.parcellation.responses import encode_labels, encode_outputs
 from neurobento.serving.tasks.uploaded_file import upload_folder
 from neurobento.serving.telemetry.metrics import observe_stages, time_stage
 from neurobento.serving.telemetry.tracing import record_stage_spans, span
+from neurobento.spec import REPORT_A_VERSION
 
 __all__ = ["ParcellationHandler"]
 
@@ -41,9 +47,23 @@ class Segmenter(Runner, Protocol):
 
 
 class ParcellationHandler(TaskHandler[Segmenter]):
-    """Handle requests for parcellation."""
+    """Handle requests for parcellation.
+
+    `versions` are those of the preprocessing that the models were trained with, by name.
+    """
 
     task = "parcellation"
+
+    def __init__(
+        self,
+        preprocessing: PreprocessingService,
+        runners: Mapping[str, Segmenter],
+        admission: Admission,
+        batches: Mapping[str, int],
+        versions: Mapping[str, int] | None = None,
+    ) -> None:
+        super().__init__(preprocessing, runners, admission, batches)
+        self._versions = dict(versions or {})
 
     async def labels(
         self, file: Path, options: ParcellationOptions, context: RequestContext
@@ -113,7 +133,7 @@ class ParcellationHandler(TaskHandler[Segmenter]):
     async def _parcellate(
         self, file: Path, options: ParcellationOptions, context: RequestContext
     ) -> Parcellation:
-        prepared, image = await self._prepare(file, options.preprocessing, context)
+        prepared, image = await self._prepare(file, options, context)
         record_stage_spans(prepared.seconds)
         start = time.perf_counter()
         with span("infer", model=options.model):
@@ -127,9 +147,10 @@ class ParcellationHandler(TaskHandler[Segmenter]):
         return parcellation
 
     async def _prepare(
-        self, file: Path, preprocessing: Preprocessing, context: RequestContext
+        self, file: Path, options: ParcellationOptions, context: RequestContext
     ) -> tuple[PreparedScan, Path]:
-        packed = await self._preprocess(file, preprocessing, context)
+        version = self._versions.get(options.model, REPORT_A_VERSION)
+        packed = await self._preprocess(file, options.preprocessing, context, version)
         return unpack_scan(packed), Path(packed["image"])
 
     async def _infer(self, model: str, files: Sequence[Path]) -> NDArray[np.uint8]:

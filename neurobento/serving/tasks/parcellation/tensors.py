@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from neurobento.imaging.geometry import NETWORK_SHAPE
 from neurobento.labels import CLASS_COUNT
-from neurobento.parcellation.outputs import run_facts
+from neurobento.parcellation.outputs import mask_bytes, run_facts
 from neurobento.serving.inference_protocol.tensors import (
     OutputMakers,
     Tensor,
@@ -41,10 +41,12 @@ OUTPUTS: TensorSpecs = {
     "volumes_mm3": ("FP64", [REGIONS]),
     "voxels": ("INT64", [-1, REGIONS]),
     "dseg": ("BYTES", [1]),
+    # empty where there is none
+    "mask": ("BYTES", [1]),
     "run": ("BYTES", [1]),
 }
 OUTPUTS_OF_INPUT: Mapping[str, tuple[str, ...]] = {
-    "scan": ("labels", "affine", "volumes_mm3", "dseg", "run"),
+    "scan": ("labels", "affine", "volumes_mm3", "dseg", "mask", "run"),
     "image": ("labels", "voxels", "run"),
 }
 
@@ -84,6 +86,7 @@ class ParcellationTensors:
             "affine": lambda: Tensor.from_array("affine", np.asarray(affine, np.float64)),
             "volumes_mm3": lambda: Tensor.from_array("volumes_mm3", volumes),
             "dseg": lambda: Tensor.from_bytes("dseg", encode_labels(found, options.space)),
+            "mask": lambda: Tensor.from_bytes("mask", mask_bytes(found) or b""),
             "run": lambda: json_tensor("run", run_facts(found, facts)),
         }
 

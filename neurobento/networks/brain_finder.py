@@ -1,0 +1,86 @@
+"""The network that finds the brain in a head: a residual U-Net at 2.7 mm with a sub-pixel head.
+
+The image enters as 2 x 2 x 2 blocks. Two answers come out for every voxel: whether it lies inside
+the skull, with the brain, and which tissue it is. The tissue is learnt from drawn heads alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from neurobento.imaging.geometry import FINDER_SHAPE
+from neurobento.networks.layers import POSITIONS, Conv, Residual, from_blocks, to_blocks
+
+__all__ = ["TISSUES", "BrainFinder", "brain_finder"]
+
+TISSUES = (
+    "air",
+    "other head",
+    "cerebrospinal fluid",
+    "ventricles",
+    "cerebral cortex",
+    "cerebral white matter",
+    "deep grey matter",
+    "hippocampus and amygdala",
+    "cerebellar cortex",
+    "cerebellar white matter",
+    "brainstem",
+)
+"""The tissues, in the order of the tissue map's values."""
+
+
+def brain_finder() -> BrainFinder:
+    """Build the network with widths 24-48-96-128."""
+    return BrainFinder(widths=(24, 48, 96, 128))
+
+
+class BrainFinder(nn.Module):
+    """Brain and tissue of a head; `widths` are channels at 1/2, 1/4, 1/8 ..."""
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        tissues: int = len(TISSUES),
+        shape: tuple[int, int, int] = FINDER_SHAPE,
+    ) -> None:
+        super().__init__()
+        self.shape, self.tissues = shape, tissues
+        if any(side % 2 ** len(widths) for side in shape):
+            raise ValueError(f"expected sides that {2 ** len(widths)} divides, found {shape}")
+        self.stem = Conv(len(POSITIONS), widths[0])
+        self.encoder = nn.ModuleList(
+            Residual(width, 1 if level == 0 else 2) for level, width in enumerate(widths)
+        )
+        self.down = nn.ModuleList(Conv(a, b, stride=2) for a, b in itertools.pairwise(widths))
+        self.up = nn.ModuleList(nn.Conv3d(b, a, 1) for a, b in itertools.pairwise(widths))
+        self.decoder = nn.ModuleList(Residual(width, 1) for width in widths[:-1])
+        # for each of a block's voxels: one value for the brain, then one for each tissue
+        self.out = nn.Conv3d(widths[0] + len(POSITIONS), (1 + tissues) * len(POSITIONS), 1)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits of brain (N, 1, X, Y, Z) and tissues (N, T, X, Y, Z).
+
+        The image is (N, 1, X, Y, Z) in [0, 1], with sides that 2 to the number of widths divides.
+        """
+        blocks = to_blocks(image)
+        x = self.stem(blocks)
+        skips = []
+        for level, stage in enumerate(self.encoder):
+            x = stage(x if level == 0 else self.down[level - 1](x))
+            skips.append(x)
+        for level in reversed(range(len(self.decoder))):
+            x = F.interpolate(self.up[level](x), scale_factor=2.0, mode="trilinear")
+            x = self.decoder[level](x + skips[level])
+        logits = self.out(torch.cat([x, blocks], dim=1))
+        voxels = from_blocks(torch.split(logits, 1 + self.tissues, dim=1))
+        return voxels[:, :1], voxels[:, 1:]
+
+    def find(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the brain's probability (N, X, Y, Z) float32 and the tissue (N, X, Y, Z) uint8."""
+        brain, tissues = self(image)
+        return brain[:, 0].sigmoid(), tissues.argmax(dim=1).to(torch.uint8)

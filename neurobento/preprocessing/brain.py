@@ -1,0 +1,125 @@
+"""The brain of a scan, found by a network in a head, or as what a scan without skull shows."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neurobento.errors import NoBrainFound, NotABrain
+from neurobento.imaging.geometry import FINDER_SHAPE, FINDER_VOXEL_MM
+from neurobento.imaging.resampling import resample
+from neurobento.preprocessing.finder_grid import finder_image
+from neurobento.preprocessing.threads import thread_limit
+
+if TYPE_CHECKING:
+    from neurobento.backends.base import Backend
+
+__all__ = ["Brain", "find_brain", "load_finder", "remaining_brain"]
+
+BRAIN_RANGE_ML = (250.0, 3000.0)
+"""From less than a newborn's brain to a large brain in a loose mask; a head has over 4,000 ml."""
+
+FLUID = (0, 1, 2, 3)
+"""Air, other head, cerebrospinal fluid, ventricles: see `networks.brain_finder.TISSUES`."""
+
+Array = NDArray[np.float32]
+Affine = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Brain:
+    """The brain on the finder's grid."""
+
+    # `FINDER_SHAPE`, the probability or the share of brain in each voxel; 255 is all of it.
+    share: NDArray[np.uint8]
+    # (4, 4), voxel of that grid -> world RAS in mm.
+    voxel_to_ras: Affine
+    # The volume in millilitres without its fluid, if a network has told tissues apart.
+    tissue_ml: float | None = None
+
+    @property
+    def volume_ml(self) -> float:
+        """The volume in millilitres, with the fluid around and inside the brain."""
+        return _millilitres(self.share)
+
+    def on_grid(self, voxel_to_ras: Affine, shape: tuple[int, int, int]) -> NDArray[np.bool_]:
+        """Return the brain as a mask on another grid."""
+        return resample(self.share, self.voxel_to_ras, voxel_to_ras, shape) > 127.5
+
+
+def find_brain(signal: Array, voxel_to_ras: Affine) -> Brain:
+    """Return the brain that the network finds in a head (see `positive_signal`).
+
+    Raise NoBrainFound if it finds none.
+    """
+    image, grid = finder_image(signal, voxel_to_ras)
+    outputs = _finder().run(image[None, None])
+    share = _one_part(np.asarray(outputs["brain"][0], np.float32))
+    is_tissue = np.isin(outputs["tissues"][0], FLUID, invert=True)
+    brain = Brain(share, grid, tissue_ml=_millilitres(share * is_tissue))
+    low, high = BRAIN_RANGE_ML
+    if not low <= brain.volume_ml <= high:
+        raise NoBrainFound(
+            expected=f"a head with a brain of {low:.0f} to {high:.0f} ml",
+            found=f"{brain.volume_ml:.0f} ml that look like brain",
+            remedy="Check that the scan is a head with its orientation and voxel sizes set.",
+        )
+    return brain
+
+
+def remaining_brain(signal: Array, voxel_to_ras: Affine) -> Brain:
+    """Return the brain of a scan without skull: its largest part, with its holes filled.
+
+    Raise NotABrain if that is too small or too large for one.
+    """
+    _, grid = finder_image(signal, voxel_to_ras)
+    present = (signal > 0).astype(np.float32)
+    share = resample(present, voxel_to_ras, grid, FINDER_SHAPE)
+    brain = Brain(_one_part(share), grid)
+    low, high = BRAIN_RANGE_ML
+    if not low <= brain.volume_ml <= high:
+        raise NotABrain(
+            expected=f"a brain of {low:.0f} to {high:.0f} ml on a background of one value",
+            found=f"{brain.volume_ml:.0f} ml in one piece",
+            remedy="Use the preprocessing `full` for a head with skull.",
+        )
+    return brain
+
+
+def _millilitres(share: NDArray[np.uint8]) -> float:
+    return float(share.sum(dtype=np.float64)) / 255 * FINDER_VOXEL_MM**3 / 1000
+
+
+def _one_part(share: Array) -> NDArray[np.uint8]:
+    """Return the brain's largest connected part, with its holes filled; 255 is a share of 1."""
+    from scipy import ndimage
+
+    parts, count = ndimage.label(share > 0.5)
+    if not count:
+        return np.zeros(share.shape, np.uint8)
+    sizes = np.bincount(parts.ravel())
+    sizes[0] = 0
+    largest = parts == sizes.argmax()
+    # the border's shares lie just outside of what is more brain than not
+    near = ndimage.binary_dilation(largest)
+    holes = ndimage.binary_fill_holes(largest) & ~largest
+    whole = np.where(holes, 1, np.where(near, share, 0))
+    return np.asarray(np.rint(255 * np.clip(whole, 0, 1)), np.uint8)
+
+
+def load_finder() -> None:
+    """Open the network that finds the brain, so that the first scan need not wait for it."""
+    _finder()
+
+
+@functools.cache
+def _finder() -> Backend:
+    from neurobento.backends import open_backend
+    from neurobento.default_models import BRAIN_MODEL
+    from neurobento.registry import find_model
+
+    return open_backend(find_model(BRAIN_MODEL), threads=thread_limit())

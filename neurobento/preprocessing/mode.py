@@ -8,9 +8,9 @@ from typing import Literal, get_args
 __all__ = ["PREPROCESSINGS", "Preprocessing", "Progress", "ignore_progress"]
 
 Preprocessing = Literal["full", "stripped", "none", "report_a"]
-"""`full`: find the brain in a head. `stripped`: for a scan without skull. `none`: no steps, for an
-image that is on the network grid already. `report_a`: report A's nine steps, with ROBEX, for models
-that were trained on them."""
+"""`full`: for a head with skull. `stripped`: for a scan without skull. `none`: no steps, for an
+image that is on the network grid already. `report_a`: as `full`, but only by report A's nine steps,
+with ROBEX: models that were trained on other images refuse it."""
 
 PREPROCESSINGS: tuple[Preprocessing, ...] = get_args(Preprocessing)
 

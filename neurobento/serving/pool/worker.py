@@ -61,17 +61,16 @@ def run_worker(
 
 def import_toolkits(threads: int, versions: Collection[int]) -> None:
     """Load what models of these preprocessing versions need."""
-    from neurobento.preprocessing.brain import load_finder
-
-    load_finder()
     if REPORT_A_VERSION in versions:
-        # without the extra, requests that need them are refused one by one
-        with contextlib.suppress(ImportError):
-            import ants  # noqa: F401
-            import monai.transforms  # noqa: F401
-            import torch
+        import ants  # noqa: F401
+        import monai.transforms  # noqa: F401
+        import torch
 
-            torch.set_num_threads(threads)
+        torch.set_num_threads(threads)
+    if set(versions) - {REPORT_A_VERSION}:
+        from neurobento.preprocessing.brain import load_finder
+
+        load_finder()
 
 
 def import_readers() -> None:

@@ -15,8 +15,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-# before torch is imported: threads of tiny networks wait for each other longer than they work
+# before torch is imported: threads of tiny networks wait for each other longer than they work,
+# and those that wait would keep a core from those that work
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# first in the search path, also of the processes that tests start
+QUICK_START = str(Path(__file__).with_name("quick_start"))
+if QUICK_START not in sys.path:
+    sys.path.insert(0, QUICK_START)
+    search_path = [QUICK_START, os.environ.get("PYTHONPATH")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, search_path))
 
 SHARED = Path(os.environ.get("NEUROBENTO_SHARED") or Path(__file__).resolve().parents[2] / "shared")
 

@@ -30,6 +30,9 @@ TILTED = nib.affines.from_matvec(
     nib.eulerangles.euler2mat(0.1, -0.05, 0.08) @ np.diag([1.5, 1.25, 1.1]), [-68.0, -90.0, -60.0]
 )
 
+STORES: dict[Path, Path] = {}
+"""Folder of models -> BentoML's store of them, of the first server that served it."""
+
 
 @dataclass(frozen=True)
 class Server:
@@ -92,7 +95,8 @@ def wait_until(true: Callable[[], bool], seconds: float) -> bool:
 
 def is_ready(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/readyz", timeout=5).status_code == 200
+        # a context for TLS, which nobody needs here, would take longer than the request
+        return httpx.get(f"{url}/readyz", timeout=5, verify=False).status_code == 200
     except httpx.TransportError:
         return False
 
@@ -128,8 +132,12 @@ def serving(models: Path, home: Path, **settings: str) -> Iterator[Server]:
         "NEUROBENTO_GRPC_PORT": str(grpc_port),
         **{f"NEUROBENTO_{name}": value for name, value in settings.items()},
     }
-    store = [sys.executable, "-m", "export.to_bento", "--models", str(models)]
-    subprocess.run(store, cwd=ROOT, env=env, check=True, timeout=60)
+    if models not in STORES:
+        store = [sys.executable, "-m", "export.to_bento", "--models", str(models)]
+        subprocess.run(store, cwd=ROOT, env=env, check=True, timeout=60)
+        STORES[models] = home / "models"
+    elif not (home / "models").exists():
+        shutil.copytree(STORES[models], home / "models", symlinks=True)
     command = [sys.executable, "-m", "bentoml", "serve", "service:NeuroBento"]
     log, url = home / "server.log", f"http://127.0.0.1:{port}"
     with log.open("wb") as output:

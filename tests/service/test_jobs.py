@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import gzip
 import io
@@ -11,7 +10,7 @@ import signal
 import time
 import uuid
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,32 @@ pytestmark = pytest.mark.slow
 
 ENDED = ("done", "failed", "cancelled")
 GZIP = {"accept": "application/gzip"}
+KEEP_S = "12"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("jobs")
+
+
+@pytest.fixture(scope="module")
+def database(home: Path) -> Path:
+    """The file of the jobs, in a folder that the server has to make."""
+    return home / "kept" / "jobs.sqlite"
+
+
+@pytest.fixture(scope="module")
+def server(known_models: Path, home: Path, database: Path) -> Iterator[Server]:
+    """A server that keeps ended jobs for seconds only. The last test kills it."""
+    settings = {"JOBS": f"sqlite:///{database}", "JOBS_KEEP_S": KEEP_S}
+    with serving(known_models, home, **settings) as running_server:
+        yield running_server
+
+
+@pytest.fixture(scope="module")
+def first_job(server: Server, scan_of: Callable[[int], bytes]) -> dict[str, Any]:
+    """A job that has ended before all others were submitted."""
+    return ended(server, submit(server, scan_of(36)).json()["id"])
 
 
 def submit(server: Server, scan: bytes, key: str | None = None, **fields: str) -> Any:
@@ -51,6 +76,7 @@ def files_of(archive: bytes) -> dict[str, bytes]:
         return {name: opened.read(name) for name in opened.namelist()}
 
 
+@pytest.mark.usefixtures("first_job")
 def test_a_job_gives_what_a_request_gives(server: Server, scan_of: Callable[[int], bytes]) -> None:
     scan = scan_of(31)
     answer = submit(server, scan)
@@ -119,65 +145,53 @@ def kill(server: Server) -> None:
     assert wait_until(lambda: not running(family - {server.pid}), 30)
 
 
-@contextlib.contextmanager
-def killed_in_the_end(models: Path, home: Path, **settings: str) -> Any:
-    """A server; by the end it is dead already."""
-    with serving(models, home, **settings) as server:
-        yield server
-        assert not running({server.pid})
+def test_results_go_when_their_time_is_over(
+    server: Server, first_job: dict[str, Any], database: Path
+) -> None:
+    assert first_job["state"] == "done"
+    assert database.exists()
+    path = f"/v1/jobs/{first_job['id']}"
+    assert wait_until(lambda: server.client.get(path).status_code == 404, 40)
+    assert time.time() >= _seconds(first_job["expires"])
+    assert server.client.get(f"{path}/result").status_code == 404
+
+
+def _seconds(when: str) -> float:
+    return datetime.datetime.fromisoformat(when).timestamp()
 
 
 def test_jobs_are_done_after_a_kill(
+    server: Server,
     known_models: Path,
-    tmp_path_factory: pytest.TempPathFactory,
+    home: Path,
+    database: Path,
     nifti_bytes: Any,
     phantom: Any,
     scan_of: Callable[[int], bytes],
 ) -> None:
     """One that runs, one that waits and one that is done, on the same database."""
-    home = tmp_path_factory.mktemp("killed")
     slow, quick = nifti_bytes(phantom.image, phantom.affine), scan_of(35)
-    settings = {"JOBS": f"sqlite:///{home}/kept/jobs.sqlite"}
-    with killed_in_the_end(known_models, home, **settings) as server:
-        done = submit(server, quick, "done").json()["id"]
-        assert ended(server, done)["state"] == "done"
-        # what it is at cannot come to its end
-        os.kill(process_of(server.pid, "preprocessing"), signal.SIGSTOP)
-        runs = submit(server, slow, "runs", preprocessing="stripped").json()["id"]
-        waits = submit(server, quick, "waits").json()["id"]
-        assert wait_until(
-            lambda: server.client.get(f"/v1/jobs/{runs}").json()["state"] == "running", 30
-        )
-        with Client(server.url) as client, pytest.raises(JobConflict):
-            client.job_answer(runs, wait=False)
-        kill(server)
-    with serving(known_models, home, **settings) as server:
-        assert submit(server, quick, "done").json()["id"] == done
-        assert submit(server, slow, "runs", preprocessing="stripped").json()["id"] == runs
+    done = submit(server, quick, "done").json()["id"]
+    assert ended(server, done)["state"] == "done"
+    # what it is at cannot come to its end
+    os.kill(process_of(server.pid, "preprocessing"), signal.SIGSTOP)
+    runs = submit(server, slow, "runs", preprocessing="stripped").json()["id"]
+    waits = submit(server, quick, "waits").json()["id"]
+    assert wait_until(
+        lambda: server.client.get(f"/v1/jobs/{runs}").json()["state"] == "running", 30
+    )
+    with Client(server.url) as client, pytest.raises(JobConflict):
+        client.job_answer(runs, wait=False)
+    kill(server)
+    assert not running({server.pid})
+    with serving(known_models, home, JOBS=f"sqlite:///{database}") as second:
+        assert submit(second, quick, "done").json()["id"] == done
+        assert submit(second, slow, "runs", preprocessing="stripped").json()["id"] == runs
         for id in (done, runs, waits):
-            assert ended(server, id)["state"] == "done"
-        assert server.client.get(f"/v1/jobs/{runs}").json()["turns"] == 2
+            assert ended(second, id)["state"] == "done"
+        assert second.client.get(f"/v1/jobs/{runs}").json()["turns"] == 2
         for id, scan, preprocessing in ((waits, quick, "none"), (runs, slow, "stripped")):
-            labels = server.client.get(f"/v1/jobs/{id}/result", headers=GZIP).content
-            direct = server.parcellation(scan, "application/gzip", preprocessing=preprocessing)
+            labels = second.client.get(f"/v1/jobs/{id}/result", headers=GZIP).content
+            direct = second.parcellation(scan, "application/gzip", preprocessing=preprocessing)
             assert direct.status_code == 200
             assert labels == direct.content
-
-
-def test_results_go_when_their_time_is_over(
-    known_models: Path, tmp_path_factory: pytest.TempPathFactory, scan_of: Callable[[int], bytes]
-) -> None:
-    home = tmp_path_factory.mktemp("kept")
-    with serving(known_models, home, JOBS_KEEP_S="5") as server:
-        told = submit(server, scan_of(36)).json()
-        end = ended(server, told["id"])
-        assert end["state"] == "done"
-        assert (home / "jobs.sqlite").exists()
-        path = f"/v1/jobs/{told['id']}"
-        assert wait_until(lambda: server.client.get(path).status_code == 404, 30)
-        assert time.time() >= _seconds(end["expires"])
-        assert server.client.get(f"{path}/result").status_code == 404
-
-
-def _seconds(when: str) -> float:
-    return datetime.datetime.fromisoformat(when).timestamp()

@@ -120,6 +120,11 @@ def test_models_are_listed_and_a_request_id_is_given_back(server: Any) -> None:
     assert found == [("anomaly", "0.0.1", "anomaly"), ("compact", "0.0.1", "parcellation")]
 
 
+def test_jobs_are_kept_in_bentomls_home_by_default(server: Any) -> None:
+    assert server.client.get("/v1/jobs/none").status_code == 404
+    assert (server.log.parent / "jobs.sqlite").exists()
+
+
 def batches_and_scans(server: Any, method: str = "segment") -> tuple[float, float]:
     """Inferences of the runner with a method since it began, and the scans in them."""
     families = text_string_to_metric_families(server.client.get("/metrics").text)

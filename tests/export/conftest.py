@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,50 @@ def small_network(seed: int = 0) -> Any:
 
     torch.manual_seed(seed)
     return Compact(widths=(8, 8), head_width=8).eval()
+
+
+def digest_of(*arrays: Any) -> str:
+    """A hash of arrays' bytes."""
+    content = hashlib.sha256()
+    for array in arrays:
+        content.update(np.ascontiguousarray(array).data)
+    return content.hexdigest()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def labels_computed_once() -> Iterator[None]:
+    """Let the same network, or the same graph in the same backend, see the same images once.
+
+    Inference on the network grid is what takes long in the verification of a model.
+    """
+    from export.verification import labels
+
+    known: dict[tuple[str, ...], Any] = {}
+    by_network, by_backend = labels._pytorch_labels, labels._backend_labels
+    open_backend = labels.open_backend
+
+    def pytorch_labels(network: Any, images: Any) -> Any:
+        if not hasattr(network, "state_dict"):
+            return by_network(network, images)
+        weights = [weight.numpy() for weight in network.state_dict().values()]
+        key = (repr(network), digest_of(*weights), digest_of(images))
+        if key not in known:
+            known[key] = by_network(network, images)
+        return known[key].copy()
+
+    def backend_labels(config: Any, model: Any, images: Any) -> Any:
+        if labels.open_backend is not open_backend:
+            return by_backend(config, model, images)
+        graphs = [np.frombuffer(file.read_bytes(), "u1") for file in model.folder.glob("*.onnx")]
+        key = (repr(config), digest_of(*graphs), digest_of(images))
+        if key not in known:
+            known[key] = by_backend(config, model, images)
+        return known[key].copy()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(labels, "_pytorch_labels", pytorch_labels)
+        patch.setattr(labels, "_backend_labels", backend_labels)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -93,3 +138,13 @@ def published(
         licence="none to note",
     )
     return Published(checkpoint, scans, folder, spec)
+
+
+@pytest.fixture(scope="session")
+def network_labels(published: Published) -> Any:
+    """The labels of the published network for its scans, in PyTorch."""
+    from export.verification import labels
+    from neurobento.networks.weights import load_network
+
+    network = load_network(published.folder / "weights.pt")
+    return labels._pytorch_labels(network, labels.read_images(published.scans))

@@ -128,10 +128,17 @@ def repeated(piece: bytes, total_bytes: int) -> bytes:
 
 def one_member(head: bytes, zeros_bytes: int) -> bytes:
     """A gzip bomb in one member: a header and then zeros."""
-    deflate = zlib.compressobj(6, wbits=31)
-    parts = [deflate.compress(head)]
-    parts += [deflate.compress(bytes(1 << 20)) for _ in range(zeros_bytes >> 20)]
-    return b"".join([*parts, deflate.flush()])
+    # each piece is compressed on its own, so that one is enough for all
+    deflate, piece = zlib.compressobj(6, wbits=-15), bytes(1 << 20)
+    first = deflate.compress(head) + deflate.flush(zlib.Z_FULL_FLUSH)
+    next_piece = deflate.compress(piece) + deflate.flush(zlib.Z_FULL_FLUSH)
+    count, checksum = zeros_bytes >> 20, zlib.crc32(head)
+    for _ in range(count):
+        checksum = zlib.crc32(piece, checksum)
+    size = len(head) + count * len(piece)
+    trailer = struct.pack("<II", checksum, size % (1 << 32))
+    start = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
+    return start + first + next_piece * count + deflate.flush() + trailer
 
 
 def stored_blocks(count: int) -> bytes:

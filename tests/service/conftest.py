@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,15 @@ import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 
 from tests.neurobento.anomaly.known_anomaly import write_known_model
+from tests.service.collector import Spans, collecting
 
 ROOT = Path(__file__).resolve().parents[2]
 TILTED = nib.affines.from_matvec(
     nib.eulerangles.euler2mat(0.1, -0.05, 0.08) @ np.diag([1.5, 1.25, 1.1]), [-68.0, -90.0, -60.0]
 )
+
+SLOTS = 3
+TOKEN = "a-token-of-two-dozen-signs"
 
 STORES: dict[Path, Path] = {}
 """Folder of models -> BentoML's store of them, of the first server that served it."""
@@ -200,6 +205,29 @@ def known_models(known_model: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def server(known_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with serving(known_models, tmp_path_factory.mktemp("bentoml")) as running_server:
         yield running_server
+
+
+@pytest.fixture(scope="package")
+def collected() -> Iterator[tuple[str, Spans]]:
+    """Address of a collector, and the spans that were reported to it."""
+    with collecting() as address_and_spans:
+        yield address_and_spans
+
+
+@pytest.fixture(scope="package")
+def tight(
+    known_model: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    collected: tuple[str, Spans],
+) -> Iterator[Server]:
+    """A server with few slots, which requires a token and reports its traces, if it can."""
+    home = tmp_path_factory.mktemp("tight")
+    settings = {"SLOTS": str(SLOTS), "TOKEN": TOKEN, "DRAIN_S": "60"}
+    if find_spec("opentelemetry.proto"):
+        settings["OTLP_ENDPOINT"] = collected[0]
+    with serving(known_model.parent, home, **settings) as tight_server:
+        tight_server.client.headers["authorization"] = f"Bearer {TOKEN}"
+        yield tight_server
 
 
 @pytest.fixture(scope="module")

@@ -3,43 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import gzip
-import json
-import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
-import nibabel as nib
 import numpy as np
 import psutil
 import pytest
 import tritonclient.grpc as triton_grpc
 from tritonclient.utils import InferenceServerException
 
-from tests.service.conftest import serving, wait_until
+from tests.service.conftest import SLOTS, TOKEN, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
-SLOTS = 3
-TOKEN = "a-token-of-two-dozen-signs"
 NONE = {"preprocessing": "none"}
 WHOLE_AGAIN_S = 15
-
-
-@pytest.fixture(scope="module")
-def tight(known_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A server with few slots, which requires a token."""
-    home = tmp_path_factory.mktemp("tight")
-    settings = {"SLOTS": str(SLOTS), "TOKEN": TOKEN, "DRAIN_S": "60"}
-    with serving(known_model.parent, home, **settings) as server:
-        server.client.headers["authorization"] = f"Bearer {TOKEN}"
-        yield server
 
 
 @pytest.fixture(scope="module")
@@ -224,29 +207,3 @@ def test_a_killed_process_is_replaced_and_nobody_hangs(tight: Any, scan_of: Any,
     assert took < WHOLE_AGAIN_S
     cut = {"ReadError", "RemoteProtocolError", "ConnectError"} if kind == "neurobento" else set()
     assert set(statuses) <= {"200", "503", *cut}, statuses
-
-
-def test_a_server_that_is_told_to_stop_ends_what_it_began(
-    known_model: Path, tmp_path_factory: pytest.TempPathFactory, phantom: Any, nifti_bytes: Any
-) -> None:
-    home = tmp_path_factory.mktemp("drained")
-    scan = nifti_bytes(phantom.image, phantom.affine)
-    with serving(known_model.parent, home) as server, ThreadPoolExecutor(2) as clients:
-        asked = [clients.submit(post, server, scan, "stripped") for _ in range(2)]
-        assert wait_until(lambda: active_requests(server) == 2, 10)
-        os.kill(server.pid, signal.SIGTERM)
-        assert wait_until(lambda: server.client.get("/readyz").status_code == 503, 5)
-        refused = post(server, scan, "stripped")
-        assert refused.status_code == 503
-        assert "retry-after" in refused.headers
-        for each in asked:
-            answer = each.result(60)
-            assert answer.status_code == 200, answer.text
-            assert nib.Nifti1Image.from_bytes(gzip.decompress(answer.content)).shape == (
-                phantom.shape
-            )
-        assert wait_until(
-            lambda: not psutil.pid_exists(server.pid) or not processes(server.pid), 20
-        )
-    lines = [json.loads(x) for x in server.log.read_text().splitlines() if x.startswith("{")]
-    assert [x["status"] for x in lines if x["message"].endswith("ended")].count(200) == 2

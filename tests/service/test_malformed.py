@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import tempfile
 import time
@@ -111,6 +112,7 @@ def over_grpc(server: Any, case: Case) -> Answer:
 SENDERS = [pytest.param(over_http, id="http"), pytest.param(over_grpc, id="grpc")]
 
 
+@functools.cache
 def contents() -> tuple[list[Case], list[Case]]:
     """The file names, and all other cases with the kinds in turn."""
     kinds: dict[str, list[Case]] = {}

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import zipfile
@@ -15,10 +16,12 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.service.conftest import standing_still
+from tests.service.conftest import standing_still, wait_until
+from tests.service.test_faults import active_requests, post, processes
 
 ROOT = Path(__file__).resolve().parents[2]
 NONE = {"preprocessing": "none"}
@@ -196,3 +199,35 @@ def test_nothing_that_a_refused_client_sent_is_in_the_log(
     written = server.log.read_bytes()[before:].decode()
     assert f"request refused-1: {answer.status_code}" in written
     assert MARK not in written
+
+
+def answers(server: Any) -> int:
+    """Requests that have ended well, as the log tells."""
+    lines = [json.loads(x) for x in server.log.read_text().splitlines() if x.startswith("{")]
+    return [x["status"] for x in lines if x["message"].endswith("ended")].count(200)
+
+
+def test_a_server_that_is_told_to_stop_ends_what_it_began(
+    server: Any, phantom: Any, nifti_bytes: Any
+) -> None:
+    """The last test of the server that all files share, which is gone afterwards."""
+    scan = nifti_bytes(phantom.image, phantom.affine)
+    before = answers(server)
+    with ThreadPoolExecutor(2) as clients:
+        asked = [clients.submit(post, server, scan, "stripped") for _ in range(2)]
+        assert wait_until(lambda: active_requests(server) == 2, 10)
+        os.kill(server.pid, signal.SIGTERM)
+        assert wait_until(lambda: server.client.get("/readyz").status_code == 503, 5)
+        refused = post(server, scan, "stripped")
+        assert refused.status_code == 503
+        assert "retry-after" in refused.headers
+        for each in asked:
+            answer = each.result(60)
+            assert answer.status_code == 200, answer.text
+            assert nib.Nifti1Image.from_bytes(gzip.decompress(answer.content)).shape == (
+                phantom.shape
+            )
+        assert wait_until(
+            lambda: not psutil.pid_exists(server.pid) or not processes(server.pid), 20
+        )
+    assert answers(server) - before == 2

@@ -294,6 +294,8 @@ def test_the_command_compares_recipes_components_and_facts(
         raise AssertionError("asked again")
 
     monkeypatch.setattr(Run, "train", train)
+    # the same pictures, which take long
+    monkeypatch.setattr(training.anomaly.report, "draw", lambda *_: None)
     assert main(command) == 0
     assert json.loads((output / "anomaly.json").read_text()) == document
 
@@ -327,6 +329,7 @@ def test_the_commands_encoder_is_vgg16s_alone(
         return dataclasses.replace(Asked().method(), name=recipe.network)
 
     monkeypatch.setattr(training.anomaly.report, "network_method", watch)
+    monkeypatch.setattr(training.anomaly.report, "draw", lambda *_: None)
     recipes = []
     for network in ("anomaly_unet", "vgg16_autoencoder"):
         recipes.append(str(tmp_path / f"{network}.toml"))

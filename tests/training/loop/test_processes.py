@@ -63,11 +63,12 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     scans = [pair(name, seed) for seed, name in enumerate([*TRAIN, "v0"])]
     write_pack(folder / "pairs.npz", scans)
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    search_path = os.pathsep.join([str(SCRIPT.parents[3]), os.environ["PYTHONPATH"]])
     inputs = [str(folder / "recipe.toml"), str(folder / "pairs.npz"), str(folder)]
     done = subprocess.run(
         [sys.executable, *torchrun, str(SCRIPT), *inputs],
         cwd=SCRIPT.parents[3],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[3])},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": search_path},
         capture_output=True,
         text=True,
         timeout=200,

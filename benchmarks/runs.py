@@ -22,7 +22,16 @@ RUN_FORMAT = 2
 """Version of the files that `Run.write` makes."""
 
 Kind = Literal[
-    "latency", "slices", "end_to_end", "memory", "load", "soak", "overhead", "faults", "jobs"
+    "latency",
+    "slices",
+    "end_to_end",
+    "memory",
+    "load",
+    "soak",
+    "overhead",
+    "faults",
+    "jobs",
+    "stability",
 ]
 
 COMPARED = ("cpu", "cpu_flags", "cores", "gpu", "python")

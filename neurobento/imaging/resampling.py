@@ -28,30 +28,36 @@ def resample(
     Grids that are tilted against each other are averaged along the source's axes first.
     """
     source_from_target = np.linalg.inv(voxel_to_ras) @ target_voxel_to_ras
+    image, to_memory = _in_memory_order(np.asarray(array, np.float32))
     axes = matching_axes(source_from_target)
     if axes is None:
-        return _resample_tilted(array, source_from_target, target_shape)
-    image = np.asarray(array, np.float32).transpose(axes)
-    rows = source_from_target[list(axes)]
-    # the axis that shrinks most first, so that the next ones have less to do
-    order = sorted(range(3), key=lambda axis: target_shape[axis] / image.shape[axis])
-    for axis in order:
-        places = rows[axis, axis] * np.arange(target_shape[axis]) + rows[axis, 3]
-        image = _along(image, axis, places, abs(float(rows[axis, axis])))
-    return np.ascontiguousarray(image)
+        return _resample_tilted(image, to_memory @ source_from_target, target_shape)
+    # the memory's axis that a target axis runs along
+    memory_axis = [int(to_memory[:3, axis].argmax()) for axis in axes]
+    # first the axes that shrink most, so that the others have less to do
+    for axis in sorted(range(3), key=lambda axis: target_shape[axis] / array.shape[axes[axis]]):
+        row = source_from_target[axes[axis]]
+        places = row[axis] * np.arange(target_shape[axis]) + row[3]
+        image = _along(image, memory_axis[axis], places, abs(float(row[axis])))
+    return np.ascontiguousarray(image.transpose(memory_axis))
+
+
+def _in_memory_order(array: Array) -> tuple[Array, Affine]:
+    """Return an image with its axes as they lie in memory, and the affine from its old voxels."""
+    order = sorted(range(3), key=lambda axis: -abs(array.strides[axis]))
+    to_memory = np.zeros((4, 4))
+    to_memory[[0, 1, 2], order] = to_memory[3, 3] = 1
+    return array.transpose(order), to_memory
 
 
 def _along(image: Array, axis: int, places: NDArray[np.float64], step: float) -> Array:
     """Sample one axis at `places`, in voxels, that lie `step` apart."""
     weights = _weights(places, image.shape[axis], max(1.0, step))
-    # leave out what no place sees
-    seen = np.flatnonzero(weights.any(axis=0))
-    if not len(seen):
-        return np.zeros((*image.shape[:axis], len(places), *image.shape[axis + 1 :]), np.float32)
-    part = slice(int(seen[0]), int(seen[-1]) + 1)
-    before = image[(slice(None),) * axis + (part,)]
-    sampled = np.tensordot(weights[:, part], before, axes=(1, axis))
-    return np.moveaxis(sampled, 0, axis)
+    # products that take the image as it lies in memory, without a copy
+    if axis == 0:
+        flat = weights @ image.reshape(image.shape[0], -1)
+        return np.asarray(flat.reshape(len(places), *image.shape[1:]))
+    return np.asarray(weights @ image if axis == 1 else image @ weights.T)
 
 
 def _weights(places: NDArray[np.float64], size: int, width: float) -> Array:
@@ -69,14 +75,13 @@ def _weights(places: NDArray[np.float64], size: int, width: float) -> Array:
 
 
 def _resample_tilted(
-    array: NDArray[Any], source_from_target: Affine, target_shape: tuple[int, int, int]
+    image: Array, source_from_target: Affine, target_shape: tuple[int, int, int]
 ) -> Array:
     from scipy.ndimage import affine_transform
 
     # the target's voxel in source voxels, along each source axis
     step = np.sqrt((source_from_target[:3, :3] ** 2).sum(axis=1))
     factor = np.maximum(1.0, step / 2)
-    image = np.asarray(array, np.float32)
     for axis in range(3):
         if factor[axis] > 1:
             size = image.shape[axis]

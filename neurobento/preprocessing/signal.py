@@ -54,5 +54,5 @@ def _constant_background(array: Array) -> float | None:
 def _percentiles(values: Array, low: float, high: float) -> tuple[float, float]:
     # every n-th of many values: percentiles of a million are exact enough
     step = max(1, values.size // 1_000_000)
-    a, b = np.percentile(values.ravel()[::step], (low, high))
+    a, b = np.percentile(values.ravel(order="K")[::step], (low, high))
     return float(a), float(b)

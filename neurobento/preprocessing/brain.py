@@ -18,7 +18,7 @@ from neurobento.preprocessing.threads import thread_limit
 if TYPE_CHECKING:
     from neurobento.backends.base import Backend
 
-__all__ = ["Brain", "find_brain", "load_finder", "remaining_brain"]
+__all__ = ["Brain", "brain_in", "find_brain", "load_finder", "remaining_brain"]
 
 BRAIN_RANGE_ML = (250.0, 3000.0)
 """From less than a newborn's brain to a large brain in a loose mask; a head has over 4,000 ml."""
@@ -56,11 +56,7 @@ def find_brain(signal: Array, voxel_to_ras: Affine) -> Brain:
 
     Raise NoBrainFound if it finds none.
     """
-    image, grid = finder_image(signal, voxel_to_ras)
-    outputs = _finder().run(image[None, None])
-    share = _one_part(np.asarray(outputs["brain"][0], np.float32))
-    is_tissue = np.isin(outputs["tissues"][0], FLUID, invert=True)
-    brain = Brain(share, grid, tissue_ml=_millilitres(share * is_tissue))
+    brain = brain_in(signal, voxel_to_ras, _finder())
     low, high = BRAIN_RANGE_ML
     if not low <= brain.volume_ml <= high:
         raise NoBrainFound(
@@ -69,6 +65,15 @@ def find_brain(signal: Array, voxel_to_ras: Affine) -> Brain:
             remedy="Check that the scan is a head with its orientation and voxel sizes set.",
         )
     return brain
+
+
+def brain_in(signal: Array, voxel_to_ras: Affine, finder: Backend) -> Brain:
+    """Return what a network takes for the brain in a head, of whatever size."""
+    image, grid = finder_image(signal, voxel_to_ras)
+    outputs = finder.run(image[None, None])
+    share = _one_part(np.asarray(outputs["brain"][0], np.float32))
+    is_tissue = np.isin(outputs["tissues"][0], FLUID, invert=True)
+    return Brain(share, grid, tissue_ml=_millilitres(share * is_tissue))
 
 
 def remaining_brain(signal: Array, voxel_to_ras: Affine) -> Brain:

@@ -33,7 +33,6 @@ def run_report_a(
     """Return a scan after report A's steps, the first one only if it has its skull."""
     from neurobento.preprocessing.pipeline import PreparedScan
 
-
     array = scan.array
     if preprocessing == "stripped":
         brain = array > 0

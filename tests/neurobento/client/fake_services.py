@@ -24,14 +24,16 @@ from neurobento.anomaly.heat_map_file import heat_map_png
 from neurobento.errors import NeuroBentoError
 
 LABELS = gzip.compress(b"labels", mtime=0)
+MASK = gzip.compress(b"mask", mtime=0)
 FILES = {
     "dseg.nii.gz": LABELS,
+    "mask.nii.gz": MASK,
     "dseg.tsv": b"index\tname\n",
     "volumes.tsv": b"index\tvolume_mm3\n",
     "overlay.png": b"\x89PNG",
     "run.json": b'{"warnings": ["small"]}',
 }
-OUTPUTS = {"dseg": "dseg.nii.gz", "run": "run.json"}
+OUTPUTS = {"dseg": "dseg.nii.gz", "mask": "mask.nii.gz", "run": "run.json"}
 HEAT_MAP = np.linspace(0, 2, 12, dtype=np.float32).reshape(3, 4)
 ANOMALY_FILES = {
     "anomaly.json": b'{"score": 0.75, "threshold": 0.5}',
@@ -43,7 +45,7 @@ ANOMALY_OUTPUTS = {"run": "anomaly.json", "overlay": "overlay.png"}
 
 @dataclass(frozen=True)
 class Files:
-    """An answer: the zip over HTTP; over gRPC `dseg` and `run`, or those of an anomaly."""
+    """An answer: the zip over HTTP; over gRPC `dseg`, `mask` and `run`, or those of an anomaly."""
 
     files: Mapping[str, bytes] = field(default_factory=lambda: FILES)
     heat_map: Any = field(default_factory=lambda: HEAT_MAP)
@@ -259,6 +261,9 @@ class _Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):
                 _add_heat_map(response, reply.heat_map)
                 continue
             content = reply.files.get(outputs[wanted.name])
+            if wanted.name == "mask":
+                # empty for an image that came without one
+                content = content or b""
             if content is not None:
                 response.outputs.add(name=wanted.name, datatype="BYTES", shape=[1])
                 response.raw_output_contents.append(struct.pack("<I", len(content)) + content)

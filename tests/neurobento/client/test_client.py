@@ -95,6 +95,13 @@ def test_the_scan_and_what_is_asked_of_it_arrive(service: FakeService) -> None:
     assert answer.run == {"warnings": ["small"]}
 
 
+def test_a_mask_comes_where_the_brain_was_found(service: FakeService) -> None:
+    assert ask(service.url).files["mask.nii.gz"] == FILES["mask.nii.gz"]
+    without = {name: content for name, content in FILES.items() if name != "mask.nii.gz"}
+    service.replies = [Files(without)]
+    assert "mask.nii.gz" not in ask(service.url).files
+
+
 def test_without_a_model_the_default_one_answers(service: FakeService) -> None:
     ask(service.url)
     service.replies = [Files(ANOMALY_FILES)]

@@ -62,6 +62,7 @@ def test_sampling_is_scipys_nearest_neighbour_and_restore_undoes_apply(
     assert np.array_equal(on_network, sampled_by_scipy(native.labels, forward, NETWORK_SHAPE))
     restored = grid.restore(on_network)
     assert (restored.shape, restored.dtype) == (native.shape, np.uint8)
+    # a vote among neighbours that are one native voxel finds what the nearest one has
     assert np.array_equal(restored, sampled_by_scipy(on_network, back, native.shape))
     assert min(dice(restored, native.labels, index) for index in range(1, 6)) > 0.97
 

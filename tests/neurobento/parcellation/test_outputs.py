@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,12 @@ import pytest
 
 from neurobento.backends import Backend, open_backend
 from neurobento.facts import backend_facts
+from neurobento.imaging.geometry import FINDER_SHAPE
 from neurobento.imaging.scan import Scan, space_of
 from neurobento.labels import aal116
 from neurobento.parcellation.outputs import RUN_FORMAT, dseg_bytes, output_files
 from neurobento.parcellation.parcellator import Parcellation, Parcellator
+from neurobento.preprocessing.brain import Brain
 from neurobento.registry import open_model
 
 NETWORK = (91, 122, 123)
@@ -59,6 +62,20 @@ def files(scan: Scan, parcellation: Parcellation, backend: Backend) -> dict[str,
 @pytest.fixture(scope="module")
 def run(files: dict[str, bytes]) -> Any:
     return json.loads(files["sub-01_T1w_run.json"])
+
+
+@pytest.fixture(scope="module")
+def with_brain(parcellation: Parcellation) -> Parcellation:
+    """The same with a box of 787 ml as its brain, 300 ml of it tissue."""
+    share = np.zeros(FINDER_SHAPE, np.uint8)
+    share[:40, :40, :25] = 255
+    grid = nib.affines.from_matvec(np.diag([2.7] * 3), [-40.0, -60.0, -30.0])
+    brain = Brain(share, grid, tissue_ml=300.0)
+    return replace(parcellation, prepared=replace(parcellation.prepared, brain=brain))
+
+
+def output_of(scan: Scan, parcellation: Parcellation, backend: Backend, ending: str) -> bytes:
+    return output_files("s", scan, parcellation, backend_facts(backend))[f"s_{ending}"]
 
 
 def table(content: bytes) -> list[dict[str, str]]:
@@ -107,6 +124,52 @@ def test_the_volume_table_holds_the_voxels_of_each_region(
     volumes = [float(row["volume_mm3"]) for row in rows]
     assert volumes == pytest.approx(counts[1:] * 1.5 * 1.25 * 1.1, abs=0.06)
     assert rows[94]["plausibility"] == "missing"
+
+
+def test_the_mask_holds_the_brain_on_the_scans_own_grid(
+    with_brain: Parcellation, scan: Scan, backend: Backend
+) -> None:
+    """The box has the edges -41.35 and 66.65, -61.35 and 46.65, -31.35 and 36.15 mm."""
+    content = output_of(scan, with_brain, backend, "mask.nii.gz")
+    image = nib.Nifti1Image.from_bytes(gzip.decompress(content))
+    assert image.get_data_dtype() == np.uint8
+    assert image.affine == pytest.approx(MNI, abs=1e-5)
+    mask = np.asarray(image.dataobj)
+    assert mask.shape == NETWORK
+    world = nib.affines.apply_affine(MNI, np.moveaxis(np.indices(NETWORK), 0, -1))
+    middle, half = np.array([12.65, -7.35, 2.4]), np.array([54, 54, 33.75])
+    beyond = (np.abs(world - middle) - half).max(axis=-1)
+    assert (mask[beyond < -2] == 1).all()
+    assert (mask[beyond > 0.1] == 0).all()
+
+
+@pytest.mark.parametrize("tissue_ml", [300.0, None])
+def test_table_and_facts_end_with_the_whole_brains_volumes(
+    with_brain: Parcellation, scan: Scan, backend: Backend, tissue_ml: float | None
+) -> None:
+    """Without a network nobody knows whether the mask holds the fluid around the brain."""
+    prepared = with_brain.prepared
+    assert prepared.brain is not None
+    brain = replace(prepared.brain, tissue_ml=tissue_ml)
+    made = replace(with_brain, prepared=replace(prepared, brain=brain))
+    whole = round(40 * 40 * 25 * 2.7**3, 1)
+    expected = {"Intracranial": whole, "Brain_tissue": 300e3}
+    if tissue_ml is None:
+        expected = {"Brain_mask": whole}
+    assert json.loads(output_of(scan, made, backend, "run.json"))["brain_mm3"] == expected
+    rows = table(output_of(scan, made, backend, "volumes.tsv"))
+    assert len(rows) == 116 + len(expected)
+    assert {row["name"]: float(row["volume_mm3"]) for row in rows[116:]} == expected
+    for row in rows[116:]:
+        others = {value for name, value in row.items() if name not in ("name", "volume_mm3")}
+        assert others == {"n/a"}
+
+
+def test_an_image_without_a_mask_has_neither_rows_nor_facts_of_the_brain(
+    run: Any, files: dict[str, bytes]
+) -> None:
+    assert run["brain_mm3"] == {}
+    assert len(table(files["sub-01_T1w_volumes.tsv"])) == 116
 
 
 def test_the_run_file_says_which_model_answered_how_it_was_run_and_what_was_found(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from neurobento.anomaly.detector import slice_anomaly
 from neurobento.anomaly.fit import fit_slice
-from neurobento.imaging.geometry import NETWORK_SHAPE, Grid
+from neurobento.imaging.geometry import FINDER_SHAPE, NETWORK_SHAPE, Grid
 from neurobento.imaging.native_space import space_of
 from neurobento.imaging.scan import read_scan
 from neurobento.imaging.slices.reader import read_slice
@@ -22,6 +22,7 @@ from neurobento.parcellation.parcellator import (
     prepare,
     restore_and_measure,
 )
+from neurobento.preprocessing.brain import Brain
 from neurobento.serving.inference_protocol.protocol import OpenInference
 from neurobento.serving.pool.serialisation import pack_scan, pack_slice
 from neurobento.serving.request import RequestContext
@@ -30,7 +31,7 @@ from neurobento.serving.tasks.anomaly.responses import Detection
 from neurobento.serving.tasks.parcellation.image_files import segment_files
 from neurobento.serving.tasks.parcellation.options import ParcellationOptions
 from neurobento.serving.tasks.parcellation.tensors import ParcellationTensors
-from neurobento.spec import ModelSpec
+from neurobento.spec import REPORT_A_VERSION, ModelSpec
 from tests.neurobento.anomaly.known_anomaly import THRESHOLD, KnownBackend
 from tests.neurobento.imaging.slices.files import grey
 
@@ -42,6 +43,7 @@ SPECS = [
 ]
 NATIVE_SHAPE = (40, 50, 30)
 NATIVE = nib.affines.from_matvec(np.diag([-4.0, 3.5, 5.0]), [80.0, -90.0, -70.0])
+BRAIN_GRID = nib.affines.from_matvec(np.diag([2.7] * 3), [-68.0, -90.0, -60.0])
 NETWORK = nib.affines.from_matvec(np.diag([1.5, 1.25, 1.1]), [-68.0, -90.0, -60.0])
 
 
@@ -66,7 +68,9 @@ class FakeHandler:
     ) -> None:
         image, space = np.zeros(NETWORK_SHAPE, np.float32), space_of(NATIVE_SHAPE, NATIVE)
         grid = Grid(NATIVE_SHAPE, NATIVE, NETWORK)
-        prepared = PreparedScan(image, grid, space, "full", {"spacing": 0.5})
+        # all of the network's field of view is brain
+        brain = Brain(np.full(FINDER_SHAPE, 255, np.uint8), BRAIN_GRID, tissue_ml=1000.0)
+        prepared = PreparedScan(image, grid, space, "full", {"spacing": 0.5}, brain)
         self.parcellation = restore_and_measure(prepared, labels, {"infer": 0.1})
         self.error, self.endless = error, endless
         self.options: list[ParcellationOptions] = []
@@ -146,11 +150,15 @@ class FakePreprocessing:
     ) -> None:
         self.packed, self.error, self.endless = packed, error, endless
         self.requests: list[tuple[str, str, str]] = []
+        self.versions: list[int] = []
         self.ended: list[str] = []
         self.begun = asyncio.Event()
 
-    async def prepare(self, path: str, kind: str, ticket: str) -> dict[str, Any]:
+    async def prepare(
+        self, path: str, kind: str, ticket: str, version: int = REPORT_A_VERSION
+    ) -> dict[str, Any]:
         self.requests.append((path, kind, ticket))
+        self.versions.append(version)
         self.begun.set()
         if self.endless:
             await asyncio.Event().wait()
@@ -162,7 +170,8 @@ class FakePreprocessing:
         if kind == "slice":
             pixels = read_slice(Path(path))
             return pack_slice(pixels, fit_slice(pixels), {"decode": 0.2, "fit": 0.1}, image)
-        return pack_scan(prepare(read_scan(Path(path)), kind), image)  # type: ignore[arg-type]
+        scan = read_scan(Path(path))
+        return pack_scan(prepare(scan, kind, version), image)  # type: ignore[arg-type]
 
     async def call(self, method: str) -> Any:
         self.ended.append(method)

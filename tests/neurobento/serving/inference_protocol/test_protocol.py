@@ -9,6 +9,7 @@ import struct
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +250,21 @@ def test_native_labels_stand_on_the_scans_own_grid_and_network_labels_on_the_net
         file = nib.Nifti1Image.from_bytes(gzip.decompress(content))
         assert np.array_equal(np.asarray(file.dataobj), found["labels"].values)
         assert file.affine == pytest.approx(found["affine"].values, abs=1e-5)
+
+
+def test_the_mask_is_a_file_on_the_scans_own_grid_and_empty_where_there_is_none(
+    handler: FakeHandler, ask: Any
+) -> None:
+    prepared = handler.parcellation.prepared
+    assert prepared.brain is not None
+    (content,) = ask(SCAN)["mask"].values
+    file = nib.Nifti1Image.from_bytes(gzip.decompress(content))
+    mask = prepared.brain.on_grid(NATIVE, NATIVE_SHAPE)
+    assert mask.any()
+    assert np.array_equal(np.asarray(file.dataobj), mask)
+    assert file.affine == pytest.approx(NATIVE, abs=1e-5)
+    handler.parcellation = replace(handler.parcellation, prepared=replace(prepared, brain=None))
+    assert ask(SCAN)["mask"].values == [b""]
 
 
 def test_volumes_are_voxels_times_their_size_in_both_spaces(ask: Any) -> None:

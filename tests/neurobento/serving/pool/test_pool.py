@@ -7,6 +7,7 @@ import contextlib
 import errno
 import functools
 import logging
+import operator
 import os
 import resource
 import shutil
@@ -45,11 +46,15 @@ from neurobento.serving.pool.pool import PreprocessingPool
 from neurobento.serving.pool.serialisation import unpack_scan, unpack_slice
 from neurobento.serving.process.child_process import NICENESS
 from neurobento.serving.telemetry.metrics import RESTARTS
+from neurobento.spec import SCAN_PREPROCESSING
 from tests.neurobento.imaging.slices.files import grey, grey_png
 from tests.neurobento.serving.waiting import wait_for, wait_for_async
 
 ROOT = Path(__file__).resolve().parents[4]
 FOLDERS = "neurobento-scan-*"
+IMPORT_NOTHING = operator.eq
+"""In place of a function of threads and versions; a new process can unpickle it."""
+
 GRANDCHILD = functools.partial(subprocess.Popen, ["sleep", "60"], start_new_session=True)
 """As ROBEX is started: in a session of its own, which no signal to a group reaches."""
 
@@ -135,7 +140,7 @@ class Driver:
 def driven(imports: Callable[[], Any] | None = None) -> Iterator[Driver]:
     """A pool with one process in each lane, neither of which imports the heavy libraries."""
     with pytest.MonkeyPatch.context() as patch, asyncio.Runner() as loop:
-        patch.setattr(pool_module, "import_toolkits", bool)
+        patch.setattr(pool_module, "import_toolkits", IMPORT_NOTHING)
         patch.setattr(pool_module, "import_readers", imports or bool)
         driver = Driver(loop, PreprocessingPool(processes=1, threads=1))
         try:
@@ -189,7 +194,7 @@ def endless(tmp_path: Path) -> Path:
 
 
 def test_a_prepared_scan_equals_the_one_prepared_in_process(pool: Driver, scan: Path) -> None:
-    found, expected = unpack_scan(pool.prepare(scan)), prepare(read_scan(scan), "none")
+    found, expected = unpack_scan(pool.prepare(scan)), prepare(read_scan(scan), "none", 1)
     assert np.array_equal(found.image, expected.image)
     assert found.image.dtype == expected.image.dtype
     assert np.array_equal(found.grid.network_voxel_to_ras, expected.grid.network_voxel_to_ras)
@@ -205,16 +210,22 @@ def test_a_prepared_scan_equals_the_one_prepared_in_process(pool: Driver, scan: 
 def test_a_scan_without_skull_is_prepared_as_in_process(phantom: Any, write_nifti: Any) -> None:
     path = write_nifti(phantom.image, phantom.affine)
     with asyncio.Runner() as loop:
-        pool = PreprocessingPool(processes=1, threads=len(os.sched_getaffinity(0)))
+        pool = PreprocessingPool(1, len(os.sched_getaffinity(0)), versions=SCAN_PREPROCESSING)
         try:
             loop.run(pool.start())
-            found = unpack_scan(loop.run(pool.prepare(path, "stripped", "t")))
+            packed = {
+                version: loop.run(pool.prepare(path, "stripped", "t", version))
+                for version in SCAN_PREPROCESSING
+            }
+            prepared = {version: unpack_scan(values) for version, values in packed.items()}
         finally:
             loop.run(pool.close())
-    expected = prepare(read_scan(path), "stripped")
-    assert found.image == pytest.approx(expected.image, abs=1e-6)
-    assert found.grid.network_voxel_to_ras == pytest.approx(expected.grid.network_voxel_to_ras)
-    assert found.seconds.keys() == {"decode", *expected.seconds}
+    for version, found in prepared.items():
+        expected = prepare(read_scan(path), "stripped", version)
+        assert found.image == pytest.approx(expected.image, abs=1e-6)
+        assert found.grid.network_voxel_to_ras == pytest.approx(expected.grid.network_voxel_to_ras)
+        assert found.seconds.keys() == {"decode", *expected.seconds}
+        assert (found.brain is None) == (expected.brain is None)
 
 
 def test_one_process_prepares_one_scan_after_another_at_a_lower_priority(
@@ -621,13 +632,13 @@ def test_closing_ends_all_and_starts_nothing(scan: Path, endless: Path, temporar
 
 
 PARENT = """
-import asyncio, sys
+import asyncio, operator, sys
 from pathlib import Path
 from neurobento.serving.pool import pool
 from neurobento.serving.pool.pool import PreprocessingPool
 
 async def main():
-    pool.import_toolkits = bool
+    pool.import_toolkits = operator.eq
     workers = PreprocessingPool(processes=1, threads=1)
     await workers.start()
     print(*(queue._workers[0]._process.pid for queue in workers._queues.values()), flush=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ import pytest
 from neurobento import errors
 from neurobento.anomaly.fit import fit_slice
 from neurobento.errors import NeuroBentoError
-from neurobento.imaging.geometry import Grid
+from neurobento.imaging.geometry import FINDER_SHAPE, Grid
 from neurobento.imaging.scan import NativeSpace
 from neurobento.parcellation.parcellator import PreparedScan
+from neurobento.preprocessing.brain import Brain
 from neurobento.serving.pool.serialisation import (
     pack_error,
     pack_scan,
@@ -42,7 +44,9 @@ def prepared(request: pytest.FixtureRequest) -> PreparedScan:
     image = np.random.default_rng(1).random((91, 122, 123), dtype=np.float32)
     space = NativeSpace(SHAPE, NATIVE, header)
     seconds = {"spacing": 0.1, "resize": 0.25}
-    return PreparedScan(image, Grid(SHAPE, NATIVE, NETWORK), space, "stripped", seconds)
+    share = np.random.default_rng(2).integers(0, 256, FINDER_SHAPE, np.uint8)
+    brain = Brain(share, np.diag([2.7, 2.7, 2.7, 1.0]), tissue_ml=1234.5)
+    return PreparedScan(image, Grid(SHAPE, NATIVE, NETWORK), space, "stripped", seconds, brain)
 
 
 @pytest.fixture
@@ -72,12 +76,23 @@ def test_a_scan_comes_back_to_the_bit_with_its_grids_and_header(
     assert back.space.header.sizeof_hdr == prepared.space.header.sizeof_hdr
     assert back.preprocessing == "stripped"
     assert back.seconds == {"spacing": 0.1, "resize": 0.25}
+    assert isinstance(back.brain, Brain)
+    assert prepared.brain is not None
+    assert np.array_equal(back.brain.share, prepared.brain.share)
+    assert np.array_equal(back.brain.voxel_to_ras, prepared.brain.voxel_to_ras)
+    assert back.brain.tissue_ml == 1234.5
+
+
+def test_a_scan_without_a_mask_comes_back_without_one(prepared: PreparedScan, file: Path) -> None:
+    assert unpack_scan(crossed(pack_scan(replace(prepared, brain=None), file))).brain is None
 
 
 def test_only_plain_values_and_arrays_cross(prepared: PreparedScan, file: Path) -> None:
     """So that the two sides may hold different versions of the classes."""
     plain = (str, bytes, tuple, dict, np.ndarray)
-    assert all(isinstance(value, plain) for value in pack_scan(prepared, file).values())
+    packed = pack_scan(prepared, file)
+    assert all(isinstance(value, plain) for value in packed.values())
+    assert all(isinstance(value, (*plain, float)) for value in packed["brain"].values())
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -98,6 +98,18 @@ def options(model: str = "compact", space: str = "native") -> ParcellationOption
     return ParcellationOptions(model, "none", space)
 
 
+def test_a_scan_is_prepared_as_the_model_was_trained(admission: Admission, scan: Path) -> None:
+    """A model whose version is not known gets report A's steps."""
+    preprocessing = FakePreprocessing()
+    runners = {name: FakeSegmenter() for name in ("compact", "next", "other")}
+    versions = {"compact": 1, "next": 2}
+    batches = dict.fromkeys(runners, 1)
+    handler = ParcellationHandler(preprocessing, runners, admission, batches, versions)
+    for model in ("next", "compact", "other"):
+        done(handler.labels(scan, options(model), a_request()))
+    assert preprocessing.versions == [2, 1, 1]
+
+
 @pytest.fixture
 def tilted(
     phantom_on: Callable[..., Any], write_nifti: Any, scan: Path, admission: Admission
@@ -105,7 +117,7 @@ def tilted(
     """A scan on a grid of its own, and a handler to which it comes prepared: as `labels`."""
     head = phantom_on("LPS", tilt_rad=0.2)
     space = read_scan(write_nifti(head.image, head.affine)).space
-    prepared = pack_scan(prepare(read_scan(scan), "none"), scan.with_name("scan.image")) | {
+    prepared = pack_scan(prepare(read_scan(scan), "none", 1), scan.with_name("scan.image")) | {
         "native_shape": space.shape,
         "native_voxel_to_ras": space.voxel_to_ras,
         "native_header": space.header.binaryblock,
@@ -138,7 +150,7 @@ def label_values() -> set[str]:
 
 
 PREPROCESSINGS = {"true": "full", "false": "none", "True": "full", "FALSE": "none"}
-PREPROCESSINGS |= {"stripped": "stripped", "full": "full"}
+PREPROCESSINGS |= {"stripped": "stripped", "full": "full", "report_a": "report_a"}
 
 
 def test_booleans_of_report_a_are_preprocessings_and_the_query_names_model_and_space() -> None:

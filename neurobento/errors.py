@@ -8,7 +8,7 @@ NeuroBentoError
 │   │   NotOnNetworkGrid
 │   ├── DegenerateGeometry: BadVoxelSize, BadFieldOfView, BadAffine, MissingOrientation
 │   └── DegenerateIntensities: EmptyScan, ConstantScan, NotFiniteScan
-├── PreprocessingError: SkullStrippingUnavailable, SkullStrippingFailed, NotABrain,
+├── PreprocessingError: SkullStrippingUnavailable, SkullStrippingFailed, NoBrainFound, NotABrain,
 │   PreprocessingFailed, PreprocessingTimeout
 ├── ModelError: ModelNotFound, SpecMismatch, EngineMismatch, ParityFailure, BackendUnavailable
 ├── ConfigError
@@ -42,6 +42,7 @@ __all__ = [
     "ModelError",
     "ModelNotFound",
     "NeuroBentoError",
+    "NoBrainFound",
     "NotABrain",
     "NotAuthorised",
     "NotFiniteScan",

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from neurobento.networks import ANOMALY_PRESETS, PRESETS, build
+from neurobento.networks import ANOMALY_PRESETS, BRAIN_PRESETS, PRESETS, build
 
 
 @pytest.fixture
@@ -20,6 +20,7 @@ def tiny_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("neurobento.networks.weights.build", build)
     for preset in ("unet", "compact", "atlas_map"):
         monkeypatch.setitem(PRESETS, preset, "tests.training.tiny")
+    monkeypatch.setitem(BRAIN_PRESETS, "brain_finder", "tests.training.tiny")
     for preset in ANOMALY_PRESETS:
         monkeypatch.setitem(ANOMALY_PRESETS, preset, "tests.training.tiny")
     narrow = tuple((8,) * len(level) for level in vgg16_autoencoder.LEVELS)

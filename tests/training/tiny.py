@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from neurobento.networks.anomaly_unet import AnomalyUNet
 from neurobento.networks.atlas_map import AtlasMap
+from neurobento.networks.brain_finder import BrainFinder
 from neurobento.networks.compact import Compact
 from neurobento.networks.denoising_autoencoder import DenoisingAutoencoder
 from neurobento.networks.mirror import Mirror
@@ -36,6 +37,7 @@ from training.parcellation.recipe import Data, Optimisation, Recipe
 from training.parcellation.registration import Atlas
 from training.parcellation.task import ParcellationTask
 
+FINDER = (32, 32, 32)
 SHAPE, BLOCKS, BRAIN = (21, 26, 23), (11, 13, 12), (20, 24, 22)
 WIDTHS = (8, 8, 8)
 SLICE_WIDTHS = (4, 4, 4, 4, 4, 4)
@@ -104,6 +106,10 @@ def compact() -> Compact:
 def atlas_map() -> AtlasMap:
     regions = Places(WIDTHS, head_width=8, shape=SHAPE)
     return AtlasMap(regions, (8, 8), brain_shape=BRAIN, shape=SHAPE)
+
+
+def brain_finder() -> BrainFinder:
+    return BrainFinder((6, 8), shape=FINDER)
 
 
 def mirror() -> Mirror:

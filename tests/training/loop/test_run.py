@@ -122,6 +122,27 @@ def test_a_checkpoint_of_another_recipe_is_refused(start: Start, tmp_path: Path)
     assert_bit_equal(all_weights(other), before)
 
 
+def test_a_checkpoint_from_before_an_option_was_added_goes_on(start: Start, tmp_path: Path) -> None:
+    """Options that it lacks have had no effect on it."""
+    straight = start(tmp_path / "straight")
+    straight.train()
+    first = start(tmp_path / "a")
+    stop_after(first, 2)
+    path = tmp_path / "a" / "last.pt"
+    values = torch.load(path, weights_only=True)
+    del values["recipe"]["preprocessing_version"], values["recipe"]["augmentation"]["cut"]
+    torch.save(values, path)
+    second = start(tmp_path / "b")
+    second.resume(path)
+    second.train()
+    assert_bit_equal(all_weights(second), all_weights(straight))
+    # an option that this recipe has no more is another recipe's
+    values["recipe"]["of_another_time"] = 1
+    torch.save(values, path)
+    with pytest.raises(ConfigError, match="another recipe"):
+        start(tmp_path / "d").resume(path)
+
+
 # --- what it leaves ---
 
 

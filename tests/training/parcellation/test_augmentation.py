@@ -13,15 +13,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.parcellation.augmentation import Augmentation, RandomIntensity, RandomWarp, augment
+from training.parcellation.augmentation import (
+    Augmentation,
+    RandomBlur,
+    RandomCut,
+    RandomIntensity,
+    RandomWarp,
+    augment,
+)
 
 SHAPE, BLOCKS = (24, 30, 36), (12, 15, 18)
 SHAPES = [SHAPE, (23, 30, 35), (23, 29, 35)]
 SEEDS = range(4)
 OFF = Augmentation(0.0, 0.0, 0.0, (0.0, 0.0), 0.0, 0.0, 0.0)
-STRONG = Augmentation(0.3, 0.2, 0.1, (0.05, 0.03), 0.8, 0.8, 0.3)
+STRONG = Augmentation(0.3, 0.2, 0.1, (0.05, 0.03), 0.8, 0.8, 0.3, cut=0.8, blur=0.8)
 SPATIAL = {"rotation_rad": 0.3, "scale": 0.2, "shift": 0.1, "displacement": (0.05, 0.05)}
-INTENSITY = {"gamma": 0.5, "bias": 0.3, "noise": 0.2}
+INTENSITY = {"gamma": 0.5, "bias": 0.3, "noise": 0.2, "cut": 1.0, "blur": 1.0}
 
 CENTRE, RADIUS = (10.0, 17.0, 19.0), 7.0
 
@@ -199,6 +206,72 @@ def test_no_position_comes_from_beyond_the_edge(seed: int) -> None:
         assert given.min() - 1e-3 <= after.min() <= after.max() <= given.max() + 1e-3
 
 
+def masks_of_cuts() -> tuple[Tensor, list[Tensor]]:
+    """The ball, and what is left of it after a cut by each of 40 seeds."""
+    image = pair()[0]
+    cuts = [RandomCut(STRONG_CUT).set_random_state(seed)(image)[0] > 0 for seed in range(40)]
+    return image[0] > 0, cuts
+
+
+STRONG_CUT = Augmentation(cut=1.0)
+
+
+def test_a_cut_is_tighter_or_looser_by_some_voxels() -> None:
+    before, cuts = masks_of_cuts()
+    counts = [int(after.sum()) for after in cuts]
+    assert min(counts) < 0.9 * before.sum()
+    assert max(counts) > 1.1 * before.sum()
+    reach = RandomCut.REACH // 2
+    near = F.max_pool3d(before[None].float(), 2 * reach + 1, 1, reach)[0] > 0
+    assert not any((after & ~near).any() for after in cuts)
+
+
+def test_a_cut_below_takes_a_tenth_of_the_height_at_most() -> None:
+    before, cuts = masks_of_cuts()
+    deep = -F.max_pool3d(-before[None].float(), 7, 1, 3)[0] > 0
+    lowest = int(torch.nonzero(before.amax(dim=(0, 1)))[0])
+    above = torch.arange(SHAPE[2]) >= lowest + 0.1 * SHAPE[2]
+    assert all(after[deep & above].all() for after in cuts)
+    assert any(not after[deep].all() or not after[..., lowest + 2].any() for after in cuts)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_what_a_cut_leaves_of_the_brain_stays_as_it_was(seed: int) -> None:
+    image = pair()[0]
+    after = RandomCut(STRONG_CUT).set_random_state(seed)(image)
+    kept = (image > 0) & (after > 0)
+    assert kept.any()
+    assert torch.equal(after[kept], image[kept])
+    assert after.min() >= 0 and after.max() <= 1
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_blur_smooths_the_brain_and_leaves_the_background(seed: int) -> None:
+    image = pair()[0]
+    after = RandomBlur(Augmentation(blur=1.0)).set_random_state(seed)(image)
+    assert not after[image == 0].any()
+    deep = (-F.max_pool3d(-(image > 0).float()[None], 7, 1, 3)[0]) > 0
+    assert after[deep].std() < image[deep].std()
+    assert after[deep].mean() == pytest.approx(float(image[deep].mean()), rel=0.1)
+
+
+def test_a_blur_keeps_what_is_constant() -> None:
+    image = torch.full((1, *SHAPE), 0.7)
+    after = RandomBlur(Augmentation(blur=1.0)).set_random_state(1)(image)
+    middle = after[:, 4:-4, 4:-4, 4:-4]
+    torch.testing.assert_close(middle, torch.full_like(middle, 0.7))
+
+
+@pytest.mark.parametrize("kind", [RandomCut, RandomBlur])
+def test_a_share_of_scans_is_changed(kind: Any) -> None:
+    image = pair()[0]
+    strength = Augmentation(cut=0.3, blur=0.3)
+    changes = [
+        not torch.equal(kind(strength).set_random_state(seed)(image), image) for seed in range(60)
+    ]
+    assert 0.1 < np.mean(changes) < 0.5
+
+
 def test_only_a_strength_of_zero_throughout_is_off() -> None:
     assert OFF.off
     for name, strength in {**SPATIAL, **INTENSITY}.items():
@@ -207,7 +280,7 @@ def test_only_a_strength_of_zero_throughout_is_off() -> None:
 
 
 def test_scaled_weakens_every_strength_alike() -> None:
-    full = Augmentation()
+    full = STRONG
     half = dataclasses.asdict(full.scaled(0.5))
     for name, value in dataclasses.asdict(full).items():
         assert np.asarray(half[name]) == pytest.approx(np.asarray(value) / 2)

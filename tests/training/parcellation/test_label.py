@@ -24,6 +24,7 @@ from neurobento.errors import ConfigError
 from neurobento.imaging.geometry import Grid
 from neurobento.preprocessing import PreparedScan
 from training.parcellation.label import Options, label_all, label_one, main, scan_name, scan_paths
+from training.parcellation.map_teacher import PositionField
 from training.parcellation.registration import Registered
 
 OPTIONS = Options("stripped")
@@ -52,6 +53,7 @@ class Calls:
 
     def __init__(self) -> None:
         self.levels: list[str] = []
+        self.versions: list[int] = []
         self.seeds: list[int] = []
         self.atlases: list[Path | None] = []
 
@@ -61,8 +63,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[Calls]:
     """Fakes in place of preprocessing and registration; the environment is restored."""
     seen = Calls()
 
-    def fake_preprocess(scan: Any, preprocessing: str) -> PreparedScan:
+    def fake_preprocess(scan: Any, preprocessing: str, *, version: int) -> PreparedScan:
         seen.levels.append(preprocessing)
+        seen.versions.append(version)
         image = (scan.array / scan.array.max()).astype(np.float32)
         grid = Grid(scan.shape, scan.voxel_to_ras, NETWORK_AFFINE, SHAPE)
         return PreparedScan(image, grid, {"bias_correction": 1.25, "resize": 0.5})
@@ -180,6 +183,8 @@ def test_options_reach_the_steps(scan: Path, folder: Path, calls: Calls) -> None
     assert (calls.levels, calls.seeds, calls.atlases) == (["full"], [7], [Path("/atlas")])
     label_one(scan, folder, OPTIONS)
     assert calls.atlases[-1] is None
+    assert label_one(scan, folder, replace(OPTIONS, version=2))["preprocessing_version"] == 2
+    assert calls.versions == [1, 1, 2]
 
 
 def test_the_same_scan_gives_the_same_files(scan: Path, tmp_path: Path) -> None:
@@ -226,6 +231,7 @@ def test_another_scan_of_that_name_is_done_again(
         Options("stripped", cleanup="report"),
         Options("stripped", seed=1),
         Options("stripped", atlas="/other"),
+        Options("stripped", version=2),
     ],
 )
 def test_other_options_are_another_pair(
@@ -422,6 +428,7 @@ def test_the_exit_status_tells_whether_a_scan_failed(
     arguments = ["-o", str(tmp_path / "out"), "--preprocessing", "stripped", "--workers", "1"]
     assert main([good, *arguments, "--seed", "5"]) == 0
     assert main([good, bad, *arguments, "--seed", "5"]) == 1
+    assert calls.versions == [1]
     assert calls.seeds == [5]
     record = json.loads((tmp_path / "out" / "c.json").read_text())
     expected = {"level": "stripped", "cleanup": "gentle", "seed": 5, "atlas": None}
@@ -439,29 +446,63 @@ def test_the_command_refuses_other_levels(
     assert not (tmp_path / "out").exists()
 
 
+class FakeTeacher:
+    """A map network that says that the scan's world is the atlas's, 10 mm further to the right."""
+
+    def __init__(self) -> None:
+        self.levels: list[str] = []
+
+    def read(self, scan: Any, preprocessing: str) -> PositionField:
+        self.levels.append(preprocessing)
+        blocks = np.diag([9.0, 9.0, 9.0, 1.0])
+        world = nib.affines.apply_affine(blocks, np.moveaxis(np.indices((4, 4, 4)), 0, -1))
+        return PositionField(world + [10, 0, 0], blocks)
+
+    def labels(self, positions: Any) -> Any:
+        return np.where(positions[0] > 0, 7, 3).astype(np.uint8)
+
+
+@pytest.fixture
+def teacher(monkeypatch: pytest.MonkeyPatch) -> FakeTeacher:
+    """The fake in the folder models/taught."""
+    model = SimpleNamespace(spec=SimpleNamespace(onnx_sha256="its hash"))
+    fake = FakeTeacher()
+    label = training.parcellation.label
+    monkeypatch.setattr(label, "open_model", {Path("models/taught"): model}.__getitem__)
+    monkeypatch.setattr(label, "open_teacher", {"models/taught": fake}.__getitem__)
+    return fake
+
+
 def test_a_teacher_labels_in_place_of_the_registration(
-    scan: Path, folder: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch
+    scan: Path, folder: Path, calls: Calls, teacher: FakeTeacher
 ) -> None:
-    class Teacher:
-        spec = SimpleNamespace(onnx_sha256="its hash")
-
-        def infer(self, images: Any) -> Any:
-            return np.rint(images[:, 0] * 116).astype(np.uint8)
-
-    models = {Path("models/taught"): Teacher()}
-    monkeypatch.setattr(training.parcellation.label, "open_model", models.__getitem__)
-    monkeypatch.setattr(training.parcellation.label, "open_backend", lambda model, **_: model)
-    record = label_one(scan, folder, replace(OPTIONS, teacher="models/taught"))
-    assert record["options"]["teacher"] == "its hash"
+    options = replace(OPTIONS, teacher="models/taught", version=2)
+    record = label_one(scan, folder, options)
+    assert (record["options"]["teacher"], record["preprocessing_version"]) == ("its hash", 2)
+    assert list(record["seconds"]) == ["bias_correction", "resize", "teacher"]
     assert sorted(record["outputs"]) == [
         f"sub-01_T1w_{kind}.nii.gz" for kind in ("image", "labels", "positions")
     ]
-    image, labels, positions = (
-        np.asarray(nib.load(folder / name).dataobj) for name in sorted(record["outputs"])
-    )
-    assert np.array_equal(labels, np.rint(image * 116))
-    assert np.isnan(positions).all()
-    assert calls.seeds == []
+    assert (teacher.levels, calls.versions, calls.seeds) == (["stripped"], [2], [])
+    image, labels, positions = (nib.load(folder / name) for name in sorted(record["outputs"]))
+    assert image.shape == labels.shape == SHAPE
+    world = nib.affines.apply_affine(labels.affine, np.moveaxis(np.indices(SHAPE), 0, -1))
+    assert np.array_equal(np.asarray(labels.dataobj), np.where(world[..., 0] > -10, 7, 3))
+    # positions of the blocks' middles, to a hundredth of a millimetre
+    grid = np.moveaxis(np.indices(positions.shape[:3]), 0, -1)
+    middles = nib.affines.apply_affine(positions.affine, grid) + [10, 0, 0]
+    blocks = np.asarray(positions.dataobj)[: BLOCKS[0], : BLOCKS[1], : BLOCKS[2]]
+    assert blocks == pytest.approx(middles[: BLOCKS[0], : BLOCKS[1], : BLOCKS[2]], abs=0.0051)
     # another way to label is another pair
     assert label_one(scan, folder, OPTIONS)["status"] == "done"
     assert calls.seeds == [0]
+
+
+@pytest.mark.usefixtures("threads_as_cluster")
+def test_the_command_takes_teacher_and_version(
+    scan: Path, tmp_path: Path, calls: Calls, teacher: FakeTeacher
+) -> None:
+    arguments = [str(scan), "-o", str(tmp_path / "out"), "--preprocessing", "full"]
+    options = ["--teacher", "models/taught", "--version", "2", "--workers", "1"]
+    assert main([*arguments, *options]) == 0
+    assert (teacher.levels, calls.versions, calls.atlases) == (["full"], [2], [])

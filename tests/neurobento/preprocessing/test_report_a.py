@@ -16,8 +16,6 @@ from neurobento.errors import NotABrain
 from neurobento.imaging.geometry import NETWORK_SHAPE
 from neurobento.imaging.scan import NativeSpace, Scan, read_scan
 from neurobento.preprocessing import PreparedScan, preprocess, report_a, skull_stripping
-from neurobento.preprocessing.brain import Brain, remaining_brain
-from neurobento.preprocessing.signal import positive_signal
 
 GRIDS = {
     "RAS": {"codes": "RAS"},
@@ -218,8 +216,9 @@ def test_neither_a_head_nor_a_scan_without_a_brain_is_taken_as_stripped(phantom:
 # --- with a skull ---
 
 
-def test_report_a_is_skull_stripping_and_then_the_steps_of_a_stripped_scan(
-    phantom: Any, las: PreparedScan, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("preprocessing", ["full", "report_a"])
+def test_a_head_has_its_skull_stripped_and_then_the_steps_of_a_stripped_scan(
+    preprocessing: Any, phantom: Any, las: PreparedScan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     brain = phantom.image > 0
     limits: list[float] = []
@@ -233,34 +232,11 @@ def test_report_a_is_skull_stripping_and_then_the_steps_of_a_stripped_scan(
     head = np.where(brain, phantom.image, 300).astype(np.float32)
     monkeypatch.setattr(skull_stripping, "extract_brain", fake_robex)
     scan = on_grid(head, phantom.affine)
-    prepared = preprocess(scan, "report_a", version=VERSION, skull_stripping_limit_s=12)
+    prepared = preprocess(scan, preprocessing, version=VERSION, skull_stripping_limit_s=12)
     assert limits == [12]
     assert list(prepared.seconds) == ["skull_stripping", *STEPS]
     assert np.array_equal(prepared.image, las.image)
     assert prepared.brain is None
-
-
-def test_full_takes_the_brain_that_the_network_finds(
-    phantom: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The finder is a fake that knows the phantom, on its own grid of 2.7 mm."""
-    known = remaining_brain(positive_signal(phantom.image), phantom.affine)
-    head = np.where(phantom.image > 0, phantom.image, 300).astype(np.float32)
-
-    def fake_finder(signal: Any, voxel_to_ras: Any) -> Brain:
-        assert np.array_equal(signal, positive_signal(head))
-        assert np.array_equal(voxel_to_ras, phantom.affine)
-        return known
-
-    monkeypatch.setattr(report_a, "find_brain", fake_finder)
-    prepared = preprocess(on_grid(head, phantom.affine), version=VERSION)
-    assert prepared.brain is known
-    assert list(prepared.seconds) == ["find_brain", *STEPS]
-    mask = known.on_grid(phantom.affine, phantom.shape)
-    assert (mask != (phantom.image > 0)).mean() < 0.01
-    stripped = on_grid(np.where(mask, head, 0).astype(np.float32), phantom.affine)
-    expected = preprocess(stripped, "stripped", version=VERSION)
-    assert np.array_equal(prepared.image, expected.image)
 
 
 # --- references made independently of this code ---

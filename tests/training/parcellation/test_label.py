@@ -446,6 +446,9 @@ def test_the_command_refuses_other_levels(
     assert not (tmp_path / "out").exists()
 
 
+RIGHT = np.array([10.0, 0.0, 0.0])
+
+
 class FakeTeacher:
     """A map network that says that the scan's world is the atlas's, 10 mm further to the right."""
 
@@ -456,7 +459,7 @@ class FakeTeacher:
         self.levels.append(preprocessing)
         blocks = np.diag([9.0, 9.0, 9.0, 1.0])
         world = nib.affines.apply_affine(blocks, np.moveaxis(np.indices((4, 4, 4)), 0, -1))
-        return PositionField(world + [10, 0, 0], blocks)
+        return PositionField(world + RIGHT, blocks)
 
     def labels(self, positions: Any) -> Any:
         return np.where(positions[0] > 0, 7, 3).astype(np.uint8)
@@ -490,7 +493,7 @@ def test_a_teacher_labels_in_place_of_the_registration(
     assert np.array_equal(np.asarray(labels.dataobj), np.where(world[..., 0] > -10, 7, 3))
     # positions of the blocks' middles, to a hundredth of a millimetre
     grid = np.moveaxis(np.indices(positions.shape[:3]), 0, -1)
-    middles = nib.affines.apply_affine(positions.affine, grid) + [10, 0, 0]
+    middles = nib.affines.apply_affine(positions.affine, grid) + RIGHT
     blocks = np.asarray(positions.dataobj)[: BLOCKS[0], : BLOCKS[1], : BLOCKS[2]]
     assert blocks == pytest.approx(middles[: BLOCKS[0], : BLOCKS[1], : BLOCKS[2]], abs=0.0051)
     # another way to label is another pair

@@ -224,7 +224,7 @@ def test_a_scan_without_skull_is_prepared_as_in_process(phantom: Any, write_nift
         expected = prepare(read_scan(path), "stripped", version)
         # equal intensities of the phantom may be ranked by their rounding, which threads change
         other = np.abs(found.image - expected.image) > 1e-6
-        assert other.mean() < (0 if version == REPORT_A_VERSION else 1e-4) or not other.any()
+        assert other.mean() <= (0 if version == REPORT_A_VERSION else 1e-4)
         assert found.grid.network_voxel_to_ras == pytest.approx(expected.grid.network_voxel_to_ras)
         assert found.seconds.keys() == {"decode", *expected.seconds}
         assert (found.brain is None) == (expected.brain is None)

@@ -61,8 +61,8 @@ def _derived_files(answer: Answer, path: Path) -> dict[str, bytes]:
 
 def _volumes(facts: dict[str, Any], labels: NDArray[np.uint8], scan: Scan) -> str:
     given = facts.get("brain_mm3")
-    known = given if isinstance(given, dict) else {}
-    brain_mm3 = {str(name): float(mm3) for name, mm3 in known.items()}
+    known = given.items() if isinstance(given, dict) else ()
+    brain_mm3 = {str(name): mm3 for name, mm3 in known if isinstance(mm3, float)}
     return volumes_tsv(measure(labels, scan.voxel_to_ras), brain_mm3)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,8 @@ def resample(
 ) -> Array:
     """Return an image (X, Y, Z) on another grid, zero outside.
 
-    A voxel of the target is the mean of the source weighted by a triangle as wide as the larger of
-    the two voxels: linear interpolation where the target is finer, an average where it is coarser.
+    Where the target is finer it is interpolated linearly; where it is coarser, the interpolated
+    source is averaged. Either way a ramp stays a ramp.
     Grids that are tilted against each other are averaged along the source's axes first.
     """
     source_from_target = np.linalg.inv(voxel_to_ras) @ target_voxel_to_ras
@@ -52,7 +53,7 @@ def _in_memory_order(array: Array) -> tuple[Array, Affine]:
 
 def _along(image: Array, axis: int, places: NDArray[np.float64], step: float) -> Array:
     """Sample one axis at `places`, in voxels, that lie `step` apart."""
-    weights = _weights(places, image.shape[axis], max(1.0, step))
+    weights = _weights(places, image.shape[axis], step)
     # products that take the image as it lies in memory, without a copy
     if axis == 0:
         flat = weights @ image.reshape(image.shape[0], -1)
@@ -60,18 +61,30 @@ def _along(image: Array, axis: int, places: NDArray[np.float64], step: float) ->
     return np.asarray(weights @ image if axis == 1 else image @ weights.T)
 
 
-def _weights(places: NDArray[np.float64], size: int, width: float) -> Array:
-    """Return the triangle's weight of each of `size` voxels at each place, (P, size).
+def _weights(places: NDArray[np.float64], size: int, step: float) -> Array:
+    """Return the weight of each of `size` voxels at each place, (P, size).
 
     They sum to 1 inside the image. Places outside get no weight.
     """
-    distance = np.abs(places[:, None] - np.arange(size)[None])
-    weights = np.maximum(0.0, 1.0 - distance / width)
+    distance = places[:, None] - np.arange(size)[None]
+    if step <= 1:
+        weights = np.maximum(0.0, 1.0 - np.abs(distance))
+    else:
+        # with the triangle of linear interpolation, a box this wide blurs as much as a triangle
+        # of the target's voxels would
+        half = math.sqrt(2 * (step**2 - 1)) / 2
+        weights = _triangles_integral(distance + half) - _triangles_integral(distance - half)
     total = weights.sum(axis=1, keepdims=True)
     inside = (places >= -0.5) & (places <= size - 0.5)
     np.divide(weights, total, out=weights, where=total > 0)
     weights[~inside] = 0
     return weights.astype(np.float32)
+
+
+def _triangles_integral(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the integral up to x of the triangle on -1..1 with a height of 1."""
+    x = np.clip(x, -1, 1)
+    return np.asarray(0.5 + x - np.sign(x) * x**2 / 2)
 
 
 def _resample_tilted(

@@ -133,7 +133,8 @@ def _read(path: Path) -> HeadMap:
 def _end_at_brainstem(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Give the fluid below the brainstem a value of its own: the brain ends there."""
     (brainstem,), (fluid,) = STRUCTURES["brainstem"], STRUCTURES["cerebrospinal fluid"]
-    lowest = np.flatnonzero((values == brainstem).any(axis=(0, 1)))[0]
+    heights = np.flatnonzero((values == brainstem).any(axis=(0, 1)))
+    lowest = heights[0] if len(heights) else 0
     values = values.copy()
     below = values[:, :, :lowest]
     below[below == fluid] = STRUCTURES["spinal fluid"][0]

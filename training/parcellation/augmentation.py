@@ -174,7 +174,8 @@ class RandomCut(RandomizableTransform):  # type: ignore[misc]
         return smooth
 
     def _lowest(self, brain: Tensor) -> int:
-        return int(torch.nonzero(brain.amax(dim=(0, 1, 2)))[0])
+        heights = torch.nonzero(brain.amax(dim=(0, 1, 2)))
+        return int(heights[0]) if len(heights) else 0
 
 
 class RandomBlur(RandomizableTransform):  # type: ignore[misc]

@@ -20,6 +20,8 @@ from neurobento.labels import CLASS_COUNT, aal116
 
 __all__ = [
     "MODEL_TASKS",
+    "REPORT_A_VERSION",
+    "SCAN_PREPROCESSING",
     "SPEC_FORMAT",
     "ModelSpec",
     "ModelTask",
@@ -262,7 +264,9 @@ class ModelSpec:
             "number of classes": (self.classes, task.classes),
             "preprocessing version": (
                 version := self.preprocessing.get("version"),
-                version if version in task.preprocessing else max(task.preprocessing),
+                version
+                if version in tuple(task.preprocessing)
+                else " or ".join(map(str, task.preprocessing)),
             ),
         }
         for what, (expected, found) in checks.items():

@@ -27,6 +27,7 @@ from neurobento.imaging.scan import read_scan
 from neurobento.networks.weights import load_network
 from neurobento.preprocessing import preprocess
 from neurobento.registry import WEIGHTS_FILE, find_model
+from neurobento.spec import REPORT_A_VERSION
 
 __all__ = ["Predict", "application", "main", "pytorch_predictor"]
 
@@ -66,7 +67,9 @@ def application(model: str, predict: Predict) -> FastAPI:
         scan, output = Path(folder.name, "scan"), Path(folder.name, "labels.nii.gz")
         scan.write_bytes(await file.read())
         try:
-            prepared = preprocess(read_scan(scan), "full" if preprocessing else "none")
+            prepared = preprocess(
+                read_scan(scan), "full" if preprocessing else "none", version=REPORT_A_VERSION
+            )
         except ScanError as error:
             folder.cleanup()
             raise HTTPException(422, error.public_message) from None

@@ -63,13 +63,15 @@ def _tilt(degrees: float, axis: int) -> Disturbance:
 
 
 def _resampled(*sizes: float) -> Disturbance:
-    """Return a disturbance that resamples to voxels of these edges; of 1 mm where it says 0."""
+    """Return a disturbance that resamples to voxels of these edges; 0 keeps the scan's own."""
 
     def resampled(scan: Scan, _: Mask, __: np.random.Generator) -> Scan:
         old = np.array(scan.voxel_sizes_mm)
         new = np.where(np.array(sizes) > 0, sizes, old)
         factor = new / old
-        shape = tuple(max(1, int(np.ceil(n / f))) for n, f in zip(scan.shape, factor, strict=True))
+        shape = tuple(
+            max(1, int(np.ceil(round(n / f, 6)))) for n, f in zip(scan.shape, factor, strict=True)
+        )
         step = np.diag([*factor, 1.0])
         step[:3, 3] = (factor - 1) / 2
         return _on_grid(scan, scan.voxel_to_ras @ step, shape)  # type: ignore[arg-type]

@@ -33,7 +33,8 @@ def add_parcellate_command(commands: Commands) -> None:
         help="label the brain regions of T1 scans, on this machine or through a service",
         description="Label the 116 AAL regions of T1-weighted scans. Writes NAME_dseg.nii.gz "
         "(the labels on the scan's own voxels), NAME_dseg.tsv (the names of the labels), "
-        "NAME_mask.nii.gz (the brain), NAME_volumes.tsv, NAME_overlay.png and NAME_run.json.",
+        "NAME_volumes.tsv, NAME_overlay.png and NAME_run.json; models of preprocessing version 2 "
+        "NAME_mask.nii.gz (the brain) too.",
     )
     command.set_defaults(run=_run)
     add_file_options(command, "SCAN", "a scan: .nii, .nii.gz or .mgz", DEFAULT_MODEL)

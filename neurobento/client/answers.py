@@ -24,8 +24,8 @@ class Answer:
     """One parcellation; raises `ServiceError` when made of anything else."""
 
     files: Mapping[str, bytes] = field(repr=False)
-    """Ending of the name -> content: `dseg.nii.gz`, `run.json` and, if the brain was found there,
-    `mask.nii.gz`; over HTTP also `dseg.tsv`, `volumes.tsv` and `overlay.png`."""
+    """Ending of the name -> content: `dseg.nii.gz`, `run.json` and, from models of preprocessing
+    version 2, `mask.nii.gz`; over HTTP also `dseg.tsv`, `volumes.tsv` and `overlay.png`."""
     request_id: str
     """The request's name in the service's log."""
 

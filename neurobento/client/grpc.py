@@ -86,7 +86,7 @@ class GrpcTransport:
         message = _infer_request(request, DEFAULT_MODEL, "scan", OUTPUTS, parameters)
         response = self._infer(message, deadline, progress)
         files = {file: _bytes_output(response, name) for name, file in OUTPUTS.items()}
-        # an image on the network grid comes without a mask
+        # only preprocessing of version 2 gives a mask
         if not files[MASK]:
             del files[MASK]
         return Answer(files, request.request_id)

@@ -94,7 +94,8 @@ def _resample_tilted(
 
     # the target's voxel in source voxels, along each source axis
     step = np.sqrt((source_from_target[:3, :3] ** 2).sum(axis=1))
-    factor = np.maximum(1.0, step / 2)
+    # averaging and interpolating so far apart blur as much as on straight grids
+    factor = np.maximum(1.0, step / math.sqrt(2))
     for axis in range(3):
         if factor[axis] > 1:
             size = image.shape[axis]
@@ -111,7 +112,7 @@ def _resample_tilted(
         offset=matrix[:3, 3],
         output_shape=target_shape,
         order=1,
-        mode="constant",
+        mode="grid-constant",
         cval=0.0,
         prefilter=False,
     )

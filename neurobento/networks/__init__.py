@@ -71,7 +71,8 @@ def _function(preset: str) -> Callable[[], nn.Module]:
 
 def task_of(network: nn.Module) -> str:
     """Return a key of `neurobento.spec.MODEL_TASKS`."""
-    return next(task for task, name in TASK_FUNCTIONS.items() if hasattr(network, name))
+    tasks = (task for task, name in TASK_FUNCTIONS.items() if hasattr(network, name))
+    return next(tasks, "parcellation")
 
 
 def task_function(network: nn.Module) -> Callable[..., Any]:

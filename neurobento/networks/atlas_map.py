@@ -55,6 +55,7 @@ class AtlasMap(ParcellationNetwork):
     losses = ("positions",)
     needs_whole_image = True
     needs_atlas = True
+    position_block = BLOCK
     starts_from = "compact"
     recomputed_blocks = (Residual,)
 
@@ -147,6 +148,12 @@ class AtlasMap(ParcellationNetwork):
         turned = torch.einsum("ij,njxyz->nixyz", inverse[:3, :3], positions.double())
         moved: Tensor = turned + inverse[:3, 3].reshape(1, 3, 1, 1, 1)
         return moved.to(positions.dtype)
+
+    def atlas_positions(self, image: Tensor) -> Tensor:
+        """Return the centres of blocks in the atlas's world, (N, 3, X/4, Y/4, Z/4) float64."""
+        table = (self.start() + self(image)[-1]).double()
+        turned = torch.einsum("ij,njxyz->nixyz", self.atlas_voxel_to_ras[:3, :3], table)
+        return turned + self.atlas_voxel_to_ras[:3, 3].reshape(1, 3, 1, 1, 1)
 
     @property
     def padded_shape(self) -> tuple[int, int, int]:

@@ -22,6 +22,8 @@ class ParcellationNetwork(nn.Module):
     needs_whole_image: ClassVar[bool] = False
     # True if training calls `take_atlas` first.
     needs_atlas: ClassVar[bool] = False
+    # Edge, in voxels, of the blocks whose positions `atlas_positions` gives; 0 if it gives none.
+    position_block: ClassVar[int] = 0
     # Preset whose weights a new run has to start from.
     starts_from: ClassVar[str | None] = None
     # Blocks whose activations gradient checkpointing computes again.
@@ -51,6 +53,13 @@ class ParcellationNetwork(nn.Module):
 
     def take_atlas(self, labels: Tensor, brain: Tensor, voxel_to_ras: Tensor) -> None:
         """Keep the atlas; a ValueError says why it does not suit."""
+        raise NotImplementedError
+
+    def atlas_positions(self, image: Tensor) -> Tensor:
+        """Return where each block of an image (N, 1, X, Y, Z) lies in the atlas, RAS mm.
+
+        The positions are (N, 3, ...), one for each block of `position_block` voxels.
+        """
         raise NotImplementedError
 
     def hold_mixing(self) -> None:

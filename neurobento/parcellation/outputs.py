@@ -35,7 +35,7 @@ def output_files(
     """Return the output files, name -> content; `backend_facts` are those of `neurobento.facts`.
 
     `<name>_dseg.nii.gz` and `<name>_dseg.tsv` (labels and their BIDS look-up table),
-    `<name>_mask.nii.gz` (the brain, unless the image came without a mask), `<name>_volumes.tsv`,
+    `<name>_mask.nii.gz` (the brain, from preprocessing of version 2), `<name>_volumes.tsv`,
     `<name>_overlay.png`, `<name>_run.json`.
     """
     overlay = overlay_png(scan.array, parcellation.labels, scan.voxel_to_ras)
@@ -61,6 +61,11 @@ def mask_bytes(parcellation: Parcellation) -> bytes | None:
     return label_bytes(mask.astype(np.uint8), prepared.space)
 
 
+def _brain_facts(brain: Brain | None) -> dict[str, Any]:
+    found_by = {"brain_model_sha256": brain.finder_sha256} if brain and brain.finder_sha256 else {}
+    return {"brain_mm3": _brain_volumes(brain), **found_by}
+
+
 def _brain_volumes(brain: Brain | None) -> dict[str, float]:
     """Return what is known of the whole brain's volumes in mm3, for table and facts alike."""
     if brain is None:
@@ -80,7 +85,7 @@ def run_facts(parcellation: Parcellation, backend_facts: dict[str, Any]) -> dict
         **backend_facts,
         "preprocessing": parcellation.prepared.preprocessing,
         "native_shape": list(parcellation.labels.shape),
-        "brain_mm3": _brain_volumes(parcellation.prepared.brain),
+        **_brain_facts(parcellation.prepared.brain),
         "regions_found": sum(v.voxels > 0 for v in parcellation.volumes),
         "warnings": parcellation.warnings,
         "seconds": rounded(parcellation.seconds),

@@ -27,7 +27,7 @@ class PreparedScan:
     space: NativeSpace  # the scan's own grid, as its file states it
     preprocessing: Preprocessing
     seconds: dict[str, float]  # stage -> wall clock
-    brain: Brain | None = None  # the mask, unless the scan came without one
+    brain: Brain | None = None  # the mask, from preprocessing of version 2
 
 
 @dataclass(frozen=True, eq=False)

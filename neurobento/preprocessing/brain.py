@@ -1,8 +1,9 @@
-"""The brain of a scan, found by a network in a head, or as what a scan without skull shows."""
+"""Find the brain in a head by a network, or take all that a scan without skull shows."""
 
 from __future__ import annotations
 
 import functools
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,19 +13,21 @@ from numpy.typing import NDArray
 from neurobento.errors import NoBrainFound, NotABrain
 from neurobento.imaging.geometry import FINDER_SHAPE, FINDER_VOXEL_MM
 from neurobento.imaging.resampling import resample
-from neurobento.preprocessing.finder_grid import finder_image
+from neurobento.preprocessing.finder_grid import finder_grid, finder_image
 from neurobento.preprocessing.threads import thread_limit
 
 if TYPE_CHECKING:
     from neurobento.backends.base import Backend
 
-__all__ = ["Brain", "brain_in", "find_brain", "load_finder", "remaining_brain"]
+__all__ = ["Brain", "brain_of_stripped_scan", "find_brain", "load_finder", "run_finder"]
 
 BRAIN_RANGE_ML = (250.0, 3000.0)
 """From less than a newborn's brain to a large brain in a loose mask; a head has over 4,000 ml."""
 
-FLUID = (0, 1, 2, 3)
-"""Air, other head, cerebrospinal fluid, ventricles: see `networks.brain_finder.TISSUES`."""
+NO_BRAIN_TISSUE = (0, 1, 2, 3)
+"""Air, other head, cerebrospinal fluid, ventricles: places in `networks.brain_finder.TISSUES`."""
+
+_ONE_AT_A_TIME = threading.Lock()
 
 Array = NDArray[np.float32]
 Affine = NDArray[np.float64]
@@ -40,6 +43,8 @@ class Brain:
     voxel_to_ras: Affine
     # The volume in millilitres without its fluid, if a network has told tissues apart.
     tissue_ml: float | None = None
+    # Of the network's ONNX file, if one found the brain.
+    finder_sha256: str = ""
 
     @property
     def volume_ml(self) -> float:
@@ -56,7 +61,7 @@ def find_brain(signal: Array, voxel_to_ras: Affine) -> Brain:
 
     Raise NoBrainFound if it finds none.
     """
-    brain = brain_in(signal, voxel_to_ras, _finder())
+    brain = run_finder(signal, voxel_to_ras, _finder())
     low, high = BRAIN_RANGE_ML
     if not low <= brain.volume_ml <= high:
         raise NoBrainFound(
@@ -67,21 +72,24 @@ def find_brain(signal: Array, voxel_to_ras: Affine) -> Brain:
     return brain
 
 
-def brain_in(signal: Array, voxel_to_ras: Affine, finder: Backend) -> Brain:
+def run_finder(signal: Array, voxel_to_ras: Affine, finder: Backend) -> Brain:
     """Return what a network takes for the brain in a head, of whatever size."""
     image, grid = finder_image(signal, voxel_to_ras)
-    outputs = finder.run(image[None, None])
+    # threads may share the one backend, which runs an image at a time
+    with _ONE_AT_A_TIME:
+        outputs = finder.run(image[None, None])
     share = _one_part(np.asarray(outputs["brain"][0], np.float32))
-    is_tissue = np.isin(outputs["tissues"][0], FLUID, invert=True)
-    return Brain(share, grid, tissue_ml=_millilitres(share * is_tissue))
+    is_tissue = np.isin(outputs["tissues"][0], NO_BRAIN_TISSUE, invert=True)
+    tissue_ml = _millilitres(share * is_tissue)
+    return Brain(share, grid, tissue_ml=tissue_ml, finder_sha256=finder.spec.onnx_sha256)
 
 
-def remaining_brain(signal: Array, voxel_to_ras: Affine) -> Brain:
+def brain_of_stripped_scan(signal: Array, voxel_to_ras: Affine) -> Brain:
     """Return the brain of a scan without skull: its largest part, with its holes filled.
 
     Raise NotABrain if that is too small or too large for one.
     """
-    _, grid = finder_image(signal, voxel_to_ras)
+    grid = finder_grid(signal, voxel_to_ras)
     present = (signal > 0).astype(np.float32)
     share = resample(present, voxel_to_ras, grid, FINDER_SHAPE)
     brain = Brain(_one_part(share), grid)
@@ -127,4 +135,5 @@ def _finder() -> Backend:
     from neurobento.default_models import BRAIN_MODEL
     from neurobento.registry import find_model
 
-    return open_backend(find_model(BRAIN_MODEL), threads=thread_limit())
+    # on every machine the same masks, without waiting for a GPU's engine
+    return open_backend(find_model(BRAIN_MODEL), device="cpu", threads=thread_limit())

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from neurobento.imaging.geometry import FINDER_SHAPE, FINDER_VOXEL_MM
 from neurobento.imaging.resampling import resample
 
-__all__ = ["finder_image"]
+__all__ = ["finder_grid", "finder_image"]
 
 COARSE_MM = 6.0
 """Voxels in which the head is looked for."""
@@ -28,10 +28,16 @@ def finder_image(signal: Array, voxel_to_ras: Affine) -> tuple[Array, Affine]:
 
     The grid has `FINDER_SHAPE` voxels along the world's axes, with the head in it.
     """
+    grid = finder_grid(signal, voxel_to_ras)
+    return scaled(resample(signal, voxel_to_ras, grid, FINDER_SHAPE)), grid
+
+
+def finder_grid(signal: Array, voxel_to_ras: Affine) -> Affine:
+    """Return the affine of the finder's grid around a head."""
     half = np.array(FINDER_SHAPE) * FINDER_VOXEL_MM / 2
     grid = np.diag([FINDER_VOXEL_MM] * 3 + [1.0])
     grid[:3, 3] = _centre_of_head(signal, voxel_to_ras) - half + FINDER_VOXEL_MM / 2
-    return scaled(resample(signal, voxel_to_ras, grid, FINDER_SHAPE)), grid
+    return grid
 
 
 def scaled(image: Array) -> Array:

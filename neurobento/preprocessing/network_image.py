@@ -11,10 +11,10 @@ from neurobento.preprocessing.brain import Brain
 
 __all__ = ["equalised", "field_of_view", "network_image"]
 
-BEFORE, BEHIND = (2.33, 2.30, 2.78), (2.35, 2.55, 2.50)
-"""Edges of the field of view along R, A, S: standard deviations of the brain before and behind its
-centre of mass. The farthest brain of 70 training scans lies 2.32, 2.28, 2.77 and 2.35, 2.52, 2.47
-from it, the average one 5 % nearer."""
+LOW_SIDE, HIGH_SIDE = (2.33, 2.30, 2.78), (2.35, 2.55, 2.50)
+"""Edges of the field of view along R, A and S, in standard deviations of the brain below and above
+its centre of mass. Among 70 training scans the farthest brain reaches 2.32, 2.28 and 2.77 on the
+low side and 2.35, 2.52 and 2.47 on the high side."""
 
 LEVELS = 1024
 """Steps of the equalised intensities."""
@@ -47,8 +47,8 @@ def field_of_view(brain: Brain) -> Affine:
         places = brain.voxel_to_ras[axis, 3] + step * np.arange(len(weights))
         centre = float(np.average(places, weights=weights))
         spread = float(np.sqrt(np.average((places - centre) ** 2, weights=weights)))
-        low[axis] = centre - BEFORE[axis] * spread
-        size[axis] = (BEFORE[axis] + BEHIND[axis]) * spread / NETWORK_SHAPE[axis]
+        low[axis] = centre - LOW_SIDE[axis] * spread
+        size[axis] = (LOW_SIDE[axis] + HIGH_SIDE[axis]) * spread / NETWORK_SHAPE[axis]
     grid = np.diag([*size, 1.0])
     grid[:3, 3] = low + size / 2
     return grid

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from neurobento.errors import ConfigError, NotOnNetworkGrid
 from neurobento.imaging.geometry import NETWORK_SHAPE, Grid, axis_codes
 from neurobento.imaging.scan import Scan
-from neurobento.preprocessing.brain import Brain, find_brain, remaining_brain
+from neurobento.preprocessing.brain import Brain, brain_of_stripped_scan, find_brain
 from neurobento.preprocessing.clock import Clock
 from neurobento.preprocessing.mode import Preprocessing, Progress, ignore_progress
 from neurobento.preprocessing.network_image import network_image
 from neurobento.preprocessing.signal import positive_signal
-from neurobento.spec import REPORT_A_VERSION, SCAN_PREPROCESSING
+from neurobento.spec import REPORT_A_VERSION
 
 __all__ = ["PreparedScan", "preprocess"]
 
@@ -32,7 +32,7 @@ class PreparedScan:
     grid: Grid
     # Step name -> wall-clock seconds, in the order of the steps.
     seconds: dict[str, float]
-    # None for an image that was on the network grid already.
+    # The mask, from preprocessing of version 2.
     brain: Brain | None = None
 
 
@@ -40,7 +40,7 @@ def preprocess(
     scan: Scan,
     preprocessing: Preprocessing = "full",
     *,
-    version: int = max(SCAN_PREPROCESSING),
+    version: int = REPORT_A_VERSION,
     progress: Progress = ignore_progress,
     skull_stripping_limit_s: float = SKULL_STRIPPING_LIMIT_S,
 ) -> PreparedScan:
@@ -65,7 +65,7 @@ def preprocess(
     with clock("scale"):
         signal = positive_signal(scan.array)
     with clock("find_brain"):
-        find = find_brain if preprocessing == "full" else remaining_brain
+        find = find_brain if preprocessing == "full" else brain_of_stripped_scan
         brain = find(signal, scan.voxel_to_ras)
     with clock("resample"):
         image, network_voxel_to_ras = network_image(signal, scan.voxel_to_ras, brain)

@@ -16,6 +16,7 @@ import numpy as np
 from neurobento.errors import NeuroBentoError
 from neurobento.imaging.scan import Scan, label_bytes, read_scan
 from neurobento.parcellation.parcellator import prepare
+from neurobento.spec import REPORT_A_VERSION
 from tests.malformed_files.cases import Case, malformed
 from tests.malformed_files.process import memory_bytes, reset_peak
 from tests.malformed_files.scan_bytes import SECRET
@@ -75,7 +76,7 @@ def _outcome(case: Case, path: Path) -> Outcome:
     start, start_cpu = time.perf_counter(), time.process_time()
     try:
         scan = read_scan(path)
-        prepare(scan, "none")
+        prepare(scan, "none", REPORT_A_VERSION)
     except NeuroBentoError as refusal:
         error = refusal
     except BaseException:

@@ -22,7 +22,7 @@ def change_head(head: Head, random: np.random.Generator) -> tuple[Tensor, Tensor
     extent = FINDER_SHAPE[0] * FINDER_VOXEL_MM
     grid = (random_grid(random, extent) / (extent / 2)).flip(-1)
     both = torch.stack([head.image, head.brain])[None]
-    image, brain = F.grid_sample(both, grid, mode="bilinear", align_corners=True)[0]
+    image, brain = F.grid_sample(both, grid, mode="bilinear", align_corners=False)[0]
     if random.random() < MASKED_SHARE:
         near = F.max_pool3d(brain[None, None], 3, stride=1, padding=1)[0, 0]
         kept = (near if random.random() < 0.5 else brain) > 0.5

@@ -70,8 +70,8 @@ def random_grid(random: np.random.Generator, extent_mm: float) -> Tensor:
 
     Rotation, scale, shift and two smooth displacements; one head in two is mirrored.
     """
-    half = extent_mm / 2
-    axes = [torch.linspace(-half, half, n) for n in FINDER_SHAPE]
+    # centres of voxels
+    axes = [((torch.arange(n) + 0.5) / n - 0.5) * extent_mm for n in FINDER_SHAPE]
     points = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
     angles = random.normal(0, 0.12, 3)
     if random.random() < 0.15:

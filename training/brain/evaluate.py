@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,14 @@ from neurobento.cohort.scans import find_scan_files
 from neurobento.command import run
 from neurobento.files import write_atomically
 from neurobento.imaging.scan import Scan, read_scan, scan_name
-from neurobento.preprocessing.brain import brain_in
+from neurobento.preprocessing.brain import run_finder
 from neurobento.preprocessing.signal import positive_signal
 from neurobento.registry import open_model
 from training.brain.deepbet_masks import deepbet_mask
 from training.brain.drawn_heads import draw_head
 from training.brain.head_maps import HeadMap, read_head_maps
 
-__all__ = ["compare_drawn", "compare_real", "main"]
+__all__ = ["compare_drawn", "compare_real", "main", "mask_dice"]
 
 DRAWN_HEADS = 20
 SEED = 1
@@ -45,7 +46,7 @@ def compare_real(
     finder: Backend, scan: Scan
 ) -> tuple[dict[str, float], NDArray[np.bool_], NDArray[np.bool_]]:
     """Return a head's figures, and both masks on its own grid."""
-    brain = brain_in(positive_signal(scan.array), scan.voxel_to_ras, finder)
+    brain = run_finder(positive_signal(scan.array), scan.voxel_to_ras, finder)
     found = brain.on_grid(scan.voxel_to_ras, scan.shape)
     teacher = deepbet_mask(scan)
     figures = {
@@ -126,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     drawn = compare_drawn(finder, read_head_maps(args.maps)[-kept:], DRAWN_HEADS)
     document = {
         "model": {"name": model.spec.name, "onnx_sha256": model.spec.onnx_sha256},
-        "teacher": "deepbet 1.0.2",
+        "teacher": f"deepbet {metadata.version('deepbet')}",
         "real": _summary([each["dice"] for each in heads.values()]),
         "drawn": _summary(drawn),
         "heads": heads,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from neurobento.errors import ConfigError
 from neurobento.networks import build
 from neurobento.networks.brain_finder import BrainFinder
 from neurobento.networks.weights import load_network
@@ -87,6 +88,13 @@ class BrainTask:
         validation: Sequence[Head],
         device: torch.device,
     ) -> None:
+        if len(maps) <= recipe.validation_maps:
+            raise ConfigError(
+                subject="maps",
+                expected=f"more than the {recipe.validation_maps} that are kept for validation",
+                found=str(len(maps)),
+                remedy="Give more maps, or lower validation_maps in the recipe.",
+            )
         self.options, self.recipe, self.device = recipe, recipe.as_dict(), device
         self.maps, self.heads, self.stripped = maps[: -recipe.validation_maps], heads, stripped
         self.optimiser = Optimiser(

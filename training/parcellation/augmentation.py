@@ -13,6 +13,8 @@ from monai.transforms.transform import RandomizableTransform
 from torch import Tensor
 from torch.nn import functional as F
 
+from neurobento.preprocessing.network_image import equalised
+
 __all__ = ["Augmentation", "RandomBlur", "RandomCut", "RandomIntensity", "RandomWarp", "augment"]
 
 
@@ -228,4 +230,8 @@ def augment(
     moved = RandomWarp(strength).set_random_state(seed)(image, labels, positions)
     changed = RandomCut(strength).set_random_state(seed + 2)(moved[0])
     changed = RandomBlur(strength).set_random_state(seed + 3)(changed)
+    if changed is not moved[0]:
+        # as the scan's image would be made with such a mask or such voxels
+        values = changed[0].cpu().numpy()
+        changed = torch.from_numpy(equalised(values, values > 0))[None].to(changed.device)
     return RandomIntensity(strength).set_random_state(seed + 1)(changed), *moved[1:]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,6 @@ from numpy.typing import NDArray
 from neurobento.backends.pytorch import open_weights
 from neurobento.errors import ConfigError
 from neurobento.imaging.scan import Scan
-from neurobento.networks.atlas_map import BLOCK, AtlasMap
 from neurobento.networks.weights import load_network
 from neurobento.preprocessing import Preprocessing, preprocess
 from neurobento.registry import open_model
@@ -63,7 +63,7 @@ class PositionField:
 class MapTeacher:
     """A trained map network that says where every voxel of a scan lies in the atlas."""
 
-    def __init__(self, network: AtlasMap, preprocessing_version: int) -> None:
+    def __init__(self, network: Any, preprocessing_version: int) -> None:
         self.network, self.version = network, preprocessing_version
 
     def read(self, scan: Scan, preprocessing: Preprocessing) -> PositionField:
@@ -71,11 +71,10 @@ class MapTeacher:
         prepared = preprocess(scan, preprocessing, version=self.version)
         with torch.inference_mode():
             image = torch.from_numpy(prepared.image[None, None])
-            table = self.network.start() + self.network(image)[-1]
-        to_ras = self.network.atlas_voxel_to_ras.numpy()
-        positions = np.moveaxis(table[0].double().numpy(), 0, -1) @ to_ras[:3, :3].T + to_ras[:3, 3]
-        block = np.diag([BLOCK, BLOCK, BLOCK, 1.0])
-        block[:3, 3] = (BLOCK - 1) / 2
+            positions = np.moveaxis(self.network.atlas_positions(image)[0].numpy(), 0, -1)
+        edge = self.network.position_block
+        block = np.diag([edge, edge, edge, 1.0])
+        block[:3, 3] = (edge - 1) / 2
         return PositionField(positions, prepared.grid.network_voxel_to_ras @ block)
 
     def labels(self, positions: NDArray[np.float64]) -> NDArray[np.uint8]:
@@ -94,11 +93,11 @@ def open_teacher(folder: str) -> MapTeacher:
     """Open the map network in a model's folder; ConfigError if it is another one."""
     model = open_model(Path(folder))
     network = load_network(open_weights(model))
-    if not isinstance(network, AtlasMap):
+    if not getattr(network, "position_block", 0):
         raise ConfigError(
             subject=folder,
-            expected="a model whose network is atlas_map",
-            found=model.spec.network,
-            remedy="Give --teacher models/atlas_map.",
+            expected="a model that gives atlas positions",
+            found=f"{model.spec.network}, which gives none",
+            remedy="Give the folder of a map network's model.",
         )
     return MapTeacher(network, model.spec.preprocessing_version)

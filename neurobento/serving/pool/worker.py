@@ -70,7 +70,9 @@ def import_toolkits(threads: int, versions: Collection[int]) -> None:
     if set(versions) - {REPORT_A_VERSION}:
         from neurobento.preprocessing.brain import load_finder
 
-        load_finder()
+        # models of the other version need none; scans that do need it get the error
+        with contextlib.suppress(NeuroBentoError):
+            load_finder()
 
 
 def import_readers() -> None:

@@ -24,7 +24,8 @@ diagnosis.</p>
  <label>Preprocessing <select name="preprocessing">
   <option value="full">full: a head with skull (takes minutes)</option>
   <option value="stripped">stripped: the skull has been removed</option>
-  <option value="none">none: already on the network grid</option></select></label>
+  <option value="none">none: already on the network grid</option>
+  <option value="report_a">report_a: a head, by report A's nine steps</option></select></label>
  <button>Parcellate</button>
  <p>The answer is a zip: labels, volumes, picture, facts of the run.</p>
 </form>

@@ -15,6 +15,7 @@ from benchmarks.inference.end_to_end import REGISTRATION, stage_seconds
 from benchmarks.inference.latency import main
 from benchmarks.runs import Run
 from neurobento.parcellation.parcellator import Parcellator, prepare, restore_and_measure
+from neurobento.spec import REPORT_A_VERSION, ModelSpec
 
 NINE_STEPS = (
     *("skull_stripping", "bias_correction", "spacing", "orientation", "histogram_normalize"),
@@ -40,7 +41,7 @@ def test_every_stage_is_timed_and_registration_is_a_peer(
     scan: Path, known_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def by_registration(scan: Any, preprocessing: Any, _: Any) -> Any:
-        prepared = prepare(scan, preprocessing)
+        prepared = prepare(scan, preprocessing, REPORT_A_VERSION)
         return restore_and_measure(prepared, prepared.image.astype("uint8"), {"register": 9.0})
 
     monkeypatch.setattr(end_to_end, "find_atlas", lambda _: "atlas")
@@ -60,6 +61,16 @@ def test_every_stage_is_timed_and_registration_is_a_peer(
 def test_the_stages_make_up_the_whole(scan: Path) -> None:
     class Still:
         """A backend that takes no time worth the name."""
+
+        spec = ModelSpec.of_task(
+            "parcellation",
+            name="still",
+            version="0",
+            network="compact",
+            onnx_sha256="",
+            checkpoint_sha256="",
+            opset=18,
+        )
 
         def infer(self, images: Any) -> Any:
             return images[:, 0].astype("uint8")

@@ -13,11 +13,12 @@ from nibabel.affines import apply_affine
 from neurobento.errors import NoBrainFound, NotABrain
 from neurobento.imaging.geometry import FINDER_SHAPE, FINDER_VOXEL_MM
 from neurobento.preprocessing import brain as brain_module
-from neurobento.preprocessing.brain import find_brain, remaining_brain
+from neurobento.preprocessing.brain import brain_of_stripped_scan, find_brain
 
 RADII_MM = (60.0, 75.0, 55.0)
 PHANTOM_ML = 4 / 3 * np.pi * np.prod(RADII_MM) / 1000
 FINDER_ML = FINDER_VOXEL_MM**3 / 1000
+SPEC = SimpleNamespace(onnx_sha256="f" * 64)
 GRIDS: dict[str, dict[str, Any]] = {
     "LAS": {"codes": "LAS"},
     "anisotropic": {"codes": "PSR", "sizes_mm": (3.0, 5.0, 4.0)},
@@ -43,7 +44,7 @@ def finder(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         fake.images.append(images)
         return {"brain": fake.share[None], "tissues": fake.tissues[None]}
 
-    monkeypatch.setattr(brain_module, "_finder", lambda: SimpleNamespace(run=run))
+    monkeypatch.setattr(brain_module, "_finder", lambda: SimpleNamespace(run=run, spec=SPEC))
     return fake
 
 
@@ -109,7 +110,7 @@ def test_the_volume_is_the_ellipsoids_on_any_grid(
     name: str, phantom_on: Callable[..., Any]
 ) -> None:
     phantom = phantom_on(**GRIDS[name])
-    found = remaining_brain(phantom.image, phantom.affine)
+    found = brain_of_stripped_scan(phantom.image, phantom.affine)
     assert found.volume_ml == pytest.approx(PHANTOM_ML, rel=0.01)
     assert found.tissue_ml is None
 
@@ -118,7 +119,9 @@ def test_the_volume_is_the_ellipsoids_on_any_grid(
 def test_the_mask_comes_back_onto_the_scans_grid(name: str, phantom_on: Callable[..., Any]) -> None:
     """Voxels whose middle is 3 mm off the surface are all right."""
     phantom = phantom_on(**GRIDS[name])
-    mask = remaining_brain(phantom.image, phantom.affine).on_grid(phantom.affine, phantom.shape)
+    mask = brain_of_stripped_scan(phantom.image, phantom.affine).on_grid(
+        phantom.affine, phantom.shape
+    )
     assert (mask.shape, mask.dtype) == (phantom.shape, np.bool_)
     world = apply_affine(phantom.affine, np.moveaxis(np.indices(phantom.shape), 0, -1))
     for margin, truth in ((-4, True), (4, False)):
@@ -128,12 +131,12 @@ def test_the_mask_comes_back_onto_the_scans_grid(name: str, phantom_on: Callable
 
 
 def test_holes_are_filled_and_islands_left_out(phantom: Any) -> None:
-    whole = remaining_brain(phantom.image, phantom.affine)
+    whole = brain_of_stripped_scan(phantom.image, phantom.affine)
     array = phantom.image.copy()
     middle = tuple(n // 2 for n in array.shape)
     array[tuple(slice(n - 2, n + 2) for n in middle)] = 0
     array[:2, :2, :2] = 15
-    again = remaining_brain(array, phantom.affine)
+    again = brain_of_stripped_scan(array, phantom.affine)
     assert again.volume_ml == pytest.approx(whole.volume_ml, rel=1e-3)
     masks = [found.on_grid(phantom.affine, phantom.shape) for found in (again, whole)]
     assert np.array_equal(*masks)
@@ -141,6 +144,32 @@ def test_holes_are_filled_and_islands_left_out(phantom: Any) -> None:
 
 def test_neither_a_head_nor_nothing_is_a_brain(phantom: Any) -> None:
     with pytest.raises(NotABrain, match="found 0 ml in one piece"):
-        remaining_brain(np.zeros((20, 20, 20), np.float32), np.diag([5.0, 5.0, 5.0, 1.0]))
+        brain_of_stripped_scan(np.zeros((20, 20, 20), np.float32), np.diag([5.0, 5.0, 5.0, 1.0]))
     with pytest.raises(NotABrain, match=r"found 8\d\d\d ml.*`full`|found 7\d\d\d ml.*`full`"):
-        remaining_brain(np.ones((40, 40, 40), np.float32), np.diag([5.0, 5.0, 5.0, 1.0]))
+        brain_of_stripped_scan(np.ones((40, 40, 40), np.float32), np.diag([5.0, 5.0, 5.0, 1.0]))
+
+
+# --- the network of this repository ---
+
+
+def test_the_shipped_network_finds_a_drawn_brain() -> None:
+    """A head in fluid, skull and skin with the contrast of T1: a wrong output would be far off."""
+    from tests.training.brain.head_map import SHAPE, map_values
+    from training.brain.drawn_heads import T1
+    from training.brain.head_maps import OUTSIDE_SKULL, STRUCTURES
+
+    values = map_values()
+    table = np.zeros(256, np.float32)
+    for name, members in STRUCTURES.items():
+        table[list(members)] = 1000 * T1[name]
+    affine = np.eye(4)
+    affine[:3, 3] = -np.array(SHAPE) / 2
+    found = find_brain(table[values], affine)
+    # the fluid of the neck is not brain
+    truth = (values > 0) & (values < OUTSIDE_SKULL)
+    truth[:, :, :40] = False
+    mask = found.on_grid(affine, SHAPE)
+    assert 2 * (mask & truth).sum() / (mask.sum() + truth.sum()) > 0.85
+    assert len(found.finder_sha256) == 64
+    assert found.tissue_ml is not None
+    assert 0.3 < found.tissue_ml / found.volume_ml < 1

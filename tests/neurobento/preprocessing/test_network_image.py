@@ -11,10 +11,10 @@ from nibabel.affines import apply_affine, from_matvec
 from scipy import ndimage
 
 from neurobento.imaging.geometry import FINDER_SHAPE, FINDER_VOXEL_MM, NETWORK_SHAPE
-from neurobento.preprocessing.brain import Brain, remaining_brain
+from neurobento.preprocessing.brain import Brain, brain_of_stripped_scan
 from neurobento.preprocessing.network_image import (
-    BEFORE,
-    BEHIND,
+    HIGH_SIDE,
+    LOW_SIDE,
     equalised,
     field_of_view,
     network_image,
@@ -42,7 +42,7 @@ def test_the_field_of_view_is_that_of_the_ellipsoids_moments() -> None:
     """Along each axis a solid ellipsoid has the standard deviation radius / sqrt(5)."""
     affine = field_of_view(brain_of(ellipsoid()))
     spread = RADII_MM / np.sqrt(5)
-    expected = [CENTRE_MM - spread * BEFORE, CENTRE_MM + spread * BEHIND]
+    expected = [CENTRE_MM - spread * LOW_SIDE, CENTRE_MM + spread * HIGH_SIDE]
     assert edges_mm(affine) == pytest.approx(np.array(expected), abs=0.3)
     assert np.count_nonzero(affine[:3, :3]) == 3
 
@@ -68,7 +68,7 @@ def test_the_image_shows_the_brain_in_its_place(
     phantom_on: Callable[..., Any], landmark_mm: Any
 ) -> None:
     phantom = phantom_on("LPS", tilt_rad=0.5)
-    brain = remaining_brain(phantom.image, phantom.affine)
+    brain = brain_of_stripped_scan(phantom.image, phantom.affine)
     image, affine = network_image(phantom.image, phantom.affine, brain)
     assert (image.shape, image.dtype) == (NETWORK_SHAPE, np.float32)
     assert (image.min(), image.max()) == (0, 1)

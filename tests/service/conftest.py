@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 
+from neurobento.serving.settings import RUN_VARIABLE
 from tests.neurobento.anomaly.known_anomaly import write_known_model
 from tests.service.collector import Spans, collecting
 
@@ -34,6 +36,9 @@ TILTED = nib.affines.from_matvec(
 
 SLOTS = 3
 TOKEN = "a-token-of-two-dozen-signs"
+
+TEMPORARY = tempfile.gettempdir()
+"""As it is before any test; a server's sockets do not fit into a deep folder."""
 
 STORES: dict[Path, Path] = {}
 """Folder of models -> BentoML's store of them, of the first server that served it."""
@@ -127,8 +132,10 @@ def serving(models: Path, home: Path, **settings: str) -> Iterator[Server]:
     """
     port, grpc_port = free_port(), free_port()
     env = {
-        **os.environ,
+        # a test of the server's processes may have left the folder of its run
+        **{name: value for name, value in os.environ.items() if name != RUN_VARIABLE},
         "BENTOML_HOME": str(home),
+        "TMPDIR": TEMPORARY,
         "BENTOML_DO_NOT_TRACK": "True",
         "NEUROBENTO_MODELS": str(models),
         "NEUROBENTO_THREADS": "1",

@@ -14,6 +14,7 @@ import pytest
 
 from benchmarks.peers import report_a
 from benchmarks.peers.report_a import application, main
+from neurobento.spec import REPORT_A_VERSION
 
 
 @pytest.fixture
@@ -51,7 +52,8 @@ def test_the_flag_means_all_or_no_preprocessing(
     levels = []
     real = report_a.preprocess
 
-    def noted(scan: Any, preprocessing: Any) -> Any:
+    def noted(scan: Any, preprocessing: Any, *, version: int) -> Any:
+        assert version == REPORT_A_VERSION
         levels.append(preprocessing)
         return real(scan, "none")
 

@@ -42,7 +42,10 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setattr(module, name, 0.05)
     monkeypatch.setattr(module, "MAX_PAUSE_S", 0.1)
     monkeypatch.setattr(run_folder.tempfile, "tempdir", str(tmp_path))
-    monkeypatch.delenv("NEUROBENTO_RUN", raising=False)
+    # set here, so that what the run folder sets is taken back after the test
+    for name in ("NEUROBENTO_RUN", "TMPDIR"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.delenv("NEUROBENTO_RUN")
     RunFolder.make().make_current()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -23,6 +22,7 @@ from training.brain.heads import Head
 from training.brain.recipe import BrainRecipe
 from training.loop.curves import draw_dice
 from training.loop.log import Row
+from training.loop.schedule import warm_up_and_cosine
 from training.loop.task import Metric, Optimiser
 
 __all__ = ["BrainObjective", "BrainTask", "soft_dice"]
@@ -129,11 +129,8 @@ class BrainTask:
 
     def learning_rate(self, step: int, history: Sequence[Row]) -> float:
         """Return a linear warm-up, then half a cosine to zero at the last step."""
-        options = self.options
-        if step < options.warmup_steps:
-            return options.learning_rate * (step + 1) / options.warmup_steps
-        done = (step - options.warmup_steps) / max(1, self.steps - options.warmup_steps)
-        return options.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        rate, warmup = self.options.learning_rate, self.options.warmup_steps
+        return warm_up_and_cosine(step, self.steps, rate, warmup)
 
     def prepare_step(self, step: int, networks: Sequence[nn.Module]) -> None:
         """Do nothing: the network does not change during training."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import cast
@@ -20,6 +19,7 @@ from neurobento.networks.weights import load_network
 from training.loop.curves import draw_dice
 from training.loop.log import Row
 from training.loop.processes import ALONE, Processes
+from training.loop.schedule import warm_up_and_cosine
 from training.loop.task import Metric, Optimiser
 from training.parcellation.batches import Batches
 from training.parcellation.dataset import Pair
@@ -107,13 +107,10 @@ class ParcellationTask:
 
     def learning_rate(self, step: int, history: Sequence[Row]) -> float:
         """Return a linear warm-up, then half a cosine to zero at the last step, or no change."""
-        options = self.options
-        if step < options.warmup_steps:
-            return options.learning_rate * (step + 1) / options.warmup_steps
-        if options.schedule == "constant":
-            return options.learning_rate
-        done = (step - options.warmup_steps) / max(1, self.steps - options.warmup_steps)
-        return options.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        rate, warmup = self.options.learning_rate, self.options.warmup_steps
+        if self.options.schedule == "constant" and step >= warmup:
+            return rate
+        return warm_up_and_cosine(step, self.steps, rate, warmup)
 
     def prepare_step(self, step: int, networks: Sequence[nn.Module]) -> None:
         """Turn on mixing from the recipe's step on, and choose the voxels to learn from."""

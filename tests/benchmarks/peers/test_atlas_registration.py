@@ -35,7 +35,7 @@ def test_an_atlas_of_the_same_head_gives_its_own_labels(
     phantom_on: Callable[..., Any], dice: Callable[..., float]
 ) -> None:
     """The atlas lies 15 mm beside the scan and on another grid."""
-    fixed, atlas = phantom_on("RAS", (6.0, 6.0, 6.0)), phantom_on("LAS", (5.0, 5.0, 5.0))
+    fixed, atlas = phantom_on("RAS", (4.0, 4.0, 4.0)), phantom_on("LAS", (3.5, 3.5, 3.5))
     beside = atlas.affine.copy()
     beside[0, 3] += 15
     space = NativeSpace(atlas.shape, beside, atlas.scan().space.header)

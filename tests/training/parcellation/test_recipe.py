@@ -19,7 +19,7 @@ CONFIGS = [
         (Path(training.parcellation.recipe.__file__).parents[1] / "configs").glob("*.toml")
     )
     # those of networks for anomalies and of the brain finder are other commands'
-    if "\nobjective =" not in path.read_text() and path.stem != "brain_finder"
+    if "\nobjective =" not in path.read_text() and not path.stem.startswith("brain_finder")
 ]
 REPORT = [path for path in CONFIGS if path.stem.startswith("report_")]
 

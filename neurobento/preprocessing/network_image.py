@@ -13,7 +13,7 @@ __all__ = ["equalised", "field_of_view", "network_image"]
 
 LOW_SIDE, HIGH_SIDE = (2.33, 2.30, 2.78), (2.35, 2.55, 2.50)
 """Edges of the field of view along R, A and S, in standard deviations of the brain below and above
-its centre of mass. Among 70 training scans the farthest brain reaches 2.32, 2.28 and 2.77 on the
+its centre of mass. Among 56 training scans the farthest brain reaches 2.32, 2.26 and 2.77 on the
 low side and 2.35, 2.52 and 2.47 on the high side."""
 
 LEVELS = 1024

@@ -53,7 +53,7 @@ SCAN_PREPROCESSING: Mapping[int, tuple[str, ...]] = MappingProxyType(
             "background to 0",
             "brain (a network of this repository)",
             "field of view along the world's axes, from the brain's centre of mass and spread",
-            "resampling with triangles",
+            "resampling that averages",
             "ranks of the intensities in the brain, 0..1",
         ),
     }
@@ -79,7 +79,7 @@ HEAD_PREPROCESSING: Mapping[int, tuple[str, ...]] = MappingProxyType(
         1: (
             "background to 0",
             "grid along the world's axes, around the head",
-            "resampling with triangles",
+            "resampling that averages",
             "intensities to 0..1, the 99.5th percentile to 1",
         )
     }

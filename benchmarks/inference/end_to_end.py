@@ -86,7 +86,7 @@ def _warm_up_all(
 ) -> tuple[dict[str, Call], dict[str, str]]:
     """Return the candidates that can run, and the reasons of the others."""
     import ants  # noqa: F401
-    import monai.transforms  # noqa: F401
+    import scipy.ndimage  # noqa: F401
 
     image = np.zeros((1, 1, *NETWORK_SHAPE), np.float32)
     calls = {c.name: functools.partial(time_batch, backend.infer, image) for c, backend in backends}

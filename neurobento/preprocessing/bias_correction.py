@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from neurobento.preprocessing.ants_image import to_ants
+from neurobento.preprocessing.ants_image import geometry
 
 __all__ = ["correct_bias"]
 
@@ -72,16 +72,16 @@ def _samples(shape: tuple[int, ...], voxel_to_ras: NDArray[np.float64]) -> Box:
     """Return the voxels that itk::ShrinkImageFilter takes: every fourth, with equal margins."""
     factors = np.array([max(1, min(SHRINK_FACTOR, n // LEAST_SAMPLES)) for n in shape])
     counts = np.array(shape) // factors
-    geometry = to_ants(np.zeros((1, 1, 1)), voxel_to_ras)
-    origin, spacing = np.array(geometry.origin), np.array(geometry.spacing)
-    index_to_point = geometry.direction * spacing
+    origin, spacing, direction = geometry(voxel_to_ras)
+    index_to_point = direction * spacing
     # If the margins cannot be equal, ITK rounds a distance in world space, where the last bits of
     # the geometry decide; so this follows ITK's arithmetic.
     centre = _times(index_to_point, (np.array(shape) - 1) / 2) + origin
-    shrunk_centre = _times(geometry.direction * (spacing * factors), (counts - 1) / 2) + origin
+    shrunk_centre = _times(direction * (spacing * factors), (counts - 1) / 2) + origin
     shrunk_origin = origin + (centre - shrunk_centre)
     # Use pinv, not inv: ITK inverts by singular values too.
-    index = _times(np.linalg.pinv(index_to_point), shrunk_origin - origin)
+    inverse = np.asarray(np.linalg.pinv(index_to_point), np.float64)
+    index = _times(inverse, shrunk_origin - origin)
     first = np.maximum(np.floor(index + 0.5).astype(int), 0)
     ends = first + (counts - 1) * factors + 1
     return tuple(slice(*axis) for axis in zip(first, ends, factors, strict=True))

@@ -10,7 +10,7 @@ _limit = 0
 
 
 def limit_threads(threads: int) -> None:
-    """Limit the threads of preprocessing; call it before importing ANTs or PyTorch."""
+    """Limit the threads of preprocessing; call it before importing PyTorch or ANTs."""
     global _limit
     _limit = threads
     # Both read these variables once. Equal counts give results that are equal to the bit.

@@ -33,7 +33,7 @@ class PreprocessingPool:
     def __init__(
         self, processes: int, threads: int, versions: Collection[int] = (REPORT_A_VERSION,)
     ) -> None:
-        import_all = functools.partial(import_toolkits, threads, frozenset(versions))
+        import_all = functools.partial(import_toolkits, frozenset(versions))
         self._queues: dict[QueueName, WorkerQueue] = {
             "slow": WorkerQueue([WorkerProcess(threads, import_all) for _ in range(processes)]),
             "quick": WorkerQueue([WorkerProcess(threads, import_readers)]),

@@ -59,14 +59,10 @@ def run_worker(
             pipe.send(prepare_file(path, kind, path.with_name(f"{ticket}.image"), version))
 
 
-def import_toolkits(threads: int, versions: Collection[int]) -> None:
+def import_toolkits(versions: Collection[int]) -> None:
     """Load what models of these preprocessing versions need."""
     if REPORT_A_VERSION in versions:
-        import ants  # noqa: F401
-        import monai.transforms  # noqa: F401
-        import torch
-
-        torch.set_num_threads(threads)
+        import scipy.ndimage  # noqa: F401
     if set(versions) - {REPORT_A_VERSION}:
         from neurobento.preprocessing.brain import load_finder
 

@@ -25,7 +25,7 @@ NETWORK = (91, 122, 123)
 MNI = nib.affines.from_matvec(np.diag([1.5, 1.25, 1.1]), [-68.0, -90.0, -60.0])
 STRIPPED_STEPS = [
     *("bias_correction", "spacing", "orientation", "histogram_normalize"),
-    *("scale_intensity", "crop_foreground", "set_origin_to_zero", "resize"),
+    *("scale_intensity", "crop_foreground", "resize"),
 ]
 GRIDS = {
     "LAS": {"codes": "LAS"},

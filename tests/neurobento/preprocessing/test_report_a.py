@@ -15,7 +15,7 @@ from nibabel.orientations import aff2axcodes
 from neurobento.errors import NotABrain
 from neurobento.imaging.geometry import NETWORK_SHAPE
 from neurobento.imaging.scan import NativeSpace, Scan, read_scan
-from neurobento.preprocessing import PreparedScan, preprocess, report_a, skull_stripping
+from neurobento.preprocessing import PreparedScan, monai_steps, preprocess, skull_stripping
 
 GRIDS = {
     "RAS": {"codes": "RAS"},
@@ -26,7 +26,7 @@ GRIDS = {
 }
 VERSION = 1
 STEPS = ["bias_correction", "spacing", "orientation", "histogram_normalize"]
-STEPS += ["scale_intensity", "crop_foreground", "set_origin_to_zero", "resize"]
+STEPS += ["scale_intensity", "crop_foreground", "resize"]
 
 
 @pytest.fixture(scope="module", params=GRIDS)
@@ -111,7 +111,7 @@ def test_the_scan_is_cropped_on_a_grid_of_1_mm(phantom: Any, las: PreparedScan) 
 
 def test_resizing_keeps_the_edges_of_the_field_of_view() -> None:
     """Edges align, not centres: both grids reach from -0.5 to 181.5, 243.5 and 245.5 mm."""
-    resized = report_a._resized_affine(np.eye(4), (182, 244, 246))
+    resized = monai_steps._resized_affine(np.eye(4), (182, 244, 246))
     edges = np.array([[-0.5] * 3, np.array(NETWORK_SHAPE) - 0.5])
     assert apply_affine(resized, edges).tolist() == [[-0.5] * 3, [181.5, 243.5, 245.5]]
 

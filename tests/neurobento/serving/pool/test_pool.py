@@ -52,7 +52,7 @@ from tests.neurobento.serving.waiting import wait_for, wait_for_async
 
 ROOT = Path(__file__).resolve().parents[4]
 FOLDERS = "neurobento-scan-*"
-IMPORT_NOTHING = operator.eq
+IMPORT_NOTHING = operator.truth
 """In place of a function of threads and versions; a new process can unpickle it."""
 
 GRANDCHILD = functools.partial(subprocess.Popen, ["sleep", "60"], start_new_session=True)
@@ -640,7 +640,7 @@ from neurobento.serving.pool import pool
 from neurobento.serving.pool.pool import PreprocessingPool
 
 async def main():
-    pool.import_toolkits = operator.eq
+    pool.import_toolkits = operator.truth
     workers = PreprocessingPool(processes=1, threads=1)
     await workers.start()
     print(*(queue._workers[0]._process.pid for queue in workers._queues.values()), flush=True)

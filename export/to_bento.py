@@ -1,10 +1,10 @@
 """Put models into the BentoML model store, each once, and build the bento.
 
-    python -m export.to_bento [--models models] [--build [--find-links PLACE]]
+    python -m export.to_bento [--models models] [--build [--extras report_a,tracing]]
 
 A model's tag is its name and the hash of its ONNX file. A bento lists its packages and models, with
-their hashes, in `src/sbom.cdx.json` (CycloneDX). `--find-links`, or PIP_FIND_LINKS as for pip,
-names another source of PyTorch's builds for CPUs than bentofile.yaml.
+their hashes, in `src/sbom.cdx.json` (CycloneDX). `--extras` adds what the image needs besides the
+core and the service: `report_a` brings ROBEX, for models that were trained on its brains.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -63,11 +64,11 @@ def _is_current(model: Model, stored: Path) -> bool:
     )
 
 
-def build(find_links: str | None = None) -> tuple[str, Path]:
+def build(extras: Sequence[str] = ()) -> tuple[str, Path]:
     """Build a bento of the models in models/, which must be in the store; return tag and folder."""
     import bentoml
 
-    with _bentofile(find_links) as bentofile:
+    with _bentofile(extras) as bentofile:
         output = _run_module("bentoml", "build", "--bentofile", str(bentofile), "--output", "tag")
     tag = output.strip().splitlines()[-1].removeprefix("__tag__:")
     bento = Path(bentoml.bentos.get(tag).path)
@@ -80,18 +81,46 @@ def build(find_links: str | None = None) -> tuple[str, Path]:
 
 
 @contextlib.contextmanager
-def _bentofile(find_links: str | None) -> Iterator[Path]:
-    """Yield bentofile.yaml, or a temporary copy with another `find_links`."""
+def _bentofile(extras: Sequence[str]) -> Iterator[Path]:
+    """Yield bentofile.yaml, or a temporary copy whose requirements include the extras'."""
     ours = ROOT / "bentofile.yaml"
-    if find_links is None:
+    if not extras:
         yield ours
         return
     content = yaml.safe_load(ours.read_text())
-    content["python"]["find_links"] = [find_links]
     with tempfile.TemporaryDirectory() as folder:
-        changed = Path(folder) / ours.name
+        requirements = Path(folder, "requirements.txt")
+        requirements.write_text("\n".join(_requirements(extras)) + "\n")
+        content["python"]["requirements_txt"] = str(requirements)
+        changed = Path(folder, ours.name)
         changed.write_text(yaml.safe_dump(content))
         yield changed
+
+
+def _requirements(extras: Sequence[str]) -> list[str]:
+    """Return the image's packages and those of the extras, at the tested versions."""
+    pins = {_package(line): line for line in _lines(ROOT / "constraints.txt")}
+    wanted = _lines(ROOT / "requirements" / "bento.txt")
+    for extra in extras:
+        file = ROOT / "requirements" / f"{extra}.txt"
+        if not file.is_file():
+            raise ConfigError(
+                subject="--extras",
+                expected="names of extras in pyproject.toml, separated by commas",
+                found=repr(extra),
+                remedy="Use for example `--extras report_a`.",
+            )
+        wanted += [pins[_package(line)] for line in _lines(file)]
+    return list(dict.fromkeys(wanted))
+
+
+def _lines(path: Path) -> list[str]:
+    return [line for line in path.read_text().splitlines() if line and line[0] != "#"]
+
+
+def _package(requirement: str) -> str:
+    """Return a requirement's package in its normal form (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", re.split(r"[<>=!~\[; ]", requirement)[0]).lower()
 
 
 def _run_module(*module: str) -> str:
@@ -138,10 +167,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--models", type=Path, help="folder of models")
     parser.add_argument("--build", action="store_true", help="build the bento too")
     parser.add_argument(
-        "--find-links",
-        metavar="PLACE",
-        default=os.environ.get("PIP_FIND_LINKS"),
-        help="folder or page of wheels, instead of the one in bentofile.yaml",
+        "--extras",
+        type=lambda text: [name.strip() for name in text.split(",") if name.strip()],
+        default=[],
+        help="extras of this project to install in the image too, such as report_a",
     )
     args = parser.parse_args(argv)
     if args.build and args.models:
@@ -150,7 +179,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         done = "put into the store" if put_into_store(model) else "already there"
         print(f"{model_tag(model.spec)}: {done}", flush=True)
     if args.build:
-        tag, bento = build(args.find_links)
+        tag, bento = build(args.extras)
         print(f"{tag}: built; {bento / SBOM} lists its parts")
     return 0
 

@@ -12,4 +12,4 @@ DEFAULT_ANOMALY_MODEL = "anomaly"
 BRAIN_MODEL = "brain"
 """Finds the brain for models that are trained on its masks."""
 
-DEFAULT_MODELS = (DEFAULT_MODEL, DEFAULT_ANOMALY_MODEL)
+DEFAULT_MODELS = (DEFAULT_MODEL, DEFAULT_ANOMALY_MODEL, BRAIN_MODEL)

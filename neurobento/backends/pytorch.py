@@ -10,6 +10,7 @@ import numpy as np
 
 from neurobento.backends.base import Backend, ImageBatch, OutputBatch, check_images
 from neurobento.errors import BackendUnavailable
+from neurobento.extras import naming_extra
 from neurobento.registry import WEIGHTS_FILE, Model
 from neurobento.spec import require_sha256
 
@@ -31,9 +32,10 @@ class PyTorchBackend(Backend):
         *,
         compiled: bool = False,
     ) -> None:
-        import torch
+        with naming_extra("export", "backend"):
+            import torch
 
-        from neurobento.networks.weights import load_network
+            from neurobento.networks.weights import load_network
 
         if device == "cuda":
             _require_cuda(torch)
@@ -44,7 +46,9 @@ class PyTorchBackend(Backend):
         self.spec = model.spec
         self._device = device
         self._precision = "fp32" if precision == "auto" else precision
-        network: Any = load_network(weights).to(device)
+        # The network's file imports MONAI.
+        with naming_extra("export", "backend"):
+            network: Any = load_network(weights).to(device)
         infer = network.labels if model.spec.task == "parcellation" else network.detect
         self._infer = _compile(torch, infer) if compiled else infer
         self.details = {

@@ -88,8 +88,10 @@ BACKENDS: Mapping[str, BackendEntry] = MappingProxyType(
         "onnxruntime-tensorrt": BackendEntry(
             "onnxruntime", "gpu", _onnx_runtime_opener("tensorrt"), _ON_GPU
         ),
-        "pytorch": BackendEntry("torch", "", _pytorch_opener(compiled=False), _PYTORCH),
-        "pytorch-compiled": BackendEntry("torch", "", _pytorch_opener(compiled=True), _PYTORCH),
+        "pytorch": BackendEntry("torch", "export", _pytorch_opener(compiled=False), _PYTORCH),
+        "pytorch-compiled": BackendEntry(
+            "torch", "export", _pytorch_opener(compiled=True), _PYTORCH
+        ),
     }
 )
 

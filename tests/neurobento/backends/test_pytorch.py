@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import torch
 
 from neurobento.backends import open_backend
 from neurobento.backends.pytorch import open_weights
-from neurobento.errors import BackendUnavailable, SpecMismatch
+from neurobento.errors import BackendUnavailable, ConfigError, SpecMismatch
 from neurobento.files import file_sha256
 from neurobento.registry import Model, open_model
 
@@ -123,3 +125,14 @@ def test_a_real_gpu_takes_the_whole_batch_in_the_precision(
     expected = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
     assert network.seen[0][:2] == (expected[precision], 2)
     opened.close()
+
+
+def test_without_monai_the_error_names_the_extra(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "monai.networks", None)
+    monkeypatch.setattr(
+        "neurobento.networks.weights.build", lambda _: importlib.import_module("monai.networks")
+    )
+    with pytest.raises(ConfigError, match=r"no package monai.*neurobento\[export\]"):
+        open_backend(model, "pytorch", device="cpu")

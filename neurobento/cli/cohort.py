@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -15,6 +14,7 @@ from neurobento.cli.options import (
     add_model_options,
     add_preprocessing_option,
 )
+from neurobento.cores import usable_cores
 from neurobento.errors import ConfigError
 from neurobento.preprocessing.mode import PREPROCESSINGS
 from neurobento.registry import DEFAULT_MODEL
@@ -100,7 +100,7 @@ def _cohort_options(args: argparse.Namespace, threads: int) -> CohortOptions:
 
 def _worker_count(args: argparse.Namespace, threads: int) -> int:
     if args.workers is None:
-        return max(1, len(os.sched_getaffinity(0)) // threads)
+        return max(1, usable_cores() // threads)
     if args.scheduler is not None:
         raise ConfigError(
             subject="--workers",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import functools
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from neurobento.cores import usable_cores
 from neurobento.preprocessing.mode import PREPROCESSINGS
 from neurobento.preprocessing.threads import limit_threads
 
@@ -87,7 +87,7 @@ def add_model_options(command: Container, default_threads: str) -> None:
 
 def backend_opener(args: argparse.Namespace, task: str) -> Callable[[], Backend]:
     """Return a function that opens the chosen model on its first call and keeps it."""
-    threads = len(os.sched_getaffinity(0)) if args.threads is None else args.threads
+    threads = usable_cores() if args.threads is None else args.threads
     limit_threads(threads)
 
     @functools.cache

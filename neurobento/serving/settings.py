@@ -7,12 +7,13 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from neurobento.cores import usable_cores
 from neurobento.errors import ConfigError
 from neurobento.serving.request import RequestLimits
 
 __all__ = ["RUN_VARIABLE", "SETTINGS", "Settings", "read_token", "run_folder"]
 
-CORES = len(os.sched_getaffinity(0))
+CORES = usable_cores()
 
 RUN_VARIABLE = "NEUROBENTO_RUN"
 """Set by the server's first process, to give its folder to the processes it starts."""

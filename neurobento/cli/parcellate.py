@@ -22,7 +22,7 @@ from neurobento.registry import DEFAULT_MODEL
 
 __all__ = ["add_parcellate_command"]
 
-LOCAL_OPTIONS = ("models", "backend", "device", "precision", "threads")
+LOCAL_OPTIONS = ("models", "backend", "device", "precision", "threads", "bias_corrected")
 SERVICE_OPTIONS = ("token_file", "timeout")
 
 
@@ -39,7 +39,14 @@ def add_parcellate_command(commands: Commands) -> None:
     command.set_defaults(run=_run)
     add_file_options(command, "SCAN", "a scan: .nii, .nii.gz or .mgz", DEFAULT_MODEL)
     add_preprocessing_option(command)
-    add_model_options(command.add_argument_group("on this machine"), "all cores")
+    here = command.add_argument_group("on this machine")
+    add_model_options(here, "all cores")
+    here.add_argument(
+        "--bias-corrected",
+        action="store_true",
+        default=None,
+        help="write NAME_bias_corrected.nii.gz too, for models of preprocessing version 2",
+    )
     service = command.add_argument_group("through a service")
     service.add_argument("--url", help="http[s]://HOST[:PORT] or grpc[s]://HOST:PORT")
     # no option for the token itself: the list of processes would show it
@@ -70,16 +77,24 @@ def _local_processor(args: argparse.Namespace, progress: Progress) -> ProcessFil
     backend = backend_opener(args, "parcellation")
     from neurobento.facts import backend_facts
     from neurobento.imaging.scan import read_scan, scan_name
-    from neurobento.parcellation.outputs import output_files
+    from neurobento.parcellation.outputs import output_files, require_mask
     from neurobento.parcellation.parcellator import Parcellator
 
     def parcellate(path: Path) -> tuple[dict[str, bytes], list[str]]:
         scan = read_scan(path)
         parcellator = Parcellator(backend())
+        if args.bias_corrected:
+            require_mask(backend().spec.preprocessing_version, args.preprocessing)
         parcellation = parcellator.parcellate(scan, args.preprocessing, progress=progress)
         progress("write")
-        facts = backend_facts(backend())
-        return output_files(scan_name(path), scan, parcellation, facts), parcellation.warnings
+        files = output_files(
+            scan_name(path),
+            scan,
+            parcellation,
+            backend_facts(backend()),
+            bias_corrected=bool(args.bias_corrected),
+        )
+        return files, parcellation.warnings
 
     return parcellate
 

@@ -27,6 +27,9 @@ class BrainRecipe:
     # heads in each step: the shares of drawn ones, and of real ones without skull
     batch_size: int = 1
     drawn_share: float = 0.5
+    # steps that show only this many voxels around the brain, and their share; () is the whole head
+    crop: tuple[int, ...] = ()
+    crop_share: float = 0.8
     stripped_share: float = 0.1
     learning_rate: float = 2e-3
     warmup_steps: int = 50
@@ -43,6 +46,10 @@ class BrainRecipe:
         for name in ("steps", "batch_size", "validation_maps", "validate_every", "patience"):
             if (value := getattr(self, name)) < 1:
                 raise wrong_option(name, f"{name} of at least 1", str(value))
+        if self.crop and (len(self.crop) != 3 or any(side % 16 or not side for side in self.crop)):
+            raise wrong_option("crop", "three sides that 16 divides, or none", str(self.crop))
+        if not 0 <= self.crop_share <= 1:
+            raise wrong_option("crop_share", "a share of 0 to 1", str(self.crop_share))
         if min(self.drawn_share, self.stripped_share) < 0:
             raise wrong_option("drawn_share, stripped_share", "shares of at least 0", "less")
         if self.drawn_share + self.stripped_share > 1:

@@ -72,6 +72,14 @@ def test_five_files_are_called_after_the_scan_with_the_models_labels_on_its_grid
     assert captured.err.startswith("check ...\ninfer ...\nrestore ...\n")
 
 
+def test_a_bias_corrected_image_needs_a_model_with_a_mask(
+    parcellate: Command, scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert parcellate(scan, "--bias-corrected") != 0
+    assert "preprocessing version 2" in capsys.readouterr().err
+    assert not list((tmp_path / "out").glob("*"))
+
+
 def test_the_named_backend_is_the_one_that_runs(
     parcellate: Command, scan: Path, tmp_path: Path
 ) -> None:

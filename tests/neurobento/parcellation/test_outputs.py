@@ -17,11 +17,18 @@ import numpy as np
 import pytest
 
 from neurobento.backends import Backend, open_backend
+from neurobento.errors import ConfigError
 from neurobento.facts import backend_facts
 from neurobento.imaging.geometry import FINDER_SHAPE
 from neurobento.imaging.scan import Scan, space_of
 from neurobento.labels import aal116
-from neurobento.parcellation.outputs import RUN_FORMAT, dseg_bytes, output_files
+from neurobento.parcellation.outputs import (
+    RUN_FORMAT,
+    bias_corrected_bytes,
+    dseg_bytes,
+    output_files,
+    require_mask,
+)
 from neurobento.parcellation.parcellator import Parcellation, Parcellator
 from neurobento.preprocessing.brain import Brain
 from neurobento.registry import open_model
@@ -201,3 +208,41 @@ def test_the_same_scan_gives_the_same_bytes_and_another_scan_others(
     image = (known_labels(7) / np.float32(116)).astype(np.float32)
     other = Parcellator(backend).parcellate(Scan(image, space_of(NETWORK, MNI)), "none")
     assert dseg_bytes(other) != dseg_bytes(parcellation)
+
+
+# --- the bias-corrected image ---
+
+
+def test_the_bias_corrected_image_lies_on_the_scans_own_grid(
+    scan: Scan, parcellation: Parcellation, backend: Backend
+) -> None:
+    share = np.zeros(FINDER_SHAPE, np.uint8)
+    share[20:70, 20:70, 20:70] = 255
+    grid = nib.affines.from_matvec(np.diag([2.7] * 3), [-130.0] * 3)
+    prepared = replace(parcellation.prepared, brain=Brain(share, grid), preprocessing="stripped")
+    with_brain = replace(parcellation, prepared=prepared)
+    files = output_files("a", scan, with_brain, backend_facts(backend), bias_corrected=True)
+    image = nib.Nifti1Image.from_bytes(gzip.decompress(files["a_bias_corrected.nii.gz"]))
+    assert image.shape == scan.shape
+    assert np.allclose(image.affine, scan.voxel_to_ras)  # float32 in the file
+    assert image.get_data_dtype() == np.float32
+
+
+def test_without_a_mask_there_is_no_bias_corrected_image(
+    scan: Scan, parcellation: Parcellation
+) -> None:
+    with pytest.raises(ValueError, match="a mask of the brain"):
+        bias_corrected_bytes(scan, parcellation)
+
+
+@pytest.mark.parametrize(("version", "preprocessing"), [(1, "full"), (1, "none"), (2, "none")])
+def test_preparations_without_a_mask_are_refused_before_the_work(
+    version: int, preprocessing: Any
+) -> None:
+    with pytest.raises(ConfigError, match="preprocessing version 2"):
+        require_mask(version, preprocessing)
+
+
+@pytest.mark.parametrize("preprocessing", ["full", "stripped"])
+def test_preparations_with_a_mask_are_not(preprocessing: Any) -> None:
+    require_mask(2, preprocessing)

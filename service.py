@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import bentoml
 from bentoml.validators import ContentType
 
-from neurobento.registry import DEFAULT_ANOMALY_MODEL, DEFAULT_MODEL, list_specs
+from neurobento.registry import DEFAULT_ANOMALY_MODEL, DEFAULT_MODEL
 from neurobento.serving.admission import Admission
 from neurobento.serving.batching import batch_limit
 from neurobento.serving.container_image import IMAGE
@@ -30,7 +30,7 @@ from neurobento.serving.pool.service import Preprocessing
 from neurobento.serving.process.main_process import set_up_main_process
 from neurobento.serving.process.memory import freeze_gc
 from neurobento.serving.process.set_up import remove_uploads, set_up_front, set_up_process
-from neurobento.serving.runners import all_ready, depends_on_runners, runner_attribute
+from neurobento.serving.runners import all_ready, depends_on_runners, runner_attribute, served_specs
 from neurobento.serving.service_options import SERVICE_OPTIONS
 from neurobento.serving.settings import SETTINGS, read_token
 from neurobento.serving.tasks.anomaly.handler import AnomalyHandler, model_thresholds
@@ -43,7 +43,7 @@ from neurobento.serving.token import Token
 
 set_up_process(SETTINGS.drain_s)
 
-SPECS = [spec for spec in list_specs(SETTINGS.models) if spec.task != "brain"]
+SPECS = served_specs()
 ADMISSION = Admission(SETTINGS.slots, SETTINGS.processes, SETTINGS.longest_wait_s)
 TOKEN = Token(read_token())
 
@@ -111,7 +111,6 @@ class NeuroBento:
         await self.front.end_abandoned_work()
         # again, as that work wrote until now
         remove_uploads()
-
         if SETTINGS.grpc_port:
             from neurobento.serving.inference_protocol.grpc.server import GrpcServer
 

@@ -65,17 +65,19 @@ def _is_current(model: Model, stored: Path) -> bool:
 
 
 def build(extras: Sequence[str] = ()) -> tuple[str, Path]:
-    """Build a bento of the models in models/, which must be in the store; return tag and folder."""
+    """Build a bento of the models to serve, which must be in the store; return tag and folder."""
     import bentoml
 
     with _bentofile(extras) as bentofile:
         output = _run_module("bentoml", "build", "--bentofile", str(bentofile), "--output", "tag")
     tag = output.strip().splitlines()[-1].removeprefix("__tag__:")
-    bento = Path(bentoml.bentos.get(tag).path)
+    built = bentoml.bentos.get(tag)
+    bento, packed = Path(built.path), {str(model.tag) for model in built.info.all_models}
     packages = bento / "env" / "python" / "requirements.txt"
     options = ["--sv", CYCLONEDX, "--output-reproducible", "-o", "-"]
     sbom = json.loads(_run_module("cyclonedx_py", "requirements", str(packages), *options))
-    sbom["components"] += [part for model in list_models() for part in _components(model)]
+    models = [m for m in list_models() if model_tag(m.spec) in packed or m.spec.task == "brain"]
+    sbom["components"] += [part for model in models for part in _components(model)]
     (bento / SBOM).write_text(json.dumps(sbom, indent=1) + "\n")
     return tag, bento
 

@@ -13,7 +13,9 @@ import numpy as np
 from bentoml.exceptions import ServiceUnavailable
 from bentoml.models import BentoModel
 
-from neurobento.registry import model_tag
+from neurobento.default_models import DEFAULT_MODELS
+from neurobento.errors import ConfigError
+from neurobento.registry import list_specs, model_tag
 from neurobento.serving.batching import batch_limit
 from neurobento.serving.process.child_process import die_with_parent, lower_priority
 from neurobento.serving.service_options import DEPENDENCY_OPTIONS
@@ -23,7 +25,7 @@ from neurobento.serving.tasks.parcellation.image_files import segment_files
 from neurobento.serving.telemetry.metrics import observe_stages, time_stage
 from neurobento.spec import ModelSpec
 
-__all__ = ["all_ready", "depends_on_runners", "runner_attribute", "runner_service"]
+__all__ = ["all_ready", "depends_on_runners", "runner_attribute", "runner_service", "served_specs"]
 
 Front = TypeVar("Front")
 
@@ -116,6 +118,25 @@ def _detector(spec: ModelSpec, batching: dict[str, Any]) -> type:
                 raise ServiceUnavailable("no memory for one more slice") from None
 
     return Detector
+
+
+def served_specs() -> list[ModelSpec]:
+    """Return the specs of the models to serve, each of which gets a runner.
+
+    Raise ConfigError if one is not there. The brain finder runs where scans are prepared.
+    """
+    specs = {spec.name: spec for spec in list_specs(SETTINGS.models) if spec.task != "brain"}
+    names = SETTINGS.served or (("all",) if SETTINGS.models else DEFAULT_MODELS)
+    if names == ("all",):
+        return list(specs.values())
+    if missing := [name for name in names if name not in specs]:
+        raise ConfigError(
+            subject="NEUROBENTO_SERVED",
+            expected=f"all, or names among {', '.join(specs)}",
+            found=", ".join(missing),
+            remedy="Correct the names, or unset it for the default models.",
+        )
+    return [spec for name, spec in specs.items() if name in names]
 
 
 def runner_attribute(model: str) -> str:

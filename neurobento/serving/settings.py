@@ -54,6 +54,10 @@ def _text(name: str, default: str) -> str:
     return os.environ.get(f"NEUROBENTO_{name}", default)
 
 
+def _names(name: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in _text(name, "").split(",") if part.strip())
+
+
 def _folder(name: str) -> Path | None:
     given = os.environ.get(f"NEUROBENTO_{name}")
     return Path(given) if given else None
@@ -77,6 +81,9 @@ class Settings:
 
     # NEUROBENTO_MODELS: folder of the models to serve; default models/.
     models: Path | None = field(default_factory=lambda: _folder("MODELS"))
+    # NEUROBENTO_SERVED: names of the models to serve, separated by commas, or `all`; default all of
+    # NEUROBENTO_MODELS, else the default models.
+    served: tuple[str, ...] = field(default_factory=lambda: _names("SERVED"))
     # NEUROBENTO_BACKEND; default auto.
     backend: str = field(default_factory=lambda: _text("BACKEND", "auto"))
     # NEUROBENTO_DEVICE; default auto.

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import bentoml
 import pytest
 
+from neurobento.errors import ConfigError
 from neurobento.registry import model_tag
+from neurobento.serving import runners
 from neurobento.serving.runners import (
     all_ready,
     depends_on_runners,
     runner_attribute,
     runner_service,
+    served_specs,
 )
 from neurobento.spec import ModelSpec
 
@@ -44,6 +50,42 @@ def test_a_front_depends_on_the_runner_of_every_model() -> None:
 
     assert Front.dependencies.keys() == {runner_attribute(spec.name) for spec in SPECS}
     assert {"runner-compact", "runner-slices"} <= Front.all_services().keys()
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., list[str]]:
+    """Return the names that are served of four models, with a given setting."""
+    specs = [
+        *SPECS,
+        ModelSpec("anomaly", "1.0.0", "mirror", "2" * 64, "2" * 64, 18, task="anomaly"),
+    ]
+    specs.append(ModelSpec("brain", "1.0.0", "brain_finder", "3" * 64, "3" * 64, 18, task="brain"))
+    monkeypatch.setattr(runners, "list_specs", lambda folder: specs)
+    monkeypatch.setattr(runners, "DEFAULT_MODELS", ("compact", "anomaly"))
+
+    def names(served: tuple[str, ...] = (), *, own_folder: bool = False) -> list[str]:
+        models = tmp_path if own_folder else None
+        monkeypatch.setattr(runners, "SETTINGS", SimpleNamespace(models=models, served=served))
+        return [spec.name for spec in served_specs()]
+
+    return names
+
+
+def test_the_default_models_are_served_unless_others_are_named(
+    serve: Callable[..., list[str]],
+) -> None:
+    assert serve() == ["compact", "anomaly"]
+    assert serve(("slices", "compact")) == ["compact", "slices"]
+    assert serve(("all",)) == ["compact", "slices", "anomaly"]
+
+
+def test_all_of_a_folder_that_is_given_is_served(serve: Callable[..., list[str]]) -> None:
+    assert serve(own_folder=True) == ["compact", "slices", "anomaly"]
+
+
+def test_a_model_that_is_not_there_is_an_error_at_start(serve: Callable[..., list[str]]) -> None:
+    with pytest.raises(ConfigError, match="brain, unknown"):
+        serve(("compact", "brain", "unknown"))
 
 
 @pytest.mark.parametrize(

@@ -71,9 +71,15 @@ def test_a_variable_is_taken(
     assert isinstance(found, type(value))
 
 
+def test_names_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings().served == ()
+    monkeypatch.setenv("NEUROBENTO_SERVED", " regions, anomaly,")
+    assert Settings().served == ("regions", "anomaly")
+
+
 def test_every_field_has_its_variable() -> None:
     named = {field for fields, _ in VALUES for field in fields.values()}
-    assert named == Settings.__dataclass_fields__.keys()
+    assert named | {"served"} == Settings.__dataclass_fields__.keys()
 
 
 def test_the_old_name_of_slots_is_read_where_the_new_one_is_not_set(

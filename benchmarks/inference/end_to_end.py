@@ -21,11 +21,20 @@ from neurobento.imaging.geometry import NETWORK_SHAPE
 from neurobento.imaging.scan import Scan, read_scan
 from neurobento.parcellation.parcellator import Parcellation, Parcellator
 from neurobento.preprocessing import Preprocessing
+from neurobento.preprocessing.deepbet_mask import deepbet_mask
 
-__all__ = ["REGISTRATION", "measure_end_to_end", "stage_seconds"]
+__all__ = [
+    "DEEPBET",
+    "REGISTRATION",
+    "measure_end_to_end",
+    "stage_seconds",
+]
 
 REGISTRATION = "atlas registration"
 """The candidate that registers the atlas instead of running a network."""
+
+DEEPBET = "behind deepbet"
+"""After a candidate's name: deepbet cuts the brain out before."""
 
 WARM_UP = "inferences on zeros; the libraries of preprocessing imported"
 
@@ -39,6 +48,16 @@ def stage_seconds(path: Path, parcellate: Callable[[Scan], Parcellation]) -> Map
     total_s = time.perf_counter() - start
     named = {f"{stage}_s": seconds for stage, seconds in parcellation.seconds.items()}
     return {"read_s": read_s, **named, "total_s": total_s}
+
+
+def _parcellate_behind_deepbet(scan: Scan, parcellator: Parcellator) -> Parcellation:
+    """Return the parcellation of a head whose brain deepbet cuts out."""
+    start = time.perf_counter()
+    brain = deepbet_mask(scan)
+    seconds = {"skull_stripping": time.perf_counter() - start}
+    stripped = Scan(np.where(brain, scan.array, 0), scan.space)
+    done = parcellator.parcellate(stripped, "stripped")
+    return dataclasses.replace(done, seconds={**seconds, **done.seconds})
 
 
 def measure_end_to_end(args: argparse.Namespace) -> Run:
@@ -67,6 +86,12 @@ def measure_end_to_end(args: argparse.Namespace) -> Run:
             continue
         entries[candidate.name] = Entry({**candidate.facts(), **backend.details})
         calls[candidate.name] = _call(args.end_to_end, Parcellator(backend), preprocessing)
+    if args.deepbet and calls:
+        first = next(iter(calls))
+        parcellator = Parcellator({c.name: backend for c, backend in backends}[first])
+        name = f"{first} {DEEPBET}"
+        entries[name] = Entry({**entries[first].facts, "mask": "deepbet"})
+        calls[name] = _call_behind_deepbet(args.end_to_end, parcellator)
     if atlas:
         entries[REGISTRATION] = Entry({"method": "ANTs SyN, genericLabel"})
         calls[REGISTRATION] = lambda: stage_seconds(
@@ -79,6 +104,12 @@ def measure_end_to_end(args: argparse.Namespace) -> Run:
 
 def _call(path: Path, parcellator: Parcellator, preprocessing: Preprocessing) -> Call:
     return lambda: stage_seconds(path, lambda scan: parcellator.parcellate(scan, preprocessing))
+
+
+def _call_behind_deepbet(path: Path, parcellator: Parcellator) -> Call:
+    # deepbet reads its networks at the first scan
+    deepbet_mask(read_scan(path))
+    return lambda: stage_seconds(path, lambda scan: _parcellate_behind_deepbet(scan, parcellator))
 
 
 def _warm_up_all(

@@ -113,6 +113,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--registration", action="store_true", help="measure registration of the atlas too"
     )
+    parser.add_argument(
+        "--deepbet", action="store_true", help="measure the first model behind deepbet's mask too"
+    )
     parser.add_argument("--atlas", type=Path, help="its folder; default: Debian's mricron-data")
     parser.add_argument("--batches", type=int, nargs="+", default=[1])
     parser.add_argument(

@@ -2,6 +2,7 @@
 
     python -m benchmarks.inference.memory -o benchmarks/results/memory.json --batches 1 8
 
+With `--scan SCAN` they parcellate a raw scan, from its file to its regions.
 Each candidate runs in its own process, beside one with its libraries and no model. The GPU's figure
 is the rise of the whole device's memory, so nothing else may use the GPU meanwhile.
 """
@@ -22,6 +23,8 @@ from benchmarks.inference.latency import entry_name
 from benchmarks.machine import gpu_memory_used_bytes
 from benchmarks.runs import Entry, Run, begin_run
 from neurobento.command import run
+from neurobento.files import file_sha256
+from neurobento.preprocessing import PREPROCESSINGS
 
 __all__ = ["GpuMemoryWatch", "main", "probe_memory"]
 
@@ -75,6 +78,8 @@ def probe_memory(
         "--batch": batch,
         "--threads": args.threads,
     }
+    if args.scan:
+        options |= {"--scan": args.scan, "--preprocessing": args.preprocessing}
     command = [sys.executable, "-m", "benchmarks.inference.memory_probe"]
     command += [str(word) for option in options.items() for word in option]
     try:
@@ -98,10 +103,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--scan", type=Path, help="measure the whole path of this raw scan")
+    parser.add_argument("--preprocessing", choices=PREPROCESSINGS, default="full")
     add_choices(parser)
     args = parser.parse_args(argv)
     candidates = choose_candidates(args)
     scenario = {key: getattr(args, key) for key in ("threads", "device", "batches", "rounds")}
+    if args.scan:
+        scenario |= {"preprocessing": args.preprocessing, "scan_sha256": file_sha256(args.scan)}
     models = {c.model.spec.name: c.model.spec.onnx_sha256 for c in candidates}
     done = begin_run("memory", scenario, models, args.output)
     for candidate in candidates:

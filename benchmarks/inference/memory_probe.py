@@ -17,6 +17,9 @@ from benchmarks.inference.candidates import Candidate
 from neurobento.backends import BACKENDS
 from neurobento.command import run
 from neurobento.imaging.geometry import NETWORK_SHAPE
+from neurobento.imaging.scan import read_scan
+from neurobento.parcellation.parcellator import Parcellator
+from neurobento.preprocessing import PREPROCESSINGS
 from neurobento.preprocessing.threads import limit_threads
 from neurobento.registry import find_model
 
@@ -42,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--models-folder", type=Path)
     parser.add_argument("--batch", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--scan", type=Path, help="a raw scan, for the whole path to its regions")
+    parser.add_argument("--preprocessing", choices=PREPROCESSINGS, default="full")
     args = parser.parse_args(argv)
     limit_threads(args.threads)
     model = find_model(args.model, args.models_folder)
@@ -52,7 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     backend = Candidate(model, args.backend, args.precision).open(args.threads, args.device)
     loaded = memory_bytes("VmRSS")
     for _ in range(CALLS):
-        backend.infer(images)
+        if args.scan:
+            Parcellator(backend).parcellate(read_scan(args.scan), args.preprocessing)
+        else:
+            backend.infer(images)
     figures = {
         "host_baseline_bytes": baseline,
         "host_loaded_bytes": loaded,

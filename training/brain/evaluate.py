@@ -25,9 +25,9 @@ from neurobento.command import run
 from neurobento.files import write_atomically
 from neurobento.imaging.scan import Scan, read_scan, scan_name
 from neurobento.preprocessing.brain import run_finder
+from neurobento.preprocessing.deepbet_mask import deepbet_mask
 from neurobento.preprocessing.signal import positive_signal
 from neurobento.registry import open_model
-from training.brain.deepbet_masks import deepbet_mask
 from training.brain.drawn_heads import draw_head
 from training.brain.head_maps import HeadMap, read_head_maps
 

@@ -27,9 +27,9 @@ from neurobento.files import write_atomically
 from neurobento.imaging.geometry import FINDER_SHAPE
 from neurobento.imaging.resampling import resample
 from neurobento.imaging.scan import Scan, read_scan, scan_name
+from neurobento.preprocessing.deepbet_mask import deepbet_mask
 from neurobento.preprocessing.finder_grid import finder_image
 from neurobento.preprocessing.signal import positive_signal
-from training.brain.deepbet_masks import deepbet_mask
 
 __all__ = ["Head", "main", "read_heads"]
 

@@ -25,8 +25,8 @@ from neurobento.command import run
 from neurobento.files import write_atomically
 from neurobento.imaging.resampling import resample
 from neurobento.imaging.scan import Scan, read_scan, scan_name
+from neurobento.preprocessing.deepbet_mask import deepbet_mask
 from neurobento.preprocessing.signal import positive_signal
-from training.brain.deepbet_masks import deepbet_mask
 
 __all__ = ["Donor", "grown_grid", "main", "transplant"]
 

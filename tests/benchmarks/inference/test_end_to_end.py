@@ -58,6 +58,25 @@ def test_every_stage_is_timed_and_registration_is_a_peer(
     assert "infer_s" not in registered
 
 
+@pytest.mark.usefixtures("idle_backends", "own_environment")
+def test_deepbets_mask_is_a_stage_of_a_peer(
+    scan: Path, known_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    masked = []
+
+    def mask(scan: Any) -> Any:
+        masked.append(scan.shape)
+        return scan.array > 0
+
+    monkeypatch.setattr(end_to_end, "deepbet_mask", mask)
+    main([*arguments(scan, known_model, tmp_path / "run.json"), "--deepbet"])
+    run = Run.read(tmp_path / "run.json")
+    samples = run.entries["compact pytorch fp32 behind deepbet"].samples
+    assert {"skull_stripping_s", "infer_s", "total_s"} <= samples.keys()
+    # once to read its networks, once to be timed
+    assert len(masked) == 2
+
+
 def test_the_stages_make_up_the_whole(scan: Path) -> None:
     class Still:
         """A backend that takes no time worth the name."""

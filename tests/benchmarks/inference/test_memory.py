@@ -38,6 +38,18 @@ def test_a_candidates_peak_lies_above_its_libraries(known_model: Path, tmp_path:
     assert "weights.pt" in run.left_out["compact pytorch fp32"]
 
 
+def test_the_whole_path_of_a_scan_is_measured(
+    known_model: Path, write_nifti: Callable[..., Path], phantom: Any, tmp_path: Path
+) -> None:
+    scan = write_nifti(phantom.image, phantom.affine)
+    options = ["--scan", str(scan), "--preprocessing", "stripped"]
+    main([*arguments(known_model, tmp_path / "run.json", "onnxruntime"), *options])
+    run = Run.read(tmp_path / "run.json")
+    assert run.scenario["preprocessing"] == "stripped"
+    samples = run.entries["compact onnxruntime fp32"].samples
+    assert samples["host_peak_bytes"][0] > samples["host_loaded_bytes"][0]
+
+
 @pytest.fixture
 def replace_probe(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Return a function that replaces the probe with a program; other commands are unchanged."""

@@ -1,4 +1,4 @@
-"""Brain masks by deepbet (Fisch et al. 2024, 10.1002/hbm.26565): the teacher of heads with skull.
+"""Brain masks by deepbet (Fisch et al. 2024, 10.1002/hbm.26565), for training and benchmarks.
 
 deepbet's networks come with its package (PyPI, MIT). They run here as its authors run them.
 """

@@ -13,7 +13,7 @@ import numpy as np
 from bentoml.exceptions import ServiceUnavailable
 from bentoml.models import BentoModel
 
-from neurobento.default_models import DEFAULT_MODELS
+from neurobento.default_models import DEFAULT_ANOMALY_MODEL, DEFAULT_MODEL
 from neurobento.errors import ConfigError
 from neurobento.registry import list_specs, model_tag
 from neurobento.serving.batching import batch_limit
@@ -126,7 +126,8 @@ def served_specs() -> list[ModelSpec]:
     Raise ConfigError if one is not there. The brain finder runs where scans are prepared.
     """
     specs = {spec.name: spec for spec in list_specs(SETTINGS.models) if spec.task != "brain"}
-    names = SETTINGS.served or (("all",) if SETTINGS.models else DEFAULT_MODELS)
+    defaults = (DEFAULT_MODEL, DEFAULT_ANOMALY_MODEL)
+    names = SETTINGS.served or (("all",) if SETTINGS.models else defaults)
     if names == ("all",):
         return list(specs.values())
     if missing := [name for name in names if name not in specs]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from export.to_bento import SBOM
-from neurobento.default_models import BRAIN_MODEL, DEFAULT_MODELS
+from neurobento.default_models import DEFAULT_MODELS
 from neurobento.registry import list_specs
 from neurobento.spec import ModelSpec
 
@@ -103,7 +103,7 @@ def test_a_bento_lists_its_packages_and_models(tmp_path: Path) -> None:
     libraries = {each for each in found if each[0] == "library"}
     assert libraries == {("library", name, version) for name, version in locked}
     # the default models have runners, and the brain finder serves them all
-    specs = [spec for spec in list_specs() if spec.name in (*DEFAULT_MODELS, BRAIN_MODEL)]
+    specs = [spec for spec in list_specs() if spec.name in DEFAULT_MODELS]
     graphs = {spec.onnx_sha256 for spec in specs} | {spec.int8_sha256 for spec in specs} - {""}
     models = [each for each in bill["components"] if each["type"] == "machine-learning-model"]
     assert {each["hashes"][0]["content"] for each in models} == graphs

@@ -61,7 +61,7 @@ def serve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., list
     ]
     specs.append(ModelSpec("brain", "1.0.0", "brain_finder", "3" * 64, "3" * 64, 18, task="brain"))
     monkeypatch.setattr(runners, "list_specs", lambda folder: specs)
-    monkeypatch.setattr(runners, "DEFAULT_MODELS", ("compact", "anomaly"))
+    monkeypatch.setattr(runners, "DEFAULT_MODEL", "compact")
 
     def names(served: tuple[str, ...] = (), *, own_folder: bool = False) -> list[str]:
         models = tmp_path if own_folder else None

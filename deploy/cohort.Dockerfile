@@ -6,8 +6,6 @@ COPY pyproject.toml setup.py constraints.txt README.md LICENSE ./
 COPY requirements requirements
 COPY neurobento neurobento
 COPY models models
-# PyTorch's build for CPUs comes from PyTorch's own page; PyPI's would bring CUDA.
-RUN pip install --no-cache-dir --extra-index-url https://download.pytorch.org/whl/cpu \
-      -c constraints.txt -e '.[cohort]' \
+RUN pip install --no-cache-dir -c constraints.txt -e '.[cohort]' \
  && useradd --uid 1034 --create-home cohort
 USER 1034

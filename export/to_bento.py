@@ -84,16 +84,16 @@ def build(extras: Sequence[str] = ()) -> tuple[str, Path]:
 
 @contextlib.contextmanager
 def _bentofile(extras: Sequence[str]) -> Iterator[Path]:
-    """Yield bentofile.yaml, or a temporary copy whose requirements include the extras'."""
+    """Yield bentofile.yaml, or a temporary copy whose packages include the extras'."""
     ours = ROOT / "bentofile.yaml"
     if not extras:
         yield ours
         return
     content = yaml.safe_load(ours.read_text())
+    # BentoML reads no requirements outside the repository.
+    del content["python"]["requirements_txt"]
+    content["python"]["packages"] = _requirements(extras)
     with tempfile.TemporaryDirectory() as folder:
-        requirements = Path(folder, "requirements.txt")
-        requirements.write_text("\n".join(_requirements(extras)) + "\n")
-        content["python"]["requirements_txt"] = str(requirements)
         changed = Path(folder, ours.name)
         changed.write_text(yaml.safe_dump(content))
         yield changed

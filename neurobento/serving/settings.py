@@ -7,13 +7,12 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from neurobento.cores import usable_cores
 from neurobento.errors import ConfigError
 from neurobento.serving.request import RequestLimits
 
 __all__ = ["RUN_VARIABLE", "SETTINGS", "Settings", "read_token", "run_folder"]
 
-CORES = usable_cores()
+CORES = len(os.sched_getaffinity(0))
 
 RUN_VARIABLE = "NEUROBENTO_RUN"
 """Set by the server's first process, to give its folder to the processes it starts."""

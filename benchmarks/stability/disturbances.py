@@ -13,7 +13,7 @@ from neurobento.imaging.native_space import space_of
 from neurobento.imaging.resampling import resample
 from neurobento.imaging.scan import Scan
 
-__all__ = ["DISTURBANCES", "FOR_HEADS", "FOR_STRIPPED", "Disturbance"]
+__all__ = ["CUTS", "DISTURBANCES", "FOR_HEADS", "FOR_STRIPPED", "Disturbance"]
 
 Array = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -204,6 +204,9 @@ _ALWAYS: dict[str, Disturbance] = {
     "axes LIA": _other_axes("LIA"),
     "axes PSR": _other_axes("PSR"),
 }
+
+CUTS = frozenset({"10 mm cut off below"})
+"""Disturbances that take a part of the brain away."""
 
 FOR_STRIPPED: Mapping[str, Disturbance] = MappingProxyType(
     {**_ALWAYS, "mask eroded by a voxel": _eroded}

@@ -4,7 +4,8 @@
 
 Each scan is labelled as it is and after every disturbance that leaves the brain as it was. The Dice
 of the two label maps is taken on the disturbed scan's own grid, on which the first one's network
-labels are restored too, so that resampling labels costs nothing. Beside FILE.json lie FILE.md, a
+labels are restored too, so that resampling labels costs nothing. What a disturbance cuts off is not
+compared. Beside FILE.json lie FILE.md, a
 table, and FILE.png.
 """
 
@@ -20,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.runs import Entry, Run, begin_run
-from benchmarks.stability.disturbances import DISTURBANCES
+from benchmarks.stability.disturbances import CUTS, DISTURBANCES
 from benchmarks.stability.figure import draw_stability
 from neurobento.backends import open_backend
 from neurobento.cohort.scans import find_scan_files
@@ -51,7 +52,9 @@ def measure_scan(
         except NeuroBentoError as error:
             found[name] = type(error).__name__
             continue
-        found[name] = class_dice(after.labels, _restored(before, disturbed))
+        # what was cut off has no label to compare
+        kept = disturbed.array != 0 if name in CUTS else np.True_
+        found[name] = class_dice(after.labels * kept, _restored(before, disturbed) * kept)
     return found
 
 

@@ -1,6 +1,7 @@
 """The network that finds the brain in a head: a residual U-Net at 2.7 mm with a sub-pixel head.
 
-The image enters as 2 x 2 x 2 blocks. Two answers come out for every voxel: whether it lies inside
+The image enters as 2 x 2 x 2 blocks, and leaves them at the end, where a few convolutions of single
+voxels correct the brain's border. Two answers come out for every voxel: whether it lies inside
 the skull, with the brain, and which tissue it is. The tissue is learnt from drawn heads alone.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -15,23 +17,12 @@ from torch.nn import functional as F
 
 from neurobento.imaging.geometry import FINDER_SHAPE
 from neurobento.networks.layers import POSITIONS, Conv, Residual, from_blocks, to_blocks
+from neurobento.preprocessing.brain import TISSUES
 
-__all__ = ["TISSUES", "BrainFinder", "brain_finder"]
+__all__ = ["BrainFinder", "brain_finder"]
 
-TISSUES = (
-    "air",
-    "other head",
-    "cerebrospinal fluid",
-    "ventricles",
-    "cerebral cortex",
-    "cerebral white matter",
-    "deep grey matter",
-    "hippocampus and amygdala",
-    "cerebellar cortex",
-    "cerebellar white matter",
-    "brainstem",
-)
-"""The tissues, in the order of the tissue map's values."""
+BORDER_WIDTH = 8
+"""Channels of the convolutions that see single voxels."""
 
 
 def brain_finder() -> BrainFinder:
@@ -61,6 +52,17 @@ class BrainFinder(nn.Module):
         self.decoder = nn.ModuleList(Residual(width, 1) for width in widths[:-1])
         # for each of a block's voxels: one value for the brain, then one for each tissue
         self.out = nn.Conv3d(widths[0] + len(POSITIONS), (1 + tissues) * len(POSITIONS), 1)
+        corrected = nn.Conv3d(BORDER_WIDTH, 1, 3, padding=1)
+        # untrained, it corrects nothing
+        nn.init.zeros_(corrected.weight)
+        nn.init.zeros_(cast(Tensor, corrected.bias))
+        self.border = nn.Sequential(
+            nn.Conv3d(2, BORDER_WIDTH, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv3d(BORDER_WIDTH, BORDER_WIDTH, 3, padding=1),
+            nn.ReLU(),
+            corrected,
+        )
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits of brain (N, 1, X, Y, Z) and tissues (N, T, X, Y, Z).
@@ -78,7 +80,9 @@ class BrainFinder(nn.Module):
             x = self.decoder[level](x + skips[level])
         logits = self.out(torch.cat([x, blocks], dim=1))
         voxels = from_blocks(torch.split(logits, 1 + self.tissues, dim=1))
-        return voxels[:, :1], voxels[:, 1:]
+        brain = voxels[:, :1]
+        brain = brain + self.border(torch.cat([image, brain.sigmoid()], dim=1))
+        return brain, voxels[:, 1:]
 
     def find(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Return the brain's probability (N, X, Y, Z) float32 and the tissue (N, X, Y, Z) uint8."""

@@ -19,13 +19,32 @@ from neurobento.preprocessing.threads import thread_limit
 if TYPE_CHECKING:
     from neurobento.backends.base import Backend
 
-__all__ = ["Brain", "brain_of_stripped_scan", "find_brain", "load_finder", "run_finder"]
+__all__ = ["TISSUES", "Brain", "brain_of_stripped_scan", "find_brain", "load_finder", "run_finder"]
 
 BRAIN_RANGE_ML = (250.0, 3000.0)
 """From less than a newborn's brain to a large brain in a loose mask; a head has over 4,000 ml."""
 
-NO_BRAIN_TISSUE = (0, 1, 2, 3)
-"""Air, other head, cerebrospinal fluid, ventricles: places in `networks.brain_finder.TISSUES`."""
+TISSUES = (
+    "air",
+    "other head",
+    "cerebrospinal fluid",
+    "ventricles",
+    "cerebral cortex",
+    "cerebral white matter",
+    "deep grey matter",
+    "hippocampus and amygdala",
+    "cerebellar cortex",
+    "cerebellar white matter",
+    "brainstem",
+)
+"""The tissues, in the order of the tissue map's values."""
+
+NO_BRAIN_TISSUE = tuple(
+    map(TISSUES.index, ("air", "other head", "cerebrospinal fluid", "ventricles"))
+)
+"""Values in the tissue map."""
+
+_RANGE = "{:.0f} to {:.0f} ml".format(*BRAIN_RANGE_ML)
 
 _ONE_AT_A_TIME = threading.Lock()
 
@@ -62,10 +81,9 @@ def find_brain(signal: Array, voxel_to_ras: Affine) -> Brain:
     Raise NoBrainFound if it finds none.
     """
     brain = run_finder(signal, voxel_to_ras, _finder())
-    low, high = BRAIN_RANGE_ML
-    if not low <= brain.volume_ml <= high:
+    if not _plausible(brain):
         raise NoBrainFound(
-            expected=f"a head with a brain of {low:.0f} to {high:.0f} ml",
+            expected=f"a head with a brain of {_RANGE}",
             found=f"{brain.volume_ml:.0f} ml that look like brain",
             remedy="Check that the scan is a head with its orientation and voxel sizes set.",
         )
@@ -93,14 +111,17 @@ def brain_of_stripped_scan(signal: Array, voxel_to_ras: Affine) -> Brain:
     present = (signal > 0).astype(np.float32)
     share = resample(present, voxel_to_ras, grid, FINDER_SHAPE)
     brain = Brain(_one_part(share), grid)
-    low, high = BRAIN_RANGE_ML
-    if not low <= brain.volume_ml <= high:
+    if not _plausible(brain):
         raise NotABrain(
-            expected=f"a brain of {low:.0f} to {high:.0f} ml on a background of one value",
+            expected=f"a brain of {_RANGE} on a background of one value",
             found=f"{brain.volume_ml:.0f} ml in one piece",
             remedy="Use the preprocessing `full` for a head with skull.",
         )
     return brain
+
+
+def _plausible(brain: Brain) -> bool:
+    return BRAIN_RANGE_ML[0] <= brain.volume_ml <= BRAIN_RANGE_ML[1]
 
 
 def _millilitres(share: NDArray[np.uint8]) -> float:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from neurobento.errors import ConfigError
 from neurobento.imaging.geometry import axis_codes
-from neurobento.networks.brain_finder import TISSUES
+from neurobento.preprocessing.brain import TISSUES
 
 __all__ = [
     "OUTSIDE_SKULL",

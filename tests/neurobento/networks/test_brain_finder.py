@@ -7,7 +7,8 @@ import torch
 
 from neurobento.imaging.geometry import FINDER_SHAPE
 from neurobento.networks import build, network_class, task_function, task_of
-from neurobento.networks.brain_finder import TISSUES, BrainFinder
+from neurobento.networks.brain_finder import BrainFinder
+from neurobento.preprocessing.brain import TISSUES
 from neurobento.spec import MODEL_TASKS
 
 SHAPE = (16, 24, 32)
@@ -76,3 +77,13 @@ def test_the_preset_fits_the_task() -> None:
     assert task_function(network) == network.find
     assert list(MODEL_TASKS["brain"].outputs) == ["brain", "tissues"]
     assert sum(p.numel() for p in network.parameters()) < 5e6
+
+
+def test_the_border_is_corrected_once_it_has_learnt(network: BrainFinder) -> None:
+    image = images(1)
+    with torch.inference_mode():
+        before, tissues_before = network(image)
+        torch.nn.init.normal_(network.border[-1].weight)
+        after, tissues_after = network(image)
+    assert not torch.equal(before, after)
+    assert torch.equal(tissues_before, tissues_after)

@@ -20,6 +20,10 @@ from numpy.typing import NDArray
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+# tests start many processes: without bytecode on disk each of them compiles the package again
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # first in the search path, also of the processes that tests start
 QUICK_START = str(Path(__file__).with_name("quick_start"))
 if QUICK_START not in sys.path:

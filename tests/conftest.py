@@ -277,6 +277,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return ByArtefact(config, log)
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With `-m alone`, import only the files that name the marker."""
+    if config.option.markexpr != "alone" or not collection_path.match("test_*.py"):
+        return None
+    return True if "mark.alone" not in collection_path.read_text() else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip tests that need the shared folder or a GPU if there is none, with the reason."""
     from neurobento.backends.cuda import find_gpu

@@ -84,6 +84,21 @@ def swept(queue: JobQueue, scan: Path) -> None:
 SCENARIOS: list[Step] = [submit, take, finish, fail, give_back]
 SCENARIOS += [delete_waiting, delete_running, delete_done, swept]
 
+BEGINNING: dict[Step, Step] = {
+    take: submit,
+    finish: take,
+    fail: take,
+    give_back: take,
+    delete_waiting: submit,
+    delete_running: take,
+    delete_done: submit,
+    swept: finish,
+}
+"""The scenario whose operations are the first ones of another."""
+
+ENDED_EARLY: set[tuple[str, Way, Step, int]] = set()
+"""Where a fault ended a scenario: one that begins with it ends there too, with the same left."""
+
 
 @pytest.fixture(autouse=True)
 def small_and_quick(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,18 +183,27 @@ def come_right(database: Database, scan: Path) -> None:
 def test_every_operation_may_be_the_last(
     database_url: str, database: Database, scan: Path, scenario: Step, way: Way
 ) -> None:
+    kind = database_url.partition(":")[0]
     for at in range(operations(database_url, database, scenario, scan)):
+        begun = BEGINNING.get(scenario)
+        if begun and (kind, way, begun, at) in ENDED_EARLY:
+            ENDED_EARLY.add((kind, way, scenario, at))
+            continue
         empty(database)
         faulty = Faulty(database_url, at, way)
         died = JobQueue(faulty, LIMITS, owner=dead_owner())  # type: ignore[arg-type]
+        early = True
         try:
             scenario(died, scan)
+            early = False
         except Killed:
             pass
         except ServiceUnavailable:
             assert way != "killed"
         faulty.close()
         come_right(database, scan)
+        if early:
+            ENDED_EARLY.add((kind, way, scenario, at))
 
 
 @pytest.mark.parametrize("way", ["refused", "unanswered"])

@@ -11,9 +11,23 @@ import pytest
 from neurobento.networks import ANOMALY_PRESETS, BRAIN_PRESETS, PRESETS, build
 
 
+CURVES = ("parcellation.task.draw_dice", "brain.task.draw_dice", "anomaly.task.draw_curves")
+
+
 @pytest.fixture
-def tiny_networks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the presets be those of `tests.training.tiny`, and VGG16 have few channels."""
+def drawn_curves() -> None:
+    """Let tiny runs draw their curves, which takes longer than their training."""
+
+
+@pytest.fixture
+def tiny_networks(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Let the presets be those of `tests.training.tiny`, and VGG16 have few channels.
+
+    A validation draws no curves, unless the test asks for `drawn_curves`.
+    """
+    if "drawn_curves" not in request.fixturenames:
+        for name in CURVES:
+            monkeypatch.setattr(f"training.{name}", lambda history, path: None)
     from neurobento.networks import vgg16_autoencoder
 
     # fixtures of other folders replace it for as long as their session lasts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Callable
 from typing import Any
@@ -36,9 +37,13 @@ def coloured(picture: Any) -> Any:
     return picture.max(axis=2) - picture.min(axis=2) > 0.1
 
 
+@functools.cache
 def overlay(phantom: Any, blob: int) -> Any:
+    """The picture of one of the phantom's regions, drawn once for all tests."""
     only = np.where(phantom.labels == blob, phantom.labels, 0).astype(np.uint8)
-    return decoded(overlay_png(phantom.image, only, phantom.affine))
+    picture = decoded(overlay_png(phantom.image, only, phantom.affine))
+    picture.setflags(write=False)
+    return picture
 
 
 @pytest.fixture(params=STORAGES)

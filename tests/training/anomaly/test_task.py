@@ -222,6 +222,7 @@ def test_the_learning_rate_is_cut_by_half_where_validation_does_not_improve() ->
     assert rates == [1, 1, 1, 1, 1, 0.5, 0.5, 0.5, 0.25]
 
 
+@pytest.mark.usefixtures("drawn_curves")
 def test_a_finished_run_leaves_its_files_and_its_reduction_and_threshold(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,6 +58,7 @@ def pictures(images: Any) -> set[bytes]:
     return {image.tobytes() for image in images}
 
 
+@pytest.mark.usefixtures("drawn_curves")
 def test_the_command_leaves_weights_log_and_figures(command: list[str], tmp_path: Path) -> None:
     assert main(command) == 0
     run = tmp_path / "run"

@@ -183,6 +183,7 @@ def test_a_resumed_run_ends_where_a_straight_one_does(
     assert dices[0] == dices[1]
 
 
+@pytest.mark.usefixtures("drawn_curves")
 def test_a_finished_run_leaves_its_curves_and_a_network_to_start_from(
     start: Start, tmp_path: Path
 ) -> None:

@@ -146,6 +146,7 @@ def test_a_checkpoint_from_before_an_option_was_added_goes_on(start: Start, tmp_
 # --- what it leaves ---
 
 
+@pytest.mark.usefixtures("drawn_curves")
 def test_a_finished_run_leaves_its_files(start: Start, tmp_path: Path) -> None:
     run = start(tmp_path)
     run.train()
@@ -161,6 +162,7 @@ def test_a_finished_run_leaves_its_files(start: Start, tmp_path: Path) -> None:
     assert kept.step == kept.best_step == float(best["step"])
 
 
+@pytest.mark.usefixtures("drawn_curves")
 def test_there_is_no_picture_before_a_validation(start: Start, tmp_path: Path) -> None:
     run = start(tmp_path)
     run.train(minutes=0)

@@ -7,15 +7,17 @@ PAIRS holds the same scans' labels by registration (`training.parcellation.label
 version); they are restored on each scan's grid, as a model's are. LABELS holds independent
 segmentations (see `training.studies.independent_truth`). A scan that has neither is left out. The
 file holds every scan's Dice, means with 95 % intervals, and those of the differences from the first
-model. Scans that are in the file already are not scored again.
+model. With both, the labels by registration are scored against the independent ones too. Scans that
+are in the file already are not scored again.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,7 @@ from neurobento.imaging.scan import Scan, read_scan, scan_name
 from neurobento.parcellation.parcellator import Parcellator
 from neurobento.preprocessing import PREPROCESSINGS
 from neurobento.registry import Model, find_model
-from training.studies.independent_truth import find_truth, truth_dice
+from training.studies.independent_truth import Truth, find_truth, truth_dice
 
 __all__ = ["main", "registered_labels", "score_scan"]
 
@@ -66,9 +68,22 @@ def score_scan(
     if registered is not None:
         scores[REGISTRATION] = round(mean_dice(labels, registered), 4)
     if independent is not None:
-        dice = truth_dice(independent, labels, scan.voxel_to_ras)
-        scores[STRUCTURES] = round(float(np.mean(list(dice.values()))), 4)
+        scores[STRUCTURES] = _structures(independent, labels, scan)
     return scores
+
+
+def score_registration(path: Path, pairs: Path, truth: Path) -> dict[str, float]:
+    """Return how well a scan's labels by registration fit the independent segmentation."""
+    scan, name = read_scan(path), scan_name(path)
+    registered, independent = registered_labels(pairs, scan, name), find_truth(truth, name)
+    if registered is None or independent is None:
+        return {}
+    return {STRUCTURES: _structures(independent, registered, scan)}
+
+
+def _structures(truth: Truth, labels: NDArray[np.uint8], scan: Scan) -> float:
+    dice = truth_dice(truth, labels, scan.voxel_to_ras)
+    return round(float(np.mean(list(dice.values()))), 4)
 
 
 def _summaries(scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, Any]:
@@ -127,28 +142,45 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args(argv)
     models = {name: find_model(name, args.models_folder) for name in args.models}
-    scores = {name: {} for name in models} | _earlier_scores(
+    scorers: dict[str, Callable[[Path], dict[str, float]]] = {}
+    for name, model in models.items():
+        parcellator = Parcellator(open_backend(model))
+        scorers[name] = functools.partial(
+            score_scan,
+            parcellator,
+            preprocessing=args.preprocessing,
+            pairs=args.pairs,
+            truth=args.truth,
+        )
+    if args.pairs and args.truth:
+        scorers[REGISTRATION] = functools.partial(
+            score_registration, pairs=args.pairs, truth=args.truth
+        )
+    scores = {name: {} for name in scorers} | _earlier_scores(
         args.output, models, args.preprocessing
     )
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    for name, model in models.items():
-        parcellator = Parcellator(open_backend(model))
+    for name, scorer in scorers.items():
         for path in tqdm(find_scan_files(args.scans), desc=name, unit="scan"):
             if scan_name(path) in scores[name]:
                 continue
-            found = score_scan(parcellator, path, args.preprocessing, args.pairs, args.truth)
-            if not found:
-                continue
-            scores[name][scan_name(path)] = found
-            document = {
-                "models": {n: m.spec.onnx_sha256 for n, m in models.items()},
-                "preprocessing": args.preprocessing,
-                "summary": _summaries(scores),
-                "scans": scores,
-            }
-            write_atomically(args.output, (json.dumps(document, indent=1) + "\n").encode())
+            if found := scorer(path):
+                scores[name][scan_name(path)] = found
+                _write(args.output, models, args.preprocessing, scores)
     print(json.dumps(_summaries(scores), indent=1))
     return 0
+
+
+def _write(
+    path: Path, models: Mapping[str, Model], preprocessing: str, scores: Mapping[str, Any]
+) -> None:
+    document = {
+        "models": {name: model.spec.onnx_sha256 for name, model in models.items()},
+        "preprocessing": preprocessing,
+        "summary": _summaries(scores),
+        "scans": scores,
+    }
+    write_atomically(path, (json.dumps(document, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from neurobento.errors import ConfigError
+from training.studies.independent_truth import structures
 from training.studies.native_scores import main
 
 MNI = nib.affines.from_matvec(np.diag([1.5, 1.25, 1.1]), [-68.0, -90.0, -60.0])
@@ -73,3 +74,24 @@ def test_scores_of_another_preprocessing_are_not_mixed_in(command: list[str]) ->
     command[command.index("none")] = "stripped"
     with pytest.raises(ConfigError, match="another preprocessing"):
         main(command)
+
+
+def test_models_and_registration_are_scored_against_independent_truth(
+    command: list[str], pairs: Path, labels: Any, tmp_path: Path
+) -> None:
+    """The truth is the model's own labels, renamed; registration has lost a hippocampus."""
+    truth = np.zeros(labels.shape, np.int16)
+    for structure in structures():
+        truth[np.isin(labels, structure.values["aal"])] = structure.values["aseg"][0]
+    folder = tmp_path / "truth"
+    folder.mkdir()
+    nib.Nifti1Image(truth, MNI).to_filename(folder / "sub-01_aseg.nii.gz")
+    lost = structures()[0].values["aal"]
+    nib.Nifti1Image(np.where(np.isin(labels, lost), 0, labels), MNI).to_filename(pairs)
+    assert main([*command, "--truth", str(folder)]) == 0
+    found = json.loads((tmp_path / "scores.json").read_text())
+    model, registration = (found["scans"][name]["sub-01"] for name in ("compact", "registration"))
+    assert model["structures"] == 1
+    count = len(structures())
+    assert registration["structures"] == pytest.approx((count - 1) / count, abs=1e-4)
+    assert found["summary"]["compact"]["structures"]["least"] == 1

@@ -10,7 +10,6 @@ import pytest
 
 from neurobento.networks import ANOMALY_PRESETS, BRAIN_PRESETS, PRESETS, build
 
-
 CURVES = ("parcellation.task.draw_dice", "brain.task.draw_dice", "anomaly.task.draw_curves")
 
 

@@ -67,10 +67,9 @@ def test_a_resumed_run_ends_where_a_straight_one_does(
     assert_resumed_as_straight(start, tmp_path, recipe, step)
 
 
-@pytest.mark.alone
 @EACH_RECIPE
 def test_so_it_does_on_two_threads(start: Start, tmp_path: Path, recipe: Recipe) -> None:
-    """All other tests are on one; beside another process two would wait for each other."""
+    """All other tests are on one."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:

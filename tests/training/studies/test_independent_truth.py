@@ -170,8 +170,10 @@ def reoriented(scheme: str, codes: str, repeat: int = 1) -> Truth:
     return Truth(scheme, np.asarray(image.dataobj), image.affine)
 
 
-@pytest.mark.parametrize("scheme", ["aseg", "dkt", "muse"])
-@pytest.mark.parametrize(("codes", "repeat"), [("RAS", 1), ("LAS", 1), ("LIA", 2), ("ASL", 1)])
+GRIDS = [(scheme, axes, 1) for scheme in LABELS[1:] for axes in ("RAS", "LAS", "LIA", "ASL")]
+
+
+@pytest.mark.parametrize(("scheme", "codes", "repeat"), [*GRIDS, ("dkt", "LIA", 2)])
 def test_the_same_structures_on_another_grid_have_a_dice_of_one(
     scheme: str, codes: str, repeat: int
 ) -> None:

@@ -29,7 +29,7 @@ from tests.neurobento.serving.waiting import wait_for
 # tens of seconds on an idle machine
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-JOBS, KILLS, SERVERS = 200, 10, 3
+JOBS, KILLS, SERVERS = 120, 10, 3
 LIMITS = JobLimits(max_waiting=1000, keep_s=3600, longest_s=3600)
 KEEP_S = 3.0
 WAIT_S = 120

@@ -35,7 +35,12 @@ CARRIERS = {
 
 def noise(shape: tuple[int, ...] = SHAPE, dtype: Any = np.int16) -> NDArray[Any]:
     """Values from 0 to 99: they compress, but not like a bomb."""
-    return np.random.default_rng(1).integers(0, 100, shape).astype(dtype)
+    return _noise(tuple(map(int, shape))).astype(dtype)
+
+
+@cache
+def _noise(shape: tuple[int, ...]) -> NDArray[np.int64]:
+    return np.random.default_rng(1).integers(0, 100, shape)
 
 
 @cache

@@ -40,7 +40,7 @@ HELD = 0.95
 """Share of the brain that the donor's brain must hold."""
 
 FLUID_QUANTILE = 0.05
-"""Of the donor's brain: the intensity of the fluid between the brain and the donor's skull."""
+"""Place of the fluid's intensity among those of the donor's brain."""
 
 Affine = NDArray[np.float64]
 Array = NDArray[np.float32]

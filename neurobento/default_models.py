@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["BRAIN_MODEL", "DEFAULT_ANOMALY_MODEL", "DEFAULT_MODEL", "DEFAULT_MODELS"]
 
-DEFAULT_MODEL = "compact"
+DEFAULT_MODEL = "regions"
 """For parcellation."""
 
 DEFAULT_ANOMALY_MODEL = "anomaly"

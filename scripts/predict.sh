@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Send a scan to the service and save its parcellation.
-#   scripts/predict.sh -i scan.nii.gz -o parcellation.nii.gz [--preprocess [full|stripped|none]] [-model compact]
+#   scripts/predict.sh -i scan.nii.gz -o parcellation.nii.gz [--preprocess [full|stripped|none]] [-model regions]
 # --preprocess alone means full: a head with skull. stripped is for a brain without skull. Without the
 # option the image must be on the network grid.
 # NEUROBENTO_URL names the service (default http://127.0.0.1:3000).
@@ -11,7 +11,7 @@ usage() {
   exit 2
 }
 
-input= output= preprocess=false model=compact
+input= output= preprocess=false model=regions
 while [ $# -gt 0 ]; do
   case $1 in
     -i | --input) input=${2:-}; shift 2 || usage ;;

@@ -38,7 +38,7 @@ LIBRARY = """
 import hashlib, json, sys
 from pathlib import Path
 from neurobento import NeuroBentoError, Parcellator, find_model, open_backend, read_scan
-parcellator = Parcellator(open_backend(find_model("compact"), threads=2))
+parcellator = Parcellator(open_backend(find_model("regions"), threads=2))
 for preprocessing, path in zip(sys.argv[1::2], sys.argv[2::2]):
     try:
         done = parcellator.parcellate(read_scan(Path(path)), preprocessing)
@@ -257,7 +257,7 @@ def record(args: argparse.Namespace) -> dict[str, Any]:
         arguments = [
             word
             for preprocessing, path in both
-            for word in ("compact", "scan", preprocessing, str(path))
+            for word in ("regions", "scan", preprocessing, str(path))
         ]
         arguments += [
             word for path in [*slices, *bad] for word in ("anomaly", "slice", "-", str(path))

@@ -212,14 +212,14 @@ def _gzipped(data: bytes) -> bytes:
 
 @pytest.fixture(scope="session")
 def known_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder models/compact with a model whose labels are known: k/116 is label k."""
+    """The folder models/regions with a model whose labels are known: k/116 is label k."""
     import onnx
     from onnx import TensorProto, helper
 
     from neurobento.files import file_sha256
     from neurobento.spec import ModelSpec
 
-    folder = tmp_path_factory.mktemp("known") / "models" / "compact"
+    folder = tmp_path_factory.mktemp("known") / "models" / "regions"
     folder.mkdir(parents=True)
     image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 1, *NETWORK])
     labels = helper.make_tensor_value_info("labels", TensorProto.UINT8, ["N", *NETWORK])
@@ -237,7 +237,7 @@ def known_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     onnx.save(model, folder / "model.onnx")
     spec = ModelSpec(
-        "compact", "0.0.1", "compact", file_sha256(folder / "model.onnx"), "0" * 64, 18
+        "regions", "0.0.1", "compact", file_sha256(folder / "model.onnx"), "0" * 64, 18
     )
     spec.write(folder / "spec.json")
     return folder

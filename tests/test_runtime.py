@@ -95,7 +95,7 @@ def neurobento(*commands: list[object]) -> tuple[list[int], str]:
 @pytest.fixture
 def models(known_model: Path, tmp_path: Path) -> Path:
     """A folder with the known model, which sees images of preprocessing version 2."""
-    folder = tmp_path / "models" / "compact"
+    folder = tmp_path / "models" / "regions"
     shutil.copytree(known_model, folder)
     spec = ModelSpec.read(folder / "spec.json")
     newer = ModelSpec.of_task("parcellation", preprocessing_version=2, **_made_by(spec))

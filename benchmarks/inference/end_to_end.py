@@ -62,7 +62,9 @@ def _parcellate_behind_deepbet(scan: Scan, parcellator: Parcellator) -> Parcella
 
 def measure_end_to_end(args: argparse.Namespace) -> Run:
     """Measure a raw scan from file to regions; options as `benchmarks.inference.latency`."""
-    candidates = choose_candidates(args)
+    # the yardstick of the network alone takes part only if it is named
+    named = args.backends
+    candidates = [c for c in choose_candidates(args) if not named or c.backend in named]
     atlas = find_atlas(args.atlas) if args.registration else None
     fresh = begin_run(
         "end_to_end",

@@ -78,7 +78,7 @@ class Stack:
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of the smallest models that ship."""
     folder = tmp_path_factory.mktemp("models")
-    for name in ("compact", "anomaly"):
+    for name in ("regions", "anomaly"):
         (folder / name).symlink_to(ROOT / "models" / name)
     return folder
 
@@ -141,7 +141,7 @@ def _slice() -> bytes:
 
 def _use(server: Server, scan: bytes) -> list[int]:
     """A slice, a job, more scans at once than there are places, and one with no time."""
-    fields = {"model": "compact", "preprocessing": "stripped"}
+    fields = {"model": "regions", "preprocessing": "stripped"}
     files = {"file": ("scan", scan)}
 
     def parcellate(seconds: float) -> int:
@@ -271,7 +271,7 @@ def test_a_job_in_redis_outlives_a_kill_of_redis(models: Path, scan: bytes, tmp_
         with serving(models, tmp_path, **_ours(settings)) as server:
             server.client.headers["authorization"] = f"Bearer {TOKEN}"
             files = {"file": ("scan", scan)}
-            fields = {"model": "compact", "preprocessing": "stripped"}
+            fields = {"model": "regions", "preprocessing": "stripped"}
             taken = server.client.post("/v1/jobs", files=files, data=fields)
             assert taken.status_code == 202
             redis.send_signal(signal.SIGKILL)

@@ -54,7 +54,7 @@ class Server:
     log: Path
     client: httpx.Client
 
-    def predict(self, scan: bytes, query: str = "preprocessing=false&model=compact") -> Any:
+    def predict(self, scan: bytes, query: str = "preprocessing=false&model=regions") -> Any:
         return self.client.post(f"/predict/?{query}", files={"file": ("scan", scan)})
 
     def parcellation(self, scan: bytes, accept: str = "*/*", **fields: str) -> Any:
@@ -201,9 +201,9 @@ def standing_still(pid: int, service: str) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def known_models(known_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of models: `compact`, whose labels are known, and `anomaly`, whose scores are."""
+    """A folder of models: `regions`, whose labels are known, and `anomaly`, whose scores are."""
     folder = tmp_path_factory.mktemp("models")
-    shutil.copytree(known_model, folder / "compact")
+    shutil.copytree(known_model, folder / "regions")
     write_known_model(folder)
     return folder
 

@@ -282,10 +282,10 @@ def test_a_model_for_another_task_is_not_found_and_those_for_this_one_are_named(
     server: Any, scan_of: Any
 ) -> None:
     for answer, right, wrong in (
-        (server.anomaly(picture(), model="compact"), "one of anomaly", "compact"),
-        (server.anomaly(picture(), model="grand"), "one of anomaly", "compact"),
-        (server.parcellation(scan_of(1), model="anomaly"), "one of compact", "anomaly"),
-        (server.predict(scan_of(1), "model=anomaly"), "one of compact", "anomaly"),
+        (server.anomaly(picture(), model="regions"), "one of anomaly", "regions"),
+        (server.anomaly(picture(), model="grand"), "one of anomaly", "regions"),
+        (server.parcellation(scan_of(1), model="anomaly"), "one of regions", "anomaly"),
+        (server.predict(scan_of(1), "model=anomaly"), "one of regions", "anomaly"),
     ):
         error = refused(answer, 404)
         assert error["type"] == "ModelNotFound"
@@ -295,7 +295,7 @@ def test_a_model_for_another_task_is_not_found_and_those_for_this_one_are_named(
 
 REFUSED: dict[str, tuple[str, str, Any, str]] = {
     "a scan": ("anomaly", "scan", b"a scan", "`slice` or `image`"),
-    "a slice for parcellation": ("compact", "slice", b"a slice", "`scan` or `image`"),
+    "a slice for parcellation": ("regions", "slice", b"a slice", "`scan` or `image`"),
     "another grid": ("anomaly", "image", np.zeros((1, 1, 64, 64), np.float32), "128, 128"),
     "a scan's grid": ("anomaly", "image", np.zeros((1, 1, 9, 9, 9), np.float32), "128, 128"),
     "other values": ("anomaly", "image", np.full((1, 1, 128, 128), 2, np.float32), "0 to 1"),

@@ -91,10 +91,10 @@ def test_who_has_no_token_gets_nothing_but_the_probes(tight: Any, scan_of: Any) 
     tensor.set_data_from_numpy(np.array([scan_of(1)], dtype=np.object_))
     with triton_grpc.InferenceServerClient(tight.grpc) as client:
         with pytest.raises(InferenceServerException, match="token") as caught:
-            client.infer("compact", [tensor], parameters=NONE)
+            client.infer("regions", [tensor], parameters=NONE)
         assert caught.value.status() == "StatusCode.UNAUTHENTICATED"
         shown = {"authorization": f"Bearer {TOKEN}"}
-        assert client.infer("compact", [tensor], parameters=NONE, headers=shown)
+        assert client.infer("regions", [tensor], parameters=NONE, headers=shown)
 
 
 def test_at_a_deadline_all_work_is_ended_and_nothing_is_left(
@@ -121,7 +121,7 @@ def test_a_grpc_deadline_ends_the_work_too(tight: Any, head: bytes) -> None:
         pytest.raises(InferenceServerException) as caught,
     ):
         shown = {"authorization": f"Bearer {TOKEN}"}
-        client.infer("compact", [tensor], headers=shown, client_timeout=5)
+        client.infer("regions", [tensor], headers=shown, client_timeout=5)
     assert caught.value.status() == "StatusCode.DEADLINE_EXCEEDED"
     assert wait_until(lambda: not busy(tight), 5)
 
@@ -167,7 +167,7 @@ def test_more_than_there_are_places_for_are_refused_at_once(
     assert well(tight, scan_of(3))
 
 
-@pytest.mark.parametrize("kind", ["runner-compact", "preprocessing", "neurobento", "spawn_main"])
+@pytest.mark.parametrize("kind", ["runner-regions", "preprocessing", "neurobento", "spawn_main"])
 def test_a_killed_process_is_replaced_and_nobody_hangs(tight: Any, scan_of: Any, kind: str) -> None:
     """Clients go on asking; each gets its labels, a 503, or its connection cut."""
     scans = [scan_of(seed) for seed in (4, 5)]

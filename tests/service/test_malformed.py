@@ -93,7 +93,7 @@ def over_grpc(server: Any, case: Case) -> Answer:
         name="scan", datatype="BYTES", shape=[1], contents=content
     )
     asked = pb.ModelInferRequest(
-        model_name="compact",
+        model_name="regions",
         inputs=[scan],
         outputs=[pb.ModelInferRequest.InferRequestedOutputTensor(name="dseg")],
         parameters={"preprocessing": pb.InferParameter(string_param="none")},

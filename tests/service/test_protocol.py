@@ -32,20 +32,20 @@ def scan_input(module: Any, content: bytes) -> Any:
 
 def none(client: Any, module: Any, content: bytes, **options: Any) -> Any:
     parameters = {"preprocessing": "none"}
-    return client.infer("compact", [scan_input(module, content)], parameters=parameters, **options)
+    return client.infer("regions", [scan_input(module, content)], parameters=parameters, **options)
 
 
 def test_the_server_and_its_model_are_ready_and_described(grpc: Any, http: Any) -> None:
     for client in (grpc, http):
         assert client.is_server_live()
         assert client.is_server_ready()
-        assert client.is_model_ready("compact")
+        assert client.is_model_ready("regions")
     listed = grpc.get_model_repository_index().models
-    assert [model.name for model in listed] == ["anomaly", "compact"]
+    assert [model.name for model in listed] == ["anomaly", "regions"]
     assert {(model.version, model.state) for model in listed} == {("0.0.1", "READY")}
-    described = http.get_model_metadata("compact")
+    described = http.get_model_metadata("regions")
     assert {tensor["name"] for tensor in described["inputs"]} == {"scan", "image"}
-    assert {tensor.name for tensor in grpc.get_model_metadata("compact").outputs} == {
+    assert {tensor.name for tensor in grpc.get_model_metadata("regions").outputs} == {
         tensor["name"] for tensor in described["outputs"]
     }
 
@@ -62,7 +62,7 @@ def test_both_transports_give_the_forms_labels(
         affine = nib.Nifti1Image.from_bytes(gzip.decompress(scan)).affine
         assert np.array_equal(answer.as_numpy("affine"), affine)
         run = json.loads(bytes(answer.as_numpy("run")[0]))
-        assert run["model"]["name"] == "compact"
+        assert run["model"]["name"] == "regions"
         voxel_mm3 = abs(np.linalg.det(affine[:3, :3]))
         counts = np.bincount(known_labels(71).ravel(), minlength=117)[1:]
         np.testing.assert_allclose(answer.as_numpy("volumes_mm3"), counts * voxel_mm3, rtol=1e-6)
@@ -76,7 +76,7 @@ def test_images_on_the_network_grid_come_back_in_their_order(
     for client, module in ((grpc, triton_grpc), (http, triton_http)):
         tensor = module.InferInput("image", list(image.shape), "FP32")
         tensor.set_data_from_numpy(image)
-        answer = client.infer("compact", [tensor])
+        answer = client.infer("regions", [tensor])
         assert np.array_equal(answer.as_numpy("labels"), labels)
         counted = answer.as_numpy("voxels")
         assert counted.shape == (2, 116)
@@ -107,7 +107,7 @@ def test_errors_have_the_code_of_their_kind(
     ):
         with pytest.raises(InferenceServerException) as caught:
             client.infer(
-                change.get("model", "compact"),
+                change.get("model", "regions"),
                 [scan_input(module, change.get("content", scan_of(75)))],
                 model_version=change.get("version", ""),
                 parameters=change.get("parameters", {"preprocessing": "none"}),

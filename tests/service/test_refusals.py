@@ -68,7 +68,7 @@ def test_bad_options_a_missing_file_and_other_paths_and_methods_are_refused(
     server: Any, scan_of: Any
 ) -> None:
     scan = scan_of(51)
-    assert "compact" in refused(server.predict(scan, "model=grand"), 404)["message"]
+    assert "regions" in refused(server.predict(scan, "model=grand"), 404)["message"]
     assert "stripped" in refused(server.predict(scan, "preprocessing=some"), 400)["message"]
     assert "network" in refused(server.parcellation(scan, space="outer"), 400)["message"]
     assert refused(server.parcellation(scan, model="grand", **NONE), 404)["type"] == "ModelNotFound"

@@ -25,7 +25,7 @@ from tests.service.test_faults import active_requests, post, processes
 
 ROOT = Path(__file__).resolve().parents[2]
 NONE = {"preprocessing": "none"}
-RUNNER = "runner-compact"
+RUNNER = "runner-regions"
 PREPARING_S = 3
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
@@ -56,7 +56,7 @@ def test_the_zip_and_the_labels_alone_are_the_same(server: Any, scan_of: Any) ->
     alone = server.parcellation(scan_of(51), accept="application/gzip", **NONE)
     assert alone.headers["content-type"] == "application/gzip"
     assert inside == alone.content == server.predict(scan_of(51)).content
-    assert run["model"]["name"] == "compact"
+    assert run["model"]["name"] == "regions"
     assert run["preprocessing"] == "none"
 
 
@@ -120,7 +120,7 @@ def test_models_are_listed_and_a_request_id_is_given_back(server: Any) -> None:
     assert answer.headers["x-request-id"] == "mine-1"
     models = answer.json()["models"]
     found = [(model["name"], model["version"], model["task"]) for model in models]
-    assert found == [("anomaly", "0.0.1", "anomaly"), ("compact", "0.0.1", "parcellation")]
+    assert found == [("anomaly", "0.0.1", "anomaly"), ("regions", "0.0.1", "parcellation")]
 
 
 def test_jobs_are_kept_in_bentomls_home_by_default(server: Any) -> None:
@@ -185,9 +185,9 @@ MARK = "JANE_DOE_1970"
         (f"/predict/?preprocessing={MARK}", {"files": {"file": (MARK, b"scan")}}),
         (f"/predict/?model={MARK}", {"files": {"other": (None, MARK)}}),
         (f"/{MARK}?name={MARK}", {"json": {"name": MARK}}),
-        ("/v2/models/compact/infer", {"json": {"inputs": [{"name": MARK}]}}),
+        ("/v2/models/regions/infer", {"json": {"inputs": [{"name": MARK}]}}),
         (f"/v2/models/{MARK}/infer", {"json": {MARK: MARK}}),
-        ("/v2/models/compact/infer", {"content": MARK}),
+        ("/v2/models/regions/infer", {"content": MARK}),
     ],
 )
 def test_nothing_that_a_refused_client_sent_is_in_the_log(

@@ -21,7 +21,7 @@ SHOWN = ("authorization", f"Bearer {TOKEN}")
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 OTHER, REFUSED = "1af7651916cd43dd8448eb211c80319c", "2af7651916cd43dd8448eb211c80319c"
-SERVICES = {"neurobento", "preprocessing", "runner-compact"}
+SERVICES = {"neurobento", "preprocessing", "runner-regions"}
 
 
 def parent(trace: str) -> str:
@@ -92,7 +92,7 @@ def request_of(content: bytes) -> Any:
         contents=pb.InferTensorContents(bytes_contents=[content]),
     )
     return pb.ModelInferRequest(
-        model_name="compact",
+        model_name="regions",
         inputs=[scan],
         outputs=[pb.ModelInferRequest.InferRequestedOutputTensor(name="dseg")],
         parameters={"preprocessing": pb.InferParameter(string_param="none")},

@@ -19,8 +19,8 @@ pytestmark = pytest.mark.usefixtures("idle_backends")
 
 @pytest.fixture
 def two_models(known_model: Path, tmp_path: Path) -> Path:
-    """A folder of the models compact and unet."""
-    for name in ("compact", "unet"):
+    """A folder of the models regions and unet."""
+    for name in ("regions", "unet"):
         shutil.copytree(known_model, tmp_path / name)
         spec = ModelSpec.read(tmp_path / name / "spec.json")
         dataclasses.replace(spec, name=name).write(tmp_path / name / "spec.json")
@@ -37,18 +37,18 @@ def chosen(folder: Path, *extra: str) -> list[Any]:
 def test_every_model_and_backend_takes_part_once(two_models: Path) -> None:
     names = [candidate.name for candidate in chosen(two_models)]
     ways = ("pytorch fp32", "openvino fp32", "openvino bf16", "tensorrt fp16")
-    assert sorted(names) == sorted(f"{m} {way}" for m in ("compact", "unet") for way in ways)
+    assert sorted(names) == sorted(f"{m} {way}" for m in ("regions", "unet") for way in ways)
 
 
 def test_yardsticks_always_take_part(two_models: Path) -> None:
-    few = ("--models", "compact", "--backends", "openvino", "--precisions", "bf16")
+    few = ("--models", "regions", "--backends", "openvino", "--precisions", "bf16")
     names = [candidate.name for candidate in chosen(two_models, *few)]
-    assert names == [REFERENCE, "compact pytorch fp32", "compact openvino bf16"]
+    assert names == [REFERENCE, "regions pytorch fp32", "regions openvino bf16"]
 
 
 def test_without_a_unet_there_is_no_reference(known_model: Path) -> None:
     (only,) = chosen(known_model.parent, "--backends", "pytorch")
-    assert only.name == "compact pytorch fp32"
+    assert only.name == "regions pytorch fp32"
 
 
 def test_on_a_device_only_what_it_serves_takes_part(two_models: Path) -> None:
@@ -71,10 +71,10 @@ def test_unknown_names_are_refused(two_models: Path) -> None:
 def test_candidates_that_cannot_run_are_left_out_with_the_reason(
     two_models: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    opened, left_out = open_all(chosen(two_models, "--models", "compact"), threads=1)
+    opened, left_out = open_all(chosen(two_models, "--models", "regions"), threads=1)
     assert [candidate.backend for candidate, _ in opened] == [
         *("pytorch", "pytorch", "openvino", "openvino")
     ]
     reason = "expected a GPU; found none. Buy one."
-    assert left_out == {"compact tensorrt fp16": reason}
+    assert left_out == {"regions tensorrt fp16": reason}
     assert reason in capsys.readouterr().out

@@ -49,7 +49,7 @@ def test_every_stage_is_timed_and_registration_is_a_peer(
     main([*arguments(scan, known_model, tmp_path / "run.json"), "--registration"])
     run = Run.read(tmp_path / "run.json")
     assert (run.kind, run.scenario["preprocessing"]) == ("end_to_end", "stripped")
-    network = run.entries["compact pytorch fp32"].samples
+    network = run.entries["regions pytorch fp32"].samples
     after = ("restore", "measure", "total")
     wanted = [f"{name}_s" for name in ("read", *NINE_STEPS[1:], "infer", *after)]
     assert list(network) == wanted
@@ -71,7 +71,7 @@ def test_deepbets_mask_is_a_stage_of_a_peer(
     monkeypatch.setattr(end_to_end, "deepbet_mask", mask)
     main([*arguments(scan, known_model, tmp_path / "run.json"), "--deepbet"])
     run = Run.read(tmp_path / "run.json")
-    samples = run.entries["compact pytorch fp32 behind deepbet"].samples
+    samples = run.entries["regions pytorch fp32 behind deepbet"].samples
     assert {"skull_stripping_s", "infer_s", "total_s"} <= samples.keys()
     # once to read its networks, once to be timed
     assert len(masked) == 2
@@ -85,7 +85,7 @@ def test_the_stages_make_up_the_whole(scan: Path) -> None:
             "parcellation",
             name="still",
             version="0",
-            network="compact",
+            network="regions",
             onnx_sha256="",
             checkpoint_sha256="",
             opset=18,

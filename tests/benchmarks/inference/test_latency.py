@@ -46,14 +46,14 @@ def test_a_run_holds_every_candidate_and_batch(arguments: list[str], tmp_path: P
     assert main([*arguments, "--batches", "1", "2"]) == 0
     run = Run.read(tmp_path / "run.json")
     assert list(run.entries) == [
-        *("compact pytorch fp32", "compact pytorch fp32 batch 2"),
-        *("compact openvino fp32", "compact openvino fp32 batch 2", "compact openvino bf16"),
+        *("regions pytorch fp32", "regions pytorch fp32 batch 2"),
+        *("regions openvino fp32", "regions openvino fp32 batch 2", "regions openvino bf16"),
     ]
     assert all(len(entry.samples["seconds"]) == 2 for entry in run.entries.values())
-    assert run.entries["compact openvino fp32 batch 2"].facts["batch"] == 2
-    assert set(run.left_out) == {"compact tensorrt fp16", "compact openvino bf16 batch 2"}
+    assert run.entries["regions openvino fp32 batch 2"].facts["batch"] == 2
+    assert set(run.left_out) == {"regions tensorrt fp16", "regions openvino bf16 batch 2"}
     assert run.scenario["threads"] == 1
-    assert len(run.models["compact"]) == 64
+    assert len(run.models["regions"]) == 64
 
 
 @pytest.mark.usefixtures("idle_backends")
@@ -63,7 +63,7 @@ def test_a_run_is_never_measured_over_another(arguments: list[str]) -> None:
         main(arguments)
     main([*arguments, "--resume", "--rounds", "3"])
     run = Run.read(Path(arguments[2]))
-    assert len(run.entries["compact pytorch fp32"].samples["seconds"]) == 3
+    assert len(run.entries["regions pytorch fp32"].samples["seconds"]) == 3
 
 
 @pytest.mark.usefixtures("idle_backends")
@@ -83,7 +83,7 @@ def test_a_candidate_that_is_quick_gives_more_samples(arguments: list[str]) -> N
 
 def test_a_real_backend_takes_part(arguments: list[str], tmp_path: Path) -> None:
     main([*arguments, "--backends", "openvino", "--precisions", "fp32"])
-    samples: Any = Run.read(tmp_path / "run.json").entries["compact openvino fp32"].samples
+    samples: Any = Run.read(tmp_path / "run.json").entries["regions openvino fp32"].samples
     assert len(samples["seconds"]) == 2
     assert min(samples["seconds"]) > 0
 
@@ -92,7 +92,7 @@ def test_slices_are_measured_with_models_for_anomalies_alone(
     known_model: Path, tmp_path: Path, own_environment: None
 ) -> None:
     write_known_model(tmp_path / "models")
-    (tmp_path / "models" / "compact").symlink_to(known_model)
+    (tmp_path / "models" / "regions").symlink_to(known_model)
     image = tmp_path / "slice.png"
     Image.fromarray(np.random.default_rng(0).integers(1, 255, (64, 64), np.uint8)).save(image)
     command = ["--slice", str(image), "-o", str(tmp_path / "run.json"), "--rounds", "1"]
@@ -101,5 +101,5 @@ def test_slices_are_measured_with_models_for_anomalies_alone(
     run = Run.read(tmp_path / "run.json")
     assert run.kind == "slices"
     assert set(run.models) == {name.split()[0] for name in run.entries}
-    assert "compact" not in run.models
+    assert "regions" not in run.models
     assert {entry.facts["batch"] for entry in run.entries.values()} == {1, 3}

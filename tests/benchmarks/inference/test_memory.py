@@ -28,14 +28,14 @@ def test_a_candidates_peak_lies_above_its_libraries(known_model: Path, tmp_path:
     """The known model's image and scaled image alone take 11 MB."""
     main(arguments(known_model, tmp_path / "run.json", "onnxruntime"))
     run = Run.read(tmp_path / "run.json")
-    samples = run.entries["compact onnxruntime fp32"].samples
+    samples = run.entries["regions onnxruntime fp32"].samples
     baseline, loaded, peak = (
         samples[f"host_{name}_bytes"][0] for name in ("baseline", "loaded", "peak")
     )
     assert 50e6 < baseline < loaded < peak < 2e9
     assert peak - baseline > 11e6
-    assert set(run.left_out) == {"compact pytorch fp32"}
-    assert "weights.pt" in run.left_out["compact pytorch fp32"]
+    assert set(run.left_out) == {"regions pytorch fp32"}
+    assert "weights.pt" in run.left_out["regions pytorch fp32"]
 
 
 def test_the_whole_path_of_a_scan_is_measured(
@@ -46,7 +46,7 @@ def test_the_whole_path_of_a_scan_is_measured(
     main([*arguments(known_model, tmp_path / "run.json", "onnxruntime"), *options])
     run = Run.read(tmp_path / "run.json")
     assert run.scenario["preprocessing"] == "stripped"
-    samples = run.entries["compact onnxruntime fp32"].samples
+    samples = run.entries["regions onnxruntime fp32"].samples
     assert samples["host_peak_bytes"][0] > samples["host_loaded_bytes"][0]
 
 
@@ -76,7 +76,7 @@ def test_figures_of_the_gpu_stand_beside_the_hosts(
     monkeypatch.setattr(memory, "gpu_memory_used_bytes", lambda: next(used, 4 * GIB))
     replace_probe("""print('noise\\n{"host_baseline_bytes": 1, "host_peak_bytes": 2}')""")
     main(arguments(known_model, tmp_path / "run.json", "pytorch"))
-    samples = Run.read(tmp_path / "run.json").entries["compact pytorch fp32"].samples
+    samples = Run.read(tmp_path / "run.json").entries["regions pytorch fp32"].samples
     assert samples["device_peak_bytes"] == [3 * GIB]
 
 
@@ -107,4 +107,4 @@ def test_a_candidate_that_does_not_answer_is_left_out(
         monkeypatch.setattr(memory, "LIMIT_S", 0.2)
     replace_probe(program)
     main(arguments(known_model, tmp_path / "run.json", "pytorch"))
-    assert Run.read(tmp_path / "run.json").left_out == {"compact pytorch fp32": reason}
+    assert Run.read(tmp_path / "run.json").left_out == {"regions pytorch fp32": reason}

@@ -31,9 +31,9 @@ class Metrics:
 
 def test_each_batch_is_counted_once() -> None:
     metrics = Metrics()
-    metrics.count("runner-compact", 1, 1, 2, 3, 8, 9)
+    metrics.count("runner-regions", 1, 1, 2, 3, 8, 9)
     assert parse_batch_sizes(metrics.text()) == {
-        "runner-compact": {
+        "runner-regions": {
             "up to 1": 2,
             "up to 2": 1,
             "up to 4": 1,
@@ -47,23 +47,23 @@ def test_each_batch_is_counted_once() -> None:
 
 def test_workers_of_a_runner_are_added_and_runners_are_not() -> None:
     metrics = Metrics()
-    metrics.count("runner-compact", 2, worker="1")
-    metrics.count("runner-compact", 2, worker="2")
+    metrics.count("runner-regions", 2, worker="1")
+    metrics.count("runner-regions", 2, worker="2")
     metrics.count("runner-unet", 1)
     found = parse_batch_sizes(metrics.text())
-    assert found["runner-compact"]["up to 2"] == found["runner-compact"]["batches"] == 2
+    assert found["runner-regions"]["up to 2"] == found["runner-regions"]["batches"] == 2
     assert found["runner-unet"]["scans"] == 1
 
 
 def test_only_what_was_made_between_two_readings_counts() -> None:
     metrics = Metrics()
-    metrics.count("runner-compact", 1, 1, 4)
+    metrics.count("runner-regions", 1, 1, 4)
     metrics.count("runner-unet", 1)
     before = parse_batch_sizes(metrics.text())
-    metrics.count("runner-compact", 4, 8)
+    metrics.count("runner-regions", 4, 8)
     made = batches_between(before, parse_batch_sizes(metrics.text()))
-    assert set(made) == {"runner-compact"}
-    counted = {name: count for name, count in made["runner-compact"].items() if count}
+    assert set(made) == {"runner-regions"}
+    counted = {name: count for name, count in made["runner-regions"].items() if count}
     assert counted == {"up to 4": 1, "up to 8": 1, "batches": 2, "scans": 12}
 
 

@@ -31,7 +31,7 @@ class Service:
 
     @contextlib.asynccontextmanager
     async def open(self, protocol: str, url: str, model: str, _: str) -> AsyncIterator[Any]:
-        assert (protocol, url, model) == ("http", URL, "compact")
+        assert (protocol, url, model) == ("http", URL, "regions")
 
         async def send_scan(scan: bytes) -> tuple[str, str, bytes]:
             assert scan == b"a scan"
@@ -46,8 +46,8 @@ class Service:
     def read_page(self, url: str, path: str) -> Any:
         self.pages.append(f"{url}{path}")
         if path == "/v1/models":
-            return Page(json.dumps({"models": [{"name": "compact", "onnx_sha256": "ab"}]}))
-        labels = 'runner_name="runner-compact"'
+            return Page(json.dumps({"models": [{"name": "regions", "onnx_sha256": "ab"}]}))
+        labels = 'runner_name="runner-regions"'
         return Page(
             f"# TYPE {BATCH_METRIC} histogram\n"
             f'{BATCH_METRIC}_bucket{{le="1.0",{labels}}} {self.sent}\n'
@@ -91,14 +91,14 @@ def arguments(tmp_path: Path) -> list[str]:
 def test_every_rate_is_an_entry(service: Service, arguments: list[str], tmp_path: Path) -> None:
     assert main(arguments) == 0
     run = Run.read(tmp_path / "run.json")
-    assert run.models == {"compact": "ab"}
+    assert run.models == {"regions": "ab"}
     assert list(run.entries) == ["30/s", "60/s"]
     facts = run.entries["60/s"].facts
     # one to warm up, three at 30/s, six at 60/s
     assert service.sent == 10
     assert (facts["sent"], facts["outcomes"]) == (6, {"ok": 4, "refused": 2})
     assert facts["statuses"] == {"200": 4, "429": 2}
-    assert facts["batch_sizes"]["runner-compact"]["batches"] == 6
+    assert facts["batch_sizes"]["runner-regions"]["batches"] == 6
     samples = run.entries["60/s"].samples
     assert all(0.05 <= seconds < 0.2 for seconds in samples["ok_s"])
     assert all(seconds < 0.05 for seconds in samples["refused_s"])

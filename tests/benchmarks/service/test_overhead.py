@@ -71,7 +71,7 @@ class Known:
 def known(monkeypatch: pytest.MonkeyPatch) -> Known:
     """Replace the real library and service."""
     both = Known()
-    model = SimpleNamespace(spec=SimpleNamespace(name="compact", onnx_sha256="ab"))
+    model = SimpleNamespace(spec=SimpleNamespace(name="regions", onnx_sha256="ab"))
     monkeypatch.setattr(module, "_library", both.library)
     monkeypatch.setattr(module, "open_senders", both.open)
     monkeypatch.setattr(module, "find_model", lambda name: model)
@@ -102,7 +102,7 @@ def test_the_exit_status_is_the_verdict_and_the_run_is_written(
     assert main(arguments) == int(not holds)
     assert ("does not hold" in capsys.readouterr().out) is not holds
     run = Run.read(tmp_path / "run.json")
-    assert (list(run.entries), run.models) == ([IN_PROCESS, "http"], {"compact": "ab"})
+    assert (list(run.entries), run.models) == ([IN_PROCESS, "http"], {"regions": "ab"})
     assert [len(samples) for samples in run.entries["http"].samples.values()] == [3, 1]
 
 

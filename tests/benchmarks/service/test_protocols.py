@@ -73,7 +73,7 @@ async def grpc_server(servicer: Inference) -> AsyncIterator[str]:
 
 
 async def send(protocol: Protocol, url: str, preprocessing: str = "stripped") -> tuple[str, str]:
-    async with open_sender(protocol, url, "compact", preprocessing) as send_scan:
+    async with open_sender(protocol, url, "regions", preprocessing) as send_scan:
         outcome, status, _ = await send_scan(CONTENT)
         return outcome, status
 
@@ -104,7 +104,7 @@ def test_http_requests_labels_as_documented() -> None:
     assert seen == {
         "path": "/v1/parcellation",
         "query": {},
-        "fields": {"model": "compact", "preprocessing": "stripped"},
+        "fields": {"model": "regions", "preprocessing": "stripped"},
         "file": ("scan", CONTENT),
         "accept": "application/gzip",
     }
@@ -116,7 +116,7 @@ def test_http_requests_labels_as_documented() -> None:
 def test_predict_sends_what_report_a_does(preprocessing: str, sent: str) -> None:
     _, seen = send_http("predict", 200, preprocessing)
     assert (seen["path"], seen["fields"]) == ("/predict/", {})
-    assert seen["query"] == {"model": "compact", "preprocessing": sent}
+    assert seen["query"] == {"model": "regions", "preprocessing": sent}
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_grpc_speaks_the_open_inference_protocol() -> None:
     servicer = Inference()
     assert send_grpc(servicer) == ("ok", "OK")
     (request,) = servicer.requests
-    assert request.model_name == "compact"
+    assert request.model_name == "regions"
     assert request.parameters["preprocessing"].string_param == "stripped"
     (scan,) = request.inputs
     assert (scan.name, scan.datatype, list(scan.shape)) == ("scan", "BYTES", [1])

@@ -34,14 +34,14 @@ def test_growth_is_the_last_minute_over_the_third() -> None:
 def test_processes_are_named_by_their_service() -> None:
     """A service as BentoML starts it, and something else; both sleep."""
     sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
-    service = subprocess.Popen([*sleep, "--service-name", "runner-compact"])
+    service = subprocess.Popen([*sleep, "--service-name", "runner-regions"])
     other = subprocess.Popen(sleep)
     try:
         names = process_names(os.getpid())
         assert names[os.getpid()] == "master"
-        assert names[service.pid] == "runner-compact"
+        assert names[service.pid] == "runner-regions"
         assert other.pid not in names
-        assert pids_by_kind(os.getpid())["runner-compact"] == [service.pid]
+        assert pids_by_kind(os.getpid())["runner-regions"] == [service.pid]
     finally:
         for process in (service, other):
             process.kill()

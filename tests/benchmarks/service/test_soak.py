@@ -30,15 +30,15 @@ def test_processes_that_stay_and_do_not_grow_are_no_problem() -> None:
 def test_a_process_that_was_replaced_is_named_twice() -> None:
     seen = {
         (1, "master"): steady(*LOOKS),
-        (7, "runner-compact"): steady(*LOOKS[:40]),
-        (8, "runner-compact"): steady(*LOOKS[41:]),
+        (7, "runner-regions"): steady(*LOOKS[:40]),
+        (8, "runner-regions"): steady(*LOOKS[41:]),
     }
     entries = memory_entries(LOOKS, seen)
-    names = ("master", "runner-compact", "runner-compact 8")
+    names = ("master", "runner-regions", "runner-regions 8")
     assert list(entries) == [f"memory of {name}" for name in names]
     found = problems(entries, minutes=10)
-    assert "runner-compact: ended before the run" in found
-    assert "runner-compact 8: started during the run" in found
+    assert "runner-regions: ended before the run" in found
+    assert "runner-regions 8: started during the run" in found
     assert not any(each.startswith("master") for each in found)
 
 
@@ -74,7 +74,7 @@ def arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return {"http": GOOD, **memory_entries([0.0], {(1, "master"): steady(0.0)})}
 
     monkeypatch.setattr(soak, "run_soak", answered)
-    monkeypatch.setattr(soak, "served_models", lambda url: {"compact": "ab"})
+    monkeypatch.setattr(soak, "served_models", lambda url: {"regions": "ab"})
     monkeypatch.setattr(soak, "require_server", lambda pid: None)
     (tmp_path / "scan.nii.gz").write_bytes(b"a scan")
     scan, run = str(tmp_path / "scan.nii.gz"), str(tmp_path / "run.json")

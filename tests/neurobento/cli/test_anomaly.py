@@ -162,7 +162,7 @@ def test_a_missing_file_is_named(
 
 @pytest.mark.parametrize(
     ("command", "name", "task"),
-    [("anomaly", "compact", "parcellation"), ("parcellate", "anomaly", "anomaly")],
+    [("anomaly", "regions", "parcellation"), ("parcellate", "anomaly", "anomaly")],
 )
 def test_a_model_for_the_other_task_is_refused(
     command: str,
@@ -174,7 +174,7 @@ def test_a_model_for_the_other_task_is_refused(
     tmp_path: Path,
     refusal: CheckRefusal,
 ) -> None:
-    folder = str(known_model.parent if name == "compact" else models)
+    folder = str(known_model.parent if name == "regions" else models)
     options = ["--models", folder, "--model", name, "--threads", "1"]
     message = refusal(main([command, str(scan), "-o", str(tmp_path / "out"), *options]))
     assert (message[1], message[3]) == ("model", f"{name!r}, for {task!r}")

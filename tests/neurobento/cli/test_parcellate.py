@@ -123,13 +123,13 @@ def test_an_unknown_backend_precision_or_model_is_refused(
     message = refusal(parcellate(scan, option, "abacus"))
     assert message[3] == "'abacus'"
     if option == "--model":
-        assert message[2] == "one of compact"
+        assert message[2] == "one of regions"
 
 
 def test_a_changed_model_is_refused(
     scan: Path, known_model: Path, tmp_path: Path, refusal: CheckRefusal
 ) -> None:
-    folder = tmp_path / "models" / "compact"
+    folder = tmp_path / "models" / "regions"
     folder.mkdir(parents=True)
     (folder / "spec.json").write_bytes((known_model / "spec.json").read_bytes())
     (folder / "model.onnx").write_bytes((known_model / "model.onnx").read_bytes() + b"\0")

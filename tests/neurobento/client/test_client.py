@@ -107,7 +107,7 @@ def test_without_a_model_the_default_one_answers(service: FakeService) -> None:
     service.replies = [Files(ANOMALY_FILES)]
     ask_anomaly(service.url)
     # over HTTP the service chooses it; over gRPC a name is part of the protocol
-    models = [None, None] if service.scheme == "http" else ["compact", "anomaly"]
+    models = [None, None] if service.scheme == "http" else ["regions", "anomaly"]
     assert [seen.fields.get("model") for seen in service.seen] == models
 
 
@@ -485,7 +485,7 @@ def test_a_missing_output_is_an_error(grpc: GrpcService) -> None:
 
 
 def test_models_are_what_the_service_says_and_something_else_is_an_error(http: HttpService) -> None:
-    models = [{"name": "compact", "version": "1.0.0"}]
+    models = [{"name": "regions", "version": "1.0.0"}]
     http.replies = [Raw(503), Raw(200, json.dumps({"models": models}).encode())]
     with Client(http.url, retries=SOON, token=TOKEN) as client:
         assert client.models() == models
@@ -502,8 +502,8 @@ def test_over_grpc_models_need_an_index(grpc: GrpcService) -> None:
             client.models()
         assert caught.value.remedy == "Ask it over HTTP."
         assert caught.value.subject == grpc.url
-        grpc.models = [("compact", "1.0.0")]
-        assert client.models() == [{"name": "compact", "version": "1.0.0"}]
+        grpc.models = [("regions", "1.0.0")]
+        assert client.models() == [{"name": "regions", "version": "1.0.0"}]
 
 
 def test_ready_is_what_the_service_says(grpc: GrpcService, http: HttpService) -> None:
@@ -522,7 +522,7 @@ def test_ready_is_what_the_service_says(grpc: GrpcService, http: HttpService) ->
     "url",
     [
         *("", "127.0.0.1:3000", "ftp://host/", "http://", "http://host:port", "http://host:65536"),
-        *("http://ho st", "http://host/?model=compact", "http://jane:secret@host:3000"),
+        *("http://ho st", "http://host/?model=regions", "http://jane:secret@host:3000"),
         *("grpc://host", "grpc://host:3001/path", "grpcs://jane:secret@host:3001"),
     ],
 )

@@ -60,7 +60,7 @@ def test_the_service_has_the_published_name() -> None:
 
 
 def test_what_one_implementation_writes_the_other_reads() -> None:
-    request = own.ModelInferRequest(model_name="compact", id="1", raw_input_contents=[b"scan"])
+    request = own.ModelInferRequest(model_name="regions", id="1", raw_input_contents=[b"scan"])
     request.inputs.add(name="scan", datatype="BYTES", shape=[1])
     request.parameters["preprocessing"].string_param = "full"
     theirs = service_pb2.ModelInferRequest.FromString(request.SerializeToString())

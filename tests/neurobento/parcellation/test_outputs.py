@@ -184,7 +184,7 @@ def test_the_run_file_says_which_model_answered_how_it_was_run_and_what_was_foun
 ) -> None:
     assert run["format"] == RUN_FORMAT == 1
     assert run["model"] == {
-        "name": "compact",
+        "name": "regions",
         "version": "0.0.1",
         "onnx_sha256": backend.spec.onnx_sha256,
         "region_table_sha256": aal116().sha256,

@@ -36,9 +36,9 @@ from tests.neurobento.anomaly.known_anomaly import THRESHOLD, KnownBackend
 from tests.neurobento.imaging.slices.files import grey
 
 CONTENT = b"the bytes of a scan"
-FACTS = {"model": {"name": "compact"}, "backend": {"name": "fake"}}
+FACTS = {"model": {"name": "regions"}, "backend": {"name": "fake"}}
 SPECS = [
-    ModelSpec("compact", "1.2.0", "compact", "0" * 64, "0" * 64, 18),
+    ModelSpec("regions", "1.2.0", "compact", "0" * 64, "0" * 64, 18),
     ModelSpec("unet", "0.3.0", "unet", "0" * 64, "0" * 64, 18),
 ]
 NATIVE_SHAPE = (40, 50, 30)

@@ -129,8 +129,8 @@ def test_bentoml_still_fetches_and_takes_all_by_itself() -> None:
 
 
 def test_a_file_and_its_options_pass_but_its_name_is_forgotten(serde: Any) -> None:
-    found = read(serde, SCAN, part("model", "compact"), part("space", "native"))
-    assert (found["model"], found["space"]) == ("compact", "native")
+    found = read(serde, SCAN, part("model", "regions"), part("space", "native"))
+    assert (found["model"], found["space"]) == ("regions", "native")
     assert found["file"][1] == b"\x1f\x8b scan"
     assert read(serde, SCAN)["file"][0] == "scan"
     content = bytes(3 << 20)
@@ -271,10 +271,10 @@ def endpoints(registry: CollectorRegistry) -> set[str]:
 
 
 def test_paths_that_there_are_are_counted_and_others_pass_uncounted(counting: Any) -> None:
-    for path in ("/predict/", "/v2/models/compact/infer"):
+    for path in ("/predict/", "/v2/models/regions/infer"):
         assert ask(counting.app, path) == path.encode()
     before = endpoints(counting.registry)
-    assert {"/predict/", "/v2/models/compact/infer"} <= before
+    assert {"/predict/", "/v2/models/regions/infer"} <= before
     for path in ("/wp-login.php", "/v2/models/a/b", "/predict"):
         assert ask(counting.app, path) == path.encode()
     assert endpoints(counting.registry) == before

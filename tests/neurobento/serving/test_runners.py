@@ -24,7 +24,7 @@ from neurobento.serving.runners import (
 from neurobento.spec import ModelSpec
 
 SPECS = [
-    ModelSpec("compact", "1.2.0", "compact", "0" * 64, "0" * 64, 18),
+    ModelSpec("regions", "1.2.0", "compact", "0" * 64, "0" * 64, 18),
     ModelSpec("slices", "0.3.0", "anomaly_unet", "1" * 64, "1" * 64, 18, task="anomaly"),
 ]
 API_OF_TASK = {"parcellation": "segment", "anomaly": "detect"}
@@ -49,7 +49,7 @@ def test_a_front_depends_on_the_runner_of_every_model() -> None:
         pass
 
     assert Front.dependencies.keys() == {runner_attribute(spec.name) for spec in SPECS}
-    assert {"runner-compact", "runner-slices"} <= Front.all_services().keys()
+    assert {"runner-regions", "runner-slices"} <= Front.all_services().keys()
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def serve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., list
     ]
     specs.append(ModelSpec("brain", "1.0.0", "brain_finder", "3" * 64, "3" * 64, 18, task="brain"))
     monkeypatch.setattr(runners, "list_specs", lambda folder: specs)
-    monkeypatch.setattr(runners, "DEFAULT_MODEL", "compact")
+    monkeypatch.setattr(runners, "DEFAULT_MODEL", "regions")
 
     def names(served: tuple[str, ...] = (), *, own_folder: bool = False) -> list[str]:
         models = tmp_path if own_folder else None
@@ -74,18 +74,18 @@ def serve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., list
 def test_the_default_models_are_served_unless_others_are_named(
     serve: Callable[..., list[str]],
 ) -> None:
-    assert serve() == ["compact", "anomaly"]
-    assert serve(("slices", "compact")) == ["compact", "slices"]
-    assert serve(("all",)) == ["compact", "slices", "anomaly"]
+    assert serve() == ["regions", "anomaly"]
+    assert serve(("slices", "regions")) == ["regions", "slices"]
+    assert serve(("all",)) == ["regions", "slices", "anomaly"]
 
 
 def test_all_of_a_folder_that_is_given_is_served(serve: Callable[..., list[str]]) -> None:
-    assert serve(own_folder=True) == ["compact", "slices", "anomaly"]
+    assert serve(own_folder=True) == ["regions", "slices", "anomaly"]
 
 
 def test_a_model_that_is_not_there_is_an_error_at_start(serve: Callable[..., list[str]]) -> None:
     with pytest.raises(ConfigError, match="brain, unknown"):
-        serve(("compact", "brain", "unknown"))
+        serve(("regions", "brain", "unknown"))
 
 
 @pytest.mark.parametrize(

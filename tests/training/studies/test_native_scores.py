@@ -90,8 +90,8 @@ def test_models_and_registration_are_scored_against_independent_truth(
     nib.Nifti1Image(np.where(np.isin(labels, lost), 0, labels), MNI).to_filename(pairs)
     assert main([*command, "--truth", str(folder)]) == 0
     found = json.loads((tmp_path / "scores.json").read_text())
-    model, registration = (found["scans"][name]["sub-01"] for name in ("compact", "registration"))
+    model, registration = (found["scans"][name]["sub-01"] for name in ("regions", "registration"))
     assert model["structures"] == 1
     count = len(structures())
     assert registration["structures"] == pytest.approx((count - 1) / count, abs=1e-4)
-    assert found["summary"]["compact"]["structures"]["least"] == 1
+    assert found["summary"]["regions"]["structures"]["least"] == 1

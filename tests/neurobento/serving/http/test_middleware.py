@@ -28,8 +28,8 @@ LIMIT = 1000
 LIMITS = RequestLimits(body_bytes=LIMIT, request_s=60.0, upload_s=30.0)
 FORM = "multipart/form-data; boundary=x"
 SECRET = "a-token-of-enough-characters"
-INFER = "/v2/models/compact/infer"
-WORK = ("/predict/", "/v1/parcellation", INFER, "/v2/models/compact/versions/1/infer")
+INFER = "/v2/models/regions/infer"
+WORK = ("/predict/", "/v1/parcellation", INFER, "/v2/models/regions/versions/1/infer")
 
 
 @dataclass
@@ -235,7 +235,7 @@ def test_the_protocols_root_is_not_redirected() -> None:
     assert ask(app, "/v2", method="GET").status == 200
 
 
-MODEL = "/v2/models/compact"
+MODEL = "/v2/models/regions"
 KNOWN_V2 = ["/v2", "/v2/health/live", "/v2/health/ready", MODEL, f"{MODEL}/ready", f"{MODEL}/infer"]
 KNOWN_V2 += [f"{MODEL}_2.0-int8/versions/0.1.0/infer", f"{MODEL}/versions/1"]
 KNOWN_V2 += [f"{MODEL}/versions/1/ready"]
@@ -354,7 +354,7 @@ def test_without_a_slot_work_is_429_before_its_body_is_read(run: RunFolder) -> N
         assert int(answer.headers["retry-after"]) >= 1
         assert answer.pulled == 0
         assert run.active_requests == 0
-    for path in ("/v1/models", "/metrics", "/readyz", "/v2/models/compact/ready"):
+    for path in ("/v1/models", "/metrics", "/readyz", "/v2/models/regions/ready"):
         assert ask(answering(200, b""), path, admission=admitting(0)).status == 200
     for path in ("/predict/", INFER):
         app = answering(405, b"")

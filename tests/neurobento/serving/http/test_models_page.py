@@ -33,7 +33,7 @@ def test_a_model_is_described_by_its_spec(spec: ModelSpec, known_model: Path) ->
     assert ask([spec]).json() == {
         "models": [
             {
-                "name": "compact",
+                "name": "regions",
                 "version": "0.0.1",
                 "task": "parcellation",
                 "network": "compact",
@@ -68,7 +68,7 @@ def test_a_model_for_anomalies_says_what_it_gives_and_what_its_threshold_means()
 def test_models_keep_their_order_and_other_methods_and_paths_are_refused(spec: ModelSpec) -> None:
     other = ModelSpec(**{**spec.__dict__, "name": "unet"})
     names = [model["name"] for model in ask([other, spec]).json()["models"]]
-    assert names == ["unet", "compact"]
+    assert names == ["unet", "regions"]
     assert ask([]).json() == {"models": []}
     assert ask([spec], "POST").status_code == 405
     assert ask([spec], path="/model").status_code == 404

@@ -60,7 +60,7 @@ def ask(handler: FakeHandler) -> Callable[..., dict[str, Tensor]]:
 
     def ask(*inputs: Tensor, **asked: Any) -> dict[str, Tensor]:
         call = RequestContext("r-1", "grpc", 60.0)
-        request = InferRequest(**{"model": "compact", "version": "", "inputs": inputs, **asked})
+        request = InferRequest(**{"model": "regions", "version": "", "inputs": inputs, **asked})
         found = asyncio.run(inference_of(handler).infer(request, call))
         return {tensor.name: tensor for tensor in found}
 
@@ -173,8 +173,8 @@ def test_a_refusal_repeats_nothing_of_the_tensor() -> None:
 
 
 def test_metadata_say_what_a_model_takes_and_gives(handler: FakeHandler, ask: Any) -> None:
-    found = inference_of(handler).metadata("compact", "1.2.0")
-    assert (found["name"], found["versions"]) == ("compact", ["1.2.0"])
+    found = inference_of(handler).metadata("regions", "1.2.0")
+    assert (found["name"], found["versions"]) == ("regions", ["1.2.0"])
     assert found["platform"]
     inputs = {each["name"]: (each["datatype"], each["shape"]) for each in found["inputs"]}
     assert inputs == {"scan": ("BYTES", [1]), "image": ("FP32", [-1, 1, *GRID])}
@@ -189,7 +189,7 @@ def test_metadata_say_what_a_model_takes_and_gives(handler: FakeHandler, ask: An
         assert all(n in (-1, m) for n, m in zip(shape, tensor.shape, strict=True))
 
 
-@pytest.mark.parametrize(("model", "version"), [("grand", ""), ("compact", "9"), ("", "")])
+@pytest.mark.parametrize(("model", "version"), [("grand", ""), ("regions", "9"), ("", "")])
 def test_a_model_that_is_not_served_is_not_found(
     model: str, version: str, handler: FakeHandler, ask: Any
 ) -> None:
@@ -199,7 +199,7 @@ def test_a_model_that_is_not_served_is_not_found(
         lambda: inference.metadata(model, version),
         lambda: ask(SCAN, model=model, version=version),
     ):
-        with pytest.raises(ModelNotFound, match=r"compact 1\.2\.0, unet 0\.3\.0"):
+        with pytest.raises(ModelNotFound, match=r"regions 1\.2\.0, unet 0\.3\.0"):
             refused()
     assert handler.options == []
 
@@ -304,7 +304,7 @@ def test_images_are_segmented_together_as_each_alone(
 
 @pytest.mark.parametrize("wanted", [["labels"], ["run", "affine"], ["dseg", "labels"]])
 def test_outputs_come_as_wanted_and_in_that_order(wanted: list[str], handler: FakeHandler) -> None:
-    request = InferRequest("compact", "", [SCAN], wanted)
+    request = InferRequest("regions", "", [SCAN], wanted)
     inference = inference_of(handler)
     found = asyncio.run(inference.infer(request, RequestContext("r-1", "grpc", 60.0)))
     assert [tensor.name for tensor in found] == wanted
@@ -359,7 +359,7 @@ def test_packing_is_not_waited_for_beyond_the_call(
 
     async def infer() -> None:
         call = RequestContext("r-1", "grpc", 1.0 if kind is DeadlineExceeded else 60.0)
-        asked = asyncio.ensure_future(inference.infer(InferRequest("compact", "", [SCAN]), call))
+        asked = asyncio.ensure_future(inference.infer(InferRequest("regions", "", [SCAN]), call))
         while not (packing_without_end.is_set() or asked.done()):
             await asyncio.sleep(0.01)
         assert packing_without_end.is_set()

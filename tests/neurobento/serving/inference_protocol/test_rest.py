@@ -31,7 +31,7 @@ from tests.neurobento.serving.fakes import (
 )
 
 GRID = (91, 122, 123)
-INFER = "/v2/models/compact/infer"
+INFER = "/v2/models/regions/infer"
 LENGTH = "inference-header-content-length"
 
 
@@ -125,19 +125,19 @@ def test_the_server_says_what_it_is_and_that_it_is_ready_when_every_part_is(web:
         "version": metadata.version("neurobento"),
         "extensions": ["binary_tensor_data"],
     }
-    ready = ["/v2/health/ready", "/v2/models/compact/ready"]
-    ready.append("/v2/models/compact/versions/1.2.0/ready")
+    ready = ["/v2/health/ready", "/v2/models/regions/ready"]
+    ready.append("/v2/models/regions/versions/1.2.0/ready")
     assert [web.get(path).status_code for path in ready] == [200, 200, 200]
-    for path in ("/v2/models/compact", "/v2/models/compact/versions/1.2.0"):
+    for path in ("/v2/models/regions", "/v2/models/regions/versions/1.2.0"):
         found = web.get(path).json()
-        assert (found["name"], found["versions"]) == ("compact", ["1.2.0"])
+        assert (found["name"], found["versions"]) == ("regions", ["1.2.0"])
         assert found.keys() == {"name", "versions", "platform", "inputs", "outputs"}
     web.ready = False
     assert web.get("/v2/health/live").status_code == 200
     assert [web.get(path).status_code for path in ready] == [503, 503, 503]
 
 
-@pytest.mark.parametrize("model", ["grand", "compact/versions/9"])
+@pytest.mark.parametrize("model", ["grand", "regions/versions/9"])
 @pytest.mark.parametrize("what", ["", "/ready", "/infer"])
 def test_a_model_that_is_not_served_is_404(model: str, what: str, web: Web) -> None:
     path = f"/v2/models/{model}{what}"
@@ -152,7 +152,7 @@ def test_a_scan_in_json_is_answered_in_json(web: Web) -> None:
     assert answer.headers["content-type"] == "application/json"
     assert LENGTH not in answer.headers
     found = answer.json()
-    assert (found["model_name"], found["model_version"]) == ("compact", "1.2.0")
+    assert (found["model_name"], found["model_version"]) == ("regions", "1.2.0")
     assert found["id"] == "mine"
     assert web.handler.contents == [CONTENT]
     outputs = {output["name"]: output for output in found["outputs"]}
@@ -354,6 +354,6 @@ def test_a_client_that_leaves_in_the_middle_is_not_a_failure_of_ours(web: Web) -
     assert sent[0]["status"] == 499
 
 
-@pytest.mark.parametrize(("method", "path"), [("GET", INFER), ("POST", "/v2/models/compact")])
+@pytest.mark.parametrize(("method", "path"), [("GET", INFER), ("POST", "/v2/models/regions")])
 def test_another_method_is_405(method: str, path: str, web: Web) -> None:
     assert web.ask(method, path).status_code == 405

@@ -20,7 +20,7 @@ from neurobento.serving.tasks.parcellation.options import ParcellationOptions
 from tests.neurobento.serving.fakes import Clock
 from tests.neurobento.serving.waiting import wait_for
 
-OPTIONS = ParcellationOptions("compact", "none", "native")
+OPTIONS = ParcellationOptions("regions", "none", "native")
 DATABASES = ("sqlite", "redis")
 LIMITS = JobLimits(max_waiting=1000, keep_s=3600, longest_s=3600)
 

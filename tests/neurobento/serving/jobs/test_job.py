@@ -11,7 +11,7 @@ STORED = {
     "key": "a key",
     "created": 1.5,
     "request": "a hash",
-    "model": "compact",
+    "model": "regions",
     "level": "stripped",
     "space": "native",
 }
@@ -20,7 +20,7 @@ STORED = {
 
 def test_a_job_is_stored_as_version_0_1_0_stored_it() -> None:
     job = from_json(Job, json.dumps(STORED).encode())
-    assert (job.model, job.preprocessing, job.space) == ("compact", "stripped", "native")
+    assert (job.model, job.preprocessing, job.space) == ("regions", "stripped", "native")
     assert json.loads(to_json(job)) == STORED
 
 

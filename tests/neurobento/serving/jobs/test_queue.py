@@ -41,7 +41,7 @@ def test_a_job_goes_from_waiting_to_running_to_done(
     """An empty scan is a scan."""
     job = submit(content)
     assert state(queue, job.id) == "waiting"
-    assert (job.model, job.preprocessing, job.space) == ("compact", "none", "native")
+    assert (job.model, job.preprocessing, job.space) == ("regions", "none", "native")
     attempt = take_job(queue)
     assert state(queue, job.id) == "running"
     queue.copy_scan(attempt, tmp_path / "scan")
@@ -113,8 +113,8 @@ def test_one_key_for_two_requests_is_a_conflict(
         submit(b"another", "a-key")
     others = (
         ("other", "none", "native"),
-        ("compact", "full", "native"),
-        ("compact", "none", "network"),
+        ("regions", "full", "native"),
+        ("regions", "none", "network"),
     )
     for options in others:
         with pytest.raises(JobConflict):

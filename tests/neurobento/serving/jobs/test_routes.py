@@ -73,7 +73,7 @@ def test_a_job_that_waits(queue: JobQueue, submit: Any, ask: Any) -> None:
     assert answer.json() == {
         "id": job.id,
         "state": "waiting",
-        "model": "compact",
+        "model": "regions",
         "preprocessing": "none",
         "space": "native",
         "created": created,
@@ -207,7 +207,7 @@ def test_a_repeated_key_is_answered_with_the_same_job(queue: JobQueue, scan_file
     assert first.headers["location"] == second.headers["location"]
     assert first.status_code == second.status_code == 202
     with pytest.raises(JobConflict):
-        accept(queue, scan_file(), "a-key", ParcellationOptions("compact", "full", "native"))
+        accept(queue, scan_file(), "a-key", ParcellationOptions("regions", "full", "native"))
 
 
 def request(**headers: str) -> Request:

@@ -200,11 +200,11 @@ def test_loggers_that_bentoml_sets_up_later_are_held_to_it_too() -> None:
 @pytest.mark.parametrize(("protocol", "status"), [("http", 422), ("grpc", "INVALID_ARGUMENT")])
 def test_the_end_of_a_request_is_told_and_counted(protocol: Any, status: int | str) -> None:
     request = RequestContext("r-1", protocol, 30.0)
-    request.model, request.preprocessing = "compact", "full"
+    request.model, request.preprocessing = "regions", "full"
     request.started -= 2.0
     labels = {
         "protocol": protocol,
-        "model": "compact",
+        "model": "regions",
         "preprocessing": "full",
         "outcome": str(status),
     }
@@ -217,7 +217,7 @@ def test_the_end_of_a_request_is_told_and_counted(protocol: Any, status: int | s
         log_request(request, status)
     (line,) = lines()
     assert (line["request_id"], line["protocol"], line["status"]) == ("r-1", protocol, status)
-    assert (line["model"], line["preprocessing"]) == ("compact", "full")
+    assert (line["model"], line["preprocessing"]) == ("regions", "full")
     assert 2000 <= line["ms"] < 12000
     assert "r-1" in line["message"]
     assert counted() == before + 1

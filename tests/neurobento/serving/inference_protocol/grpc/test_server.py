@@ -154,7 +154,7 @@ def scan_input() -> Any:
     return scan
 
 
-def request(model: str = "compact", **fields: Any) -> Any:
+def request(model: str = "regions", **fields: Any) -> Any:
     tensor = pb.ModelInferRequest.InferInputTensor(name="scan", datatype="BYTES", shape=[1])
     tensor.contents.bytes_contents.append(CONTENT)
     return pb.ModelInferRequest(**{"model_name": model, "inputs": [tensor], **fields})
@@ -172,19 +172,19 @@ def test_it_lives_and_is_ready_when_every_part_is(served: Served) -> None:
     client = served.triton
     assert client.is_server_live()
     assert client.is_server_ready()
-    assert client.is_model_ready("compact")
+    assert client.is_model_ready("regions")
     assert client.is_model_ready("unet", "0.3.0")
     served.ready = False
     assert client.is_server_live()
     assert not client.is_server_ready()
-    assert not client.is_model_ready("compact")
+    assert not client.is_model_ready("regions")
 
 
 def test_metadata_are_those_of_http(served: Served) -> None:
     server = served.triton.get_server_metadata()
     assert (server.name, server.version) == ("neurobento", metadata.version("neurobento"))
-    found = served.triton.get_model_metadata("compact", as_json=True)
-    expected = inference_of(served.handler).metadata("compact")
+    found = served.triton.get_model_metadata("regions", as_json=True)
+    expected = inference_of(served.handler).metadata("regions")
     assert found["name"] == expected["name"]
     assert found["versions"] == expected["versions"]
     for side in ("inputs", "outputs"):
@@ -194,7 +194,7 @@ def test_metadata_are_those_of_http(served: Served) -> None:
 
 def test_a_scan_is_parcellated(served: Served) -> None:
     result = served.triton.infer(
-        "compact", [scan_input()], request_id="mine", parameters={"preprocessing": "stripped"}
+        "regions", [scan_input()], request_id="mine", parameters={"preprocessing": "stripped"}
     )
     assert served.handler.contents == [CONTENT]
     assert [options.preprocessing for options in served.handler.options] == ["stripped"]
@@ -206,7 +206,7 @@ def test_a_scan_is_parcellated(served: Served) -> None:
     response = result.get_response()
     assert (response.id, response.model_name, response.model_version) == (
         "mine",
-        "compact",
+        "regions",
         "1.2.0",
     )
 
@@ -230,7 +230,7 @@ def test_images_are_segmented(count: int, served: Served) -> None:
     values[-1, 0, 1] = 1
     image = triton.InferInput("image", list(values.shape), "FP32")
     image.set_data_from_numpy(values)
-    result = served.triton.infer("compact", [image])
+    result = served.triton.infer("regions", [image])
     assert np.array_equal(result.as_numpy("labels"), known_labels_of(values))
     assert result.as_numpy("voxels")[0, 76] == 6 * 15 * 123
     assert result.as_numpy("voxels").shape == (count, 116)
@@ -295,7 +295,7 @@ def test_a_model_that_is_not_served_is_not_found(served: Served) -> None:
     stub = served.stub
     calls = [
         lambda: stub.ModelReady(pb.ModelReadyRequest(name="grand"), timeout=5),
-        lambda: stub.ModelMetadata(pb.ModelMetadataRequest(name="compact", version="9"), timeout=5),
+        lambda: stub.ModelMetadata(pb.ModelMetadataRequest(name="regions", version="9"), timeout=5),
         lambda: stub.ModelInfer(request("grand"), timeout=5),
     ]
     assert [refused(call)[0] for call in calls] == ["NOT_FOUND"] * 3
@@ -347,7 +347,7 @@ def test_at_the_clients_deadline_or_the_services_own_limit_the_work_is_ended(
 ) -> None:
     served = serve(endless=True, limit_s=1.0)
     with pytest.raises(InferenceServerException) as caught:
-        served.triton.infer("compact", [scan_input()], client_timeout=0.3)
+        served.triton.infer("regions", [scan_input()], client_timeout=0.3)
     assert caught.value.status() == "StatusCode.DEADLINE_EXCEEDED"
     wait_for(lambda: served.handler.ended == 1, "the work to end")
     wait_for(lambda: served.run.active_requests == 0, "the slot to be free")
@@ -364,7 +364,7 @@ def test_the_error_of_a_scan_reaches_the_client(serve: Any) -> None:
     error = EmptyScan(expected="a head", found="zero", remedy="Look.", subject="JANE_DOE")
     served = serve(error=error)
     with pytest.raises(InferenceServerException, match=r"expected a head; found zero\. Look") as e:
-        served.triton.infer("compact", [scan_input()])
+        served.triton.infer("regions", [scan_input()])
     assert e.value.status() == "StatusCode.INVALID_ARGUMENT"
     code, trailing = refused(lambda: served.stub.ModelInfer(request(), timeout=5))
     assert (code, trailing["error-type"]) == ("INVALID_ARGUMENT", "EmptyScan")
@@ -384,7 +384,7 @@ def test_a_server_that_drains_sends_away_new_calls_and_ends_old_ones(serve: Any)
     assert (code, trailing["error-type"]) == ("UNAVAILABLE", "ServiceUnavailable")
     assert int(trailing["retry-after"]) >= 1
     assert not served.triton.is_server_ready()
-    assert not served.triton.is_model_ready("compact")
+    assert not served.triton.is_model_ready("regions")
     assert served.triton.is_server_live()
     assert not old.done()
     assert refused(old.result)[0] == "DEADLINE_EXCEEDED"
@@ -410,8 +410,8 @@ def test_without_its_token_nothing_but_probes_is_answered(serve: Any) -> None:
     stub = served.stub
     calls = [
         partial(stub.ServerMetadata, pb.ServerMetadataRequest()),
-        partial(stub.ModelMetadata, pb.ModelMetadataRequest(name="compact")),
-        partial(stub.ModelReady, pb.ModelReadyRequest(name="compact")),
+        partial(stub.ModelMetadata, pb.ModelMetadataRequest(name="regions")),
+        partial(stub.ModelReady, pb.ModelReadyRequest(name="regions")),
         partial(stub.ModelInfer, request()),
     ]
     for shown in ((), (("authorization", "Bearer " + "x" * 16),)):
@@ -422,8 +422,8 @@ def test_without_its_token_nothing_but_probes_is_answered(serve: Any) -> None:
     assert served.triton.is_server_ready()
     wait_for(served.serving, "the health service to know")
     headers = {"authorization": f"Bearer {SECRET}"}
-    assert served.triton.is_model_ready("compact", headers=headers)
-    result = served.triton.infer("compact", [scan_input()], headers=headers)
+    assert served.triton.is_model_ready("regions", headers=headers)
+    result = served.triton.infer("regions", [scan_input()], headers=headers)
     assert np.array_equal(result.as_numpy("labels"), served.handler.parcellation.labels)
 
 

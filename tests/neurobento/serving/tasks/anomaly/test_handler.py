@@ -142,7 +142,7 @@ def test_another_model_is_refused_before_the_slice_is_touched(
 ) -> None:
     preprocessing = FakePreprocessing()
     handler = handler_with(admission, runner, preprocessing)
-    for model in ("compact", "", "JANE_DOE"):
+    for model in ("regions", "", "JANE_DOE"):
         call = a_request()
         with pytest.raises(ModelNotFound, match="for anomaly, one of anomaly;"):
             done(handler.detect(Path("none"), model, call))
@@ -200,7 +200,7 @@ def test_a_slice_waits_for_slices_and_not_for_heads(
     admission = Admission(8, 1, 0.0)
     handler = handler_with(admission, runner)
     done(handler.detect(image, "anomaly", a_request()))
-    with admission.join_queue(a_request(), ("compact", "full"), "slow"):
+    with admission.join_queue(a_request(), ("regions", "full"), "slow"):
         done(handler.detect(image, "anomaly", a_request()))
     ahead = admission.join_queue(a_request(), ("anomaly", "slice"), "quick")
     with ahead, pytest.raises(ServiceBusy):
@@ -230,7 +230,7 @@ def test_every_stage_of_a_slice_is_counted_once(handler: AnomalyHandler, image: 
 
 
 def test_thresholds_are_those_of_the_models_for_the_task() -> None:
-    scans = known_spec("parcellation", name="compact", detection={})
+    scans = known_spec("parcellation", name="regions", detection={})
     assert model_thresholds([known_spec(), scans]) == {"anomaly": THRESHOLD}
     with pytest.raises(SpecMismatch, match="threshold"):
         model_thresholds([known_spec(detection={})])

@@ -48,7 +48,7 @@ from tests.neurobento.serving.waiting import wait_for_async
 NETWORK = (91, 122, 123)
 MNI = nib.affines.from_matvec(np.diag([1.5, 1.25, 1.1]), [-68.0, -90.0, -60.0])
 ZIPPED = ["scan_dseg.nii.gz", "scan_dseg.tsv", "scan_overlay.png", "scan_run.json"]
-AS_IT_IS = ParcellationOptions("compact", "none", "native")
+AS_IT_IS = ParcellationOptions("regions", "none", "native")
 LONG_S = 30.0
 
 GONE = [
@@ -60,7 +60,7 @@ GONE = [
 """What BentoML's client raises of a service that is gone, restarting or stuck."""
 
 
-BATCHES = {"compact": 2, "next": 2}
+BATCHES = {"regions": 2, "next": 2}
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +81,7 @@ def scan(write_nifti: Callable[..., Path], labels: Any) -> Path:
 
 @pytest.fixture
 def handler(admission: Admission) -> ParcellationHandler:
-    runners = {"compact": FakeSegmenter(), "next": FakeSegmenter(1)}
+    runners = {"regions": FakeSegmenter(), "next": FakeSegmenter(1)}
     return ParcellationHandler(FakePreprocessing(), runners, admission, BATCHES)
 
 
@@ -90,22 +90,22 @@ def handler_with(
     runner: FakeSegmenter | None = None,
     preprocessing: FakePreprocessing | None = None,
 ) -> ParcellationHandler:
-    runners = {"compact": runner or FakeSegmenter()}
+    runners = {"regions": runner or FakeSegmenter()}
     return ParcellationHandler(preprocessing or FakePreprocessing(), runners, admission, BATCHES)
 
 
-def options(model: str = "compact", space: str = "native") -> ParcellationOptions:
+def options(model: str = "regions", space: str = "native") -> ParcellationOptions:
     return ParcellationOptions(model, "none", space)
 
 
 def test_a_scan_is_prepared_as_the_model_was_trained(admission: Admission, scan: Path) -> None:
     """A model whose version is not known gets report A's steps."""
     preprocessing = FakePreprocessing()
-    runners = {name: FakeSegmenter() for name in ("compact", "next", "other")}
-    versions = {"compact": 1, "next": 2}
+    runners = {name: FakeSegmenter() for name in ("regions", "next", "other")}
+    versions = {"regions": 1, "next": 2}
     batches = dict.fromkeys(runners, 1)
     handler = ParcellationHandler(preprocessing, runners, admission, batches, versions)
-    for model in ("next", "compact", "other"):
+    for model in ("next", "regions", "other"):
         done(handler.labels(scan, options(model), a_request()))
     assert preprocessing.versions == [2, 1, 1]
 
@@ -155,25 +155,25 @@ PREPROCESSINGS |= {"stripped": "stripped", "full": "full", "report_a": "report_a
 
 def test_booleans_of_report_a_are_preprocessings_and_the_query_names_model_and_space() -> None:
     read_query = ParcellationOptions.from_report_query
-    found = read_query({}, "compact")
-    assert (found.preprocessing, found.model, found.space) == ("none", "compact", "native")
+    found = read_query({}, "regions")
+    assert (found.preprocessing, found.model, found.space) == ("none", "regions", "native")
     for given, preprocessing in PREPROCESSINGS.items():
-        found = read_query({"preprocessing": given}, "compact")
+        found = read_query({"preprocessing": given}, "regions")
         assert (found.preprocessing, found.model, found.space) == (
             preprocessing,
-            "compact",
+            "regions",
             "native",
         )
-    found = read_query({"model": "unet", "space": "network"}, "compact")
+    found = read_query({"model": "unet", "space": "network"}, "regions")
     assert (found.model, found.space) == ("unet", "network")
 
 
 def test_other_options_are_refused_and_the_known_ones_named() -> None:
     for query in ({"preprocessing": "yes"}, {"preprocessing": ""}, {"space": "x"}):
         with pytest.raises(ConfigError, match=r"full, stripped, none|native, network"):
-            ParcellationOptions.from_report_query(query, "compact")
+            ParcellationOptions.from_report_query(query, "regions")
     with pytest.raises(ConfigError) as caught:
-        ParcellationOptions("compact", "JANE_DOE" * 10, "native")
+        ParcellationOptions("regions", "JANE_DOE" * 10, "native")
     assert "JANE_DOE" not in str(caught.value)
     assert "80" in caught.value.found
 
@@ -273,7 +273,7 @@ def test_an_answer_is_a_download_of_our_name() -> None:
 def test_an_unknown_model_is_refused_before_the_scan_is_touched(admission: Admission) -> None:
     preprocessing = FakePreprocessing()
     handler = handler_with(admission, preprocessing=preprocessing)
-    with pytest.raises(ModelNotFound, match="one of compact"):
+    with pytest.raises(ModelNotFound, match="one of regions"):
         done(handler.labels(Path("none"), options("grand"), a_request()))
     assert preprocessing.requests == []
 
@@ -304,10 +304,10 @@ def test_the_facts_of_a_runner_are_cached_but_no_failure(scan: Path, admission: 
     handler = handler_with(admission, runner)
     runner.error = ConnectionResetError()
     with pytest.raises(ServiceUnavailable):
-        done(handler.facts("compact"))
+        done(handler.facts("regions"))
     runner.error, runner.described = None, 0
     done(handler.outputs(scan, AS_IT_IS, a_request()))
-    assert done(handler.facts("compact")) == FACTS
+    assert done(handler.facts("regions")) == FACTS
     assert runner.described == 1
 
 
@@ -340,7 +340,7 @@ def test_a_service_that_is_gone_is_unavailable_for_a_while(
     runner = FakeSegmenter(error=None if part == "preprocessing" else gone)
     handler = handler_with(admission, runner, preprocessing)
     work = (
-        handler.facts("compact") if part == "facts" else handler.labels(scan, AS_IT_IS, a_request())
+        handler.facts("regions") if part == "facts" else handler.labels(scan, AS_IT_IS, a_request())
     )
     with caplog.at_level(logging.INFO), pytest.raises(ServiceUnavailable) as caught:
         done(work)
@@ -380,7 +380,7 @@ class SlowRunner(FakeSegmenter):
 
 def test_calls_that_nobody_waits_for_do_not_pile_up_in_a_runner(admission: Admission) -> None:
     images = np.zeros((1, 1, *NETWORK), np.float32)
-    slots = 2 * BATCHES["compact"]
+    slots = 2 * BATCHES["regions"]
 
     async def scenario() -> None:
         runner = SlowRunner()
@@ -393,7 +393,7 @@ def test_calls_that_nobody_waits_for_do_not_pile_up_in_a_runner(admission: Admis
             with pytest.raises(ClientGone):
                 await abandoned
         waiting = asyncio.ensure_future(handler.segment(images, AS_IT_IS, a_request()))
-        await wait_for_async(lambda: handler._slots["compact"]._waiters, "the call to wait")
+        await wait_for_async(lambda: handler._slots["regions"]._waiters, "the call to wait")
         assert runner.running == slots
         runner.released.set()
         await waiting
@@ -411,7 +411,7 @@ def test_a_call_that_cannot_be_sent_keeps_no_slot(
     images = np.zeros((1, 1, *NETWORK), np.float32)
     with monkeypatch.context() as broken:
         broken.setattr(handler_module, "pack_paths", too_long)
-        for _ in range(2 * BATCHES["compact"]):
+        for _ in range(2 * BATCHES["regions"]):
             with pytest.raises(ValueError):
                 done(handler.segment(images, AS_IT_IS, a_request()))
     assert not done(handler.segment(images, AS_IT_IS, a_request(5.0))).any()
@@ -450,7 +450,7 @@ def test_a_lost_image_gives_no_labels(
 
 def test_every_batch_of_a_call_waits_for_a_slot_of_its_own(admission: Admission) -> None:
     """One call with many images cannot fill a runner that others want."""
-    images = np.zeros((4 * BATCHES["compact"], 1, *NETWORK), np.float32)
+    images = np.zeros((4 * BATCHES["regions"], 1, *NETWORK), np.float32)
 
     async def scenario() -> tuple[int, int]:
         runner = SlowRunner()
@@ -472,9 +472,9 @@ def test_the_forecast_of_images_knows_how_many_there_are() -> None:
     handler = handler_with(admission)
     two = np.zeros((2, 1, *NETWORK), np.float32)
     done(handler.segment(two, AS_IT_IS, a_request()))
-    with admission.join_queue(a_request(), ("compact", "none", 1), "quick"):
+    with admission.join_queue(a_request(), ("regions", "none", 1), "quick"):
         done(handler.segment(two, AS_IT_IS, a_request()))
-    ahead = admission.join_queue(a_request(), ("compact", "none", 2), "quick")
+    ahead = admission.join_queue(a_request(), ("regions", "none", 2), "quick")
     with ahead, pytest.raises(ServiceBusy):
         done(handler.segment(two, AS_IT_IS, a_request()))
 
@@ -485,7 +485,7 @@ def test_a_call_that_would_wait_too_long_is_refused_before_any_work(
     preprocessing, admission = FakePreprocessing(), Admission(8, 1, 0.0)
     handler = handler_with(admission, preprocessing=preprocessing)
     done(handler.labels(scan, AS_IT_IS, a_request()))
-    before = admission.join_queue(a_request(), ("compact", "none"), "quick")
+    before = admission.join_queue(a_request(), ("regions", "none"), "quick")
     with before, pytest.raises(ServiceBusy):
         done(handler.labels(scan, AS_IT_IS, a_request()))
     assert len(preprocessing.requests) == 1
@@ -504,7 +504,7 @@ def test_without_memory_the_service_says_so(
 
 def test_every_stage_of_a_scan_is_counted(handler: ParcellationHandler, scan: Path) -> None:
     def counted(stage: str) -> float:
-        labels = {"stage": stage, "model": "compact"}
+        labels = {"stage": stage, "model": "regions"}
         return REGISTRY.get_sample_value("neurobento_stage_seconds_count", labels) or 0.0
 
     stages = ("check", "infer", "restore", "measure", "encode")

@@ -45,7 +45,7 @@ def run(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def stored(home: Path, spec: ModelSpec) -> Path:
-    return home / "models" / "neurobento-compact" / spec.onnx_sha256[:16]
+    return home / "models" / "neurobento-regions" / spec.onnx_sha256[:16]
 
 
 def test_the_store_holds_both_files_once_under_the_graphs_hash(
@@ -60,7 +60,7 @@ def test_the_store_holds_both_files_once_under_the_graphs_hash(
 
 def test_a_new_spec_or_int8_form_replaces_what_is_stored(known_model: Path, tmp_path: Path) -> None:
     """The tag does not depend on them."""
-    folder = tmp_path / "models" / "compact"
+    folder = tmp_path / "models" / "regions"
     shutil.copytree(known_model, folder)
     spec = ModelSpec.read(folder / "spec.json")
 
@@ -69,7 +69,7 @@ def test_a_new_spec_or_int8_form_replaces_what_is_stored(known_model: Path, tmp_
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    assert put() == f"neurobento-compact:{spec.onnx_sha256[:16]}: put into the store\n"
+    assert put() == f"neurobento-regions:{spec.onnx_sha256[:16]}: put into the store\n"
     dataclasses.replace(spec, metrics={"new": {"mean": 0.9}}).write(folder / "spec.json")
     (folder / "model_int8.onnx").write_bytes(b"int8")
     assert "put into the store" in put()
@@ -79,7 +79,7 @@ def test_a_new_spec_or_int8_form_replaces_what_is_stored(known_model: Path, tmp_
 
 
 def test_a_changed_model_is_not_stored(known_model: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "models" / "compact"
+    folder = tmp_path / "models" / "regions"
     folder.mkdir(parents=True)
     (folder / "spec.json").write_bytes((known_model / "spec.json").read_bytes())
     (folder / "model.onnx").write_bytes((known_model / "model.onnx").read_bytes() + b"\0")

@@ -107,7 +107,7 @@ def test_an_engine_that_is_there_is_not_built_again(
 def test_an_engine_for_other_gpus_is_built_beside_it(known: Model, tmp_path: Path) -> None:
     first = build_engine(known, "tensorrt-rtx", "fp32", ["8.9"], tmp_path)
     second = build_engine(known, "tensorrt-rtx", "fp32", SMS, tmp_path)
-    assert sorted((tmp_path / "compact").iterdir()) == sorted([first, second])
+    assert sorted((tmp_path / "regions").iterdir()) == sorted([first, second])
 
 
 @needs_rtx
@@ -178,7 +178,7 @@ def unreadable_model(known: Model, folder: Path) -> Model:
 def test_a_model_that_the_library_cannot_read_is_refused(
     known: Model, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    model = unreadable_model(known, tmp_path / "compact")
+    model = unreadable_model(known, tmp_path / "regions")
     with pytest.raises(EngineMismatch, match="nothing was written") as caught:
         build_engine(model, "tensorrt-rtx", "fp32", SMS, tmp_path / "engines")
     assert "Guess" in caught.value.found
@@ -324,14 +324,14 @@ def test_a_builder_that_gives_no_engine_writes_none(
 ) -> None:
     with pytest.raises(EngineMismatch, match="the builder gave no engine"):
         build_with(fake_tensorrt(None, b"timings"))
-    assert not (tmp_path / "compact").exists()
+    assert not (tmp_path / "regions").exists()
 
 
 @needs_rtx
 def test_the_command_builds_every_model_in_every_precision(known: Model, tmp_path: Path) -> None:
     options = ["--flavour", "tensorrt-rtx", "--precision", "fp32", "fp16", "--sm", *SMS]
     assert main([str(known.folder), *options, "--engines", str(tmp_path)]) == 0
-    sidecars = [json.loads(path.read_text()) for path in tmp_path.glob("compact/*/engine.json")]
+    sidecars = [json.loads(path.read_text()) for path in tmp_path.glob("regions/*/engine.json")]
     assert sorted(sidecar["precision"] for sidecar in sidecars) == ["fp16", "fp32"]
     assert all(sidecar["targets"] == ["sm_120", "sm_89"] for sidecar in sidecars)
 
@@ -356,14 +356,14 @@ def test_one_refused_engine_does_not_end_the_command(
         built.append(precision)
         if precision == "bf16":
             raise EngineMismatch(
-                subject="compact", expected="a graph", found="too many bits", remedy="Try fp32."
+                subject="regions", expected="a graph", found="too many bits", remedy="Try fp32."
             )
         return Path("engine")
 
     monkeypatch.setattr(to_tensorrt, "build_engine", build)
     assert main([str(known.folder), "--precision", "bf16", "fp16"]) == 1
     assert built == ["bf16", "fp16"]
-    assert "compact bf16: " in caplog.text
+    assert "regions bf16: " in caplog.text
     assert "too many bits" in caplog.text
 
 

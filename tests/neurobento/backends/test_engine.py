@@ -69,7 +69,7 @@ def test_an_engine_and_its_sidecar_come_back_as_they_were_written(folder: Path) 
 
 def test_a_sidecar_is_readable_and_with_its_engine_for_their_owner_alone(folder: Path) -> None:
     values = json.loads((folder / "engine.json").read_text())
-    assert (values["format"], values["model"]) == (1, "compact")
+    assert (values["format"], values["model"]) == (1, "regions")
     assert values["targets"] == ["sm_120", "sm_89"]
     assert values["profile"] == [1, 1, 8]
     assert values["recipe"] == 1
@@ -133,7 +133,7 @@ def test_without_an_engine_the_error_says_how_to_build_it_and_names_no_folder(
     assert caught.value.found == "no engine"
     assert "fp16 for sm_89" in caught.value.expected
     assert (
-        "python -m export.to_tensorrt models/compact --flavour tensorrt-rtx --precision fp16"
+        "python -m export.to_tensorrt models/regions --flavour tensorrt-rtx --precision fp16"
         in caught.value.remedy
     )
     assert str(model.folder) not in caught.value.public_message
@@ -175,7 +175,7 @@ def test_an_engine_that_others_can_write_is_refused_and_one_that_they_can_read_t
 
 
 def test_nothing_is_written_where_others_may_write(model: Model, root: Path) -> None:
-    folder = root / "compact" / FACTS.key
+    folder = root / "regions" / FACTS.key
     folder.mkdir(parents=True)
     folder.chmod(0o777)
     with pytest.raises(EngineMismatch, match="chmod -R go-w"):
@@ -240,8 +240,8 @@ def test_a_broken_sidecar_stands_in_no_other_engines_way(
     model: Model, root: Path, folder: Path
 ) -> None:
     for name in ("0", "z"):
-        (root / "compact" / name).mkdir()
-        (root / "compact" / name / "engine.json").write_text("{")
+        (root / "regions" / name).mkdir()
+        (root / "regions" / name / "engine.json").write_text("{")
     assert find_engine(model, for_one(), root) == folder
 
 

@@ -216,6 +216,10 @@ def test_a_heads_seconds_are_quoted_as_they_were_measured() -> None:
         ]["host_peak_bytes"]
     )
     assert f"peaks at {peak / 1e9:.2f} GB" in page
+    entries = json.loads((HEADS / "overhead.json").read_text())["entries"]
+    alone = {name: statistics.median(entries[name]["samples"]["alone_s"]) for name in entries}
+    ratio = alone["http"] / alone["in process"]
+    assert f"takes {ratio:.2f} times as long as in process" in page
 
 
 def head_s(entry: str) -> dict[str, float]:

@@ -92,17 +92,18 @@ def require_mask(preprocessing_version: int, preprocessing: Preprocessing) -> No
 
 
 def bias_corrected_bytes(scan: Scan, parcellation: Parcellation) -> bytes:
-    """Return the scan without its bias field as a gzip NIfTI file in native space.
+    """Return the brain without its bias field (N4) as a gzip NIfTI file in native space.
 
     `require_mask` says for which parcellations.
     """
-    from neurobento.preprocessing.bias import bias_corrected
+    from neurobento.preprocessing.bias_correction import correct_bias
     from neurobento.preprocessing.signal import positive_signal
 
     brain = parcellation.prepared.brain
     if brain is None:
         raise ValueError("expected a parcellation with a mask of the brain, found none")
-    corrected = bias_corrected(positive_signal(scan.array), scan.voxel_to_ras, brain)
+    mask = brain.on_grid(scan.voxel_to_ras, scan.shape)
+    corrected = correct_bias(positive_signal(scan.array), mask, scan.voxel_to_ras)
     return map_bytes(corrected, parcellation.prepared.space)
 
 

@@ -36,7 +36,7 @@ from neurobento.serving.settings import SETTINGS, read_token
 from neurobento.serving.tasks.anomaly.handler import AnomalyHandler, model_thresholds
 from neurobento.serving.tasks.anomaly.responses import FILE_NAMES, choose_media_type
 from neurobento.serving.tasks.anomaly.tensors import AnomalyTensors
-from neurobento.serving.tasks.parcellation.handler import ParcellationHandler
+from neurobento.serving.tasks.parcellation.handler import ParcellationHandler, model_traits
 from neurobento.serving.tasks.parcellation.options import ParcellationOptions
 from neurobento.serving.tasks.parcellation.tensors import ParcellationTensors
 from neurobento.serving.token import Token
@@ -76,8 +76,8 @@ class NeuroBento:
     def __init__(self) -> None:
         set_up_front()
         self.runners = {spec.name: getattr(self, runner_attribute(spec.name)) for spec in SPECS}
-        versions = {spec.name: spec.preprocessing_version for spec in SPECS}
-        self.front = ParcellationHandler(*self._dependencies("parcellation"), versions)
+        traits = model_traits(SPECS)
+        self.front = ParcellationHandler(*self._dependencies("parcellation"), *traits)
         self.slices = AnomalyHandler(*self._dependencies("anomaly"), model_thresholds(SPECS))
         scans, slices = ParcellationTensors(self.front), AnomalyTensors(self.slices)
         self.inference = OpenInference(SPECS, {"parcellation": scans, "anomaly": slices})

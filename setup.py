@@ -11,7 +11,10 @@ sys.path.insert(0, str(ROOT))
 from neurobento.default_models import DEFAULT_MODELS  # noqa: E402
 
 MODEL_FILES = [
-    Path("models", name, file) for name in DEFAULT_MODELS for file in ("model.onnx", "spec.json")
+    file.relative_to(ROOT)
+    for name in DEFAULT_MODELS
+    for file in sorted(Path(ROOT, "models", name).iterdir())
+    if file.name in ("atlas.npz", "model.onnx", "spec.json")
 ]
 
 

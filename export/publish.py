@@ -18,9 +18,17 @@ from neurobento.anomaly.thresholds import slice_threshold
 from neurobento.backends import ImageBatch, LabelBatch
 from neurobento.backends.pytorch import open_weights
 from neurobento.files import file_sha256
+from neurobento.imaging.atlas import Atlas
 from neurobento.networks import task_of
 from neurobento.networks.weights import load_network, read_values, write_weights
-from neurobento.registry import ONNX_FILE, SPEC_FILE, WEIGHTS_FILE, Model, open_model
+from neurobento.registry import (
+    ATLAS_FILE,
+    ONNX_FILE,
+    SPEC_FILE,
+    WEIGHTS_FILE,
+    Model,
+    open_model,
+)
 from neurobento.spec import ModelSpec
 
 __all__ = ["publish", "publish_again", "staging_folder"]
@@ -48,6 +56,7 @@ def publish(
         values = read_values(checkpoint)
         write_weights(values, new_folder / WEIGHTS_FILE)
         export_onnx(new_folder / WEIGHTS_FILE, new_folder / ONNX_FILE)
+        atlas_sha256 = _write_atlas(new_folder)
         spec = ModelSpec.of_task(
             task,
             name=name,
@@ -56,6 +65,7 @@ def publish(
             onnx_sha256=file_sha256(new_folder / ONNX_FILE),
             checkpoint_sha256=file_sha256(checkpoint),
             weights_sha256=file_sha256(new_folder / WEIGHTS_FILE),
+            atlas_sha256=atlas_sha256,
             opset=OPSET,
             preprocessing_version=values["recipe"].get("preprocessing_version", 1),
             training=_training_summary(values),
@@ -74,7 +84,11 @@ def publish_again(folder: Path, scans: Sequence[Path]) -> ModelSpec:
         shutil.copy(open_weights(model), new_folder / WEIGHTS_FILE)
         export_onnx(new_folder / WEIGHTS_FILE, new_folder / ONNX_FILE)
         spec = dataclasses.replace(
-            model.spec, onnx_sha256=file_sha256(new_folder / ONNX_FILE), opset=OPSET, int8_sha256=""
+            model.spec,
+            onnx_sha256=file_sha256(new_folder / ONNX_FILE),
+            opset=OPSET,
+            int8_sha256="",
+            atlas_sha256=_write_atlas(new_folder),
         )
         return _write_verified(new_folder, spec, images, labels)
 
@@ -91,6 +105,16 @@ def staging_folder(folder: Path) -> Iterator[Path]:
             # The old folder is deleted with the temporary one.
             folder.rename(Path(temporary, "replaced"))
         new_folder.rename(folder)
+
+
+def _write_atlas(folder: Path) -> str:
+    """Write the atlas beside the weights in a folder; return its hash, "" if they have none."""
+    network: Any = load_network(folder / WEIGHTS_FILE)
+    if not getattr(network, "position_block", 0):
+        return ""
+    atlas = Atlas(network.atlas_labels.numpy(), network.atlas_voxel_to_ras.numpy())
+    atlas.write(folder / ATLAS_FILE)
+    return file_sha256(folder / ATLAS_FILE)
 
 
 def _read_compared(task: str, scans: Sequence[Path]) -> tuple[ImageBatch, LabelBatch | None]:

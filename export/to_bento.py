@@ -26,9 +26,20 @@ import yaml
 from neurobento.command import run
 from neurobento.errors import ConfigError
 from neurobento.files import file_sha256
-from neurobento.registry import INT8_FILE, ONNX_FILE, SPEC_FILE, Model, list_models, model_tag
+from neurobento.registry import (
+    ATLAS_FILE,
+    INT8_FILE,
+    ONNX_FILE,
+    SPEC_FILE,
+    Model,
+    list_models,
+    model_tag,
+)
 
 __all__ = ["SBOM", "build", "main", "put_into_store"]
+
+BESIDE_GRAPH = (ATLAS_FILE, INT8_FILE, SPEC_FILE)
+"""Files of a model that its tag does not name."""
 
 ROOT = Path(__file__).resolve().parents[1]
 SBOM = "src/sbom.cdx.json"
@@ -49,16 +60,16 @@ def put_into_store(model: Model) -> bool:
         pass
     metadata = {"onnx_sha256": model.spec.onnx_sha256, "version": model.spec.version}
     with bentoml.models.create(tag, metadata=metadata) as stored:
-        for name in (ONNX_FILE, INT8_FILE, SPEC_FILE):
+        for name in (ONNX_FILE, *BESIDE_GRAPH):
             if (model.folder / name).is_file():
                 shutil.copy(model.folder / name, stored.path_of(name))
     return True
 
 
 def _is_current(model: Model, stored: Path) -> bool:
-    """Return whether the stored spec and int8 form are current; the tag names only the graph."""
-    names = [name for name in (INT8_FILE, SPEC_FILE) if (model.folder / name).is_file()]
-    beside = [name for name in (INT8_FILE, SPEC_FILE) if (stored / name).is_file()]
+    """Return whether what is stored beside the graph is current; the tag names only the graph."""
+    names = [name for name in BESIDE_GRAPH if (model.folder / name).is_file()]
+    beside = [name for name in BESIDE_GRAPH if (stored / name).is_file()]
     return names == beside and all(
         file_sha256(model.folder / name) == file_sha256(stored / name) for name in names
     )

@@ -1,12 +1,14 @@
-"""Turn a checkpoint into a model: models/NAME/model.onnx, weights.pt and spec.json.
+"""Turn a checkpoint into a model: models/NAME/model.onnx, weights.pt, spec.json and atlas.npz.
 
     python -m export.to_onnx RUN/best.pt --name compact --scans IMAGES... -o models/compact
     python -m export.to_onnx models/compact --scans IMAGES...
 
 The second form exports a model's graph again. The graph maps `image` (N, 1, 91, 122, 123) float32
-to `labels` (N, 91, 122, 123) uint8, with padding, cropping and argmax inside; an anomaly network's
-`image` (N, 1, 128, 128) to `score` (N) and `error_map` (N, 128, 128), and --scans are slices. The
-files are compared with PyTorch on real scans (`export.verify`) before they are moved into place.
+to `labels` (N, 91, 122, 123) uint8, with padding, cropping and argmax inside. A map network's has
+`positions` (N, 3, 24, 32, 32) float32 too: where blocks of voxels lie in the atlas of atlas.npz, in
+mm. An anomaly network's graph maps `image` (N, 1, 128, 128) to `score` (N) and `error_map` (N, 128,
+128), and --scans are slices. The files are compared with PyTorch on real scans (`export.verify`)
+before they are moved into place.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from neurobento.default_models import DEFAULT_ANOMALY_MODEL, DEFAULT_MODEL
 from neurobento.errors import BackendUnavailable, ModelNotFound, SpecMismatch
+from neurobento.imaging.atlas import Atlas
 from neurobento.spec import ModelSpec, require_sha256
 
 __all__ = [
@@ -19,10 +20,11 @@ __all__ = [
     "model_tag",
     "models_folder",
     "open_model",
+    "read_atlas",
 ]
 
 ONNX_FILE, SPEC_FILE, WEIGHTS_FILE = "model.onnx", "spec.json", "weights.pt"
-INT8_FILE = "model_int8.onnx"
+INT8_FILE, ATLAS_FILE = "model_int8.onnx", "atlas.npz"
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,29 @@ class Model:
             )
         require_sha256(path, self.spec.int8_sha256)
         return path
+
+    def atlas(self) -> Atlas | None:
+        """Return the atlas that the model's positions refer to, its hash checked, if there is one.
+
+        ModelNotFound says that its file is missing.
+        """
+        if not self.spec.atlas_sha256:
+            return None
+        path = self.folder / ATLAS_FILE
+        if not path.is_file():
+            raise ModelNotFound(
+                subject=str(path),
+                expected=f"the atlas of {self.spec.name}",
+                found="no such file",
+                remedy="Take all files of a model from one release, or export again.",
+            )
+        require_sha256(path, self.spec.atlas_sha256)
+        return Atlas.read(path)
+
+
+def read_atlas(spec: ModelSpec, folder: Path | None = None) -> Atlas | None:
+    """Return the atlas of a model in a folder of models, its hash checked; None if it has none."""
+    return Model((folder or models_folder()) / spec.name, spec).atlas()
 
 
 def models_folder() -> Path:

@@ -15,7 +15,7 @@ from typing import Any
 
 from neurobento.errors import ConfigError, SpecMismatch
 from neurobento.files import describe_read_failure, file_sha256, write_atomically
-from neurobento.imaging.geometry import FINDER_SHAPE, NETWORK_SHAPE, SLICE_SHAPE
+from neurobento.imaging.geometry import FINDER_SHAPE, MAP_SHAPE, NETWORK_SHAPE, SLICE_SHAPE
 from neurobento.labels import CLASS_COUNT, aal116
 
 __all__ = [
@@ -92,6 +92,10 @@ class Tensor:
 
     shape: tuple[int, ...]
     dtype: str
+
+
+POSITIONS = Tensor((3, *MAP_SHAPE), "float32")
+"""Where the centres of blocks of `MAP_BLOCK` voxels lie in the atlas's world, RAS in mm."""
 
 
 @dataclass(frozen=True)
@@ -178,6 +182,8 @@ class ModelSpec:
     weights_sha256: str = ""
     # Hash of model_int8.onnx, if the model is offered in int8.
     int8_sha256: str = ""
+    # Hash of atlas.npz, if the graph gives each block's position in an atlas besides labels.
+    atlas_sha256: str = ""
     # A key of `MODEL_TASKS`.
     task: str = "parcellation"
     # Shapes without the batch axis, which is free: of the image, float32 in [0, 1], and of the
@@ -224,7 +230,13 @@ class ModelSpec:
     @property
     def outputs(self) -> Mapping[str, Tensor]:
         """The graph's outputs by name, in its order."""
-        return MODEL_TASKS[self.task].outputs
+        outputs = MODEL_TASKS[self.task].outputs
+        return {**outputs, "positions": POSITIONS} if self.atlas_sha256 else outputs
+
+    @property
+    def answer(self) -> str:
+        """The name of the output that a parcellation is made from."""
+        return [*self.outputs][-1]
 
     def write(self, path: Path) -> None:
         """Write spec.json whole or not at all."""

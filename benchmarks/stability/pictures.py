@@ -22,7 +22,6 @@ from neurobento.backends import open_backend
 from neurobento.command import run
 from neurobento.errors import ConfigError, NeuroBentoError
 from neurobento.files import write_atomically
-from neurobento.imaging.geometry import Grid
 from neurobento.imaging.resampling import resample
 from neurobento.imaging.scan import Scan, read_scan, scan_name
 from neurobento.labels import CLASS_COUNT
@@ -69,7 +68,7 @@ def _with_regions(scan: Scan, done: Parcellation, title: str) -> HeadPicture:
     network = prepared.grid.network_voxel_to_ras
     corners = _corners(prepared.image > 0, network)
     affine, shape = _grid_around(corners + AROUND_MM * np.array([[-1.0], [1.0]]))
-    labels = Grid(shape, affine, network).restore(done.network_labels)
+    labels = done.answer.labels_on(affine, shape)
     brain = labels > 0 if prepared.brain is None else prepared.brain.on_grid(affine, shape)
     image = resample(scan.array, scan.voxel_to_ras, affine, shape)
     return HeadPicture(title, image, brain, labels)

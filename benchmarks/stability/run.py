@@ -3,10 +3,9 @@
     python -m benchmarks.stability SCANS... --preprocessing stripped --models compact -o FILE.json
 
 Each scan is labelled as it is and after every disturbance that leaves the brain as it was. The Dice
-of the two label maps is taken on the disturbed scan's own grid, on which the first one's network
-labels are restored too, so that resampling labels costs nothing. What a disturbance cuts off is not
-compared. Beside FILE.json lie FILE.md, a
-table, and FILE.png.
+of the two label maps is taken on the disturbed scan's own grid, on which labels are made from the
+network's first answer too, so that resampling labels costs nothing. What a disturbance cuts off is
+not compared. Beside FILE.json lie FILE.md, a table, and FILE.png.
 """
 
 from __future__ import annotations
@@ -27,7 +26,6 @@ from neurobento.backends import open_backend
 from neurobento.cohort.scans import find_scan_files
 from neurobento.dice import class_dice
 from neurobento.errors import NeuroBentoError
-from neurobento.imaging.geometry import Grid
 from neurobento.imaging.scan import Scan, read_scan
 from neurobento.labels import aal116
 from neurobento.parcellation.parcellator import Parcellation, Parcellator
@@ -52,9 +50,10 @@ def measure_scan(
         except NeuroBentoError as error:
             found[name] = type(error).__name__
             continue
+        expected = before.answer.labels_on(disturbed.voxel_to_ras, disturbed.shape)
         # what was cut off has no label to compare
         kept = disturbed.array != 0 if name in CUTS else np.True_
-        found[name] = class_dice(after.labels * kept, _restored(before, disturbed) * kept)
+        found[name] = class_dice(after.labels * kept, expected * kept)
     return found
 
 
@@ -69,12 +68,6 @@ def _brain_of(parcellation: Parcellation, scan: Scan) -> NDArray[np.bool_]:
 
     # white matter has no label
     return np.asarray(binary_closing(parcellation.labels > 0, iterations=8))
-
-
-def _restored(parcellation: Parcellation, scan: Scan) -> NDArray[np.uint8]:
-    """Return labels on another scan's grid, from those on the network grid."""
-    grid = Grid(scan.shape, scan.voxel_to_ras, parcellation.prepared.grid.network_voxel_to_ras)
-    return grid.restore(parcellation.network_labels)
 
 
 def _add(

@@ -52,7 +52,7 @@ def _trace(network: Any) -> onnx.ModelProto:
         _task_module(network),
         (torch.rand(2, *task.image.shape),),
         input_names=["image"],
-        output_names=list(task.outputs),
+        output_names=[*task.outputs, *(["positions"] if _gives_positions(network) else [])],
         dynamic_shapes={"image": {0: batch}},
         opset_version=OPSET,
         dynamo=True,
@@ -64,6 +64,10 @@ def _trace(network: Any) -> onnx.ModelProto:
     fold_constants(program.model, input_size_limit=LARGEST_FOLDED, output_size_limit=LARGEST_FOLDED)
     model: onnx.ModelProto = program.model_proto
     return model
+
+
+def _gives_positions(network: Any) -> bool:
+    return bool(getattr(network, "position_block", 0))
 
 
 def _task_module(network: Any) -> Any:

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 import numpy as np
 from numpy.typing import NDArray
 
+from neurobento.imaging.atlas import Atlas
 from neurobento.spec import ModelSpec
 
 __all__ = ["Backend", "ImageBatch", "LabelBatch", "OutputBatch", "check_images", "empty_outputs"]
@@ -29,6 +30,8 @@ class Backend(ABC):
     spec: ModelSpec
     # Device, precision, threads and library version, for run.json.
     details: dict[str, str]
+    # What the positions refer to, if the model gives any.
+    atlas: Atlas | None = None
 
     @abstractmethod
     def run(self, images: ImageBatch) -> OutputBatch:
@@ -38,6 +41,10 @@ class Backend(ABC):
         """Return a parcellation model's labels for a batch of images; raises as `run` does."""
         labels: LabelBatch = self.run(images)["labels"]  # type: ignore[assignment]
         return labels
+
+    def answer(self, images: ImageBatch) -> NDArray[np.generic]:
+        """Return what `neurobento.parcellation.answer` makes labels from; raises as `run` does."""
+        return self.run(images)[self.spec.answer]
 
     @abstractmethod
     def close(self) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from neurobento.backends.base import Backend, ImageBatch, OutputBatch, check_images
 from neurobento.errors import BackendUnavailable
 from neurobento.extras import naming_extra
+from neurobento.networks import task_function
 from neurobento.registry import WEIGHTS_FILE, Model
 from neurobento.spec import require_sha256
 
@@ -49,7 +50,7 @@ class PyTorchBackend(Backend):
         # The network's file imports MONAI.
         with naming_extra("export", "backend"):
             network: Any = load_network(weights).to(device)
-        infer = network.labels if model.spec.task == "parcellation" else network.detect
+        infer = task_function(network)
         self._infer = _compile(torch, infer) if compiled else infer
         self.details = {
             "library": f"torch {torch.__version__}",

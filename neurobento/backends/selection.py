@@ -54,9 +54,11 @@ def open_backend(
 def _open(model: Model, config: BackendConfig, threads: int, unverified: bool) -> Backend:
     if config.precision == "int8" and not unverified:
         _require_verified(model, config)
-    return BACKENDS[config.backend].open(
+    opened = BACKENDS[config.backend].open(
         model, device=config.device, precision=config.precision, threads=threads
     )
+    opened.atlas = model.atlas()
+    return opened
 
 
 def _require_verified(model: Model, config: BackendConfig) -> None:

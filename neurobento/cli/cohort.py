@@ -79,17 +79,21 @@ def _run(args: argparse.Namespace) -> int:
 def _cohort_options(args: argparse.Namespace, threads: int) -> CohortOptions:
     from neurobento.cohort import CohortOptions
     from neurobento.cohort.worker import model_sha256
+    from neurobento.default_models import BRAIN_MODEL
     from neurobento.registry import find_model
-    from neurobento.spec import require_task
+    from neurobento.spec import REPORT_A_VERSION, require_task
 
     model = find_model(args.model, args.models)
     require_task(model.spec, "parcellation")
     precision = args.precision or "auto"
+    version = model.spec.preprocessing_version
+    finds_brain = args.preprocessing == "full" and version != REPORT_A_VERSION
     return CohortOptions(
         preprocessing=args.preprocessing,
         model=args.model,
-        preprocessing_version=model.spec.preprocessing_version,
+        preprocessing_version=version,
         model_sha256=model_sha256(model, precision),
+        finder_sha256=find_model(BRAIN_MODEL).spec.onnx_sha256 if finds_brain else "",
         models=str(Path(args.models).resolve()) if args.models else None,
         backend=args.backend or "auto",
         device=args.device or "auto",

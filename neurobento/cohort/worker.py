@@ -40,6 +40,8 @@ class CohortOptions:
     model_sha256: str
     # Of the images that it was trained with
     preprocessing_version: int = REPORT_A_VERSION
+    # Of the network that finds the brain; "" if none does
+    finder_sha256: str = ""
     # Folder of models; None for the installed ones
     models: str | None = None
     backend: str = "auto"
@@ -51,6 +53,7 @@ class CohortOptions:
     @property
     def recorded(self) -> dict[str, Any]:
         """The options that decide the result, as JSON values for the record."""
+        finder = {"brain_model_sha256": self.finder_sha256} if self.finder_sha256 else {}
         return {
             # called "level" since the first version, whose records still match
             "level": self.preprocessing,
@@ -60,6 +63,7 @@ class CohortOptions:
             "device": self.device,
             "precision": self.precision,
             "preprocessing_version": self.preprocessing_version,
+            **finder,
         }
 
 

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 __all__ = [
     "FINDER_SHAPE",
     "FINDER_VOXEL_MM",
+    "MAP_BLOCK",
+    "MAP_SHAPE",
     "NETWORK_SHAPE",
     "SLICE_SHAPE",
     "Grid",
@@ -20,6 +22,11 @@ __all__ = [
 
 NETWORK_SHAPE: tuple[int, int, int] = (91, 122, 123)
 """Voxels of the network grid, RAS order (report A, section 3.4)."""
+
+MAP_BLOCK = 4
+MAP_SHAPE: tuple[int, int, int] = (24, 32, 32)
+"""Edge of the blocks of the network grid, in voxels, for which a map into an atlas is known, and
+their number along each axis; the last ones lie beyond the grid."""
 
 FINDER_SHAPE: tuple[int, int, int] = (96, 96, 96)
 FINDER_VOXEL_MM = 2.7

@@ -41,7 +41,7 @@ BRAIN_PRESETS: dict[str, str] = {"brain_finder": "neurobento.networks.brain_find
 """The same for networks that find the brain in a head."""
 
 
-TASK_FUNCTIONS = {"anomaly": "detect", "brain": "find", "parcellation": "labels"}
+TASK_FUNCTIONS = {"anomaly": "detect", "brain": "find", "parcellation": "outputs"}
 """Task -> the method of its networks that gives its outputs."""
 
 

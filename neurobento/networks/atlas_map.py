@@ -253,7 +253,18 @@ class AtlasMap(ParcellationNetwork):
 
     def labels(self, image: Tensor) -> Tensor:
         """Return labels (N, X, Y, Z) uint8: the atlas's at each voxel's position in it."""
-        positions = self._positions(_double(_double(self.forward(image)[-1])), 1)
+        return self._labels(self.forward(image)[-1])
+
+    def outputs(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Return labels and the float32 positions of blocks, with one pass through the network."""
+        displacements = self.forward(image)[-1]
+        table = self._positions(displacements, BLOCK)
+        rows = self.atlas_voxel_to_ras[:3].float()
+        world = [sum(a * at for a, at in zip(row, table, strict=False)) + row[3] for row in rows]
+        return self._labels(displacements), torch.stack(world, dim=1)
+
+    def _labels(self, displacements: Tensor) -> Tensor:
+        positions = self._positions(_double(_double(displacements)), 1)
         x, y, z = (
             place.round().clamp(0, size - 1).long()
             for place, size in zip(positions, self.atlas_labels.shape, strict=True)

@@ -38,6 +38,10 @@ class ParcellationNetwork(nn.Module):
         labels: Tensor = self(image).argmax(dim=1).byte()
         return labels
 
+    def outputs(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Return what an exported graph gives, in its order: labels, then positions if any."""
+        return (self.labels(image),)
+
     def sampled_logits(
         self, image: Tensor, labels: Tensor, order: Sequence[int]
     ) -> tuple[Tensor, Tensor]:

@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurobento.backends.base import Backend
+from neurobento.imaging.atlas import Atlas
 from neurobento.imaging.geometry import Grid
 from neurobento.imaging.scan import NativeSpace, Scan
+from neurobento.parcellation.answer import Answer
 from neurobento.parcellation.volumetry import RegionVolume, brain_warnings, measure
 from neurobento.preprocessing.brain import Brain
 from neurobento.preprocessing.mode import Preprocessing, Progress, ignore_progress
@@ -35,11 +37,16 @@ class Parcellation:
     """The labelled regions of one scan."""
 
     labels: NDArray[np.uint8]  # class indices on the scan's own grid
-    network_labels: NDArray[np.uint8]  # class indices on the network grid (91, 122, 123)
+    answer: Answer  # the network's, from which labels on any grid can be made
     prepared: PreparedScan
     volumes: tuple[RegionVolume, ...]  # of all 116 regions
     warnings: list[str]  # sentences about implausible volumes
     seconds: dict[str, float]  # stage -> wall clock
+
+    def network_labels(self) -> NDArray[np.uint8]:
+        """Return class indices on the network grid, (91, 122, 123)."""
+        grid = self.prepared.grid
+        return self.answer.labels_on(grid.network_voxel_to_ras, grid.network_shape)
 
 
 class Parcellator:
@@ -63,9 +70,10 @@ class Parcellator:
         prepared = prepare(scan, preprocessing, version, progress=progress)
         progress("infer")
         start = time.perf_counter()
-        network_labels = self.backend.infer(prepared.image[None, None])[0]
+        answer = self.backend.answer(prepared.image[None, None])[0]
         seconds = {"infer": time.perf_counter() - start}
-        return restore_and_measure(prepared, network_labels, seconds, progress=progress)
+        atlas = self.backend.atlas
+        return restore_and_measure(prepared, answer, seconds, atlas=atlas, progress=progress)
 
 
 def prepare(
@@ -89,22 +97,27 @@ def prepare(
 
 def restore_and_measure(
     prepared: PreparedScan,
-    network_labels: NDArray[np.uint8],
+    values: NDArray[np.generic],
     seconds: dict[str, float],
     *,
+    atlas: Atlas | None = None,
     progress: Progress = ignore_progress,
 ) -> Parcellation:
-    """Return the labels on the scan's own grid, with volumes and the seconds of all stages."""
+    """Return the labels on the scan's own grid, with volumes and the seconds of all stages.
+
+    `values` are a network's answer for the scan, `atlas` the one that its positions refer to.
+    """
     progress("restore")
     start = time.perf_counter()
-    labels = prepared.grid.restore(network_labels)
+    answer = Answer(values, prepared.grid.network_voxel_to_ras, atlas, prepared.brain)
+    labels = answer.labels_on(prepared.space.voxel_to_ras, prepared.space.shape)
     restored = time.perf_counter()
     progress("measure")
     volumes = measure(labels, prepared.space.voxel_to_ras)
     measured = time.perf_counter()
     return Parcellation(
         labels=labels,
-        network_labels=network_labels,
+        answer=answer,
         prepared=prepared,
         volumes=volumes,
         warnings=brain_warnings(volumes),

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurobento.errors import NoBrainFound, NotABrain
+from neurobento.imaging.atlas import Mask
 from neurobento.imaging.geometry import FINDER_SHAPE, FINDER_VOXEL_MM
 from neurobento.imaging.resampling import resample
 from neurobento.preprocessing.finder_grid import finder_grid, finder_image
@@ -69,6 +70,13 @@ class Brain:
     def volume_ml(self) -> float:
         """The volume in millilitres, with the fluid around and inside the brain."""
         return _millilitres(self.share)
+
+    def surroundings(self) -> Mask:
+        """Return the brain and one voxel of the finder's grid around it, where labels may lie."""
+        from scipy.ndimage import maximum_filter
+
+        share = maximum_filter(self.share, 3).astype(np.float32)
+        return Mask(share, self.voxel_to_ras, 127.5)
 
     def on_grid(self, voxel_to_ras: Affine, shape: tuple[int, int, int]) -> NDArray[np.bool_]:
         """Return the brain as a mask on another grid."""

@@ -78,21 +78,21 @@ def runner_service(spec: ModelSpec) -> Any:
 
 def _segmenter(spec: ModelSpec, batching: dict[str, Any]) -> type:
     class Segmenter(_ModelRunner):
-        """Labels for batches of images on the network grid."""
+        """Answers for batches of images on the network grid."""
 
         stored = BentoModel(model_tag(spec))
 
         @bentoml.api(**batching)
         def segment(self, files: np.ndarray) -> np.ndarray:
-            """Return labels (N, 91, 122, 123) uint8 of images in files named (N, 1024) uint8."""
+            """Return answers (N, ...) to images in files, named (N, 1024); see `image_files`."""
             try:
-                return segment_files(files, self._infer, self._observe_wait)
+                return segment_files(files, spec, self._infer, self._observe_wait)
             except MemoryError:
                 raise ServiceUnavailable("no memory for one more scan") from None
 
         def _infer(self, images: np.ndarray) -> np.ndarray:
             with time_stage("network", spec.name):
-                return self.backend.infer(images)
+                return self.backend.answer(images)
 
         def _observe_wait(self, seconds: float) -> None:
             observe_stages(spec.name, {"queue": seconds})

@@ -72,8 +72,9 @@ def test_a_new_spec_or_int8_form_replaces_what_is_stored(known_model: Path, tmp_
     assert put() == f"neurobento-regions:{spec.onnx_sha256[:16]}: put into the store\n"
     dataclasses.replace(spec, metrics={"new": {"mean": 0.9}}).write(folder / "spec.json")
     (folder / "model_int8.onnx").write_bytes(b"int8")
+    (folder / "atlas.npz").write_bytes(b"atlas")
     assert "put into the store" in put()
-    for name in ("spec.json", "model_int8.onnx"):
+    for name in ("spec.json", "model_int8.onnx", "atlas.npz"):
         assert (stored(tmp_path, spec) / name).read_bytes() == (folder / name).read_bytes()
     assert "already there" in put()
 

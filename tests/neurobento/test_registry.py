@@ -6,10 +6,13 @@ import dataclasses
 import hashlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import neurobento.registry
 from neurobento.errors import ModelNotFound, SpecMismatch
+from neurobento.files import file_sha256
+from neurobento.imaging.atlas import Atlas
 from neurobento.registry import (
     Model,
     find_model,
@@ -18,6 +21,7 @@ from neurobento.registry import (
     model_tag,
     models_folder,
     open_model,
+    read_atlas,
 )
 from neurobento.spec import ModelSpec
 
@@ -139,6 +143,41 @@ def test_without_a_folder_the_models_folder_is_meant(
 def test_the_models_folder_lies_beside_the_package() -> None:
     package = Path(neurobento.registry.__file__).parent
     assert models_folder() == package.parent / "models"
+
+
+def add_atlas(root: Path, name: str) -> Atlas:
+    """Give a model an atlas."""
+    atlas = Atlas(np.arange(24, dtype=np.uint8).reshape(2, 3, 4), np.diag([-1.0, 1, 1, 1]))
+    atlas.write(root / name / "atlas.npz")
+    spec = ModelSpec.read(root / name / "spec.json")
+    with_atlas = dataclasses.replace(spec, atlas_sha256=file_sha256(root / name / "atlas.npz"))
+    with_atlas.write(root / name / "spec.json")
+    return atlas
+
+
+def test_a_model_with_an_atlas_gives_positions_that_refer_to_it(root: Path) -> None:
+    atlas = add_atlas(root, "zebra")
+    plain, mapped = find_model("antelope", root), find_model("zebra", root)
+    assert plain.atlas() is None
+    assert list(plain.spec.outputs) == ["labels"]
+    assert list(mapped.spec.outputs) == ["labels", "positions"]
+    assert (plain.spec.answer, mapped.spec.answer) == ("labels", "positions")
+    for found in (mapped.atlas(), read_atlas(mapped.spec, root)):
+        assert found is not None
+        assert np.array_equal(found.labels, atlas.labels)
+        assert np.array_equal(found.voxel_to_ras, atlas.voxel_to_ras)
+
+
+def test_an_atlas_that_is_missing_or_another_one_is_refused(root: Path) -> None:
+    add_atlas(root, "zebra")
+    model = find_model("zebra", root)
+    path = root / "zebra" / "atlas.npz"
+    path.write_bytes(path.read_bytes() + b"0")
+    with pytest.raises(SpecMismatch, match=r"atlas\.npz"):
+        model.atlas()
+    path.unlink()
+    with pytest.raises(ModelNotFound, match="the atlas of zebra"):
+        model.atlas()
 
 
 def test_a_tag_is_the_name_and_the_beginning_of_the_hash(tmp_path: Path) -> None:

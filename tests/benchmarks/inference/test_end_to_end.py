@@ -91,7 +91,9 @@ def test_the_stages_make_up_the_whole(scan: Path) -> None:
             opset=18,
         )
 
-        def infer(self, images: Any) -> Any:
+        atlas = None
+
+        def answer(self, images: Any) -> Any:
             return images[:, 0].astype("uint8")
 
     backend: Any = Still()

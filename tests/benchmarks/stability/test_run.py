@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from benchmarks.runs import Entry, begin_run
-from benchmarks.stability import run as module
 from benchmarks.stability.disturbances import FOR_STRIPPED
 from benchmarks.stability.figure import draw_stability
 from benchmarks.stability.run import measure_scan, stability_table
 from neurobento.errors import NotABrain
 from neurobento.imaging.geometry import Grid
+from neurobento.parcellation.answer import Answer
 
 
 class Fixed:
@@ -38,16 +38,12 @@ class Fixed:
         labels[start : start + x // 2, y // 4 : -y // 4, z // 4 : -z // 4] = 7
         grid = Grid(scan.shape, scan.voxel_to_ras, self.affine, self.shape)
         prepared = SimpleNamespace(brain=None, preprocessing=preprocessing, grid=grid)
-        return SimpleNamespace(
-            labels=grid.restore(labels), network_labels=labels, prepared=prepared
-        )
+        answer = Answer(labels, self.affine)
+        return SimpleNamespace(labels=grid.restore(labels), answer=answer, prepared=prepared)
 
 
 @pytest.fixture
-def fixed(phantom: Any, monkeypatch: pytest.MonkeyPatch) -> Fixed:
-    monkeypatch.setattr(
-        module, "Grid", lambda shape, affine, network: Grid(shape, affine, network, phantom.shape)
-    )
+def fixed(phantom: Any) -> Fixed:
     return Fixed(phantom.affine, phantom.shape)
 
 

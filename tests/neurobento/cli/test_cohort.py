@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 
 from neurobento import backends
+from neurobento.cli import cohort as cohort_command
 from neurobento.cli.main import main
 from neurobento.cohort import worker
 from neurobento.labels import aal116
+from neurobento.registry import find_model
 
 Command = Callable[..., int]
 
@@ -253,3 +255,18 @@ def test_impossible_options_are_refused_before_anything_is_written(
     assert cohort(dataset, *options) == 1
     assert capsys.readouterr().err.startswith(f"neurobento: {subject}: expected ")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "preprocessing", "is_recorded"),
+    [("regions", "full", True), ("regions", "stripped", False), ("compact", "full", False)],
+)
+def test_a_record_names_the_network_that_found_the_brain(
+    model: str, preprocessing: str, is_recorded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    monkeypatch.setattr(cohort_command, "_run", lambda args: seen.append(args) or 0)
+    main(["cohort", "none", "-o", "none", "--model", model, "--preprocessing", preprocessing])
+    recorded = cohort_command._cohort_options(seen[0], 1).recorded
+    finder = find_model("brain").spec.onnx_sha256
+    assert recorded.get("brain_model_sha256") == (finder if is_recorded else None)

@@ -560,6 +560,11 @@ def test_labels_are_the_atlass_where_the_last_map_displaces_to(
     labels = network.labels(images(2))
     assert labels.dtype == torch.uint8
     assert np.array_equal(labels[1].numpy(), expected)
+    # a graph gives the same labels, and where the blocks lie
+    again, positions = network.outputs(images(2))
+    assert torch.equal(again, labels)
+    assert positions.dtype == torch.float32
+    assert torch.allclose(positions, network.atlas_positions(images(2)).float(), atol=1e-4)
 
 
 @torch.inference_mode()

@@ -194,7 +194,7 @@ class FakeSegmenter:
         self.sizes.append(len(files))
         if self.error is not None:
             raise self.error
-        return segment_files(files, self._infer, lambda seconds: None)
+        return segment_files(files, SPECS[0], self._infer, lambda seconds: None)
 
     def _infer(self, images: Any) -> Any:
         return (known_labels_of(images) + np.uint8(self.offset)) % np.uint8(117)

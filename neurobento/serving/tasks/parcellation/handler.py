@@ -15,10 +15,15 @@ from anyio import to_thread
 from numpy.typing import NDArray
 
 from neurobento.errors import ServiceUnavailable
+from neurobento.imaging.atlas import Atlas
+from neurobento.imaging.geometry import NETWORK_SHAPE
+from neurobento.parcellation.answer import Answer
 from neurobento.parcellation.parcellator import Parcellation, PreparedScan, restore_and_measure
+from neurobento.registry import read_atlas
 from neurobento.serving.admission import Admission
 from neurobento.serving.pool.serialisation import unpack_scan
 from neurobento.serving.request import RequestContext
+from neurobento.serving.settings import SETTINGS
 from neurobento.serving.tasks.handler import (
     PreprocessingService,
     Runner,
@@ -31,9 +36,9 @@ from neurobento.serving.tasks.parcellation.responses import encode_labels, encod
 from neurobento.serving.tasks.uploaded_file import upload_folder
 from neurobento.serving.telemetry.metrics import observe_stages, time_stage
 from neurobento.serving.telemetry.tracing import record_stage_spans, span
-from neurobento.spec import REPORT_A_VERSION
+from neurobento.spec import REPORT_A_VERSION, ModelSpec
 
-__all__ = ["ParcellationHandler"]
+__all__ = ["ParcellationHandler", "model_traits"]
 
 START_LIMIT_S = 5.0
 """The start of the service does not wait longer for the preprocessing service."""
@@ -42,14 +47,22 @@ START_LIMIT_S = 5.0
 class Segmenter(Runner, Protocol):
     """The runner of a parcellation model."""
 
-    async def segment(self, files: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return the labels (N, 91, 122, 123) of images in files (see `image_files`)."""
+    async def segment(self, files: NDArray[np.uint8]) -> NDArray[np.generic]:
+        """Return the answers (N, ...) to images in files (see `image_files`)."""
+
+
+def model_traits(
+    specs: Sequence[ModelSpec],
+) -> tuple[dict[str, int], dict[str, Atlas | None]]:
+    """Return the version of preprocessing and the atlas of each model by name."""
+    versions = {spec.name: spec.preprocessing_version for spec in specs}
+    return versions, {spec.name: read_atlas(spec, SETTINGS.models) for spec in specs}
 
 
 class ParcellationHandler(TaskHandler[Segmenter]):
     """Handle requests for parcellation.
 
-    `versions` are those of the preprocessing that the models were trained with, by name.
+    `versions` of preprocessing and `atlases` are those of the models, by name.
     """
 
     task = "parcellation"
@@ -61,9 +74,10 @@ class ParcellationHandler(TaskHandler[Segmenter]):
         admission: Admission,
         batches: Mapping[str, int],
         versions: Mapping[str, int] | None = None,
+        atlases: Mapping[str, Atlas | None] | None = None,
     ) -> None:
         super().__init__(preprocessing, runners, admission, batches)
-        self._versions = dict(versions or {})
+        self._versions, self._atlases = dict(versions or {}), dict(atlases or {})
 
     async def labels(
         self, file: Path, options: ParcellationOptions, context: RequestContext
@@ -94,13 +108,20 @@ class ParcellationHandler(TaskHandler[Segmenter]):
     ) -> NDArray[np.uint8]:
         """Return labels (N, 91, 122, 123) of images (N, 1, 91, 122, 123) on the network grid."""
 
+        atlas = self._atlases.get(options.model)
+
+        def labels_of(values: NDArray[np.generic]) -> NDArray[np.uint8]:
+            answers = [Answer(each, np.eye(4), atlas) for each in values]
+            return np.stack([each.labels_on(np.eye(4), NETWORK_SHAPE) for each in answers])
+
         async def segment() -> NDArray[np.uint8]:
             with upload_folder() as folder:
                 files = [folder / f"{i}.image" for i in range(len(images))]
                 for file, image in zip(files, images, strict=True):
                     await to_thread.run_sync(write_image, file, image[0])
                 with time_stage("infer", options.model), span("infer", model=options.model):
-                    return await self._infer(options.model, files)
+                    answers = await self._infer(options.model, files)
+            return await to_thread.run_sync(labels_of, answers)
 
         return await self._run_admitted(
             context, options.model, options.preprocessing, segment, len(images)
@@ -137,12 +158,11 @@ class ParcellationHandler(TaskHandler[Segmenter]):
         record_stage_spans(prepared.seconds)
         start = time.perf_counter()
         with span("infer", model=options.model):
-            labels = await self._infer(options.model, [image])
+            answers = await self._infer(options.model, [image])
         seconds = {"infer": time.perf_counter() - start}
         with span("restore and measure"):
-            parcellation = await to_thread.run_sync(
-                restore_and_measure, prepared, labels[0], seconds
-            )
+            restore = functools.partial(restore_and_measure, atlas=self._atlases.get(options.model))
+            parcellation = await to_thread.run_sync(restore, prepared, answers[0], seconds)
         observe_stages(options.model, parcellation.seconds)
         return parcellation
 
@@ -153,21 +173,21 @@ class ParcellationHandler(TaskHandler[Segmenter]):
         packed = await self._preprocess(file, options.preprocessing, context, version)
         return unpack_scan(packed), Path(packed["image"])
 
-    async def _infer(self, model: str, files: Sequence[Path]) -> NDArray[np.uint8]:
+    async def _infer(self, model: str, files: Sequence[Path]) -> NDArray[np.generic]:
         """Segment batch after batch, so that other calls get in between."""
         size = self._batches[model]
         batches = [files[start : start + size] for start in range(0, len(files), size)]
-        labels = [await self._infer_batch(model, batch) for batch in batches]
-        return labels[0] if len(labels) == 1 else np.concatenate(labels)
+        answers = [await self._infer_batch(model, batch) for batch in batches]
+        return answers[0] if len(answers) == 1 else np.concatenate(answers)
 
-    async def _infer_batch(self, model: str, files: Sequence[Path]) -> NDArray[np.uint8]:
+    async def _infer_batch(self, model: str, files: Sequence[Path]) -> NDArray[np.generic]:
         paths = pack_paths(files)
-        labels = await self._call_runner(model, lambda runner: runner.segment(paths))
-        if has_missing(labels):
+        answers = await self._call_runner(model, lambda runner: runner.segment(paths))
+        if has_missing(answers):
             raise ServiceUnavailable(
                 expected="the prepared image to exist until the network has seen it",
                 found="a file that is gone",
                 remedy="Try again in a few seconds.",
                 retry_after_s=5.0,
             )
-        return labels
+        return answers

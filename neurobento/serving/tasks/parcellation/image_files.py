@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neurobento.imaging.geometry import NETWORK_SHAPE
+from neurobento.spec import ModelSpec
 
 __all__ = ["MISSING", "has_missing", "open_image", "pack_paths", "segment_files", "write_image"]
 
@@ -23,9 +24,10 @@ PATH_BYTES = 1024
 IMAGE_BYTES = 4 * math.prod(NETWORK_SHAPE)
 
 MISSING = 255
-"""Every label of an image whose file was missing or cut short; class indices end at 116."""
+"""Every value of the answer to an image whose file was missing or cut short; class indices end at
+116, and no atlas is so large."""
 
-Infer = Callable[[NDArray[np.float32]], NDArray[np.uint8]]
+Infer = Callable[[NDArray[np.float32]], NDArray[np.generic]]
 
 
 def write_image(path: Path, image: NDArray[np.float32]) -> None:
@@ -46,9 +48,9 @@ def pack_paths(paths: Sequence[Path]) -> NDArray[np.uint8]:
 
 
 def segment_files(
-    paths: NDArray[np.uint8], infer: Infer, on_wait: Callable[[float], None]
-) -> NDArray[np.uint8]:
-    """Return labels (N, 91, 122, 123) of images in files, `MISSING` throughout where a file is.
+    paths: NDArray[np.uint8], spec: ModelSpec, infer: Infer, on_wait: Callable[[float], None]
+) -> NDArray[np.generic]:
+    """Return a model's answers (N, ...) to images in files, `MISSING` throughout where a file is.
 
     `on_wait` is called for each image with the seconds since its file was written.
     """
@@ -63,15 +65,16 @@ def segment_files(
     is_whole = [wait_s is not None for wait_s in waits_s]
     if all(is_whole):
         return infer(images)
-    labels = np.full((len(paths), *NETWORK_SHAPE), MISSING, np.uint8)
+    tensor = spec.outputs[spec.answer]
+    answers = np.full((len(paths), *tensor.shape), MISSING, tensor.dtype)
     if any(is_whole):
-        labels[is_whole] = infer(images[is_whole])
-    return labels
+        answers[is_whole] = infer(images[is_whole])
+    return answers
 
 
-def has_missing(labels: NDArray[np.uint8]) -> bool:
-    """Return True if the file of an image was missing, given labels (N, 91, 122, 123)."""
-    return bool((labels[:, 0, 0, 0] == MISSING).any())
+def has_missing(answers: NDArray[np.generic]) -> bool:
+    """Return True if the file of an image was missing, given the answers (N, ...)."""
+    return bool((answers[:, 0, 0, 0] == MISSING).any())
 
 
 def _read(path: Path, image: NDArray[np.float32]) -> float | None:

@@ -78,7 +78,7 @@ class ParcellationTensors:
         facts = await context.run(self._handler.facts(options.model))
         native = options.space == "native"
         grid = found.prepared.grid
-        labels = found.labels if native else found.network_labels
+        labels = found.labels if native else found.network_labels()
         affine = found.prepared.space.voxel_to_ras if native else grid.network_voxel_to_ras
         volumes = np.array([v.volume_mm3 for v in found.volumes], np.float64)
         return {

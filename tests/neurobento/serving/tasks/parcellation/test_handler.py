@@ -494,7 +494,7 @@ def test_a_call_that_would_wait_too_long_is_refused_before_any_work(
 def test_without_memory_the_service_says_so(
     handler: ParcellationHandler, scan: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: Any) -> Any:
+    def full(*_: Any, **__: Any) -> Any:
         raise MemoryError
 
     monkeypatch.setattr(handler_module, "restore_and_measure", full)

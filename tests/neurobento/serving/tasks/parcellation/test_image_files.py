@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,11 @@ from neurobento.serving.tasks.parcellation.image_files import (
     segment_files,
     write_image,
 )
+from neurobento.spec import ModelSpec
 
 NETWORK = (91, 122, 123)
+LABELS = ModelSpec("labels", "1", "compact", "", "", 18)
+POSITIONS = replace(LABELS, atlas_sha256="0" * 64)
 
 
 def infer(images: Any) -> Any:
@@ -53,14 +57,14 @@ def test_an_image_comes_back_to_the_bit(tmp_path: Path) -> None:
 def test_each_image_gets_its_own_labels(files: list[Path]) -> None:
     names = pack_paths(files)
     assert names.shape == (3, PATH_BYTES)
-    labels = segment_files(names, infer, ignore)
+    labels = segment_files(names, LABELS, infer, ignore)
     assert not has_missing(labels)
     assert [np.unique(each).tolist() for each in labels] == [[1], [2], [3]]
 
 
 def test_names_may_be_joined_and_split_as_batches_are(files: list[Path]) -> None:
     names = np.concatenate([pack_paths(files[:1]), pack_paths(files[1:])])
-    assert segment_files(names[2:], infer, ignore).max() == 3
+    assert segment_files(names[2:], LABELS, infer, ignore).max() == 3
 
 
 @pytest.mark.parametrize("content", [None, b"", b"short"])
@@ -77,7 +81,7 @@ def test_a_missing_or_short_image_is_marked_and_costs_the_others_nothing(
         seen.append(len(images))
         return infer(images)
 
-    labels = segment_files(pack_paths(files), counting, ignore)
+    labels = segment_files(pack_paths(files), LABELS, counting, ignore)
     assert [np.unique(each).tolist() for each in labels] == [[1], [MISSING], [3]]
     assert has_missing(labels)
     assert not has_missing(labels[::2])
@@ -88,8 +92,20 @@ def test_without_any_image_nothing_is_inferred(tmp_path: Path) -> None:
     def never(images: Any) -> Any:
         raise AssertionError
 
-    labels = segment_files(pack_paths([tmp_path / "gone"]), never, never)
+    labels = segment_files(pack_paths([tmp_path / "gone"]), LABELS, never, never)
     assert (labels == MISSING).all()
+
+
+def test_a_missing_image_is_marked_among_positions_too(files: list[Path]) -> None:
+    def positions(images: Any) -> Any:
+        return np.full((len(images), 3, 24, 32, 32), -70.5, np.float32)
+
+    files[1].unlink()
+    answers = segment_files(pack_paths(files), POSITIONS, positions, ignore)
+    assert (answers.dtype, answers.shape) == (np.float32, (3, 3, 24, 32, 32))
+    assert [each.min() for each in answers] == [-70.5, MISSING, -70.5]
+    assert has_missing(answers)
+    assert not has_missing(answers[::2])
 
 
 def test_each_image_tells_how_long_it_lay_in_its_file(files: list[Path]) -> None:
@@ -97,7 +113,7 @@ def test_each_image_tells_how_long_it_lay_in_its_file(files: list[Path]) -> None
     for file, age_s in zip(files, (30.0, 20.0, -5.0), strict=True):
         os.utime(file, (now, now - age_s))
     found: list[float] = []
-    segment_files(pack_paths(files), infer, found.append)
+    segment_files(pack_paths(files), LABELS, infer, found.append)
     # the last was written in the future: the clock was set
     assert found == pytest.approx([30.0, 20.0, 0.0], abs=5.0)
     assert found[2] == 0.0

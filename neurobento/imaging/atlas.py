@@ -1,0 +1,191 @@
+"""Read the labels of an atlas on a scan's grid, through a smooth map from the scan into the atlas.
+
+The map is known for blocks of voxels and interpolated between them, so the labels have the atlas's
+own resolution on any grid, without the steps of the network's voxels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neurobento.imaging.geometry import voxel_sizes_mm
+
+__all__ = ["Atlas", "AtlasMap", "Mask"]
+
+EXTENSION = 4
+"""Blocks by which a map is continued as a straight line, so that it leaves the atlas's brain."""
+
+LATTICE_MM = 3.0
+"""Largest distance of the places at which a map is read before it is filled in."""
+
+SLAB_VOXELS = 2**16
+"""Voxels of the target that are worked on at a time."""
+
+LabelMap = NDArray[np.uint8]
+Affine = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Atlas:
+    """The labels of an atlas."""
+
+    # (X, Y, Z), class indices; the outermost voxels are background
+    labels: LabelMap
+    # (4, 4), voxel -> world RAS in mm
+    voxel_to_ras: Affine
+
+    @classmethod
+    def read(cls, path: Path) -> Atlas:
+        """Read the file that `write` wrote."""
+        with np.load(path, allow_pickle=False) as arrays:
+            return cls(arrays["labels"], arrays["voxel_to_ras"])
+
+    def write(self, path: Path) -> None:
+        """Write a compressed NumPy file."""
+        np.savez_compressed(path, labels=self.labels, voxel_to_ras=self.voxel_to_ras)
+
+
+@dataclass(frozen=True, eq=False)
+class Mask:
+    """Where labels may be: where a smooth map (A, B, C) is at least some value."""
+
+    share: NDArray[np.float32]
+    # (4, 4), voxel -> world RAS in mm
+    voxel_to_ras: Affine
+    least: float
+
+
+@dataclass(frozen=True, eq=False)
+class AtlasMap:
+    """Where the voxels of a scan lie in an atlas."""
+
+    atlas: Atlas
+    # (3, A, B, C) float32: the place of each block's centre in the atlas's world, RAS in mm
+    positions: NDArray[np.float32]
+    # (4, 4), block -> the scan's world, RAS in mm
+    block_to_ras: Affine
+
+    def labels_on(
+        self, voxel_to_ras: Affine, shape: tuple[int, int, int], where: Mask | None = None
+    ) -> LabelMap:
+        """Return the atlas's labels (X, Y, Z) on a grid over the scan, background elsewhere.
+
+        With `where` there is background outside of it too.
+        """
+        field, block_to_ras = self._in_atlas_voxels()
+        labels = np.zeros(shape, np.uint8)
+        box = self._box(field, np.linalg.inv(voxel_to_ras) @ block_to_ras, shape)
+        if any(part.stop <= part.start for part in box):
+            return labels
+        # maps are smooth: read them on a coarse lattice, and fill it by products along each axis
+        lattice = _Lattice(voxel_to_ras, box)
+        last = np.array(self.atlas.labels.shape, np.float32).reshape(3, 1, 1, 1) - 1
+        places = np.stack([lattice.read(each, block_to_ras) for each in field])
+        # outside the atlas as on its outermost voxels; rounding becomes truncation
+        places = np.clip(places, np.float32(0), last) + np.float32(0.5)
+        share = None if where is None else lattice.read(where.share, where.voxel_to_ras)
+        target = labels[box]
+        for rows in lattice.slabs():
+            found = self._look_up([lattice.fill(each, rows) for each in places])
+            if where is not None and share is not None:
+                found[lattice.fill(share, rows) < where.least] = 0
+            target[rows] = found
+        return labels
+
+    def _in_atlas_voxels(self) -> tuple[NDArray[np.float32], Affine]:
+        """Return positions in voxels of the atlas, continued on all sides, and their grid."""
+        inverse = np.linalg.inv(self.atlas.voxel_to_ras)
+        flat = inverse[:3, :3] @ self.positions.reshape(3, -1) + inverse[:3, 3:]
+        field = flat.reshape(self.positions.shape)
+        # mirrored through its ends, a straight line continues
+        around = [(0, 0)] + [(EXTENSION, EXTENSION)] * 3
+        field = np.pad(field, around, mode="reflect", reflect_type="odd")
+        shift = np.eye(4)
+        shift[:3, 3] = -EXTENSION
+        return field.astype(np.float32), self.block_to_ras @ shift
+
+    def _box(
+        self, field: NDArray[np.float32], voxel_from_block: Affine, shape: Sequence[int]
+    ) -> tuple[slice, ...]:
+        """Return the part of a grid outside which no voxel lies in the atlas."""
+        inside = np.ones(field.shape[1:], bool)
+        for places, size in zip(field, self.atlas.labels.shape, strict=True):
+            inside &= (places > -0.5) & (places < size - 0.5)
+        blocks = np.argwhere(inside).T
+        if not blocks.size:
+            return (slice(0, 0),) * 3
+        # a block more on each side: the map may enter the atlas between two blocks
+        low, high = blocks.min(axis=1) - 1, blocks.max(axis=1) + 1
+        corners = np.array(np.meshgrid(*zip(low, high, strict=True))).reshape(3, -1)
+        at = voxel_from_block[:3, :3] @ corners + voxel_from_block[:3, 3:]
+        return tuple(
+            slice(max(0, math.floor(start)), max(0, min(n, math.ceil(stop) + 1)))
+            for start, stop, n in zip(at.min(axis=1), at.max(axis=1), shape, strict=True)
+        )
+
+    def _look_up(self, places: Sequence[NDArray[np.float32]]) -> LabelMap:
+        """Return the label at places in voxels of the atlas, half a voxel added."""
+        _, b, c = self.atlas.labels.shape
+        x, y, z = (place.astype(np.int32) for place in places)
+        x *= b
+        x += y
+        x *= c
+        x += z
+        return self.atlas.labels.ravel().take(x)
+
+
+class _Lattice:
+    """Every few voxels of a part of a grid."""
+
+    def __init__(self, voxel_to_ras: Affine, box: Sequence[slice]) -> None:
+        self._voxel_to_ras, self._box = voxel_to_ras, box
+        self._steps = [max(1, int(LATTICE_MM / edge)) for edge in voxel_sizes_mm(voxel_to_ras)]
+        self._weights = [
+            _fill_weights(part.stop - part.start, step)
+            for part, step in zip(box, self._steps, strict=True)
+        ]
+
+    def read(self, values: NDArray[np.float32], voxel_to_ras: Affine) -> NDArray[np.float32]:
+        """Interpolate values on another grid linearly, their last ones beyond the ends."""
+        from scipy.ndimage import affine_transform
+
+        start = np.eye(4)
+        start[:3, 3] = [part.start for part in self._box]
+        lattice_to_ras = self._voxel_to_ras @ start @ np.diag([*self._steps, 1.0])
+        matrix = np.linalg.inv(voxel_to_ras) @ lattice_to_ras
+        read = affine_transform(
+            values,
+            matrix[:3, :3],
+            offset=matrix[:3, 3],
+            output_shape=tuple(weights.shape[1] for weights in self._weights),
+            output=np.float32,
+            order=1,
+            mode="nearest",
+            prefilter=False,
+        )
+        return np.asarray(read)
+
+    def slabs(self) -> list[slice]:
+        """Return the part's rows along its first axis, a few at a time."""
+        count, *sizes = (len(weights) for weights in self._weights)
+        rows = max(1, SLAB_VOXELS // math.prod(sizes))
+        return [slice(start, start + rows) for start in range(0, count, rows)]
+
+    def fill(self, values: NDArray[np.float32], rows: slice) -> NDArray[np.float32]:
+        """Return the values of all voxels of some rows, from those of the lattice."""
+        x, y, z = self._weights
+        along_x = (x[rows] @ values.reshape(len(values), -1)).reshape(-1, *values.shape[1:])
+        return np.asarray(y @ along_x @ z.T)
+
+
+def _fill_weights(count: int, step: int) -> NDArray[np.float32]:
+    """Return the weights (count, L) that interpolate between places 0, step, 2 step, ..."""
+    places = np.arange(count)[:, None] / step
+    distances = np.abs(places - np.arange((count - 1) // step + 2))
+    return np.asarray(np.maximum(0, 1 - distances), np.float32)

@@ -246,13 +246,25 @@ def test_what_a_cut_leaves_of_the_brain_stays_as_it_was(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_blur_smooths_the_brain_and_leaves_the_background(seed: int) -> None:
+def test_a_blur_smooths_the_brain_and_leaves_what_is_far_from_it(seed: int) -> None:
     image = pair()[0]
     after = RandomBlur(Augmentation(blur=1.0)).set_random_state(seed)(image)
-    assert not after[image == 0].any()
+    near = F.max_pool3d((image > 0).float()[None], 2 * RandomBlur.REACH + 1, 1, RandomBlur.REACH)
+    assert not after[near[0] == 0].any()
     deep = (-F.max_pool3d(-(image > 0).float()[None], 7, 1, 3)[0]) > 0
     assert after[deep].std() < image[deep].std()
     assert after[deep].mean() == pytest.approx(float(image[deep].mean()), rel=0.1)
+
+
+def test_a_blurred_brain_has_a_dim_rim_that_may_be_cut_off() -> None:
+    image = ball()[None].float()
+    blurred = [
+        RandomBlur(Augmentation(blur=1.0)).set_random_state(seed)(image) for seed in range(20)
+    ]
+    sizes = [float((each > 0).sum() / image.sum()) for each in blurred]
+    assert min(sizes) < 1 < max(sizes)
+    rim = torch.cat([each[(each > 0) & (image == 0)] for each in blurred])
+    assert 0 < rim.mean() < 0.5
 
 
 def test_a_blur_keeps_what_is_constant() -> None:

@@ -181,7 +181,7 @@ class RandomCut(RandomizableTransform):  # type: ignore[misc]
 
 
 class RandomBlur(RandomizableTransform):  # type: ignore[misc]
-    """Blur a brain, its rim included, as large voxels or slices that are thick along one axis do."""
+    """Blur a brain and its rim, as large voxels or slices that are thick along one axis do."""
 
     REACH = 4
 
@@ -205,7 +205,8 @@ class RandomBlur(RandomizableTransform):  # type: ignore[misc]
             shape[axis + 2], padding[axis] = len(places), self.REACH
             blurred = F.conv3d(blurred, (kernel / kernel.sum()).reshape(shape), padding=padding)
         # a stripped scan that was resampled has a dim rim, which a tool may have cut off again
-        return blurred[0] * (blurred[1] > self.R.uniform(0.05, 0.6))
+        seen: Tensor = blurred[0] * (blurred[1] > self.R.uniform(0.05, 0.6))
+        return seen
 
 
 def _grid_of_blocks(grid: Tensor, blocks: torch.Size) -> Tensor:

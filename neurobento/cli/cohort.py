@@ -87,7 +87,7 @@ def _cohort_options(args: argparse.Namespace, threads: int) -> CohortOptions:
     require_task(model.spec, "parcellation")
     precision = args.precision or "auto"
     version = model.spec.preprocessing_version
-    finds_brain = args.preprocessing == "full" and version != REPORT_A_VERSION
+    finds_brain = args.preprocessing in ("full", "stripped") and version != REPORT_A_VERSION
     return CohortOptions(
         preprocessing=args.preprocessing,
         model=args.model,

@@ -1,7 +1,8 @@
-"""Find the brain in a head by a network, or take all that a scan without skull shows."""
+"""Find the brain by a network, in a head or in what a scan without skull shows."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import threading
 from dataclasses import dataclass
@@ -20,7 +21,15 @@ from neurobento.preprocessing.threads import thread_limit
 if TYPE_CHECKING:
     from neurobento.backends.base import Backend
 
-__all__ = ["TISSUES", "Brain", "brain_of_stripped_scan", "find_brain", "load_finder", "run_finder"]
+__all__ = [
+    "TISSUES",
+    "Brain",
+    "brain_of_stripped_scan",
+    "find_brain",
+    "load_finder",
+    "run_finder",
+    "shown_brain",
+]
 
 BRAIN_RANGE_ML = (250.0, 3000.0)
 """From less than a newborn's brain to a large brain in a loose mask; a head has over 4,000 ml."""
@@ -44,6 +53,9 @@ NO_BRAIN_TISSUE = tuple(
     map(TISSUES.index, ("air", "other head", "cerebrospinal fluid", "ventricles"))
 )
 """Values in the tissue map."""
+
+LEAST_RECOGNISED = 0.75
+"""Share of a scan without skull in which the network must find brain to be believed."""
 
 _RANGE = "{:.0f} to {:.0f} ml".format(*BRAIN_RANGE_ML)
 
@@ -111,9 +123,25 @@ def run_finder(signal: Array, voxel_to_ras: Affine, finder: Backend) -> Brain:
 
 
 def brain_of_stripped_scan(signal: Array, voxel_to_ras: Affine) -> Brain:
-    """Return the brain of a scan without skull: its largest part, with its holes filled.
+    """Return the brain that the network finds in what a scan without skull shows.
 
-    Raise NotABrain if that is too small or too large for one.
+    So the brain is the same whichever tool took the skull off, and whether it was resampled since.
+    If the network does not recognise a brain, all that the scan shows is taken. Raise NotABrain if
+    that is too small or too large for one.
+    """
+    shown = shown_brain(signal, voxel_to_ras)
+    found = run_finder(signal, voxel_to_ras, _finder())
+    if found.volume_ml < LEAST_RECOGNISED * shown.volume_ml:
+        return shown
+    share = np.minimum(found.share, shown.share)
+    # without its skull the volume inside of it is not known
+    return dataclasses.replace(found, share=share, tissue_ml=None)
+
+
+def shown_brain(signal: Array, voxel_to_ras: Affine) -> Brain:
+    """Return the largest part of what a scan without skull shows, with its holes filled.
+
+    Raise NotABrain if that is too small or too large for a brain.
     """
     grid = finder_grid(signal, voxel_to_ras)
     present = (signal > 0).astype(np.float32)

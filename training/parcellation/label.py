@@ -15,7 +15,9 @@ are skipped; a failing scan does not stop the others. The work runs on Dask: pro
 machine, or a cluster (`--scheduler tcp://HOST:8786`) with this package and the same paths.
 
 With `--teacher MODEL` labels and positions are those of a trained map network, in seconds in place
-of minutes; there is no NAME_registered then. `--version` says how the image is made: 1 is report
+of minutes; there is no NAME_registered then. With `--coarser` too, each scan makes two more pairs,
+in larger voxels (NAME_iso) and in thick slices (NAME_thick). Their positions are those of the scan
+itself, so that networks learn to answer alike. `--version` says how the image is made: 1 is report
 A's nine steps, 2 is what newer models learn from (`neurobento.spec.SCAN_PREPROCESSING`).
 """
 
@@ -27,6 +29,7 @@ import gzip
 import json
 import os
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -43,15 +46,17 @@ from neurobento.cohort.scans import find_scan_files
 from neurobento.command import run
 from neurobento.errors import ConfigError, NeuroBentoError
 from neurobento.files import file_sha256, write_atomically
-from neurobento.imaging.scan import read_scan, scan_name
+from neurobento.imaging.scan import Scan, read_scan, scan_name
 from neurobento.labels import CLASS_COUNT
 from neurobento.preprocessing import PREPROCESSINGS, Preprocessing, preprocess
+from neurobento.preprocessing.pipeline import PreparedScan
 from neurobento.preprocessing.threads import limit_threads
 from neurobento.registry import open_model
 from neurobento.spec import REPORT_A_VERSION, SCAN_PREPROCESSING
 from training.parcellation.cleanup import CLEANUPS, Cleanup, clean_up
+from training.parcellation.coarser import KINDS, coarser
 from training.parcellation.dataset import POSITION_SHAPE
-from training.parcellation.map_teacher import open_teacher
+from training.parcellation.map_teacher import MapTeacher, PositionField, open_teacher
 from training.parcellation.registration import find_atlas, register_atlas
 
 __all__ = ["Options", "label_all", "label_one", "main", "scan_paths"]
@@ -69,7 +74,7 @@ class Options:
 
     preprocessing: Preprocessing
     cleanup: Cleanup = "gentle"
-    # of the registration
+    # of the registration, and of coarser grids
     seed: int = 0
     # folder of the atlas, or None for Debian's
     atlas: str | None = None
@@ -77,6 +82,8 @@ class Options:
     teacher: str | None = None
     # of the image; a model states the version that it was trained with
     version: int = REPORT_A_VERSION
+    # with a teacher, also make pairs of the scan on coarser grids
+    coarser: bool = False
 
 
 def scan_paths(inputs: Sequence[Path]) -> list[Path]:
@@ -120,6 +127,9 @@ def _recorded_options(options: Options) -> dict[str, Any]:
     values = asdict(options)
     teacher = values.pop("teacher")
     del values["version"]
+    if not values["coarser"]:
+        # as the records of earlier versions
+        del values["coarser"]
     values = {"level": values.pop("preprocessing"), **values}
     return values | ({"teacher": open_model(Path(teacher)).spec.onnx_sha256} if teacher else {})
 
@@ -140,9 +150,11 @@ def _make_pair(scan_path: Path, folder: Path, options: Options) -> dict[str, Any
         with _time_step(seconds, "teacher"):
             teacher = open_teacher(options.teacher)
             field = teacher.read(scan, options.preprocessing)
-            labels = teacher.labels(field.on_grid(affine, prepared.image.shape))
-            blocks = field.on_grid(affine @ BLOCK_TO_VOXEL, POSITION_SHAPE[:3])
-        images["positions"] = _positions_image(np.moveaxis(blocks, 0, -1), affine)
+            labels, images["positions"] = _taught(teacher, field, prepared)
+        if options.coarser:
+            with _time_step(seconds, "coarser"):
+                for kind in KINDS:
+                    images |= _coarser_pair(scan, kind, name, teacher, field, options)
     else:
         with _time_step(seconds, "registration"):
             atlas = find_atlas(Path(options.atlas) if options.atlas else None)
@@ -163,6 +175,33 @@ def _make_pair(scan_path: Path, folder: Path, options: Options) -> dict[str, Any
         "outputs": outputs,
         "regions": int(np.count_nonzero(np.bincount(labels.ravel(), minlength=CLASS_COUNT)[1:])),
         "seconds": seconds,
+    }
+
+
+def _taught(
+    teacher: MapTeacher, field: PositionField, prepared: PreparedScan
+) -> tuple[NDArray[np.uint8], nib.Nifti1Image]:
+    """Return labels and positions on the network grid, given the teacher's map of the scan."""
+    affine = prepared.grid.network_voxel_to_ras
+    labels = teacher.labels(field.on_grid(affine, prepared.image.shape))
+    blocks = field.on_grid(affine @ BLOCK_TO_VOXEL, POSITION_SHAPE[:3])
+    return labels, _positions_image(np.moveaxis(blocks, 0, -1), affine)
+
+
+def _coarser_pair(
+    scan: Scan, kind: str, name: str, teacher: MapTeacher, field: PositionField, options: Options
+) -> dict[str, nib.Nifti1Image]:
+    """Return a pair's images, by the ends of their files' names, of the scan on a coarser grid."""
+    random = np.random.default_rng([options.seed, KINDS.index(kind), zlib.crc32(name.encode())])
+    prepared = preprocess(
+        coarser(scan, kind, random), options.preprocessing, version=options.version
+    )
+    affine = prepared.grid.network_voxel_to_ras
+    labels, positions = _taught(teacher, field, prepared)
+    return {
+        f"{kind}_image": nib.Nifti1Image(prepared.image, affine),
+        f"{kind}_labels": nib.Nifti1Image(labels, affine),
+        f"{kind}_positions": positions,
     }
 
 
@@ -248,7 +287,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--cleanup", choices=CLEANUPS, default="gentle")
     parser.add_argument("--atlas", help="folder with aal.nii.gz and ch2bet.nii.gz")
     parser.add_argument("--teacher", help="folder of a model that labels in place of registration")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the registration")
+    parser.add_argument(
+        "--coarser",
+        action="store_true",
+        help="with --teacher: also pairs of each scan in larger voxels and in thick slices",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of everything random")
     parser.add_argument(
         "--version",
         type=int,
@@ -259,8 +303,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--scheduler", help="address of an existing Dask scheduler")
     args = parser.parse_args(argv)
+    if args.coarser and not args.teacher:
+        parser.error("--coarser needs --teacher: a registration knows the scan's own grid alone")
     options = Options(
-        args.preprocessing, args.cleanup, args.seed, args.atlas, args.teacher, args.version
+        args.preprocessing,
+        args.cleanup,
+        args.seed,
+        args.atlas,
+        args.teacher,
+        args.version,
+        args.coarser,
     )
     if args.teacher:
         open_teacher(args.teacher)

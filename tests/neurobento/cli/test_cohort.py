@@ -259,7 +259,7 @@ def test_impossible_options_are_refused_before_anything_is_written(
 
 @pytest.mark.parametrize(
     ("model", "preprocessing", "is_recorded"),
-    [("regions", "full", True), ("regions", "stripped", False), ("compact", "full", False)],
+    [("regions", "full", True), ("regions", "stripped", True), ("compact", "full", False)],
 )
 def test_a_record_names_the_network_that_found_the_brain(
     model: str, preprocessing: str, is_recorded: bool, monkeypatch: pytest.MonkeyPatch

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 from nibabel.affines import apply_affine
+from scipy import ndimage
 
 from neurobento.errors import NoBrainFound, NotABrain
 from neurobento.imaging.geometry import FINDER_SHAPE, FINDER_VOXEL_MM
 from neurobento.preprocessing import brain as brain_module
-from neurobento.preprocessing.brain import brain_of_stripped_scan, find_brain
+from neurobento.preprocessing.brain import brain_of_stripped_scan, find_brain, shown_brain
 
 RADII_MM = (60.0, 75.0, 55.0)
 PHANTOM_ML = 4 / 3 * np.pi * np.prod(RADII_MM) / 1000
@@ -102,6 +103,33 @@ def test_a_brain_is_of_250_to_3000_ml(
             find_brain(phantom.image, phantom.affine)
 
 
+# --- found in what a scan without skull shows ---
+
+
+def test_a_brain_that_is_recognised_is_the_networks_within_what_the_scan_shows(
+    finder: SimpleNamespace, phantom: Any
+) -> None:
+    shown = shown_brain(phantom.image, phantom.affine)
+    # a little less than the scan shows at one end, much more at the others
+    finder.share = ndimage.binary_dilation(shown.share > 127, iterations=3).astype(np.float32)
+    finder.share[:30] = 0
+    found = brain_of_stripped_scan(phantom.image, phantom.affine)
+    assert 0.75 * shown.volume_ml < found.volume_ml < shown.volume_ml
+    assert not found.share[:30].any()
+    assert np.array_equal(found.share[30:], shown.share[30:])
+    assert found.finder_sha256 == SPEC.onnx_sha256
+
+
+def test_what_is_not_recognised_is_taken_as_it_is(finder: SimpleNamespace, phantom: Any) -> None:
+    shown = shown_brain(phantom.image, phantom.affine)
+    for share in (np.zeros(FINDER_SHAPE, np.float32), (shown.share > 0) * np.float32(0.7)):
+        finder.share = share
+        finder.share[:48] = 0
+        found = brain_of_stripped_scan(phantom.image, phantom.affine)
+        assert np.array_equal(found.share, shown.share)
+        assert found.finder_sha256 == ""
+
+
 # --- without skull ---
 
 
@@ -110,7 +138,7 @@ def test_the_volume_is_the_ellipsoids_on_any_grid(
     name: str, phantom_on: Callable[..., Any]
 ) -> None:
     phantom = phantom_on(**GRIDS[name])
-    found = brain_of_stripped_scan(phantom.image, phantom.affine)
+    found = shown_brain(phantom.image, phantom.affine)
     assert found.volume_ml == pytest.approx(PHANTOM_ML, rel=0.01)
     assert found.tissue_ml is None
 
@@ -119,9 +147,7 @@ def test_the_volume_is_the_ellipsoids_on_any_grid(
 def test_the_mask_comes_back_onto_the_scans_grid(name: str, phantom_on: Callable[..., Any]) -> None:
     """Voxels whose middle is 3 mm off the surface are all right."""
     phantom = phantom_on(**GRIDS[name])
-    mask = brain_of_stripped_scan(phantom.image, phantom.affine).on_grid(
-        phantom.affine, phantom.shape
-    )
+    mask = shown_brain(phantom.image, phantom.affine).on_grid(phantom.affine, phantom.shape)
     assert (mask.shape, mask.dtype) == (phantom.shape, np.bool_)
     world = apply_affine(phantom.affine, np.moveaxis(np.indices(phantom.shape), 0, -1))
     for margin, truth in ((-4, True), (4, False)):
@@ -131,12 +157,12 @@ def test_the_mask_comes_back_onto_the_scans_grid(name: str, phantom_on: Callable
 
 
 def test_holes_are_filled_and_islands_left_out(phantom: Any) -> None:
-    whole = brain_of_stripped_scan(phantom.image, phantom.affine)
+    whole = shown_brain(phantom.image, phantom.affine)
     array = phantom.image.copy()
     middle = tuple(n // 2 for n in array.shape)
     array[tuple(slice(n - 2, n + 2) for n in middle)] = 0
     array[:2, :2, :2] = 15
-    again = brain_of_stripped_scan(array, phantom.affine)
+    again = shown_brain(array, phantom.affine)
     assert again.volume_ml == pytest.approx(whole.volume_ml, rel=1e-3)
     masks = [found.on_grid(phantom.affine, phantom.shape) for found in (again, whole)]
     assert np.array_equal(*masks)
@@ -144,9 +170,9 @@ def test_holes_are_filled_and_islands_left_out(phantom: Any) -> None:
 
 def test_neither_a_head_nor_nothing_is_a_brain(phantom: Any) -> None:
     with pytest.raises(NotABrain, match="found 0 ml in one piece"):
-        brain_of_stripped_scan(np.zeros((20, 20, 20), np.float32), np.diag([5.0, 5.0, 5.0, 1.0]))
+        shown_brain(np.zeros((20, 20, 20), np.float32), np.diag([5.0, 5.0, 5.0, 1.0]))
     with pytest.raises(NotABrain, match=r"found 8\d\d\d ml.*`full`|found 7\d\d\d ml.*`full`"):
-        brain_of_stripped_scan(np.ones((40, 40, 40), np.float32), np.diag([5.0, 5.0, 5.0, 1.0]))
+        shown_brain(np.ones((40, 40, 40), np.float32), np.diag([5.0, 5.0, 5.0, 1.0]))
 
 
 # --- the network of this repository ---

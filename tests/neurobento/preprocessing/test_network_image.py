@@ -11,7 +11,7 @@ from nibabel.affines import apply_affine, from_matvec
 from scipy import ndimage
 
 from neurobento.imaging.geometry import FINDER_SHAPE, FINDER_VOXEL_MM, NETWORK_SHAPE
-from neurobento.preprocessing.brain import Brain, brain_of_stripped_scan
+from neurobento.preprocessing.brain import Brain, shown_brain
 from neurobento.preprocessing.network_image import (
     HIGH_SIDE,
     LOW_SIDE,
@@ -68,7 +68,7 @@ def test_the_image_shows_the_brain_in_its_place(
     phantom_on: Callable[..., Any], landmark_mm: Any
 ) -> None:
     phantom = phantom_on("LPS", tilt_rad=0.5)
-    brain = brain_of_stripped_scan(phantom.image, phantom.affine)
+    brain = shown_brain(phantom.image, phantom.affine)
     image, affine = network_image(phantom.image, phantom.affine, brain)
     assert (image.shape, image.dtype) == (NETWORK_SHAPE, np.float32)
     assert (image.min(), image.max()) == (0, 1)

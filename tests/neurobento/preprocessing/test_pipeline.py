@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,10 @@ from scipy import ndimage
 
 from neurobento import preprocessing as package
 from neurobento.errors import ConfigError, NotABrain, NotOnNetworkGrid
-from neurobento.imaging.geometry import NETWORK_SHAPE
+from neurobento.imaging.geometry import FINDER_SHAPE, NETWORK_SHAPE
 from neurobento.imaging.scan import Scan, read_scan, space_of
 from neurobento.preprocessing import PREPROCESSINGS, PreparedScan, pipeline
+from neurobento.preprocessing import brain as brain_module
 from neurobento.preprocessing.brain import brain_of_stripped_scan
 from neurobento.spec import SCAN_PREPROCESSING
 
@@ -35,9 +37,27 @@ VERSION = 2
 preprocess = functools.partial(package.preprocess, version=VERSION)
 
 
+def recognises_nothing() -> Any:
+    """A network that finds no brain: what a phantom shows is taken as it is."""
+    outputs = {
+        "brain": np.zeros((1, *FINDER_SHAPE), np.float32),
+        "tissues": np.zeros((1, *FINDER_SHAPE), np.uint8),
+    }
+    spec = SimpleNamespace(onnx_sha256="f" * 64)
+    return SimpleNamespace(run=lambda images: outputs, spec=spec)
+
+
+@pytest.fixture(autouse=True)
+def phantoms_are_no_brains(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "real" not in request.fixturenames:
+        monkeypatch.setattr(brain_module, "_finder", recognises_nothing)
+
+
 @pytest.fixture(scope="module")
 def las(phantom: Any) -> PreparedScan:
-    return preprocess(phantom.scan(), "stripped")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(brain_module, "_finder", recognises_nothing)
+        return preprocess(phantom.scan(), "stripped")
 
 
 def on_grid(array: Any, affine: Any) -> Scan:

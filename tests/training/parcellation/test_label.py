@@ -501,6 +501,25 @@ def test_a_teacher_labels_in_place_of_the_registration(
     assert calls.seeds == [0]
 
 
+def test_coarser_pairs_have_the_positions_of_the_scan_itself(
+    scan: Path, folder: Path, calls: Calls, teacher: FakeTeacher
+) -> None:
+    options = replace(OPTIONS, teacher="models/taught", version=2, coarser=True)
+    record = label_one(scan, folder, options)
+    # the teacher sees the scan alone
+    assert (teacher.levels, calls.versions) == (["stripped"], [2, 2, 2])
+    kinds = ("image", "labels", "positions")
+    names = [f"sub-01_T1w_{before}{kind}" for before in ("", "iso_", "thick_") for kind in kinds]
+    assert sorted(record["outputs"]) == sorted(f"{name}.nii.gz" for name in names)
+    for before in ("iso_", "thick_"):
+        positions = nib.load(folder / f"sub-01_T1w_{before}positions.nii.gz")
+        grid = np.moveaxis(np.indices(positions.shape[:3]), 0, -1)
+        middles = nib.affines.apply_affine(positions.affine, grid) + RIGHT
+        assert np.asarray(positions.dataobj) == pytest.approx(middles, abs=0.0051)
+    # records of pairs without them stay as they were
+    assert "coarser" not in label_one(scan, folder, OPTIONS)["options"]
+
+
 @pytest.mark.usefixtures("threads_as_cluster")
 def test_the_command_takes_teacher_and_version(
     scan: Path, tmp_path: Path, calls: Calls, teacher: FakeTeacher
@@ -509,3 +528,15 @@ def test_the_command_takes_teacher_and_version(
     options = ["--teacher", "models/taught", "--version", "2", "--workers", "1"]
     assert main([*arguments, *options]) == 0
     assert (teacher.levels, calls.versions, calls.atlases) == (["full"], [2], [])
+
+
+@pytest.mark.usefixtures("threads_as_cluster", "teacher")
+def test_coarser_pairs_need_a_teacher(
+    scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(scan), "-o", str(tmp_path / "out"), "--preprocessing", "full", "--coarser"]
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert "--coarser needs --teacher" in capsys.readouterr().err
+    assert main([*arguments, "--teacher", "models/taught", "--workers", "1"]) == 0
+    assert (tmp_path / "out" / "sub-01_T1w_thick_labels.nii.gz").is_file()

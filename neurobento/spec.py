@@ -95,7 +95,7 @@ class Tensor:
 
 
 POSITIONS = Tensor((3, *MAP_SHAPE), "float32")
-"""Where the centres of blocks of `MAP_BLOCK` voxels lie in the atlas's world, RAS in mm."""
+"""Places of blocks of `MAP_BLOCK` voxels in the world of the atlas, RAS in mm."""
 
 
 @dataclass(frozen=True)

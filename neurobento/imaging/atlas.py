@@ -53,7 +53,7 @@ class Atlas:
 
 @dataclass(frozen=True, eq=False)
 class Mask:
-    """Where labels may be: where a smooth map (A, B, C) is at least some value."""
+    """The part of a scan in which labels may lie: a smooth share (A, B, C) is at least `least`."""
 
     share: NDArray[np.float32]
     # (4, 4), voxel -> world RAS in mm
@@ -63,7 +63,7 @@ class Mask:
 
 @dataclass(frozen=True, eq=False)
 class AtlasMap:
-    """Where the voxels of a scan lie in an atlas."""
+    """A map from the voxels of a scan into an atlas."""
 
     atlas: Atlas
     # (3, A, B, C) float32: the place of each block's centre in the atlas's world, RAS in mm

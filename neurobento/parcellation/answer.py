@@ -16,7 +16,7 @@ __all__ = ["Answer"]
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """What a network answered for one scan."""
+    """The answer of a network to the image of one scan."""
 
     # labels (91, 122, 123) uint8, or positions (3, 24, 32, 32) float32 in the atlas, RAS in mm
     values: NDArray[np.generic]

@@ -83,18 +83,20 @@ class AtlasMap:
         box = self._box(field, np.linalg.inv(voxel_to_ras) @ block_to_ras, shape)
         if any(part.stop <= part.start for part in box):
             return labels
-        # maps are smooth: read them on a coarse lattice, and fill it by products along each axis
+        # maps are smooth: read them on a coarse lattice, and fill it in along each axis
         lattice = _Lattice(voxel_to_ras, box)
         last = np.array(self.atlas.labels.shape, np.float32).reshape(3, 1, 1, 1) - 1
-        places = np.stack([lattice.read(each, block_to_ras) for each in field])
+        read = np.stack([lattice.read(each, block_to_ras) for each in field])
         # outside the atlas as on its outermost voxels; rounding becomes truncation
-        places = np.clip(places, np.float32(0), last) + np.float32(0.5)
-        share = None if where is None else lattice.read(where.share, where.voxel_to_ras)
+        read = np.clip(read, np.float32(0), last) + np.float32(0.5)
+        places = [lattice.fill_planes(each) for each in read]
+        if where is not None:
+            share = lattice.fill_planes(lattice.read(where.share, where.voxel_to_ras))
         target = labels[box]
         for rows in lattice.slabs():
-            found = self._look_up([lattice.fill(each, rows) for each in places])
-            if where is not None and share is not None:
-                found[lattice.fill(share, rows) < where.least] = 0
+            found = self._look_up([lattice.fill_rows(each, rows) for each in places])
+            if where is not None:
+                found[lattice.fill_rows(share, rows) < where.least] = 0
             target[rows] = found
         return labels
 
@@ -144,26 +146,25 @@ class _Lattice:
     """Every few voxels of a part of a grid."""
 
     def __init__(self, voxel_to_ras: Affine, box: Sequence[slice]) -> None:
-        self._voxel_to_ras, self._box = voxel_to_ras, box
+        self._voxel_to_ras, self._start = voxel_to_ras, [part.start for part in box]
+        self._sizes = [part.stop - part.start for part in box]
         self._steps = [max(1, int(LATTICE_MM / edge)) for edge in voxel_sizes_mm(voxel_to_ras)]
-        self._weights = [
-            _fill_weights(part.stop - part.start, step)
-            for part, step in zip(box, self._steps, strict=True)
-        ]
 
     def read(self, values: NDArray[np.float32], voxel_to_ras: Affine) -> NDArray[np.float32]:
         """Interpolate values on another grid linearly, their last ones beyond the ends."""
         from scipy.ndimage import affine_transform
 
         start = np.eye(4)
-        start[:3, 3] = [part.start for part in self._box]
+        start[:3, 3] = self._start
         lattice_to_ras = self._voxel_to_ras @ start @ np.diag([*self._steps, 1.0])
         matrix = np.linalg.inv(voxel_to_ras) @ lattice_to_ras
         read = affine_transform(
             values,
             matrix[:3, :3],
             offset=matrix[:3, 3],
-            output_shape=tuple(weights.shape[1] for weights in self._weights),
+            output_shape=tuple(
+                (size - 1) // step + 2 for size, step in zip(self._sizes, self._steps, strict=True)
+            ),
             output=np.float32,
             order=1,
             mode="nearest",
@@ -171,21 +172,27 @@ class _Lattice:
         )
         return np.asarray(read)
 
+    def fill_planes(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the values of the lattice with all voxels of the part's last two axes."""
+        for axis in (2, 1):
+            values = self._fill(values, axis, slice(self._sizes[axis]))
+        return values
+
+    def fill_rows(self, values: NDArray[np.float32], rows: slice) -> NDArray[np.float32]:
+        """Return the values of all voxels of some rows, from those of `fill_planes`."""
+        return self._fill(values, 0, rows)
+
     def slabs(self) -> list[slice]:
         """Return the part's rows along its first axis, a few at a time."""
-        count, *sizes = (len(weights) for weights in self._weights)
+        count, *sizes = self._sizes
         rows = max(1, SLAB_VOXELS // math.prod(sizes))
-        return [slice(start, start + rows) for start in range(0, count, rows)]
+        return [slice(start, min(start + rows, count)) for start in range(0, count, rows)]
 
-    def fill(self, values: NDArray[np.float32], rows: slice) -> NDArray[np.float32]:
-        """Return the values of all voxels of some rows, from those of the lattice."""
-        x, y, z = self._weights
-        along_x = (x[rows] @ values.reshape(len(values), -1)).reshape(-1, *values.shape[1:])
-        return np.asarray(y @ along_x @ z.T)
-
-
-def _fill_weights(count: int, step: int) -> NDArray[np.float32]:
-    """Return the weights (count, L) that interpolate between places 0, step, 2 step, ..."""
-    places = np.arange(count)[:, None] / step
-    distances = np.abs(places - np.arange((count - 1) // step + 2))
-    return np.asarray(np.maximum(0, 1 - distances), np.float32)
+    def _fill(self, values: NDArray[np.float32], axis: int, part: slice) -> NDArray[np.float32]:
+        """Interpolate along an axis at a part of its voxels, alike with any number of threads."""
+        place, way = np.divmod(np.arange(part.start or 0, part.stop), self._steps[axis])
+        share = (way / self._steps[axis]).astype(np.float32)
+        share = share.reshape([-1 if each == axis else 1 for each in range(3)])
+        filled = values.take(place, axis) * (1 - share)
+        filled += values.take(place + 1, axis) * share
+        return np.asarray(filled)

@@ -115,8 +115,10 @@ def test_a_brain_that_is_recognised_is_the_networks_within_what_the_scan_shows(
     finder.share[:30] = 0
     found = brain_of_stripped_scan(phantom.image, phantom.affine)
     assert 0.75 * shown.volume_ml < found.volume_ml < shown.volume_ml
-    assert not found.share[:30].any()
-    assert np.array_equal(found.share[30:], shown.share[30:])
+    # the network's border is moved outwards by a third of a voxel
+    assert 90 < found.share[29].max() < 110
+    assert not found.share[:27].any()
+    assert np.array_equal(found.share[32:], shown.share[32:])
     assert found.finder_sha256 == SPEC.onnx_sha256
 
 

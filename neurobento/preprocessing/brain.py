@@ -58,8 +58,11 @@ LEAST_RECOGNISED = 0.75
 """Share of a scan without skull in which the network must find brain to be believed."""
 
 WIDENING_SIGMA, WIDENING_GAIN = 0.7, 1.8
-"""Standard deviation of a Gaussian in voxels, and a factor for the smoothed share. In scans without skull the network's border
-lies inside of the one that tools cut; which widening suits them was seen on a validation scan."""
+"""Standard deviation of a Gaussian in voxels, and a factor for the smoothed share.
+
+In scans without skull the network's border lies inside of the one that tools cut. Which widening
+suits them was seen on a validation scan.
+"""
 
 _RANGE = "{:.0f} to {:.0f} ml".format(*BRAIN_RANGE_ML)
 

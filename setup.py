@@ -1,5 +1,6 @@
 """Put the default models into the wheel; everything else is in pyproject.toml."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -10,12 +11,16 @@ ROOT = Path(__file__).parent
 sys.path.insert(0, str(ROOT))
 from neurobento.default_models import DEFAULT_MODELS  # noqa: E402
 
-MODEL_FILES = [
-    file.relative_to(ROOT)
-    for name in DEFAULT_MODELS
-    for file in sorted(Path(ROOT, "models", name).iterdir())
-    if file.name in ("atlas.npz", "model.onnx", "spec.json")
-]
+
+def model_files(name: str) -> list[Path]:
+    """Return a model's files, of which some models have an atlas."""
+    folder = Path("models", name)
+    spec = json.loads((ROOT / folder / "spec.json").read_text())
+    atlas = ["atlas.npz"] if spec.get("atlas_sha256") else []
+    return [folder / file for file in ("model.onnx", "spec.json", *atlas)]
+
+
+MODEL_FILES = [file for name in DEFAULT_MODELS for file in model_files(name)]
 
 
 class BuildWithModels(build_py):

@@ -50,6 +50,8 @@ def put_into_store(model: Model) -> bool:
     """Copy a model into the store; return False if it is already there."""
     import bentoml
 
+    # a model without its files is refused here, before a service starts
+    model.atlas()
     tag = model_tag(model.spec)
     try:
         stored = bentoml.models.get(tag)

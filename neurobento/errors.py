@@ -10,7 +10,8 @@ NeuroBentoError
 │   └── DegenerateIntensities: EmptyScan, ConstantScan, NotFiniteScan
 ├── PreprocessingError: SkullStrippingUnavailable, SkullStrippingFailed, NoBrainFound, NotABrain,
 │   PreprocessingFailed, PreprocessingTimeout
-├── ModelError: ModelNotFound, SpecMismatch, EngineMismatch, ParityFailure, BackendUnavailable
+├── ModelError: ModelNotFound, SpecMismatch, EngineMismatch, ParityFailure, UnusableAnswer,
+│   BackendUnavailable
 ├── ConfigError
 ├── WorkerLost
 └── ServiceError: ServiceBusy, ServiceUnavailable, DeadlineExceeded, ClientGone, NotAuthorised,
@@ -70,6 +71,7 @@ __all__ = [
     "UnsupportedDimensions",
     "UnsupportedPlane",
     "UnsupportedScan",
+    "UnusableAnswer",
     "WorkerLost",
 ]
 
@@ -267,6 +269,10 @@ class EngineMismatch(ModelError):
 
 class ParityFailure(ModelError):
     """An exported model disagrees with the network it came from."""
+
+
+class UnusableAnswer(ModelError):
+    """A network gave numbers of which no labels can be made."""
 
 
 class BackendUnavailable(ModelError):

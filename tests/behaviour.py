@@ -45,7 +45,7 @@ for preprocessing, path in zip(sys.argv[1::2], sys.argv[2::2]):
         volumes = [(v.region.name, v.voxels, v.volume_mm3) for v in done.volumes]
         found = {
             "labels": hashlib.sha256(done.labels.tobytes()).hexdigest(),
-            "network_labels": hashlib.sha256(done.network_labels().tobytes()).hexdigest(),
+            "network_labels": hashlib.sha256(done.network_labels.tobytes()).hexdigest(),
             "volumes": hashlib.sha256(repr(volumes).encode()).hexdigest(),
             "warnings": done.warnings,
         }

@@ -90,8 +90,10 @@ def test_the_wheel_holds_the_package_and_the_repositorys_default_models(
     models = {
         f"neurobento/models/{name}/{file}"
         for name in DEFAULT_MODELS
-        for file in ("model.onnx", "spec.json")
+        for file in ("atlas.npz", "model.onnx", "spec.json")
+        if (ROOT / "models" / name / file).is_file()
     }
+    assert "neurobento/models/regions/atlas.npz" in models
     assert files == modules(ROOT / "neurobento") | tables | models
     for name in DEFAULT_MODELS:
         content = wheel.read(f"neurobento/models/{name}/model.onnx")

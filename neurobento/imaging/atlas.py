@@ -21,11 +21,11 @@ __all__ = ["Atlas", "AtlasMap", "Mask"]
 EXTENSION = 4
 """Blocks by which a map is continued as a straight line, so that it leaves the atlas's brain."""
 
-LATTICE_MM = 3.0
-"""Largest distance of the places at which a map is read before it is filled in."""
+LATTICE_BLOCKS = 0.55
+"""Largest distance, in blocks, of the places at which a map is read before it is filled in."""
 
-SLAB_VOXELS = 2**16
-"""Voxels of the target that are worked on at a time."""
+SLAB_STEPS = 4
+"""Steps of these places, along the first axis, that are filled in at a time."""
 
 LabelMap = NDArray[np.uint8]
 Affine = NDArray[np.float64]
@@ -84,19 +84,18 @@ class AtlasMap:
         if any(part.stop <= part.start for part in box):
             return labels
         # maps are smooth: read them on a coarse lattice, and fill it in along each axis
-        lattice = _Lattice(voxel_to_ras, box)
+        lattice = _Lattice(voxel_to_ras, box, block_to_ras)
         last = np.array(self.atlas.labels.shape, np.float32).reshape(3, 1, 1, 1) - 1
         read = np.stack([lattice.read(each, block_to_ras) for each in field])
         # outside the atlas as on its outermost voxels; rounding becomes truncation
-        read = np.clip(read, np.float32(0), last) + np.float32(0.5)
-        places = [lattice.fill_planes(each) for each in read]
+        places = np.clip(read, np.float32(0), last) + np.float32(0.5)
         if where is not None:
-            share = lattice.fill_planes(lattice.read(where.share, where.voxel_to_ras))
+            share = lattice.read(where.share, where.voxel_to_ras)
         target = labels[box]
         for rows in lattice.slabs():
-            found = self._look_up([lattice.fill_rows(each, rows) for each in places])
+            found = self._look_up([lattice.fill(each, rows) for each in places])
             if where is not None:
-                found[lattice.fill_rows(share, rows) < where.least] = 0
+                found[lattice.fill(share, rows) < where.least] = 0
             target[rows] = found
         return labels
 
@@ -125,7 +124,8 @@ class AtlasMap:
         # a block more on each side: the map may enter the atlas between two blocks
         low, high = blocks.min(axis=1) - 1, blocks.max(axis=1) + 1
         corners = np.array(np.meshgrid(*zip(low, high, strict=True))).reshape(3, -1)
-        at = voxel_from_block[:3, :3] @ corners + voxel_from_block[:3, 3:]
+        # rounding must not decide where the lattice starts
+        at = np.round(voxel_from_block[:3, :3] @ corners + voxel_from_block[:3, 3:], 3)
         return tuple(
             slice(max(0, math.floor(start)), max(0, min(n, math.ceil(stop) + 1)))
             for start, stop, n in zip(at.min(axis=1), at.max(axis=1), shape, strict=True)
@@ -145,10 +145,12 @@ class AtlasMap:
 class _Lattice:
     """Every few voxels of a part of a grid."""
 
-    def __init__(self, voxel_to_ras: Affine, box: Sequence[slice]) -> None:
+    def __init__(self, voxel_to_ras: Affine, box: Sequence[slice], block_to_ras: Affine) -> None:
         self._voxel_to_ras, self._start = voxel_to_ras, [part.start for part in box]
         self._sizes = [part.stop - part.start for part in box]
-        self._steps = [max(1, int(LATTICE_MM / edge)) for edge in voxel_sizes_mm(voxel_to_ras)]
+        # the edges of a voxel, in blocks
+        edges = voxel_sizes_mm(np.linalg.inv(block_to_ras) @ voxel_to_ras)
+        self._steps = [max(1, int(LATTICE_BLOCKS / edge)) for edge in edges]
 
     def read(self, values: NDArray[np.float32], voxel_to_ras: Affine) -> NDArray[np.float32]:
         """Interpolate values on another grid linearly, their last ones beyond the ends."""
@@ -172,25 +174,22 @@ class _Lattice:
         )
         return np.asarray(read)
 
-    def fill_planes(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the values of the lattice with all voxels of the part's last two axes."""
-        for axis in (2, 1):
-            values = self._fill(values, axis, slice(self._sizes[axis]))
-        return values
-
-    def fill_rows(self, values: NDArray[np.float32], rows: slice) -> NDArray[np.float32]:
-        """Return the values of all voxels of some rows, from those of `fill_planes`."""
-        return self._fill(values, 0, rows)
-
     def slabs(self) -> list[slice]:
         """Return the part's rows along its first axis, a few at a time."""
-        count, *sizes = self._sizes
-        rows = max(1, SLAB_VOXELS // math.prod(sizes))
+        count, rows = self._sizes[0], SLAB_STEPS * self._steps[0]
         return [slice(start, min(start + rows, count)) for start in range(0, count, rows)]
 
-    def _fill(self, values: NDArray[np.float32], axis: int, part: slice) -> NDArray[np.float32]:
-        """Interpolate along an axis at a part of its voxels, alike with any number of threads."""
-        place, way = np.divmod(np.arange(part.start or 0, part.stop), self._steps[axis])
+    def fill(self, values: NDArray[np.float32], rows: slice) -> NDArray[np.float32]:
+        """Return the values of all voxels of some rows, one of `slabs`, from the lattice's."""
+        first = rows.start // self._steps[0]
+        filled = values[first : first + SLAB_STEPS + 1]
+        for axis in (2, 1):
+            filled = self._fill(filled, axis, self._sizes[axis])
+        return self._fill(filled, 0, rows.stop - rows.start)
+
+    def _fill(self, values: NDArray[np.float32], axis: int, count: int) -> NDArray[np.float32]:
+        """Interpolate along an axis at its first voxels, alike with any number of threads."""
+        place, way = np.divmod(np.arange(count), self._steps[axis])
         share = (way / self._steps[axis]).astype(np.float32)
         share = share.reshape([-1 if each == axis else 1 for each in range(3)])
         filled = values.take(place, axis) * (1 - share)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from dataclasses import dataclass
 
@@ -43,8 +44,9 @@ class Parcellation:
     warnings: list[str]  # sentences about implausible volumes
     seconds: dict[str, float]  # stage -> wall clock
 
+    @functools.cached_property
     def network_labels(self) -> NDArray[np.uint8]:
-        """Return class indices on the network grid, (91, 122, 123)."""
+        """Class indices on the network grid, (91, 122, 123)."""
         grid = self.prepared.grid
         return self.answer.labels_on(grid.network_voxel_to_ras, grid.network_shape)
 

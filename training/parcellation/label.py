@@ -44,6 +44,7 @@ from neurobento.cohort.cluster import map_on_cluster, open_cluster, require_dask
 from neurobento.cohort.resume import matching_record
 from neurobento.cohort.scans import find_scan_files
 from neurobento.command import run
+from neurobento.default_models import BRAIN_MODEL
 from neurobento.errors import ConfigError, NeuroBentoError
 from neurobento.files import file_sha256, write_atomically
 from neurobento.imaging.scan import Scan, read_scan, scan_name
@@ -51,7 +52,7 @@ from neurobento.labels import CLASS_COUNT
 from neurobento.preprocessing import PREPROCESSINGS, Preprocessing, preprocess
 from neurobento.preprocessing.pipeline import PreparedScan
 from neurobento.preprocessing.threads import limit_threads
-from neurobento.registry import open_model
+from neurobento.registry import find_model, open_model
 from neurobento.spec import REPORT_A_VERSION, SCAN_PREPROCESSING
 from training.parcellation.cleanup import CLEANUPS, Cleanup, clean_up
 from training.parcellation.coarser import KINDS, coarser
@@ -109,6 +110,7 @@ def label_one(scan: Path, folder: Path, options: Options) -> dict[str, Any]:
             "options": _recorded_options(options),
             "scan_sha256": file_sha256(scan),
             "preprocessing_version": options.version,
+            **_finder_facts(options),
         }
         earlier = matching_record(record_path, made_from)
         if earlier is not None:
@@ -120,6 +122,13 @@ def label_one(scan: Path, folder: Path, options: Options) -> dict[str, Any]:
     except Exception as error:
         text = error.message if isinstance(error, NeuroBentoError) else repr(error)
         return _failure(scan, text)
+
+
+def _finder_facts(options: Options) -> dict[str, str]:
+    """Return the hash of the network that finds the brain, if one does."""
+    if options.version == REPORT_A_VERSION:
+        return {}
+    return {"brain_model_sha256": find_model(BRAIN_MODEL).spec.onnx_sha256}
 
 
 def _recorded_options(options: Options) -> dict[str, Any]:

@@ -32,6 +32,8 @@ TENSORRT = BackendConfig("tensorrt", "cuda", "fp16")
 class Answering:
     """A network or a backend whose labels are given."""
 
+    atlas = None
+
     def __init__(self, labels: Any) -> None:
         self._labels = np.asarray(labels, dtype=np.uint8)
         self.closed = False

@@ -127,3 +127,17 @@ def test_an_atlas_comes_back_from_its_file(atlas: Atlas, tmp_path: Path) -> None
     again = Atlas.read(tmp_path / "atlas.npz")
     assert np.array_equal(again.labels, atlas.labels)
     assert np.array_equal(again.voxel_to_ras, atlas.voxel_to_ras)
+
+
+def test_a_large_scan_takes_little_memory_beside_its_labels(into_atlas: AtlasMap) -> None:
+    import tracemalloc
+
+    fine = GRIDS["tilted"] @ np.diag([1.4, 0.16, 0.2, 1])
+    shape = (44, 400, 320)
+    tracemalloc.start()
+    labels = into_atlas.labels_on(fine, shape)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert labels.any()
+    # all planes at once would be 16 bytes a voxel
+    assert peak < 6 * labels.size

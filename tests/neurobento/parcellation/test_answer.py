@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from neurobento.backends import open_backend
+from neurobento.errors import UnusableAnswer
 from neurobento.imaging.geometry import NETWORK_SHAPE, Grid
 from neurobento.parcellation.answer import Answer
 from neurobento.preprocessing.brain import Brain
@@ -57,6 +58,38 @@ def test_no_region_lies_far_from_the_brain(answered: Any) -> None:
     cut = Answer(positions, NETWORK, atlas, Brain(share, grid)).labels_on(NATIVE, NATIVE_SHAPE)
     # the brain's last voxel is 29; with one more around it, labels end half a voxel after 30
     at_mm = 70.0 - np.arange(140)
-    assert np.array_equal(cut[at_mm < 0.5], whole[at_mm < 0.5])
+    assert np.array_equal(cut[at_mm < -1], whole[at_mm < -1])
     assert whole[at_mm > 3].any()
     assert not cut[at_mm > 3].any()
+
+
+def test_without_a_mask_no_region_lies_outside_of_the_network_grid(answered: Any) -> None:
+    _, positions, atlas = answered
+    # a native grid with 30 mm around the network grid
+    around = nib.affines.from_matvec(np.diag([1.5, 1.5, 1.5]), [-98.0, -120.0, -90.0])
+    labels = Answer(positions, NETWORK, atlas).labels_on(around, (131, 142, 131))
+    index = np.moveaxis(np.indices(labels.shape), 0, -1)
+    at = nib.affines.apply_affine(np.linalg.inv(NETWORK) @ around, index)
+    outside = ((at < -2.5) | (at > np.array(NETWORK_SHAPE) + 1.5)).any(axis=-1)
+    assert labels.any()
+    assert not labels[outside].any()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30])
+def test_positions_that_are_none_are_an_error(answered: Any, value: float) -> None:
+    _, positions, atlas = answered
+    broken = positions.copy()
+    broken[1, 3, 4, 5] = value
+    with pytest.raises(UnusableAnswer, match=r"1 numbers? that are not.*--precision fp32"):
+        Answer(broken, NETWORK, atlas).labels_on(NATIVE, NATIVE_SHAPE)
+    with pytest.raises(UnusableAnswer, match="shape"):
+        Answer(positions[:, :-1], NETWORK, atlas).labels_on(NATIVE, NATIVE_SHAPE)
+
+
+def test_labels_do_not_depend_on_the_size_of_a_network_voxel(answered: Any) -> None:
+    _, positions, atlas = answered
+    with_affine, without = (
+        Answer(positions, affine, atlas).labels_on(affine, NETWORK_SHAPE)
+        for affine in (NETWORK, np.eye(4))
+    )
+    assert (with_affine == without).mean() > 0.9999

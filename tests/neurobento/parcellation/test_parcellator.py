@@ -111,7 +111,7 @@ def test_on_the_network_grid_labels_are_the_networks_and_volumes_count_their_vox
 ) -> None:
     assert as_it_is.labels.dtype == np.uint8
     assert np.array_equal(as_it_is.labels, labels)
-    assert np.array_equal(as_it_is.network_labels(), labels)
+    assert np.array_equal(as_it_is.network_labels, labels)
     voxels = np.bincount(labels.ravel(), minlength=117)[1:]
     assert [v.voxels for v in as_it_is.volumes] == voxels.tolist()
     expected = voxels * 1.5 * 1.25 * 1.1

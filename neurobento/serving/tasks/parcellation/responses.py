@@ -22,7 +22,7 @@ def encode_labels(parcellation: Parcellation, space: str) -> bytes:
         return dseg_bytes(parcellation)
     network = space_of(NETWORK_SHAPE, parcellation.prepared.grid.network_voxel_to_ras)
     table = aal116().lookup_tsv().encode()
-    return label_bytes(parcellation.network_labels(), network, extension=table)
+    return label_bytes(parcellation.network_labels, network, extension=table)
 
 
 def encode_outputs(

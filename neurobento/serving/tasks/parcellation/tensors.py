@@ -78,11 +78,12 @@ class ParcellationTensors:
         facts = await context.run(self._handler.facts(options.model))
         native = options.space == "native"
         grid = found.prepared.grid
-        labels = found.labels if native else found.network_labels()
         affine = found.prepared.space.voxel_to_ras if native else grid.network_voxel_to_ras
         volumes = np.array([v.volume_mm3 for v in found.volumes], np.float64)
         return {
-            "labels": lambda: Tensor.from_array("labels", labels),
+            "labels": lambda: Tensor.from_array(
+                "labels", found.labels if native else found.network_labels
+            ),
             "affine": lambda: Tensor.from_array("affine", np.asarray(affine, np.float64)),
             "volumes_mm3": lambda: Tensor.from_array("volumes_mm3", volumes),
             "dseg": lambda: Tensor.from_bytes("dseg", encode_labels(found, options.space)),

@@ -71,12 +71,12 @@ class PyTorchBackend(Backend):
         ):
             parts = [batch] if self._device == "cuda" else torch.split(batch, 1)
             results = [self._infer(part.to(self._device)) for part in parts]
-        # A network returns one tensor, or one for each output.
+        # A network returns one tensor, or one for each output; an older spec names the first alone.
         tuples = [each if isinstance(each, tuple) else (each,) for each in results]
         tensors = zip(*tuples, strict=True)
         return {
             name: np.concatenate([part.cpu().numpy() for part in each])
-            for name, each in zip(self.spec.outputs, tensors, strict=True)
+            for name, each in zip(self.spec.outputs, tensors, strict=False)
         }
 
     def close(self) -> None:

@@ -47,7 +47,10 @@ def measure(
     """Return the volumes of all 116 regions on the scan's own grid, in order of class index."""
     # the determinant is the volume of a voxel
     voxel_mm3 = abs(float(np.linalg.det(voxel_to_ras[:3, :3])))
-    counts = np.bincount(labels.ravel(), minlength=CLASS_COUNT)
+    # plane by plane: counting takes eight bytes for each label
+    counts = np.zeros(CLASS_COUNT, np.int64)
+    for plane in labels:
+        counts += np.bincount(plane.ravel(), minlength=CLASS_COUNT)
     total = int(counts[1:].sum())
     return tuple(_measure_region(region, counts, total, voxel_mm3) for region in aal116())
 

@@ -7,12 +7,16 @@ import gc
 
 __all__ = ["freeze_gc", "return_memory_to_os"]
 
-M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 """From glibc's malloc.h."""
 
 ARRAY_BYTES = 4 << 20
 """Less than a volume, more than a plane: planes that came and went one by one took the vote of
 labels four times as long, in new pages each time."""
+
+KEPT_BYTES = 8 * ARRAY_BYTES
+"""Of smaller arrays, in each arena. At glibc's own 128 kB, arrays of a few planes got new pages
+each time, and reading the labels of a head took three times as long."""
 
 ARENAS = 2
 
@@ -24,6 +28,7 @@ def return_memory_to_os() -> None:
     try:
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(M_MMAP_THRESHOLD, ARRAY_BYTES)
+        libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
         libc.mallopt(M_ARENA_MAX, ARENAS)
     except (OSError, AttributeError):
         # another C library, with rules of its own

@@ -102,9 +102,12 @@ def test_the_bento_packs_what_serving_needs_and_nothing_else() -> None:
     modules = {name for name in ours if re.match(r"neurobento/.*\.(py|tsv)$", name)}
     specs = {name for name in ours if re.match(r"models/\w+/spec\.json$", name)}
     assert len(specs) > 1
+    # the front reads labels from atlases
+    atlases = {name for name in ours if re.match(r"models/\w+/atlas\.npz$", name)}
+    assert atlases
     # preprocessing runs the brain finder itself; runners have theirs from BentoML's store
     own = {"service.py", "README.md", "LICENSE", "models/brain/model.onnx"}
-    assert found == own | modules | specs
+    assert found == own | modules | specs | atlases
 
 
 def test_every_direct_need_is_pinned_and_one_distribution_of_onnx_runtime() -> None:

@@ -15,8 +15,8 @@ ARRAY_BYTES = 4 << 20
 labels four times as long, in new pages each time."""
 
 KEPT_BYTES = 8 * ARRAY_BYTES
-"""Of smaller arrays, in each arena. At glibc's own 128 kB, arrays of a few planes got new pages
-each time, and reading the labels of a head took three times as long."""
+"""Kept of smaller arrays in each arena. At glibc's own 128 kB, arrays of a few planes got new
+pages each time, and reading the labels of a head took three times as long."""
 
 ARENAS = 2
 

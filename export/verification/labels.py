@@ -18,7 +18,7 @@ from neurobento.errors import BackendUnavailable, ConfigError, EngineMismatch, P
 from neurobento.imaging.geometry import NETWORK_SHAPE
 from neurobento.imaging.scan import read_scan
 from neurobento.labels import aal116
-from neurobento.parcellation.answer import Answer
+from neurobento.parcellation.answer import labels_of_images
 from neurobento.preprocessing import preprocess
 from neurobento.registry import Model
 
@@ -135,8 +135,7 @@ def _backend_labels(config: BackendConfig, model: Model, images: ImageBatch) -> 
         if backend.atlas is None:
             return backend.infer(images)
         # labels are read from the positions, so those are what must be right
-        answers = [Answer(each, np.eye(4), backend.atlas) for each in backend.answer(images)]
-        return np.stack([each.labels_on(np.eye(4), NETWORK_SHAPE) for each in answers])
+        return labels_of_images(backend.answer(images), backend.atlas)
 
 
 def _pytorch_labels(network: Any, images: ImageBatch) -> LabelBatch:

@@ -50,7 +50,8 @@ class PyTorchBackend(Backend):
         # The network's file imports MONAI.
         with naming_extra("export", "backend"):
             network: Any = load_network(weights).to(device)
-        infer = task_function(network)
+        labels_alone = list(model.spec.outputs) == ["labels"]
+        infer = network.labels if labels_alone else task_function(network)
         self._infer = _compile(torch, infer) if compiled else infer
         self.details = {
             "library": f"torch {torch.__version__}",
@@ -71,12 +72,12 @@ class PyTorchBackend(Backend):
         ):
             parts = [batch] if self._device == "cuda" else torch.split(batch, 1)
             results = [self._infer(part.to(self._device)) for part in parts]
-        # A network returns one tensor, or one for each output; an older spec names the first alone.
+        # A network returns one tensor, or one for each output.
         tuples = [each if isinstance(each, tuple) else (each,) for each in results]
         tensors = zip(*tuples, strict=True)
         return {
             name: np.concatenate([part.cpu().numpy() for part in each])
-            for name, each in zip(self.spec.outputs, tensors, strict=False)
+            for name, each in zip(self.spec.outputs, tensors, strict=True)
         }
 
     def close(self) -> None:

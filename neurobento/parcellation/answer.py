@@ -12,7 +12,7 @@ from neurobento.imaging.atlas import Atlas, AtlasMap, Mask
 from neurobento.imaging.geometry import MAP_BLOCK, MAP_SHAPE, NETWORK_SHAPE, Grid
 from neurobento.preprocessing.brain import Brain
 
-__all__ = ["Answer"]
+__all__ = ["Answer", "labels_of_images"]
 
 FARTHEST_MM = 1000
 """No position in an atlas is farther from its origin."""
@@ -64,3 +64,9 @@ class Answer:
         border = np.eye(4)
         border[:3, 3] = -1
         return Mask(share, self.network_voxel_to_ras @ border, 0.5)
+
+
+def labels_of_images(values: NDArray[np.generic], atlas: Atlas | None) -> NDArray[np.uint8]:
+    """Return labels (N, 91, 122, 123) from answers (N, ...) to images on the network grid."""
+    answers = [Answer(each, np.eye(4), atlas) for each in values]
+    return np.stack([each.labels_on(np.eye(4), NETWORK_SHAPE) for each in answers])

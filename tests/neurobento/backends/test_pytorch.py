@@ -30,7 +30,7 @@ class Recording(torch.nn.Module):
         self.convolution = torch.nn.Conv3d(1, 2, 1)
         self.seen: list[tuple[torch.dtype, int, int]] = []
 
-    def outputs(self, image: torch.Tensor) -> torch.Tensor:
+    def labels(self, image: torch.Tensor) -> torch.Tensor:
         logits = self.convolution(image)
         self.seen.append((logits.dtype, len(image), torch.get_num_threads()))
         return logits.argmax(dim=1).to(torch.uint8)

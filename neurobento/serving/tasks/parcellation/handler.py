@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from neurobento.errors import ServiceUnavailable
 from neurobento.imaging.atlas import Atlas
-from neurobento.imaging.geometry import NETWORK_SHAPE
-from neurobento.parcellation.answer import Answer
+from neurobento.parcellation.answer import labels_of_images
 from neurobento.parcellation.parcellator import Parcellation, PreparedScan, restore_and_measure
 from neurobento.registry import read_atlas
 from neurobento.serving.admission import Admission
@@ -108,12 +107,6 @@ class ParcellationHandler(TaskHandler[Segmenter]):
     ) -> NDArray[np.uint8]:
         """Return labels (N, 91, 122, 123) of images (N, 1, 91, 122, 123) on the network grid."""
 
-        atlas = self._atlases.get(options.model)
-
-        def labels_of(values: NDArray[np.generic]) -> NDArray[np.uint8]:
-            answers = [Answer(each, np.eye(4), atlas) for each in values]
-            return np.stack([each.labels_on(np.eye(4), NETWORK_SHAPE) for each in answers])
-
         async def segment() -> NDArray[np.uint8]:
             with upload_folder() as folder:
                 files = [folder / f"{i}.image" for i in range(len(images))]
@@ -121,7 +114,8 @@ class ParcellationHandler(TaskHandler[Segmenter]):
                     await to_thread.run_sync(write_image, file, image[0])
                 with time_stage("infer", options.model), span("infer", model=options.model):
                     answers = await self._infer(options.model, files)
-            return await to_thread.run_sync(labels_of, answers)
+            atlas = self._atlases.get(options.model)
+            return await to_thread.run_sync(labels_of_images, answers, atlas)
 
         return await self._run_admitted(
             context, options.model, options.preprocessing, segment, len(images)

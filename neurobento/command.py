@@ -14,7 +14,11 @@ __all__ = ["run", "run_old_name"]
 
 
 def run(command: Callable[[], int], name: str) -> int:
-    """Return the command's status, or print its NeuroBentoError or OSError, after `name`, and 1."""
+    """Return the command's status.
+
+    After a NeuroBentoError or an OSError print it, after `name`, and return 1; after Ctrl-C say so
+    in a line and return 130.
+    """
     if threading.current_thread() is threading.main_thread():
         # Raise an exception, so that temporary folders are removed and child processes end.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -23,7 +27,11 @@ def run(command: Callable[[], int], name: str) -> int:
     except NeuroBentoError as error:
         print(f"{name}: {error}", file=sys.stderr)
     except OSError as error:
-        print(f"{name}: {error.filename}: {error.strerror}", file=sys.stderr)
+        where = f"{error.filename}: " if error.filename is not None else ""
+        print(f"{name}: {where}{error.strerror or error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        return 130
     return 1
 
 

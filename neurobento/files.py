@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["describe_read_failure", "file_sha256", "write_atomically"]
+__all__ = ["describe_read_failure", "file_sha256", "replacing", "write_atomically"]
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file whole or not at all, through a temporary file beside it."""
-    part = path.with_name(f".{path.name}.part")
-    try:
+    with replacing(path) as part:
         part.write_bytes(content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield the path of a temporary file beside a file; at the end it takes the file's place.
+
+    If the block raises an exception, the file stays as it was. No two writers share a temporary
+    file, and its name is short, however long the file's own is.
+    """
+    part = path.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        yield part
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

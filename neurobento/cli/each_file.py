@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import stat
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -14,6 +16,7 @@ from neurobento.errors import (
     PreprocessingError,
     RequestRefused,
     ScanError,
+    UnreadableScan,
 )
 from neurobento.preprocessing.mode import Progress
 
@@ -33,18 +36,18 @@ def process_each_file(
     args: argparse.Namespace, open_processor: OpenProcessor, main_output: str
 ) -> int:
     """Write the outputs of every file and print each main output's path; return 1 if any failed."""
-    _check_files(args.file)
+    _check_names(args.file)
+    _require_writable(args.output)
     with open_processor(args, _print_stage) as process_file:
         return max([_process(path, args, process_file, main_output) for path in args.file])
 
 
-def _check_files(paths: Sequence[Path]) -> None:
-    """Refuse missing files, and files whose outputs would have the same names, before all work."""
+def _check_names(paths: Sequence[Path]) -> None:
+    """Refuse files whose outputs would have the same names, before all work."""
     from neurobento.imaging.scan import scan_name
 
     names: set[str] = set()
     for path in paths:
-        path.stat()
         if scan_name(path) in names:
             raise ConfigError(
                 subject=str(path),
@@ -53,6 +56,28 @@ def _check_files(paths: Sequence[Path]) -> None:
                 remedy="Process it in a run of its own, with another folder for -o.",
             )
         names.add(scan_name(path))
+
+
+def _require_writable(folder: Path) -> None:
+    """Refuse, before all work, a folder for the outputs that cannot be made or written to."""
+    if folder.name.lower().endswith((".nii", ".nii.gz", ".mgz")):
+        raise ConfigError(
+            subject=f"-o {folder}",
+            expected="a folder",
+            found="the name of an image file",
+            remedy="Name a folder; the files in it are named after the scans.",
+        )
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            subject=f"-o {folder}",
+            expected="a folder that can be made and written to",
+            found=f"{existing}: {error.strerror}",
+            remedy="Name another folder.",
+        ) from None
 
 
 def _process(
@@ -64,17 +89,36 @@ def _process(
     if len(args.file) > 1:
         _print_note(f"{path}:")
     try:
+        _require_regular_file(path)
         files, warnings = process_file(path)
+        args.output.mkdir(parents=True, exist_ok=True)
+        for file_name, content in files.items():
+            write_atomically(args.output / file_name, content)
     except ERRORS_OF_ONE_FILE as error:
         _print_note(f"neurobento: {error if error.subject else error.about(str(path))}")
         return 1
-    args.output.mkdir(parents=True, exist_ok=True)
-    for file_name, content in files.items():
-        write_atomically(args.output / file_name, content)
+    except OSError as error:
+        _print_note(f"neurobento: {path}: {error.strerror or error}")
+        return 1
     for warning in warnings:
         _print_note(f"warning: {warning}")
     print(args.output / f"{scan_name(path)}_{main_output}")
     return 0
+
+
+def _require_regular_file(path: Path) -> None:
+    """Raise InputNotReadable unless a path leads to a regular file."""
+    kind = path.stat().st_mode
+    if stat.S_ISREG(kind):
+        return
+    raise UnreadableScan(
+        subject=str(path),
+        expected="a regular file",
+        found="a folder" if stat.S_ISDIR(kind) else "a pipe or a device",
+        remedy="Use `neurobento cohort` for all scans in a folder."
+        if stat.S_ISDIR(kind)
+        else "Save it as a file first.",
+    )
 
 
 def _print_stage(stage: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from neurobento.errors import ConfigError
+from neurobento.files import replacing
 from neurobento.networks.weights import CHECKPOINT_FORMAT, read_values
 from training.loop.log import Row
 
@@ -46,9 +47,8 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint, metric: str = "dice") -
 
 def write_values(path: Path, values: dict[str, Any]) -> None:
     """Write what `neurobento.networks.weights.read_values` reads, whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    torch.save({"format": CHECKPOINT_FORMAT, **values}, part)
-    part.replace(path)
+    with replacing(path) as part:
+        torch.save({"format": CHECKPOINT_FORMAT, **values}, part)
 
 
 def read_checkpoint(path: Path, metric: str = "dice") -> Checkpoint:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from neurobento.errors import ConfigError
+from neurobento.files import replacing
 from neurobento.imaging.geometry import NETWORK_SHAPE
 
 __all__ = [
@@ -140,8 +141,7 @@ def write_pack(path: Path, pairs: Sequence[Pair]) -> None:
 
     Positions are stored as differences along each axis, to a fortieth of a millimetre.
     """
-    part = path.with_name(f".{path.name}.part")
-    with zipfile.ZipFile(part, "w", zipfile.ZIP_LZMA) as file:
+    with replacing(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_LZMA) as file:
         for pair in pairs:
             steps = np.rint(pair.positions.permute(1, 2, 3, 0).numpy() / POSITION_STEP_MM)
             arrays = {
@@ -155,7 +155,6 @@ def write_pack(path: Path, pairs: Sequence[Pair]) -> None:
                     np.lib.format.write_array(  # type: ignore[no-untyped-call]
                         member, array, allow_pickle=False
                     )
-    part.replace(path)
 
 
 def _differences(steps: NDArray[np.int16]) -> NDArray[np.int16]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -145,6 +146,51 @@ def test_a_missing_file_is_named(
     err = capsys.readouterr().err
     assert err == f"neurobento: {tmp_path / 'none.nii.gz'}: No such file or directory\n"
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_no_file_is_named_and_the_others_are_done(
+    parcellate: Command, scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, pipe, loop, gone = (tmp_path / n for n in ("scans", "pipe.nii", "loop.nii", "gone.nii"))
+    folder.mkdir()
+    os.mkfifo(pipe)
+    loop.symlink_to(loop)
+    assert parcellate(folder, further=[pipe, loop, gone, Path("/dev/null"), scan]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == f"{tmp_path / 'out' / 'sub-01_T1w_dseg.nii.gz'}\n"
+    assert f"{folder}: expected a regular file; found a folder." in captured.err
+    assert "`neurobento cohort`" in captured.err
+    for path in (pipe, "/dev/null"):
+        assert f"{path}: expected a regular file; found a pipe or a device." in captured.err
+    assert f"{loop}: Too many levels of symbolic links" in captured.err
+    assert f"{gone}: No such file or directory" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("output", "found"),
+    [
+        ("labels.nii.gz", "the name of an image file"),
+        ("LABELS.NII", "the name of an image file"),
+        ("file", "file: Not a directory"),
+        ("file/below/it", "file: Not a directory"),
+    ],
+)
+def test_a_place_where_nothing_can_be_written_is_refused_before_the_first_scan(
+    output: str, found: str, scan: Path, tmp_path: Path, refusal: CheckRefusal
+) -> None:
+    (tmp_path / "file").write_text("a file")
+    status = main(["parcellate", str(scan), "-o", str(tmp_path / output), "--models", "nowhere"])
+    assert refusal(status)[3].endswith(found)
+    assert not (tmp_path / "labels.nii.gz").exists()
+
+
+def test_a_name_as_long_as_names_can_be_has_its_outputs(
+    parcellate: Command, scan: Path, tmp_path: Path
+) -> None:
+    name = "s" * (255 - len("_volumes.tsv"))
+    longest = scan.rename(tmp_path / f"{name}.nii.gz")
+    assert parcellate(longest) == 0
+    assert (tmp_path / "out" / f"{name}_volumes.tsv").is_file()
 
 
 def test_unknown_preprocessing_is_a_usage_error(
@@ -350,11 +396,17 @@ def test_an_address_without_a_scheme_is_refused(
     assert refusal(status)[3] == repr(url)
 
 
-def test_all_scans_are_there_before_the_first_is_sent(
-    ask: Command, service: FakeService, scan: Path, tmp_path: Path
+def test_a_missing_scan_is_told_and_the_others_are_sent(
+    ask: Command,
+    service: FakeService,
+    scan: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert ask(service, str(scan), str(tmp_path / "none.nii")) == 1
-    assert service.seen == []
+    missing = tmp_path / "none.nii"
+    assert ask(service, str(missing), str(scan)) == 1
+    assert len(service.seen) == 1
+    assert f"neurobento: {missing}: No such file or directory\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("change", ["table", "grid", "labels"])

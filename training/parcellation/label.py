@@ -17,7 +17,9 @@ machine, or a cluster (`--scheduler tcp://HOST:8786`) with this package and the 
 With `--teacher MODEL` labels and positions are those of a trained map network, in seconds in place
 of minutes; there is no NAME_registered then. With `--coarser` too, each scan makes two more pairs,
 in larger voxels (NAME_iso) and in thick slices (NAME_thick). Their positions are those of the scan
-itself, so that networks learn to answer alike. `--version` says how the image is made: 1 is report
+itself, so that networks learn to answer alike. With `--donors` a scan without skull also makes the
+pair NAME_head, whose image is what the preprocessing `full` makes of its brain in the head of a
+donor. `--version` says how the image is made: 1 is report
 A's nine steps, 2 is what newer models learn from (`neurobento.spec.SCAN_PREPROCESSING`).
 """
 
@@ -47,6 +49,7 @@ from neurobento.command import run
 from neurobento.default_models import BRAIN_MODEL
 from neurobento.errors import ConfigError, NeuroBentoError
 from neurobento.files import file_sha256, write_atomically
+from neurobento.imaging.native_space import space_of
 from neurobento.imaging.scan import Scan, read_scan, scan_name
 from neurobento.labels import CLASS_COUNT
 from neurobento.preprocessing import PREPROCESSINGS, Preprocessing, preprocess
@@ -59,6 +62,7 @@ from training.parcellation.coarser import KINDS, coarser
 from training.parcellation.dataset import POSITION_SHAPE
 from training.parcellation.map_teacher import MapTeacher, PositionField, open_teacher
 from training.parcellation.registration import find_atlas, register_atlas
+from training.parcellation.transplant import Donor, read_donors, transplant
 
 __all__ = ["Options", "label_all", "label_one", "main", "scan_paths"]
 
@@ -67,6 +71,11 @@ LABELLING_FORMAT = 2
 
 BLOCK_TO_VOXEL = np.array([[2, 0, 0, 0.5], [0, 2, 0, 0.5], [0, 0, 2, 0.5], [0, 0, 0, 1]])
 """Affine from blocks of 2 x 2 x 2 voxels to voxels."""
+
+
+HELD_BY_DONORS = (0.8, 0.95)
+"""Share of a brain that its donor's holds. Little leaves little fluid around it, much leaves more
+than heads of healthy people have."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +94,8 @@ class Options:
     version: int = REPORT_A_VERSION
     # with a teacher, also make pairs of the scan on coarser grids
     coarser: bool = False
+    # heads with skull: with a teacher, also make a pair of the scan's brain in one of them
+    donors: tuple[str, ...] = ()
 
 
 def scan_paths(inputs: Sequence[Path]) -> list[Path]:
@@ -136,9 +147,11 @@ def _recorded_options(options: Options) -> dict[str, Any]:
     values = asdict(options)
     teacher = values.pop("teacher")
     del values["version"]
-    if not values["coarser"]:
-        # as the records of earlier versions
-        del values["coarser"]
+    values["donors"] = [file_sha256(Path(donor)) for donor in options.donors]
+    for later in ("coarser", "donors"):
+        if not values[later]:
+            # as the records of earlier versions
+            del values[later]
     values = {"level": values.pop("preprocessing"), **values}
     return values | ({"teacher": open_model(Path(teacher)).spec.onnx_sha256} if teacher else {})
 
@@ -164,6 +177,9 @@ def _make_pair(scan_path: Path, folder: Path, options: Options) -> dict[str, Any
             with _time_step(seconds, "coarser"):
                 for kind in KINDS:
                     images |= _coarser_pair(scan, kind, name, teacher, field, options)
+        if options.donors:
+            with _time_step(seconds, "head"):
+                images |= _head_pair(scan, name, teacher, field, options)
     else:
         with _time_step(seconds, "registration"):
             atlas = find_atlas(Path(options.atlas) if options.atlas else None)
@@ -205,6 +221,30 @@ def _coarser_pair(
     prepared = preprocess(
         coarser(scan, kind, random), options.preprocessing, version=options.version
     )
+    return _another_pair(kind, prepared, teacher, field)
+
+
+def _head_pair(
+    scan: Scan, name: str, teacher: MapTeacher, field: PositionField, options: Options
+) -> dict[str, nib.Nifti1Image]:
+    """Return a pair's images, by the ends of their files' names, of the brain in a donor's head."""
+    random = np.random.default_rng([options.seed, len(KINDS), zlib.crc32(name.encode())])
+    donors = _donors(options.donors)
+    donor = donors[int(random.integers(len(donors)))]
+    array, affine = transplant(scan, donor, random, held=random.uniform(*HELD_BY_DONORS))
+    head = Scan(array, space_of(array.shape, affine))
+    prepared = preprocess(head, "full", version=options.version)
+    return _another_pair("head", prepared, teacher, field)
+
+
+@functools.cache
+def _donors(paths: tuple[str, ...]) -> list[Donor]:
+    return read_donors([Path(path) for path in paths])
+
+
+def _another_pair(
+    kind: str, prepared: PreparedScan, teacher: MapTeacher, field: PositionField
+) -> dict[str, nib.Nifti1Image]:
     affine = prepared.grid.network_voxel_to_ras
     labels, positions = _taught(teacher, field, prepared)
     return {
@@ -301,6 +341,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         action="store_true",
         help="with --teacher: also pairs of each scan in larger voxels and in thick slices",
     )
+    parser.add_argument(
+        "--donors",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="HEAD",
+        help="with --teacher, for scans without skull: also a pair of each brain in a donor's head",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of everything random")
     parser.add_argument(
         "--version",
@@ -314,6 +362,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.coarser and not args.teacher:
         parser.error("--coarser needs --teacher: a registration knows the scan's own grid alone")
+    if args.donors and not (args.teacher and args.preprocessing == "stripped"):
+        parser.error("--donors needs --teacher, and scans without skull (--preprocessing stripped)")
     options = Options(
         args.preprocessing,
         args.cleanup,
@@ -322,6 +372,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.teacher,
         args.version,
         args.coarser,
+        tuple(str(path.resolve()) for path in find_scan_files(args.donors)) if args.donors else (),
     )
     if args.teacher:
         open_teacher(args.teacher)

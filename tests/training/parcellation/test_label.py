@@ -20,7 +20,9 @@ import pytest
 import torch
 
 import training.parcellation.label
+import training.parcellation.transplant
 from neurobento.errors import ConfigError
+from neurobento.files import file_sha256
 from neurobento.imaging.geometry import Grid
 from neurobento.preprocessing import PreparedScan
 from training.parcellation.label import Options, label_all, label_one, main, scan_name, scan_paths
@@ -103,6 +105,11 @@ def threads_as_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def scan(write_nifti: Callable[..., Path]) -> Path:
     return write_scan(write_nifti, "sub-01_T1w.nii.gz", seed=1)
+
+
+@pytest.fixture
+def donor(write_nifti: Callable[..., Path]) -> Path:
+    return write_scan(write_nifti, "donor.nii.gz", seed=2)
 
 
 @pytest.fixture
@@ -518,6 +525,41 @@ def test_coarser_pairs_have_the_positions_of_the_scan_itself(
         assert np.asarray(positions.dataobj) == pytest.approx(middles, abs=0.0051)
     # records of pairs without them stay as they were
     assert "coarser" not in label_one(scan, folder, OPTIONS)["options"]
+
+
+def test_a_pair_in_a_donors_head_has_the_positions_of_the_scan_itself(
+    scan: Path,
+    folder: Path,
+    calls: Calls,
+    teacher: FakeTeacher,
+    donor: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = np.ones(SHAPE, bool)
+    monkeypatch.setattr(training.parcellation.transplant, "deepbet_mask", lambda _: whole)
+    options = replace(OPTIONS, teacher="models/taught", version=2, donors=(str(donor),))
+    record = label_one(scan, folder, options)
+    # the teacher sees the scan without skull; the brain finder has to find it in the head
+    assert (teacher.levels, calls.levels) == (["stripped"], ["stripped", "full"])
+    assert record["options"]["donors"] == [file_sha256(donor)]
+    positions = nib.load(folder / "sub-01_T1w_head_positions.nii.gz")
+    grid = np.moveaxis(np.indices(positions.shape[:3]), 0, -1)
+    middles = nib.affines.apply_affine(positions.affine, grid) + RIGHT
+    assert np.asarray(positions.dataobj) == pytest.approx(middles, abs=0.0051)
+    head = nib.load(folder / "sub-01_T1w_head_image.nii.gz")
+    assert head.shape > nib.load(folder / "sub-01_T1w_image.nii.gz").shape
+    assert "donors" not in label_one(scan, folder, OPTIONS)["options"]
+
+
+@pytest.mark.usefixtures("teacher")
+@pytest.mark.parametrize("options", [[], ["--teacher", "models/taught"]])
+def test_donors_are_for_scans_without_skull_and_a_teacher(
+    options: list[str], scan: Path, donor: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(scan), "-o", str(tmp_path / "out"), "--preprocessing", "full", *options]
+    with pytest.raises(SystemExit):
+        main([*arguments, "--donors", str(donor)])
+    assert "--donors needs --teacher, and scans without skull" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("threads_as_cluster")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from neurobento.imaging.scan import Scan, space_of
-from training.studies.transplant import Donor, grown_grid, transplant
+from training.parcellation.transplant import Donor, grown_grid, transplant
 
 SIZES = (4.0, 4.0, 4.0)
 SKULL = 60.0

@@ -41,7 +41,7 @@ class Parcellation:
     answer: Answer  # the network's, from which labels on any grid can be made
     prepared: PreparedScan
     volumes: tuple[RegionVolume, ...]  # of all 116 regions
-    warnings: list[str]  # sentences about implausible volumes
+    warnings: list[str]  # sentences about an implausible mask or volumes
     seconds: dict[str, float]  # stage -> wall clock
 
     @functools.cached_property
@@ -122,7 +122,7 @@ def restore_and_measure(
         answer=answer,
         prepared=prepared,
         volumes=volumes,
-        warnings=brain_warnings(volumes),
+        warnings=_mask_warnings(prepared) + brain_warnings(volumes),
         seconds={
             **prepared.seconds,
             **seconds,
@@ -130,3 +130,14 @@ def restore_and_measure(
             "measure": measured - restored,
         },
     )
+
+
+def _mask_warnings(prepared: PreparedScan) -> list[str]:
+    """Return a sentence if the brain finder did not recognise the brain of a stripped scan."""
+    brain = prepared.brain
+    if prepared.preprocessing != "stripped" or brain is None or brain.finder_sha256:
+        return []
+    return [
+        "the brain finder did not recognise most of what the scan shows as brain, so all of it was "
+        "taken: check that this is a T1-weighted brain without skull, and look at the overlay"
+    ]

@@ -64,6 +64,9 @@ In scans without skull the network's border lies inside of the one that tools cu
 suits them was seen on a validation scan.
 """
 
+RIM_SHARE = 20.0
+"""Least share of brain, of 255, where a label may lie: the atlas reaches a little beyond masks."""
+
 _RANGE = "{:.0f} to {:.0f} ml".format(*BRAIN_RANGE_ML)
 
 _ONE_AT_A_TIME = threading.Lock()
@@ -91,11 +94,8 @@ class Brain:
         return _millilitres(self.share)
 
     def surroundings(self) -> Mask:
-        """Return the brain and one voxel of the finder's grid around it, where labels may lie."""
-        from scipy.ndimage import maximum_filter
-
-        share = maximum_filter(self.share, 3).astype(np.float32)
-        return Mask(share, self.voxel_to_ras, 127.5)
+        """Return the brain and its rim, where labels may lie."""
+        return Mask(self.share.astype(np.float32), self.voxel_to_ras, RIM_SHARE)
 
     def on_grid(self, voxel_to_ras: Affine, shape: tuple[int, int, int]) -> NDArray[np.bool_]:
         """Return the brain as a mask on another grid."""

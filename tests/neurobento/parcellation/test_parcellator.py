@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from nibabel.affines import apply_affine
 
 from neurobento.errors import NotOnNetworkGrid
+from neurobento.imaging.geometry import FINDER_SHAPE
 from neurobento.imaging.scan import Scan, space_of
 from neurobento.parcellation.parcellator import (
     Parcellation,
@@ -19,6 +21,7 @@ from neurobento.parcellation.parcellator import (
     prepare,
     restore_and_measure,
 )
+from neurobento.preprocessing.brain import Brain
 from neurobento.spec import ModelSpec
 
 NETWORK = (91, 122, 123)
@@ -164,6 +167,21 @@ def test_the_two_halves_give_what_the_whole_gives(
     assert np.array_equal(again.labels, as_it_is.labels)
     assert again.volumes == as_it_is.volumes
     assert again.seconds["infer"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("finder", "preprocessing", "warned"),
+    [("", "stripped", True), ("a" * 64, "stripped", False), ("", "full", False)],
+)
+def test_a_stripped_brain_that_the_finder_did_not_recognise_is_told(
+    finder: str, preprocessing: Any, warned: bool, labels: Any, as_it_is: Parcellation
+) -> None:
+    brain = Brain(np.full(FINDER_SHAPE, 255, np.uint8), np.eye(4), finder_sha256=finder)
+    prepared = dataclasses.replace(as_it_is.prepared, preprocessing=preprocessing, brain=brain)
+    again = restore_and_measure(prepared, labels, {})
+    told = [w for w in again.warnings if "did not recognise" in w]
+    assert len(told) == warned
+    assert again.warnings[len(told) :] == as_it_is.warnings
 
 
 def test_another_grid_is_refused_before_the_network_runs(phantom: Any, spec: ModelSpec) -> None:

@@ -5,11 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["describe_read_failure", "file_sha256", "replacing", "write_atomically"]
+from neurobento.errors import UnreadableScan
+
+__all__ = [
+    "describe_read_failure",
+    "file_sha256",
+    "replacing",
+    "require_regular_file",
+    "write_atomically",
+]
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -31,6 +40,35 @@ def replacing(path: Path) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def require_regular_file(path: Path) -> None:
+    """Raise UnreadableScan unless a path leads to a regular file; OSError if there is none."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        if not path.is_symlink():
+            raise
+        raise UnreadableScan(
+            subject=str(path),
+            expected="a regular file",
+            found="a link whose content is not here",
+            remedy="Fetch it first, for instance with `datalad get` or `git annex get`.",
+        ) from None
+    if stat.S_ISDIR(mode):
+        raise UnreadableScan(
+            subject=str(path),
+            expected="a regular file",
+            found="a folder",
+            remedy="Use `neurobento cohort` for all scans in a folder.",
+        )
+    if not stat.S_ISREG(mode):
+        raise UnreadableScan(
+            subject=str(path),
+            expected="a regular file",
+            found="a pipe or a device",
+            remedy="Save it as a file first.",
+        )
 
 
 def file_sha256(path: Path) -> str:

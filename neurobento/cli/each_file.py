@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import stat
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -16,7 +15,6 @@ from neurobento.errors import (
     PreprocessingError,
     RequestRefused,
     ScanError,
-    UnreadableScan,
 )
 from neurobento.preprocessing.mode import Progress
 
@@ -83,13 +81,13 @@ def _require_writable(folder: Path) -> None:
 def _process(
     path: Path, args: argparse.Namespace, process_file: ProcessFile, main_output: str
 ) -> int:
-    from neurobento.files import write_atomically
+    from neurobento.files import require_regular_file, write_atomically
     from neurobento.imaging.scan import scan_name
 
     if len(args.file) > 1:
         _print_note(f"{path}:")
     try:
-        _require_regular_file(path)
+        require_regular_file(path)
         files, warnings = process_file(path)
         args.output.mkdir(parents=True, exist_ok=True)
         for file_name, content in files.items():
@@ -104,21 +102,6 @@ def _process(
         _print_note(f"warning: {warning}")
     print(args.output / f"{scan_name(path)}_{main_output}")
     return 0
-
-
-def _require_regular_file(path: Path) -> None:
-    """Raise InputNotReadable unless a path leads to a regular file."""
-    kind = path.stat().st_mode
-    if stat.S_ISREG(kind):
-        return
-    raise UnreadableScan(
-        subject=str(path),
-        expected="a regular file",
-        found="a folder" if stat.S_ISDIR(kind) else "a pipe or a device",
-        remedy="Use `neurobento cohort` for all scans in a folder."
-        if stat.S_ISDIR(kind)
-        else "Save it as a file first.",
-    )
 
 
 def _print_stage(stage: str) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -52,20 +53,49 @@ class CohortScan:
 
 
 def find_scan_files(inputs: Sequence[Path]) -> list[Path]:
-    """Return the scans among files and in folders at any depth, each once, sorted by path."""
-    scans = {file for path in inputs for file in _files(path) if file.name.endswith(SUFFIXES)}
+    """Return the scans among files and in folders at any depth, each once, sorted by path.
+
+    Links are followed, to folders too; one whose content is not there is returned as well. A link
+    to a scan that is found itself is left out, and so is every name that begins with a dot.
+    """
+    scans = _each_once({file: linked for path in inputs for file, linked in _scan_files(path)})
     if not scans:
         raise _no_scan(inputs)
-    return sorted(scans)
+    return scans
 
 
-def _files(path: Path) -> Iterator[Path]:
+def _each_once(linked: Mapping[Path, bool]) -> list[Path]:
+    """Return files, sorted, without those that are others by a link; `linked` says which may be."""
+    own = {os.path.realpath(file) for file, by_link in linked.items() if not by_link}
+    return sorted(
+        file for file, by_link in linked.items() if not by_link or os.path.realpath(file) not in own
+    )
+
+
+def _scan_files(path: Path) -> Iterator[tuple[Path, bool]]:
+    """Yield the files with a scan's suffix at or below a path, and whether a link leads there."""
     if path.is_dir():
-        # macOS leaves files ._NAME beside what it copies
-        yield from (p for p in path.rglob("*") if not p.name.startswith(".") and p.is_file())
+        files = _files_below(path, frozenset(), False)
     else:
-        path.stat()
-        yield path
+        path.lstat()
+        files = iter([(path, path.is_symlink())])
+    yield from ((file, link) for file, link in files if file.name.lower().endswith(SUFFIXES))
+
+
+def _files_below(folder: Path, above: frozenset[str], linked: bool) -> Iterator[tuple[Path, bool]]:
+    """Yield the files in a folder; `above` holds the real folders that led here."""
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    for path in folder.iterdir():
+        # macOS leaves files ._NAME beside what it copies; git and snapshots have hidden folders
+        if path.name.startswith("."):
+            continue
+        by_link = linked or path.is_symlink()
+        if path.is_dir():
+            yield from _files_below(path, above | {real}, by_link)
+        elif path.is_file() or path.is_symlink():
+            yield path, by_link
 
 
 def find_scans(inputs: Sequence[Path], output: Path) -> list[CohortScan]:
@@ -94,14 +124,16 @@ def _absolute(path: Path) -> Path:
 
 
 def _scans_of_input(root: Path, output: Path) -> list[Path]:
+    files = dict(_scan_files(root))
     if not root.is_dir():
-        return [path for path in _files(root) if path.name.endswith(SUFFIXES)]
-    scans = [
-        path
-        for path in find_scan_files([root])
+        return list(files)
+    scans = {
+        path: linked
+        for path, linked in files.items()
         if not path.is_relative_to(output) and not {*path.relative_to(root).parts} & {*DERIVED}
-    ]
-    return [path for path in scans if scan_name(path).endswith(T1W)] or scans
+    }
+    named = {path: linked for path, linked in scans.items() if scan_name(path).endswith(T1W)}
+    return _each_once(named or scans)
 
 
 def _relative_path(path: Path, root: Path) -> Path:

@@ -16,7 +16,7 @@ from neurobento.cohort.resume import matching_record, replace_folder
 from neurobento.cohort.scans import CohortScan
 from neurobento.errors import ConfigError, ModelError, NeuroBentoError, SpecMismatch
 from neurobento.facts import json_bytes
-from neurobento.files import file_sha256
+from neurobento.files import file_sha256, require_regular_file
 from neurobento.parcellation.outputs import output_files
 from neurobento.parcellation.parcellator import Parcellator
 from neurobento.preprocessing.mode import Preprocessing
@@ -122,6 +122,7 @@ class _Stopwatch:
 def _parcellate(
     scan: CohortScan, folder: Path, staging: Path, options: CohortOptions, stopwatch: _Stopwatch
 ) -> Outcome:
+    require_regular_file(scan.path)
     made_from = {
         "format": RECORD_FORMAT,
         "options": options.recorded,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from neurobento.imaging.geometry import voxel_sizes_mm
 
-__all__ = ["NativeSpace", "native_space", "space_of"]
+__all__ = ["NativeSpace", "disagreeing_sizes", "geometry_warnings", "native_space", "space_of"]
 
 QFORM_FIELDS = (
     "qform_code",
@@ -24,6 +24,10 @@ QFORM_FIELDS = (
     "qoffset_z",
 )
 SFORM_FIELDS = ("sform_code", "srow_x", "srow_y", "srow_z")
+
+
+SIZES_DISAGREE = 0.01
+"""Share by which two statements of a voxel's size must differ to be told."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +59,35 @@ def native_space(
             clean[field] = 0
         clean["pixdim"][:4] = 1, *voxel_sizes_mm(voxel_to_ras)
     return NativeSpace(shape, voxel_to_ras, clean)
+
+
+def disagreeing_sizes(
+    header: Any, voxel_to_ras: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """Return a voxel's edges by the sform and by pixdim in mm, (3,) each, or None if they agree.
+
+    pixdim scales the qform. Sizes that are not positive say nothing.
+    """
+    if not isinstance(header, nib.Nifti1Header) or not header["sform_code"]:
+        return None
+    used = np.array(voxel_sizes_mm(voxel_to_ras))
+    stated = np.array(header["pixdim"][1:4], np.float64)
+    if not (np.isfinite(stated) & (stated > 0)).all():
+        return None
+    agree = np.abs(np.log(used / stated)) <= SIZES_DISAGREE
+    return None if agree.all() else (used, stated)
+
+
+def geometry_warnings(space: NativeSpace) -> list[str]:
+    """Return a sentence if the scan's header contradicts itself about the size of its voxels."""
+    sizes = disagreeing_sizes(space.header, space.voxel_to_ras)
+    if sizes is None:
+        return []
+    by_sform, by_pixdim = (" x ".join(f"{edge:.4g}" for edge in each) for each in sizes)
+    return [
+        f"the header's sform says voxels of {by_sform} mm, its qform and pixdim {by_pixdim} mm: "
+        "the sform was used, and all volumes depend on it"
+    ]
 
 
 def _has_usable_qform(header: Any) -> bool:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from neurobento.errors import BadAffine, BadFieldOfView, BadVoxelSize, MissingOrientation
 from neurobento.imaging.geometry import voxel_sizes_mm
 from neurobento.imaging.limits import ScanLimits
+from neurobento.imaging.native_space import disagreeing_sizes
 
 __all__ = ["check_field_of_view", "checked_affine", "require_orientation"]
 
@@ -54,6 +55,7 @@ def checked_affine(header: Any, limits: ScanLimits) -> NDArray[np.float64]:
             found="axes that lie in one plane",
             remedy="Convert the scan again from its source.",
         )
+    _check_agreement(header, affine)
     return affine
 
 
@@ -86,6 +88,25 @@ def _check_sizes(sizes: tuple[float, ...], limits: ScanLimits) -> None:
             found=" x ".join(f"{size:.3g}" for size in sizes) + " mm",
             remedy="Check the units of the header: NIfTI's affine is in mm.",
         )
+
+
+def _check_agreement(header: Any, affine: NDArray[np.float64]) -> None:
+    """Refuse an sform and a qform between whose sizes of a voxel there is more than a factor of 2.
+
+    A smaller contradiction is a warning.
+    """
+    sizes = disagreeing_sizes(header, affine)
+    if sizes is None or not header["qform_code"]:
+        return
+    by_sform, by_qform = sizes
+    if np.abs(np.log2(by_sform / by_qform)).max() <= 1:
+        return
+    found = (" x ".join(f"{edge:.3g}" for edge in each) for each in sizes)
+    raise BadVoxelSize(
+        expected="an sform and a qform that agree about the size of a voxel",
+        found="{} and {} mm".format(*found),
+        remedy="Convert the scan again from its source, or remove the one that is wrong.",
+    )
 
 
 def _stated_affine(header: Any) -> NDArray[np.float64]:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from neurobento.backends.base import Backend
 from neurobento.imaging.atlas import Atlas
 from neurobento.imaging.geometry import Grid
-from neurobento.imaging.scan import NativeSpace, Scan
+from neurobento.imaging.native_space import NativeSpace, geometry_warnings
+from neurobento.imaging.scan import Scan
 from neurobento.parcellation.answer import Answer
 from neurobento.parcellation.volumetry import RegionVolume, brain_warnings, measure
 from neurobento.preprocessing.brain import Brain
@@ -41,7 +42,7 @@ class Parcellation:
     answer: Answer  # the network's, from which labels on any grid can be made
     prepared: PreparedScan
     volumes: tuple[RegionVolume, ...]  # of all 116 regions
-    warnings: list[str]  # sentences about an implausible mask or volumes
+    warnings: list[str]  # sentences about a contradictory header, an implausible mask or volumes
     seconds: dict[str, float]  # stage -> wall clock
 
     @functools.cached_property
@@ -122,7 +123,11 @@ def restore_and_measure(
         answer=answer,
         prepared=prepared,
         volumes=volumes,
-        warnings=_mask_warnings(prepared) + brain_warnings(volumes),
+        warnings=[
+            *geometry_warnings(prepared.space),
+            *_mask_warnings(prepared),
+            *brain_warnings(volumes),
+        ],
         seconds={
             **prepared.seconds,
             **seconds,

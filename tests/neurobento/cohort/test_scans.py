@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from neurobento.cohort.scans import find_scan_files, find_scans
-from neurobento.errors import ConfigError
+from neurobento.errors import ConfigError, UnreadableScan
+from neurobento.files import require_regular_file
 
 Make = Callable[..., Path]
 
@@ -111,3 +112,68 @@ def test_a_link_gives_its_own_name(make: Make, tmp_path: Path) -> None:
     link.symlink_to(content)
     for given in (link, tmp_path / "data"):
         assert places([given], tmp_path / "out") == ["sub-01/sub-01_T1w"]
+
+
+def link(at: Path, to: str) -> None:
+    at.parent.mkdir(parents=True, exist_ok=True)
+    at.symlink_to(to)
+
+
+def test_linked_folders_are_followed_and_loops_caught(make: Make, tmp_path: Path) -> None:
+    make("sub-02/anat/s2.nii.gz", root="store")
+    data = make("sub-01/anat/s1.nii.gz")
+    link(data / "sub-02", "../store/sub-02")
+    link(data / "sub-01" / "again", "..")
+    link(data / "sub-03", "sub-03")
+    found = ["sub-01/anat/s1", "sub-02/anat/s2"]
+    assert places([data], tmp_path / "out") == found
+    # two that link to one folder outside are two subjects
+    link(data / "sub-04", "../store/sub-02")
+    assert places([data], tmp_path / "out") == [*found, "sub-04/anat/s2"]
+
+
+def test_a_link_whose_content_is_not_there_is_a_scan_that_says_so(
+    make: Make, tmp_path: Path
+) -> None:
+    data = make("sub-01/anat/s1.nii.gz")
+    link(data / "sub-03/anat/s3.nii.gz", "../../../.git/annex/objects/not-fetched.nii.gz")
+    scans = find_scans([data], tmp_path / "out")
+    assert [scan.path.name for scan in scans] == ["s1.nii.gz", "s3.nii.gz"]
+    with pytest.raises(UnreadableScan, match=r"a link whose content is not here.*datalad get"):
+        require_regular_file(scans[1].path)
+    assert places([scans[1].path], tmp_path / "out") == ["sub-03/anat/s3"]
+
+
+def test_suffixes_are_recognised_in_capitals(make: Make, tmp_path: Path) -> None:
+    data = make("D.NII.GZ", "E.Nii", "F.MGZ", "G.NIF")
+    assert places([data], tmp_path / "out") == ["D", "E", "F"]
+    assert places([data / "D.NII.GZ"], tmp_path / "out") == ["data/D"]
+
+
+def test_hidden_folders_are_passed_over(make: Make, tmp_path: Path) -> None:
+    data = make(".git/annex/aa/K.nii.gz/K.nii.gz", ".snapshot/daily/p1/scan.nii.gz")
+    link(data / "p1" / "scan.nii.gz", "../.git/annex/aa/K.nii.gz/K.nii.gz")
+    assert places([data], tmp_path / "out") == ["p1/scan"]
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        # beside it: the scan itself
+        ("real/T1.nii.gz", ["real/T1"]),
+        # in folders and under names that are left out: the link
+        ("sourcedata/T1.nii.gz", ["latest_T1w"]),
+        ("out/T1.nii.gz", ["latest_T1w"]),
+    ],
+)
+def test_a_link_and_its_target_count_once(target: str, expected: list[str], make: Make) -> None:
+    data = make(target)
+    name = "latest_T1w" if expected == ["latest_T1w"] else "latest"
+    link(data / f"{name}.nii.gz", target)
+    assert places([data], data / "out") == expected
+
+
+def test_a_link_named_as_bids_wants_it_stands_for_another_file(make: Make, tmp_path: Path) -> None:
+    data = make("dicom2niix/scan.nii.gz")
+    link(data / "sub-01" / "sub-01_T1w.nii.gz", "../dicom2niix/scan.nii.gz")
+    assert places([data], tmp_path / "out") == ["sub-01/sub-01_T1w"]

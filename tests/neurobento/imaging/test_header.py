@@ -28,7 +28,12 @@ from neurobento.imaging.limits import ScanLimits
 LIMITS = ScanLimits()
 SHAPE = (20, 24, 18)
 AFFINE = nib.affines.from_matvec(np.diag([-2.0, 2.0, 3.0]), [30.0, -20.0, 10.0])
-HALF_MM = {"srow_x": [-0.5, 0, 0, 0], "srow_y": [0, 0.5, 0, 0], "srow_z": [0, 0, 0.5, 0]}
+HALF_MM = {
+    "pixdim": [-1, 0.5, 0.5, 0.5, 1, 1, 1, 1],
+    "srow_x": [-0.5, 0, 0, 0],
+    "srow_y": [0, 0.5, 0, 0],
+    "srow_z": [0, 0, 0.5, 0],
+}
 NIFTI_KINDS = [nib.Nifti1Header, nib.Nifti2Header]
 
 

@@ -6,6 +6,7 @@ Another release may move them: `apply_patches` then logs which patches to check.
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import logging
 from collections.abc import Callable
 from http import HTTPStatus
@@ -13,6 +14,8 @@ from typing import Any
 
 from bentoml.exceptions import BentoMLException
 
+from neurobento.errors import ConfigError
+from neurobento.serving.known_names import require_known_names
 from neurobento.serving.process.exhaustion import exhaustion_error
 
 __all__ = [
@@ -84,15 +87,15 @@ def patch_uploads() -> None:
 
     async def parse_limited(self: Any, request: Any, cls: Any) -> Any:
         # the request keeps the form that is read here
-        await _read_form(request)
+        await _read_form(request, cls)
         return await original(self, request, cls)
 
     MultipartSerde.ensure_file = staticmethod(_require_upload)
     _install(MultipartSerde, "parse_request", parse_limited)
 
 
-async def _read_form(request: Any) -> None:
-    from starlette.datastructures import UploadFile
+async def _read_form(request: Any, cls: Any) -> None:
+    from starlette.datastructures import FormData, UploadFile
     from starlette.exceptions import HTTPException
 
     try:
@@ -111,6 +114,28 @@ async def _read_form(request: Any) -> None:
     # a hostile file name may put the file into another field
     if any(name != "file" and isinstance(one, UploadFile) for name, one in form.multi_items()):
         raise _bad_request("the file in the field `file`; found it in another")
+    known = list(cls.model_fields)
+    elsewhere = "Send options in the query, as `/predict/?preprocessing=true`."
+    try:
+        names = [name for name, _ in form.multi_items()]
+        require_known_names("form field", names, known, elsewhere if known == ["file"] else "")
+    except ConfigError as error:
+        message = error.public_message
+        raise BentoMLException(message, error_code=HTTPStatus.BAD_REQUEST) from None
+    # BentoML reads each field as JSON, and would take `true` for something else than text
+    fields = [(name, _quoted(value)) for name, value in form.multi_items()]
+    request._form = FormData(fields)
+
+
+def _quoted(value: Any) -> Any:
+    """Return a form's value as JSON of a text, unless it is one already, or a file."""
+    if not isinstance(value, str):
+        return value
+    try:
+        is_text = isinstance(json.loads(value), str)
+    except ValueError:
+        is_text = False
+    return value if is_text else json.dumps(value)
 
 
 async def _require_upload(value: Any) -> Any:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from neurobento.errors import ConfigError
 from neurobento.serving.request import RequestLimits
 
-__all__ = ["RUN_VARIABLE", "SETTINGS", "Settings", "read_token", "run_folder"]
+__all__ = [
+    "RUN_VARIABLE",
+    "SETTINGS",
+    "Settings",
+    "misspelt_variables",
+    "read_token",
+    "run_folder",
+]
 
 CORES = len(os.sched_getaffinity(0))
 
@@ -18,6 +26,15 @@ RUN_VARIABLE = "NEUROBENTO_RUN"
 """Set by the server's first process, to give its folder to the processes it starts."""
 
 SHORTEST_TOKEN = 16
+
+RENAMED = {"BODY_BYTES": "MAX_BODY_BYTES", "PROCESSES": "PREPROCESSING_PROCESSES"}
+"""Field of `Settings` -> its variable, where their names differ."""
+
+OTHER_NAMES = ("PLACES", "TOKEN", "TOKEN_FILE", "ENGINES", "RUN")
+"""Names of variables that no field of `Settings` reads."""
+
+SIMILAR = 0.8
+"""Share of characters in common above which a name is a misspelt one."""
 
 
 def _number(name: str, default: float, least: float = 0) -> float:
@@ -167,6 +184,24 @@ def _bad_token(found: str) -> ConfigError:
         found=found,
         remedy="Make one with `openssl rand -hex 32`.",
     )
+
+
+def misspelt_variables() -> dict[str, str]:
+    """Return the environment's variables that are almost a setting -> that setting.
+
+    Only names close to a setting count: Kubernetes makes variables of every service's name too.
+    """
+    settings = [one.name.upper() for one in fields(Settings)]
+    names = [*(RENAMED.get(name, name) for name in settings), *OTHER_NAMES]
+    known = {f"NEUROBENTO_{name}" for name in names}
+    found = {}
+    for variable in os.environ:
+        prefix, _, name = variable.partition("_")
+        if prefix.upper() != "NEUROBENTO" or variable in known:
+            continue
+        if close := difflib.get_close_matches(name.upper(), names, 1, SIMILAR):
+            found[variable] = f"NEUROBENTO_{close[0]}"
+    return found
 
 
 def run_folder() -> Path | None:

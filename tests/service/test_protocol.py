@@ -68,6 +68,27 @@ def test_both_transports_give_the_forms_labels(
         np.testing.assert_allclose(answer.as_numpy("volumes_mm3"), counts * voxel_mm3, rtol=1e-6)
 
 
+@pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
+def test_a_request_that_the_client_compressed_is_answered_as_the_bare_one(
+    grpc: Any, http: Any, scan_of: Any, known_labels: Any, algorithm: str
+) -> None:
+    for client, module, option in (
+        (grpc, triton_grpc, "compression_algorithm"),
+        (http, triton_http, "request_compression_algorithm"),
+    ):
+        answer = none(client, module, scan_of(71), **{option: algorithm})
+        assert np.array_equal(answer.as_numpy("labels"), known_labels(71))
+
+
+def test_a_misspelt_parameter_is_refused_over_both_transports(
+    grpc: Any, http: Any, scan_of: Any
+) -> None:
+    for client, module in ((grpc, triton_grpc), (http, triton_http)):
+        tensor, parameters = scan_input(module, scan_of(71)), {"preprocesing": "none"}
+        with pytest.raises(InferenceServerException, match="Did you mean `preprocessing`"):
+            client.infer("regions", [tensor], parameters=parameters)
+
+
 def test_images_on_the_network_grid_come_back_in_their_order(
     grpc: Any, http: Any, known_labels: Any
 ) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import socket
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -78,6 +80,55 @@ def test_bad_options_a_missing_file_and_other_paths_and_methods_are_refused(
         refused(server.client.post(path), 400, 415, 422)
     assert refused(server.client.get("/nothing"), 404)["type"] == "NotFound"
     refused(server.client.get("/predict/"), 404, 405)
+
+
+def test_options_in_the_wrong_place_or_misspelt_are_refused(server: Any, scan_of: Any) -> None:
+    """Each of them was dropped once, and the default ran."""
+    scan = {"file": ("scan", scan_of(51))}
+    cases: list[tuple[str, dict[str, str]]] = [
+        ("/v1/parcellation?preprocessing=none", {}),
+        ("/v1/parcellation", {"preprocesing": "none"}),
+        ("/v1/jobs", {"modle": "compact"}),
+        ("/v1/anomaly", {"preprocessing": "none"}),
+        ("/predict/?preproccessing=true", {}),
+        ("/predict/", {"preprocessing": "true"}),
+    ]
+    for path, fields in cases:
+        message = refused(server.client.post(path, files=scan, data=fields), 400)["message"]
+        assert "expected no " in message
+    message = refused(server.parcellation(scan_of(51), preprocessing="true"), 400)["message"]
+    assert "stripped" in message
+
+
+def test_predict_without_its_slash_is_sent_on(server: Any, scan_of: Any) -> None:
+    scan = {"file": ("scan", scan_of(51))}
+    path = "/predict?preprocessing=false&model=regions"
+    assert server.client.post(path, files=scan).status_code == 308
+    answer = server.client.post(path, files=scan, follow_redirects=True)
+    assert answer.content == server.predict(scan_of(51)).content
+
+
+@pytest.mark.parametrize(
+    ("coding", "compress"), [("gzip", gzip.compress), ("deflate", zlib.compress)]
+)
+def test_a_compressed_form_is_answered_as_the_bare_one(
+    server: Any, scan_of: Any, coding: str, compress: Any
+) -> None:
+    path = "/predict/?preprocessing=false&model=regions"
+    bare = server.client.build_request("POST", path, files={"file": ("scan", scan_of(51))})
+    content = bare.read()
+
+    def post(body: bytes, coding: str) -> Any:
+        headers = {"content-type": bare.headers["content-type"], "content-encoding": coding}
+        return server.client.post(path, content=body, headers=headers)
+
+    assert post(compress(content), coding).content == server.predict(scan_of(51)).content
+    error = refused(post(compress(content)[:-9], coding), 400)
+    assert error["type"] == "CorruptContentEncoding"
+    assert refused(post(content, "br"), 415)["type"] == "UnsupportedContentEncoding"
+    bomb = content.partition(b"\r\n\r\n")[0] + b"\r\n\r\n" + bytes(64 << 20)
+    error = refused(post(compress(bomb), coding), 413)
+    assert error["type"] == "RequestTooLarge"
 
 
 def test_a_body_over_the_limit_is_refused(server: Any) -> None:

@@ -12,7 +12,16 @@ from typing import Any, TypeVar
 from neurobento.errors import ConfigError, NeuroBentoError
 from neurobento.serving.admission import Admission
 from neurobento.serving.error_responses import error_body, protocol_error_body
-from neurobento.serving.http.paths import MOUNTED, PROBES, UPLOADS, is_known_path, needs_slot
+from neurobento.serving.http.content_coding import CODINGS, is_known_coding, unknown_coding
+from neurobento.serving.http.paths import (
+    MOUNTED,
+    PROBES,
+    UPLOADS,
+    is_known_path,
+    needs_slot,
+    path_with_other_slash,
+    require_known_query,
+)
 from neurobento.serving.http.request_body import Receive, RequestBody, too_large
 from neurobento.serving.http.response_writer import ResponseWriter, Send
 from neurobento.serving.request import RequestContext, RequestLimits, choose_request_id
@@ -62,24 +71,34 @@ class RequestMiddleware:
     ) -> None:
         path = scope["path"]
         if not is_known_path(path):
-            await writer.error(HTTPStatus.NOT_FOUND, "NotFound", "there is no such path")
+            await _answer_unknown_path(path, scope.get("query_string", b""), writer)
             return
         if path not in PROBES and path != "/":
             self._token.require(headers.get(b"authorization", b""))
-        if path == "/":
+        coding = headers.get(b"content-encoding", b"").decode("latin-1").strip().lower()
+        if not is_known_coding(coding):
+            accepted = [(b"accept-encoding", ", ".join(CODINGS).encode())]
+            await writer.error(*unknown_coding(), accepted)
+        elif path == "/":
             await writer.page(PAGE)
         elif path == "/readyz" and self._admission.draining:
             await writer.error(HTTPStatus.SERVICE_UNAVAILABLE, "Draining", "about to stop")
         elif needs_slot(path) and scope["method"] == "POST":
-            await self._admit(scope, headers, receive, writer)
+            await self._admit(scope, headers, coding, receive, writer)
         else:
             if path == MOUNTED:
                 # Starlette redirects a mounted path without its slash
                 scope["path"] = f"{MOUNTED}/"
-            await self._pass_on(scope, RequestBody(receive, self._limits.body_bytes), writer)
+            body = RequestBody(receive, self._limits.body_bytes, coding=coding)
+            await self._pass_on(scope, body, writer)
 
     async def _admit(
-        self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, writer: ResponseWriter
+        self,
+        scope: Scope,
+        headers: dict[bytes, bytes],
+        coding: str,
+        receive: Receive,
+        writer: ResponseWriter,
     ) -> None:
         """Judge a request that is work by its headers, then pass it on with a slot."""
         content_type = headers.get(b"content-type", b"").lower()
@@ -91,12 +110,13 @@ class RequestMiddleware:
         if _stated_length(headers) > self._limits.body_bytes:
             await writer.error(*too_large(self._limits.body_bytes))
             return
+        require_known_query(scope["path"], scope.get("query_string", b""))
 
         limit_s = min(_client_limit_s(headers), self._limits.request_s)
         request = RequestContext(writer.request_id, "http", limit_s)
         scope["state"]["context"] = request
         upload_s = min(limit_s, self._limits.upload_s)
-        body = RequestBody(receive, self._limits.body_bytes, request, upload_s)
+        body = RequestBody(receive, self._limits.body_bytes, request, upload_s, coding)
         try:
             with self._admission.slot():
                 await self._pass_on(scope, body, writer)
@@ -132,6 +152,15 @@ def guard_requests(
         return service
 
     return decorate
+
+
+async def _answer_unknown_path(path: str, query: bytes, writer: ResponseWriter) -> None:
+    meant = path_with_other_slash(path)
+    if meant is None:
+        text = "there is no such path; the page at / tells what there is"
+        await writer.error(HTTPStatus.NOT_FOUND, "NotFound", text)
+    else:
+        await writer.redirect(meant.encode() + (b"?" + query if query else b""))
 
 
 def _stated_length(headers: dict[bytes, bytes]) -> int:

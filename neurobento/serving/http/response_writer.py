@@ -102,6 +102,11 @@ class ResponseWriter:
         """Send an HTML page."""
         await self._send_whole(HTTPStatus.OK, b"text/html; charset=utf-8", html.encode(), [])
 
+    async def redirect(self, location: bytes) -> None:
+        """Send the client to another path, with the same method and body."""
+        headers = [(b"location", location)]
+        await self._send_whole(HTTPStatus.PERMANENT_REDIRECT, b"text/plain", b"", headers)
+
     def _id_headers(self) -> Headers:
         """Return the headers by which an operator finds the request."""
         headers = [(b"x-request-id", self.request_id.encode())]

@@ -14,6 +14,7 @@ from anyio import to_thread
 
 from neurobento.errors import ConfigError, ModelNotFound
 from neurobento.serving.inference_protocol.tensors import TaskTensors, Tensor, TensorSpecs
+from neurobento.serving.known_names import require_known_names
 from neurobento.serving.request import RequestContext
 from neurobento.serving.telemetry.metrics import time_stage
 from neurobento.serving.telemetry.tracing import span
@@ -77,6 +78,10 @@ class OpenInference:
         task = self._tasks[spec.task]
         tensor = _only_input(request.inputs, list(task.outputs_of_input))
         _check_outputs(task.outputs_of_input[tensor.name], request.outputs)
+        parameters = task.parameters_of_input[tensor.name]
+        require_known_names(
+            f"parameter of a request for `{tensor.name}`", request.parameters, parameters
+        )
         makers = await task.infer(spec.name, tensor, request.parameters, context)
         wanted = request.outputs or list(makers)
         return await context.run(_make_outputs([makers[name] for name in wanted], spec.name))

@@ -25,8 +25,14 @@ from neurobento.serving.inference_protocol.protocol import (
     server_version,
 )
 from neurobento.serving.inference_protocol.tensors import Tensor
+from neurobento.serving.known_names import require_known_names
 
 __all__ = ["rest_app"]
+
+REQUEST_FIELDS = ("id", "inputs", "outputs", "parameters", "model_name", "model_version")
+"""The last two are the protocol's over gRPC; KServe's client sends them over HTTP too."""
+INPUT_FIELDS = ("name", "shape", "datatype", "parameters", "data")
+OUTPUT_FIELDS = ("name", "parameters", "shape", "datatype")
 
 JSON_LENGTH = "inference-header-content-length"
 """Header with the length of the JSON part; the tensors in binary form follow it."""
@@ -88,9 +94,11 @@ class _Endpoints:
         body, json_length = await _read_body(request), request.headers.get(JSON_LENGTH)
         # in a thread: parsing a scan that is sent as JSON numbers takes a second
         head, inputs = await to_thread.run_sync(_parse_body, body, json_length)
+        _require_model_of_path(head, model, version or spec.version)
         outputs = [str(output.get("name")) for output in _list(head, "outputs")]
         wants_binary = _binary_outputs(head)
         parameters = _dict(head, "parameters")
+        parameters.pop("binary_data_output", None)
         wanted = InferRequest(model, version, inputs, outputs, parameters)
         tensors = await self._inference().infer(wanted, request.state.context)
         answer = {"model_name": model, "model_version": spec.version, "id": str(head.get("id", ""))}
@@ -122,7 +130,29 @@ def _parse_body(body: bytes, json_length: str | None) -> tuple[dict[str, Any], l
         head = None
     if not isinstance(head, dict):
         raise _request_error("a JSON object", "something else")
+    _require_known_fields(head)
     return head, _parse_inputs(head, body[length:])
+
+
+def _require_known_fields(head: dict[str, Any]) -> None:
+    elsewhere = 'Send options in `parameters`, as {"parameters": {"preprocessing": "none"}}.'
+    require_known_names("field of a request", head, REQUEST_FIELDS, elsewhere)
+    for name, fields, parameter in (
+        ("input", INPUT_FIELDS, "binary_data_size"),
+        ("output", OUTPUT_FIELDS, "binary_data"),
+    ):
+        for given in _list(head, f"{name}s"):
+            require_known_names(f"field of an {name}", given, fields)
+            parameters = _dict(given, "parameters")
+            what = f"parameter of an {name}"
+            require_known_names(what, parameters, (parameter,), elsewhere)
+
+
+def _require_model_of_path(head: dict[str, Any], model: str, version: str) -> None:
+    """Raise ConfigError for a request that names another model than its path."""
+    named = str(head.get("model_name") or model), str(head.get("model_version") or version)
+    if named != (model, version):
+        raise _request_error(f"model {model} {version}, as in the path", "another")
 
 
 def _parse_inputs(head: dict[str, Any], binary: bytes) -> list[Tensor]:

@@ -104,6 +104,7 @@ class TaskTensors(Protocol):
     """The first of them is a file."""
     outputs: TensorSpecs
     outputs_of_input: Mapping[str, tuple[str, ...]]
+    parameters_of_input: Mapping[str, tuple[str, ...]]
 
     async def infer(
         self, model: str, tensor: Tensor, parameters: Mapping[str, Any], context: RequestContext

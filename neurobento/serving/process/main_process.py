@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 from neurobento.serving.process.run_folder import RunFolder
+from neurobento.serving.settings import misspelt_variables
 
 __all__ = ["Drain", "set_up_main_process"]
 
@@ -23,6 +24,8 @@ def set_up_main_process() -> None:
     run = RunFolder.make()
     run.make_current()
     atexit.register(_remove, run, os.getpid())
+    for variable, meant in misspelt_variables().items():
+        logger.warning("%s is not a setting and has no effect; did you mean %s?", variable, meant)
 
 
 def _remove(run: RunFolder, owner: int) -> None:

@@ -68,7 +68,12 @@ class Form:
     """As much of the model of a form as BentoML's reader asks for."""
 
     multipart_fields = ("file",)
-    model_fields = {"file": SimpleNamespace(annotation=Path)}  # noqa: RUF012
+    model_fields = {  # noqa: RUF012
+        "file": SimpleNamespace(annotation=Path),
+        "model": SimpleNamespace(annotation=str),
+        "preprocessing": SimpleNamespace(annotation=str),
+        "space": SimpleNamespace(annotation=str),
+    }
 
     @staticmethod
     def model_validate(data: dict[str, Any]) -> dict[str, Any]:
@@ -88,7 +93,9 @@ def part(name: str, value: str | bytes, file_name: str | None = None) -> bytes:
 SCAN = part("file", b"\x1f\x8b scan", "JANE_DOE.nii.gz")
 
 
-def read(serde: Any, *parts: bytes, content_type: str | None = None) -> dict[str, Any]:
+def read(
+    serde: Any, *parts: bytes, content_type: str | None = None, form: type = Form
+) -> dict[str, Any]:
     """What the reader makes of a form; of a file, its name and content."""
     body = b"".join(parts) + f"--{BOUNDARY}--\r\n".encode()
     kind = content_type or f"multipart/form-data; boundary={BOUNDARY}"
@@ -102,7 +109,7 @@ def read(serde: Any, *parts: bytes, content_type: str | None = None) -> dict[str
     async def take() -> dict[str, Any]:
         request = Request(scope, receive)
         try:
-            found: dict[str, Any] = await serde().parse_request(request, Form)
+            found: dict[str, Any] = await serde().parse_request(request, form)
             found["file"] = found["file"].filename, await found["file"].read()
             return found
         finally:
@@ -145,12 +152,51 @@ def test_two_files_or_a_file_in_another_field_are_a_bad_request(serde: Any) -> N
 
 def test_a_ninth_or_a_long_field_is_a_bad_request(serde: Any) -> None:
     fields = [part(f"f{i}", "x") for i in range(9)]
-    assert len(read(serde, SCAN, *fields[:8])) == 9
     assert "8 fields" in refusal(serde, SCAN, *fields)
     assert read(serde, SCAN, part("model", "x" * 1024))["model"] == "x" * 1024
     message = refusal(serde, SCAN, part("model", "JANE_DOE" * 129))
     assert "1024 bytes" in message
     assert "JANE_DOE" not in message
+
+
+FIELDS = {
+    "misspelt": (("preprocesing", "none"), "Did you mean `preprocessing`?"),
+    "misspelt model": (("modle", "compact"), "Did you mean `model`?"),
+    "in capitals": (("Space", "native"), "Did you mean `space`?"),
+    "of another tool": (("threads", "4"), "`file`, `model`, `preprocessing` and `space`"),
+    "without a name": (("", "none"), "found ''"),
+    "twice": (("model", "compact"), "'model' 2 times"),
+}
+
+
+@pytest.mark.parametrize("case", FIELDS)
+def test_an_unknown_field_or_one_sent_twice_is_a_bad_request(serde: Any, case: str) -> None:
+    field, hint = FIELDS[case]
+    assert hint in refusal(serde, part("model", "regions"), SCAN, part(*field))
+
+
+def test_a_long_unknown_name_is_not_repeated(serde: Any) -> None:
+    message = refusal(serde, SCAN, part("JANE_DOE_1970_" * 4, "1"))
+    assert "56 other characters" in message
+    assert "JANE" not in message
+
+
+def test_an_option_of_predict_in_its_form_is_sent_to_the_query(serde: Any) -> None:
+    class FileAlone(Form):
+        model_fields = {"file": SimpleNamespace(annotation=Path)}  # noqa: RUF012
+
+    message = refusal(serde, SCAN, part("preprocessing", "true"), form=FileAlone)
+    assert "/predict/?preprocessing=true" in message
+
+
+@pytest.mark.parametrize("value", ["true", "0", "1.5", "null", "[1]", "{}", "full", '"full'])
+def test_a_field_arrives_as_the_text_that_was_sent(serde: Any, value: str) -> None:
+    assert read(serde, SCAN, part("preprocessing", value))["preprocessing"] == value
+
+
+def test_a_field_in_json_arrives_as_its_text(serde: Any) -> None:
+    """BentoML's own client sends every field so."""
+    assert read(serde, SCAN, part("preprocessing", '"none"'))["preprocessing"] == "none"
 
 
 @pytest.mark.parametrize("content_type", ["multipart/form-data", "multipart/form-data; boundary=x"])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from neurobento.errors import ConfigError
-from neurobento.serving.settings import CORES, Settings
+from neurobento.serving.settings import CORES, Settings, misspelt_variables
 
 WHOLE = {
     "THREADS": "threads",
@@ -146,3 +146,34 @@ def test_the_limits_of_a_request_are_the_settings(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setenv("NEUROBENTO_TIMEOUT_S", timeout_s)
         found = Settings()
         assert found.bento_timeout_s >= found.timeout_s + 30
+
+
+MISSPELT = {
+    "NEUROBENTO_GRPC_PROT": "NEUROBENTO_GRPC_PORT",
+    "NEUROBENTO_TIMEOUT": "NEUROBENTO_TIMEOUT_S",
+    "NEUROBENTO_MODEL": "NEUROBENTO_MODELS",
+    "neurobento_threads": "NEUROBENTO_THREADS",
+    "NEUROBENTO_MAX_BODY_BYTE": "NEUROBENTO_MAX_BODY_BYTES",
+    "NEUROBENTO_TOKENFILE": "NEUROBENTO_TOKEN_FILE",
+    # of Kubernetes, for a service named neurobento
+    "NEUROBENTO_PORT_3000_TCP": None,
+    "NEUROBENTO_SERVICE_HOST": None,
+    "NEUROBENTO_PORT": None,
+}
+
+
+@pytest.mark.parametrize("name", MISSPELT)
+def test_a_misspelt_variable_is_found_and_one_of_others_is_not(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "1")
+    meant = MISSPELT[name]
+    assert misspelt_variables() == ({name: meant} if meant else {})
+
+
+def test_no_variable_that_is_read_is_a_misspelt_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*WHOLE, *SECONDS, *TEXT, "MODELS", "SERVED", "TOKEN", "TOKEN_FILE", "ENGINES"):
+        monkeypatch.setenv(f"NEUROBENTO_{name}", "1")
+    monkeypatch.setenv("NEUROBENTO_RUN", "x")
+    monkeypatch.setenv("NEUROBENTO_PLACES", "1")
+    assert misspelt_variables() == {}

@@ -12,6 +12,7 @@ from neurobento.contract import inference_protocol as pb
 from neurobento.errors import ConfigError, DeadlineExceeded
 from neurobento.serving.inference_protocol.protocol import InferRequest
 from neurobento.serving.inference_protocol.tensors import Tensor
+from neurobento.serving.known_names import require_known_names
 
 __all__ = ["infer_response", "parse_request", "receive_message"]
 
@@ -68,6 +69,10 @@ def parse_request(message: Any) -> InferRequest:
             found=f"{len(raw_contents)} for {len(message.inputs)}",
             remedy="Send every input's content in the same way.",
         )
+    for name, tensors in (("input", message.inputs), ("output", message.outputs)):
+        for each in tensors:
+            elsewhere = "Send options in the request's own `parameters`."
+            require_known_names(f"parameter of an {name}", each.parameters, (), elsewhere)
     inputs = []
     for i, given in enumerate(message.inputs):
         if raw_contents:

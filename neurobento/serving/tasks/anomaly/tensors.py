@@ -40,6 +40,7 @@ OUTPUTS_OF_INPUT: Mapping[str, tuple[str, ...]] = {
     "slice": ("score", "error_map", "heat_map", "overlay", "run"),
     "image": ("score", "error_map", "run"),
 }
+PARAMETERS_OF_INPUT: Mapping[str, tuple[str, ...]] = {"slice": (), "image": ()}
 
 
 class AnomalyTensors:
@@ -48,6 +49,7 @@ class AnomalyTensors:
     def __init__(self, handler: AnomalyHandler) -> None:
         self._handler = handler
         self.inputs, self.outputs, self.outputs_of_input = INPUTS, OUTPUTS, OUTPUTS_OF_INPUT
+        self.parameters_of_input = PARAMETERS_OF_INPUT
 
     async def infer(
         self, model: str, tensor: Tensor, parameters: Mapping[str, Any], context: RequestContext

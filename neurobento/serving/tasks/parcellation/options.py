@@ -7,8 +7,13 @@ from typing import Any, Literal
 
 from neurobento.errors import ConfigError
 from neurobento.preprocessing.mode import PREPROCESSINGS, Preprocessing
+from neurobento.serving.known_names import quote_briefly
 
 __all__ = ["ParcellationOptions"]
+
+
+REPORT_PREPROCESSINGS = {"true": "full", "false": "none"}
+"""The values of `preprocessing` in report A's API, and what they stand for."""
 
 
 class ParcellationOptions:
@@ -23,7 +28,8 @@ class ParcellationOptions:
     def from_report_query(cls, query: Mapping[str, str], default_model: str) -> ParcellationOptions:
         """Return the options of report A's API, `?preprocessing=true|false&model=NAME`."""
         given = query.get("preprocessing", "false").lower()
-        preprocessing = {"true": "full", "false": "none"}.get(given, given)
+        _choice("preprocessing", given, (*REPORT_PREPROCESSINGS, *PREPROCESSINGS))
+        preprocessing = REPORT_PREPROCESSINGS.get(given, given)
         model = query.get("model") or default_model
         return cls(model, preprocessing, query.get("space", "native"))
 
@@ -33,8 +39,7 @@ def _choice(option: str, value: str, allowed: tuple[Any, ...]) -> Any:
         raise ConfigError(
             subject=option,
             expected=f"{option} to be one of {', '.join(allowed)}",
-            # a long value may be anything, a patient's name too
-            found=f"{len(value)} other characters" if len(value) > 20 else repr(value),
+            found=quote_briefly(value),
             remedy="Choose one of them.",
         )
     return value

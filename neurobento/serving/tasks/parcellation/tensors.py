@@ -49,6 +49,11 @@ OUTPUTS_OF_INPUT: Mapping[str, tuple[str, ...]] = {
     "scan": ("labels", "affine", "volumes_mm3", "dseg", "mask", "run"),
     "image": ("labels", "voxels", "run"),
 }
+# an image is on the network's grid and stays there
+PARAMETERS_OF_INPUT: Mapping[str, tuple[str, ...]] = {
+    "scan": ("preprocessing", "space"),
+    "image": (),
+}
 
 
 class ParcellationTensors:
@@ -57,18 +62,21 @@ class ParcellationTensors:
     def __init__(self, handler: ParcellationHandler) -> None:
         self._handler = handler
         self.inputs, self.outputs, self.outputs_of_input = INPUTS, OUTPUTS, OUTPUTS_OF_INPUT
+        self.parameters_of_input = PARAMETERS_OF_INPUT
 
     async def infer(
         self, model: str, tensor: Tensor, parameters: Mapping[str, Any], context: RequestContext
     ) -> OutputMakers:
         """Return a maker of each output; raise as `ParcellationHandler.parcellate` does."""
-        preprocessing = str(parameters.get("preprocessing", DEFAULT_PREPROCESSING))
-        space = str(parameters.get("space", "native"))
         if tensor.name == "scan":
-            options = ParcellationOptions(model, preprocessing, space)
+            preprocessing = str(parameters.get("preprocessing", DEFAULT_PREPROCESSING))
+            options = ParcellationOptions(
+                model, preprocessing, str(parameters.get("space", "native"))
+            )
             return await self._infer_scan(file_content(tensor), options, context)
         images = grid_images(tensor, NETWORK_SHAPE, MAX_IMAGES, "scan")
-        return await self._infer_images(images, ParcellationOptions(model, "none", space), context)
+        options = ParcellationOptions(model, "none", "network")
+        return await self._infer_images(images, options, context)
 
     async def _infer_scan(
         self, content: bytes, options: ParcellationOptions, context: RequestContext

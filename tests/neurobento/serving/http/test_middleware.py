@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import logging
 import re
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -111,12 +113,14 @@ async def visit(
     admission: Admission | None = None,
     limits: RequestLimits = LIMITS,
     token: str | None = None,
+    query: str = "",
     **headers: str,
 ) -> None:
     """One request of a client through the middleware; header names with _ for -."""
     headers = {"content_type": FORM, **headers}
     raw = [(k.replace("_", "-").encode(), v.encode()) for k, v in headers.items()]
     scope = {"type": "http", "method": method, "path": path, "headers": raw}
+    scope["query_string"] = query.encode()
     middleware = RequestMiddleware(app, admission or admitting(), limits, Token(token))
     await middleware(scope, client.receive, client.send)
 
@@ -207,7 +211,7 @@ def test_each_request_without_an_id_or_with_junk_gets_one_of_its_own() -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/nothing", "/predict", "/v1/models/", "/metrics/x", "//", "/../", "/v2/models/a/b/infer"],
+    ["/nothing", "/predict///", "/v1/model/", "/metrics/x", "//", "/../", "/v2/models/a/b/infer"],
 )
 def test_an_unknown_path_is_404_before_the_application_sees_it(path: str) -> None:
     """It takes no slot and is not counted."""
@@ -218,6 +222,147 @@ def test_an_unknown_path_is_404_before_the_application_sees_it(path: str) -> Non
     assert path not in answer.error["message"]
     assert answer.pulled == 0
     assert answered(404) == before
+
+
+@pytest.mark.parametrize(
+    ("path", "location"),
+    [
+        ("/predict", "/predict/"),
+        ("/v1/parcellation/", "/v1/parcellation"),
+        ("/v1/anomaly/", "/v1/anomaly"),
+        ("/v2/models/regions/infer/", INFER),
+        ("/readyz/", "/readyz"),
+    ],
+)
+def test_a_path_with_a_slash_too_few_or_too_many_is_sent_to_the_right_one(
+    path: str, location: str
+) -> None:
+    """With 308 a client repeats its POST; it needs neither slot nor token to be told."""
+    answer = ask(untouched, path, token=SECRET, admission=admitting(0), query="model=regions&x=%0a")
+    assert answer.status == HTTPStatus.PERMANENT_REDIRECT
+    assert answer.headers["location"] == f"{location}?model=regions&x=%0a"
+    assert answer.pulled == 0
+    assert ask(untouched, path).headers["location"] == location
+
+
+QUERIES = {
+    "a form field in the query": ("/v1/parcellation", "preprocessing=none", "-F preprocessing"),
+    "an option of a job": ("/v1/jobs", "model=compact", "-F preprocessing"),
+    "a slice's model": ("/v1/anomaly", "model=compact", "form fields"),
+    "a parameter of the protocol": (INFER, "preprocessing=none", "`parameters`"),
+    "a misspelt name": ("/predict/", "preproccessing=true", "Did you mean `preprocessing`?"),
+    "a name in capitals": ("/predict/", "Model=regions", "Did you mean `model`?"),
+    "a name alone": ("/predict/", "stripped", "`preprocessing` and `space`"),
+    "one known, one not": ("/predict/", "model=regions&spce=native", "Did you mean `space`?"),
+    "a name twice": ("/predict/", "model=a&model=b", "'model' 2 times"),
+}
+
+
+@pytest.mark.parametrize("case", QUERIES)
+def test_an_unknown_name_in_the_query_is_400_before_the_body_is_read(case: str) -> None:
+    path, query, hint = QUERIES[case]
+    answer = ask(untouched, path, query=query)
+    assert answer.status == 400
+    assert hint in answer.error["message"]
+    assert answer.pulled == 0
+
+
+def test_a_long_name_in_the_query_is_not_repeated() -> None:
+    answer = ask(untouched, query="JANE_DOE_1970_" * 4 + "=1")
+    assert "56 other characters" in answer.error["message"]
+    assert "JANE" not in answer.error["message"]
+
+
+def test_known_names_in_the_query_pass() -> None:
+    query = "preprocessing=true&model=regions&space=native"
+    assert ask(answering(200, b"here"), query=query).body == b"here"
+
+
+async def echo(scope: Any, receive: Any, send: Any) -> None:
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body, more = body + message["body"], message["more_body"]
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": body})
+
+
+def bare_deflate(content: bytes) -> bytes:
+    stream = zlib.compressobj(wbits=-15)
+    return stream.compress(content) + stream.flush()
+
+
+TEXT = bytes(range(256)) * 3
+CODED = {
+    "gzip": ("gzip", gzip.compress(TEXT)),
+    "its old name": ("X-GZip", gzip.compress(TEXT)),
+    "two members": ("gzip", gzip.compress(TEXT[:300]) + gzip.compress(TEXT[300:])),
+    "deflate": ("deflate", zlib.compress(TEXT)),
+    "bare deflate": ("deflate", bare_deflate(TEXT)),
+    "as it is": ("identity", TEXT),
+}
+
+
+@pytest.mark.parametrize("case", CODED)
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_a_compressed_body_reaches_the_application_inflated(case: str, size: int) -> None:
+    coding, body = CODED[case]
+    chunks = [body[start : start + size] for start in range(0, len(body), size)]
+    answer = ask(echo, chunks=chunks, content_encoding=coding)
+    assert (answer.status, answer.body) == (200, TEXT)
+
+
+@pytest.mark.parametrize("coding", ["br", "zstd", "gzip, gzip", "compress", "JANE_DOE"])
+def test_another_coding_is_415_that_says_which_are_known(coding: str) -> None:
+    answer = ask(untouched, content_encoding=coding)
+    assert answer.status == 415
+    assert answer.headers["accept-encoding"] == "gzip, deflate"
+    assert "gzip or deflate" in answer.error["message"]
+    assert "JANE" not in answer.error["message"]
+    assert answer.pulled == 0
+
+
+BROKEN = {
+    "not compressed": ("gzip", TEXT),
+    "not compressed either": ("deflate", b"\xff" * 20),
+    "cut short": ("gzip", gzip.compress(TEXT)[:-9]),
+    "deflate cut short": ("deflate", zlib.compress(TEXT)[:40]),
+    "changed": ("gzip", gzip.compress(TEXT)[:-8] + bytes(8)),
+    "followed by something else": ("gzip", gzip.compress(TEXT) + b"more"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+@pytest.mark.parametrize("app", [echo, catching(echo)])
+def test_a_body_that_is_not_in_its_coding_is_400(case: str, app: Any) -> None:
+    coding, body = BROKEN[case]
+    answer = ask(app, chunks=[body[:10], body[10:]], content_encoding=coding)
+    assert (answer.status, answer.error["type"]) == (400, "CorruptContentEncoding")
+
+
+def test_a_body_that_inflates_beyond_the_limit_is_413_and_never_whole() -> None:
+    """A thousand zeros are twenty bytes; the limit holds for what they become."""
+    assert ask(echo, chunks=[gzip.compress(bytes(LIMIT))], content_encoding="gzip").status == 200
+    for content in (bytes(LIMIT + 1), bytes(64 << 20)):
+        answer = ask(catching(echo), chunks=[gzip.compress(content)[:900]], content_encoding="gzip")
+        assert (answer.status, answer.error["type"]) == (413, "RequestTooLarge")
+
+
+def test_a_large_body_is_inflated_a_megabyte_at_a_time() -> None:
+    sizes = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        more = True
+        while more:
+            message = await receive()
+            sizes.append(len(message["body"]))
+            more = message["more_body"]
+        await answering_now(send)
+
+    limits = RequestLimits(body_bytes=8 << 20, request_s=60.0, upload_s=30.0)
+    ask(app, chunks=[gzip.compress(bytes(5 << 20))], content_encoding="gzip", limits=limits)
+    assert sum(sizes) == 5 << 20
+    assert max(sizes) == 1 << 20
 
 
 @pytest.mark.parametrize("path", sorted(KNOWN_PATHS - {"/"}))

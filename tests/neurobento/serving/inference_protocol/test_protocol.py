@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import re
 import struct
 import tempfile
 import threading
@@ -235,6 +236,31 @@ def test_parameters_are_those_of_the_form_with_its_defaults(handler: FakeHandler
     assert found == [("full", "native"), ("stripped", "network")]
 
 
+@pytest.mark.parametrize(
+    ("parameters", "hint"),
+    [
+        ({"preprocesing": "none"}, "Did you mean `preprocessing`?"),
+        ({"Space": "native"}, "Did you mean `space`?"),
+        ({"model": "compact"}, "`preprocessing` and `space`"),
+        ({"binary_data_size": 4}, "`preprocessing` and `space`"),
+        ({"timeout": 1}, "found 'timeout'"),
+    ],
+)
+def test_an_unknown_parameter_is_refused_before_any_work(
+    handler: FakeHandler, ask: Any, parameters: dict[str, Any], hint: str
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(hint)):
+        ask(SCAN, parameters={"preprocessing": "none", **parameters})
+    assert handler.contents == []
+
+
+def test_an_image_takes_no_parameters(handler: FakeHandler, ask: Any) -> None:
+    """It is on the network's grid already, and its labels stay there."""
+    with pytest.raises(ConfigError, match="no parameter"):
+        ask(image_tensor(image()), parameters={"preprocessing": "full"})
+    assert handler.options == []
+
+
 def test_native_labels_stand_on_the_scans_own_grid_and_network_labels_on_the_networks(
     handler: FakeHandler, ask: Any, labels: Any
 ) -> None:
@@ -289,7 +315,7 @@ def test_images_are_segmented_together_as_each_alone(
     count: int, handler: FakeHandler, ask: Any
 ) -> None:
     values = image(count)
-    found = ask(image_tensor(values), parameters={"preprocessing": "full"})
+    found = ask(image_tensor(values))
     assert found["labels"].shape == (count, *GRID)
     assert found["voxels"].shape == (count, 116)
     assert [options.preprocessing for options in handler.options] == ["none"]

@@ -262,6 +262,27 @@ BAD: dict[str, dict[str, Any]] = {
     "a preprocessing of another type": {
         "parameters": {"preprocessing": pb.InferParameter(int64_param=1)}
     },
+    "a misspelt parameter": {
+        "parameters": {"preprocesing": pb.InferParameter(string_param="none")}
+    },
+    "an option of an input": {
+        "inputs": [
+            pb.ModelInferRequest.InferInputTensor(
+                name="scan",
+                datatype="BYTES",
+                shape=[1],
+                parameters={"preprocessing": pb.InferParameter(string_param="none")},
+                contents=pb.InferTensorContents(bytes_contents=[b"x"]),
+            )
+        ]
+    },
+    "an option of an output": {
+        "outputs": [
+            pb.ModelInferRequest.InferRequestedOutputTensor(
+                name="dseg", parameters={"space": pb.InferParameter(string_param="native")}
+            )
+        ]
+    },
     "an empty parameter": {"parameters": {"space": pb.InferParameter()}},
 }
 

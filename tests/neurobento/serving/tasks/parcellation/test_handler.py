@@ -172,6 +172,9 @@ def test_other_options_are_refused_and_the_known_ones_named() -> None:
     for query in ({"preprocessing": "yes"}, {"preprocessing": ""}, {"space": "x"}):
         with pytest.raises(ConfigError, match=r"full, stripped, none|native, network"):
             ParcellationOptions.from_report_query(query, "regions")
+    for value in ("0", "1", "yes"):
+        with pytest.raises(ConfigError, match="true, false, full, stripped"):
+            ParcellationOptions.from_report_query({"preprocessing": value}, "regions")
     with pytest.raises(ConfigError) as caught:
         ParcellationOptions("regions", "JANE_DOE" * 10, "native")
     assert "JANE_DOE" not in str(caught.value)

@@ -43,8 +43,13 @@ KEPT_FIELDS = (
     "RescaleSlope",
     "RescaleIntercept",
     "ImageOrientationPatient",
+    "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
 )
 """The only fields kept from a header; the others may identify the patient."""
+
+GROUPS = ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence")
+"""Where enhanced files keep fields that others have at the top, the more specific one first."""
 
 # Transfer syntaxes of DICOM PS3.6, table A-1; `JPEGS` are baseline JPEG and JPEG 2000.
 NATIVE = frozenset({"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"})
@@ -69,6 +74,9 @@ class _Header:
     samples: int
     photometric: str
     bits: int
+    # Those of `bits` that hold the pixel, from the lowest up to `high_bit`.
+    bits_stored: int
+    high_bit: int
     slope: float
     intercept: float
     # Direction cosines of the rows and the columns, six numbers, or fewer if not stated.
@@ -99,6 +107,8 @@ def _parse_header(content: bytes) -> _Header:
         with without_warnings():
             file = io.BytesIO(start)
             data = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(KEPT_FIELDS))
+            directions = _field(data, "PlaneOrientationSequence", "ImageOrientationPatient")
+            rescaling = "PixelValueTransformationSequence"
             return _Header(
                 dataset=data,
                 pixels_at=file.tell(),
@@ -107,15 +117,27 @@ def _parse_header(content: bytes) -> _Header:
                 samples=int(data.get("SamplesPerPixel") or 1),
                 photometric=str(data.PhotometricInterpretation),
                 bits=int(data.BitsAllocated),
-                slope=float(data.get("RescaleSlope") or 1),
-                intercept=float(data.get("RescaleIntercept") or 0),
-                directions=tuple(map(float, data.get("ImageOrientationPatient") or ())),
+                bits_stored=(stored := int(data.get("BitsStored") or data.BitsAllocated)),
+                high_bit=int(data.get("HighBit", stored - 1)),
+                slope=float(_field(data, rescaling, "RescaleSlope") or 1),
+                intercept=float(_field(data, rescaling, "RescaleIntercept") or 0),
+                directions=tuple(map(float, directions or ())),
             )
     except MemoryError:
         raise
     # pydicom raises almost any exception for a damaged header.
     except Exception:
         raise _no_image() from None
+
+
+def _field(data: Any, sequence: str, name: str) -> Any:
+    """Return a field from an enhanced file's functional groups, else from the top, else None."""
+    for groups in GROUPS:
+        for group in data.get(groups) or ():
+            for item in group.get(sequence) or ():
+                if (value := item.get(name)) is not None:
+                    return value
+    return data.get(name)
 
 
 def _check_header(header: _Header, limits: SliceLimits) -> None:
@@ -131,6 +153,12 @@ def _check_header(header: _Header, limits: SliceLimits) -> None:
             found=f"grey values of {header.bits} bits" if is_grey else "colours or a palette",
             remedy="Send the image as it was scanned, not a screen shot.",
         )
+    if not 0 < header.bits_stored == header.high_bit + 1 <= header.bits:
+        raise UnsupportedDatatype(
+            expected=f"the lowest of each pixel's {header.bits} bits to hold its value",
+            found=f"{header.bits_stored} bits that end at bit {header.high_bit}",
+            remedy="Write the file again, for instance with `gdcmconv --raw`.",
+        )
 
 
 def _read_pixels(header: _Header, content: bytes) -> NDArray[np.float32]:
@@ -144,7 +172,7 @@ def _read_pixels(header: _Header, content: bytes) -> NDArray[np.float32]:
             if syntax not in NATIVE:
                 _check_frame(value, syntax, header.shape)
             data.add_new("PixelData", kind, value)
-            pixels = np.asarray(data.pixel_array, dtype=np.float32)
+            pixels = _value_bits(np.asarray(data.pixel_array), header.bits_stored)
     except (ScanError, MemoryError):
         raise
     # pydicom raises almost any exception for damaged pixels too.
@@ -155,7 +183,16 @@ def _read_pixels(header: _Header, content: bytes) -> NDArray[np.float32]:
             remedy="Write the image again from its source.",
         ) from None
     _require_shape(pixels.shape, header.shape)
-    return pixels
+    return pixels.astype(np.float32)
+
+
+def _value_bits(pixels: NDArray[Any], bits_stored: int) -> NDArray[Any]:
+    """Return integer pixels without the bits above their value, which may hold an overlay.
+
+    DICOM PS3.5, 8.1.1; pydicom does this for some transfer syntaxes only.
+    """
+    unused = 8 * pixels.dtype.itemsize - bits_stored
+    return (pixels << unused) >> unused if unused > 0 else pixels
 
 
 def _pixel_element(content: bytes, at: int, implicit: bool, little: bool) -> tuple[str, bytes]:

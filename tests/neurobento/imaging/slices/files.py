@@ -92,9 +92,11 @@ def saved(data: Any) -> bytes:
     return buffer.getvalue()
 
 
-def rle_dicom(pixels: Any) -> bytes:
+def rle_dicom(pixels: Any, **fields: Any) -> bytes:
     data = pydicom.dcmread(io.BytesIO(dicom(pixels)))
     data.compress(RLE, generate_instance_uid=False)
+    for field, value in fields.items():
+        setattr(data, field, value)
     return saved(data)
 
 

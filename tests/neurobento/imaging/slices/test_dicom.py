@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import struct
 import time
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 
 from neurobento.errors import (
@@ -67,6 +69,50 @@ def test_a_dicom_image_is_its_values(dtype: str, syntax: str, write: Writer) -> 
     found = read_slice(write(dicom(pixels, syntax)))
     assert found.dtype == np.float32
     assert np.array_equal(found, pixels)
+
+
+TWELVE = {"BitsStored": 12, "HighBit": 11}
+OVERLAY = 0x8000
+
+
+def jpeg_2000(pixels: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint16)).save(buffer, "JPEG2000", no_jp2=True)
+    return encapsulate([buffer.getvalue()])
+
+
+@pytest.mark.parametrize("syntax", [EXPLICIT, IMPLICIT, BIG, RLE, JPEG_2000])
+@pytest.mark.parametrize("overlay", [0, OVERLAY, 0xF000])
+def test_bits_above_those_stored_are_no_part_of_the_value(
+    syntax: str, overlay: int, write: Writer
+) -> None:
+    """Old files keep an overlay there; how the pixels are compressed makes no difference."""
+    pixels = grey(most=4000).astype(np.uint16)
+    marked = pixels.copy()
+    marked[5:20, 5:20] |= overlay
+    if syntax == RLE:
+        content = rle_dicom(marked, **TWELVE)
+    else:
+        coded = jpeg_2000(marked) if syntax == JPEG_2000 else None
+        content = dicom(marked, syntax, coded, **TWELVE)
+    assert np.array_equal(read_slice(write(content)), pixels)
+
+
+@pytest.mark.parametrize("syntax", [EXPLICIT, RLE])
+def test_signed_values_keep_their_sign_under_an_overlay(syntax: str, write: Writer) -> None:
+    pixels = grey(most=4000).astype(np.int16) - 2000
+    marked = pixels & 0x0FFF
+    marked[:9] |= 0x4000
+    content = dicom(marked, **TWELVE) if syntax == EXPLICIT else rle_dicom(marked, **TWELVE)
+    assert np.array_equal(read_slice(write(content)), pixels)
+
+
+@pytest.mark.parametrize(("stored", "high"), [(12, 15), (12, 10), (17, 16), (1, 1), (12, 0)])
+def test_a_value_in_other_than_the_lowest_bits_is_unsupported(
+    stored: int, high: int, write: Writer
+) -> None:
+    path = write(dicom(grey().astype(np.uint16), BitsStored=stored, HighBit=high))
+    assert f"{stored} bits that end at bit {high}" in refusal(path, UnsupportedDatatype).found
 
 
 def test_an_odd_number_of_bytes_is_padded(write: Writer) -> None:
@@ -286,3 +332,55 @@ def test_a_sagittal_dicom_slice_is_refused(write: Writer) -> None:
         assert "sagittal" in refusal(path, UnsupportedPlane).found
     for directions in ([1, 0, 0, 0, 1, 0], [1, 0, 0, 0, 0, -1], [0] * 6, [0, 1, 0]):
         read_slice(write(dicom(ImageOrientationPatient=directions)))
+
+
+def group(sequence: str, **fields: Any) -> Any:
+    """A functional group, as enhanced files have them."""
+    item, outer = Dataset(), Dataset()
+    for name, value in fields.items():
+        setattr(item, name, value)
+    setattr(outer, sequence, [item])
+    return outer
+
+
+SAGITTAL, AXIAL = [0, 1, 0, 0, 0, -1], [1, 0, 0, 0, 1, 0]
+SHARED, PER_FRAME = "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"
+
+
+def plane(directions: list[float]) -> list[Any]:
+    return [group("PlaneOrientationSequence", ImageOrientationPatient=directions)]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {SHARED: plane(SAGITTAL)},
+        {PER_FRAME: plane(SAGITTAL)},
+        {PER_FRAME: plane(SAGITTAL), SHARED: plane(AXIAL)},
+        {PER_FRAME: plane(SAGITTAL), "ImageOrientationPatient": AXIAL},
+        {SHARED: plane(SAGITTAL), PER_FRAME: [Dataset()], "NumberOfFrames": 1},
+    ],
+)
+def test_the_plane_of_an_enhanced_file_is_that_of_its_functional_groups(
+    fields: dict[str, Any], write: Writer
+) -> None:
+    assert "sagittal" in refusal(write(dicom(**fields)), UnsupportedPlane).found
+
+
+def test_an_axial_enhanced_file_is_read(write: Writer) -> None:
+    found = read_slice(write(dicom(**{SHARED: plane(AXIAL), PER_FRAME: [Dataset()]})))
+    assert np.array_equal(found, grey())
+
+
+@pytest.mark.parametrize("place", [SHARED, PER_FRAME])
+def test_slope_and_intercept_of_an_enhanced_file_are_applied(place: str, write: Writer) -> None:
+    values = {"RescaleSlope": "2", "RescaleIntercept": "-7"}
+    groups = [group("PixelValueTransformationSequence", **values)]
+    found = read_slice(write(dicom(**{place: groups}, RescaleSlope="9")))
+    assert np.array_equal(found, grey() * 2.0 - 7)
+
+
+def test_an_enhanced_file_of_several_frames_is_refused(write: Writer) -> None:
+    pixels = np.stack([grey()] * 3)
+    path = write(dicom(pixels, NumberOfFrames=3, **{SHARED: plane(AXIAL)}))
+    assert "3" in refusal(path, UnsupportedDimensions).found

@@ -9,7 +9,7 @@ NeuroBentoError
 │   ├── DegenerateGeometry: BadVoxelSize, BadFieldOfView, BadAffine, MissingOrientation
 │   └── DegenerateIntensities: EmptyScan, ConstantScan, NotFiniteScan
 ├── PreprocessingError: SkullStrippingUnavailable, SkullStrippingFailed, NoBrainFound, NotABrain,
-│   PreprocessingFailed, PreprocessingTimeout
+│   WrongKindOfImage, PreprocessingFailed, PreprocessingTimeout
 ├── ModelError: ModelNotFound, SpecMismatch, EngineMismatch, ParityFailure, UnusableAnswer,
 │   BackendUnavailable
 ├── ConfigError
@@ -73,6 +73,7 @@ __all__ = [
     "UnsupportedScan",
     "UnusableAnswer",
     "WorkerLost",
+    "WrongKindOfImage",
 ]
 
 
@@ -241,6 +242,10 @@ class NoBrainFound(PreprocessingError):
 
 class NotABrain(PreprocessingError):
     """Preprocessing "stripped" needs a brain on a background of zero, and this is none."""
+
+
+class WrongKindOfImage(PreprocessingError):
+    """A mask or a label map instead of a scan."""
 
 
 class PreprocessingFailed(PreprocessingError):

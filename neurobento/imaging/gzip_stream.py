@@ -88,7 +88,7 @@ def _suspicious(expected: str, found: str) -> SuspiciousCompression:
     return SuspiciousCompression(
         expected=f"a gzip stream that inflates to {expected}",
         found=found,
-        remedy="Send a real scan; a blank one holds nothing to parcellate.",
+        remedy="Send the scan itself: label maps, masks and blank images are packed so densely.",
     )
 
 

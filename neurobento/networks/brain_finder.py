@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from neurobento.imaging.geometry import FINDER_SHAPE
 from neurobento.networks.layers import POSITIONS, Conv, Residual, from_blocks, to_blocks
-from neurobento.preprocessing.brain import TISSUES
+from neurobento.preprocessing.tissues import TISSUES
 
 __all__ = ["BrainFinder", "brain_finder"]
 

@@ -124,6 +124,7 @@ def restore_and_measure(
         prepared=prepared,
         volumes=volumes,
         warnings=[
+            *(prepared.brain.doubts if prepared.brain else ()),
             *geometry_warnings(prepared.space),
             *_mask_warnings(prepared),
             *brain_warnings(volumes),
@@ -140,7 +141,7 @@ def restore_and_measure(
 def _mask_warnings(prepared: PreparedScan) -> list[str]:
     """Return a sentence if the brain finder did not recognise the brain of a stripped scan."""
     brain = prepared.brain
-    if prepared.preprocessing != "stripped" or brain is None or brain.finder_sha256:
+    if brain is None or prepared.preprocessing != "stripped" or brain.finder_sha256:
         return []
     return [
         "the brain finder did not recognise most of what the scan shows as brain, so all of it was "

@@ -16,13 +16,14 @@ from neurobento.imaging.atlas import Mask
 from neurobento.imaging.geometry import FINDER_SHAPE, FINDER_VOXEL_MM
 from neurobento.imaging.resampling import resample
 from neurobento.preprocessing.finder_grid import finder_grid, finder_image
+from neurobento.preprocessing.image_kind import HeadView, image_doubts
 from neurobento.preprocessing.threads import thread_limit
+from neurobento.preprocessing.tissues import NO_BRAIN_TISSUE
 
 if TYPE_CHECKING:
     from neurobento.backends.base import Backend
 
 __all__ = [
-    "TISSUES",
     "Brain",
     "brain_of_stripped_scan",
     "find_brain",
@@ -34,28 +35,11 @@ __all__ = [
 BRAIN_RANGE_ML = (250.0, 3000.0)
 """From less than a newborn's brain to a large brain in a loose mask; a head has over 4,000 ml."""
 
-TISSUES = (
-    "air",
-    "other head",
-    "cerebrospinal fluid",
-    "ventricles",
-    "cerebral cortex",
-    "cerebral white matter",
-    "deep grey matter",
-    "hippocampus and amygdala",
-    "cerebellar cortex",
-    "cerebellar white matter",
-    "brainstem",
-)
-"""The tissues, in the order of the tissue map's values."""
-
-NO_BRAIN_TISSUE = tuple(
-    map(TISSUES.index, ("air", "other head", "cerebrospinal fluid", "ventricles"))
-)
-"""Values in the tissue map."""
-
 LEAST_RECOGNISED = 0.75
 """Share of a scan without skull in which the network must find brain to be believed."""
+
+HALO = 0.05
+"""Share of the brightest signal up to which a rim around a brain without skull is none of it."""
 
 WIDENING_SIGMA, WIDENING_GAIN = 0.7, 1.8
 """Standard deviation of a Gaussian in voxels, and a factor for the smoothed share.
@@ -87,6 +71,8 @@ class Brain:
     tissue_ml: float | None = None
     # Of the network's ONNX file, if one found the brain.
     finder_sha256: str = ""
+    # Sentences about what the image may be instead of what was asked for, the likeliest first.
+    doubts: tuple[str, ...] = ()
 
     @property
     def volume_ml(self) -> float:
@@ -107,26 +93,42 @@ def find_brain(signal: Array, voxel_to_ras: Affine) -> Brain:
 
     Raise NoBrainFound if it finds none.
     """
-    brain = run_finder(signal, voxel_to_ras, _finder())
+    brain, view = _look(signal, voxel_to_ras, _finder())
+    doubts = _doubts(signal, voxel_to_ras, view, is_stripped=False)
     if not _plausible(brain):
+        seen = f"The image {doubts[0]}." if doubts else ""
         raise NoBrainFound(
             expected=f"a head with a brain of {_RANGE}",
             found=f"{brain.volume_ml:.0f} ml that look like brain",
-            remedy="Check that the scan is a head with its orientation and voxel sizes set.",
+            remedy=seen
+            or "Check that the scan is a head with its orientation and voxel sizes set.",
         )
-    return brain
+    return dataclasses.replace(brain, doubts=doubts)
 
 
 def run_finder(signal: Array, voxel_to_ras: Affine, finder: Backend) -> Brain:
     """Return what a network takes for the brain in a head, of whatever size."""
+    return _look(signal, voxel_to_ras, finder)[0]
+
+
+def _look(signal: Array, voxel_to_ras: Affine, finder: Backend) -> tuple[Brain, HeadView]:
     image, grid = finder_image(signal, voxel_to_ras)
     # threads may share the one backend, which runs an image at a time
     with _ONE_AT_A_TIME:
         outputs = finder.run(image[None, None])
-    share = _one_part(np.asarray(outputs["brain"][0], np.float32))
-    is_tissue = np.isin(outputs["tissues"][0], NO_BRAIN_TISSUE, invert=True)
-    tissue_ml = _millilitres(share * is_tissue)
-    return Brain(share, grid, tissue_ml=tissue_ml, finder_sha256=finder.spec.onnx_sha256)
+    share, tissues = _one_part(np.asarray(outputs["brain"][0], np.float32)), outputs["tissues"][0]
+    tissue_ml = _millilitres(share * np.isin(tissues, NO_BRAIN_TISSUE, invert=True))
+    brain = Brain(share, grid, tissue_ml=tissue_ml, finder_sha256=finder.spec.onnx_sha256)
+    return brain, HeadView(image, share, tissues)
+
+
+def _doubts(
+    signal: Array, voxel_to_ras: Affine, view: HeadView, *, is_stripped: bool
+) -> tuple[str, ...]:
+    def turned(turn: Affine) -> HeadView:
+        return _look(signal, turn @ voxel_to_ras, _finder())[1]
+
+    return image_doubts(view, is_stripped, turned)
 
 
 def brain_of_stripped_scan(signal: Array, voxel_to_ras: Affine) -> Brain:
@@ -136,31 +138,45 @@ def brain_of_stripped_scan(signal: Array, voxel_to_ras: Affine) -> Brain:
     If the network does not recognise a brain, all that the scan shows is taken. Raise NotABrain if
     that is too small or too large for one.
     """
-    shown = shown_brain(signal, voxel_to_ras)
-    found = run_finder(signal, voxel_to_ras, _finder())
-    if found.volume_ml < LEAST_RECOGNISED * shown.volume_ml:
-        return shown
+    found, view = _look(signal, voxel_to_ras, _finder())
+    shown = shown_brain(signal, voxel_to_ras, found)
+    doubts = _doubts(signal, voxel_to_ras, view, is_stripped=True)
+    if not _recognised(found, shown):
+        return dataclasses.replace(shown, doubts=doubts)
     share = np.minimum(_widened(found.share), shown.share)
     # without its skull the volume inside of it is not known
-    return dataclasses.replace(found, share=share, tissue_ml=None)
+    return dataclasses.replace(found, share=share, tissue_ml=None, doubts=doubts)
 
 
-def shown_brain(signal: Array, voxel_to_ras: Affine) -> Brain:
+def shown_brain(signal: Array, voxel_to_ras: Affine, found: Brain | None = None) -> Brain:
     """Return the largest part of what a scan without skull shows, with its holes filled.
 
-    Raise NotABrain if that is too small or too large for a brain.
+    A faint rim that a tool left around the brain is no part of it, where only so it is of a brain's
+    size, or of that of the brain that the network found. Raise NotABrain if it is too small or too
+    large for a brain.
     """
     grid = finder_grid(signal, voxel_to_ras)
-    present = (signal > 0).astype(np.float32)
-    share = resample(present, voxel_to_ras, grid, FINDER_SHAPE)
-    brain = Brain(_one_part(share), grid)
-    if not _plausible(brain):
-        raise NotABrain(
-            expected=f"a brain of {_RANGE} on a background of one value",
-            found=f"{brain.volume_ml:.0f} ml in one piece",
-            remedy="Use the preprocessing `full` for a head with skull.",
-        )
-    return brain
+    for least in (0.0, HALO * float(signal.max())):
+        share = resample((signal > least).astype(np.float32), voxel_to_ras, grid, FINDER_SHAPE)
+        brain = Brain(_one_part(share), grid)
+        if _plausible(brain) and (found is None or _recognised(found, brain)):
+            return brain
+        if not least:
+            whole = brain
+    if _plausible(whole):
+        return whole
+    too_large = whole.volume_ml > BRAIN_RANGE_ML[1]
+    raise NotABrain(
+        expected=f"a brain of {_RANGE} on a background of one value",
+        found=f"{whole.volume_ml:.0f} ml in one piece",
+        remedy="Use the preprocessing `full` for a head with skull."
+        if too_large
+        else "Check the voxel sizes in the header, and that the scan shows a whole brain.",
+    )
+
+
+def _recognised(found: Brain, shown: Brain) -> bool:
+    return found.volume_ml >= LEAST_RECOGNISED * shown.volume_ml
 
 
 def _widened(share: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from neurobento.imaging.geometry import NETWORK_SHAPE, Grid, axis_codes
 from neurobento.imaging.scan import Scan
 from neurobento.preprocessing.brain import Brain, brain_of_stripped_scan, find_brain
 from neurobento.preprocessing.clock import Clock
+from neurobento.preprocessing.image_kind import refuse_labels, value_doubts
 from neurobento.preprocessing.mode import Preprocessing, Progress, ignore_progress
 from neurobento.preprocessing.network_image import network_image
 from neurobento.preprocessing.signal import positive_signal
@@ -54,6 +55,7 @@ def preprocess(
     if version == REPORT_A_VERSION:
         from neurobento.preprocessing.report_a import run_report_a
 
+        refuse_labels(scan.array)
         return run_report_a(scan, preprocessing, clock, skull_stripping_limit_s)
     if preprocessing == "report_a":
         raise ConfigError(
@@ -63,10 +65,13 @@ def preprocess(
             remedy="Choose such a model, or the preprocessing `full`.",
         )
     with clock("scale"):
+        refuse_labels(scan.array)
         signal = positive_signal(scan.array)
     with clock("find_brain"):
         find = find_brain if preprocessing == "full" else brain_of_stripped_scan
         brain = find(signal, scan.voxel_to_ras)
+        if doubts := value_doubts(scan.array):
+            brain = replace(brain, doubts=(*doubts, *brain.doubts))
     with clock("resample"):
         image, network_voxel_to_ras = network_image(signal, scan.voxel_to_ras, brain)
     grid = Grid(scan.shape, scan.voxel_to_ras, network_voxel_to_ras)

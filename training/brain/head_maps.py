@@ -18,7 +18,7 @@ from torch import Tensor
 
 from neurobento.errors import ConfigError
 from neurobento.imaging.geometry import axis_codes
-from neurobento.preprocessing.brain import TISSUES
+from neurobento.preprocessing.tissues import TISSUES
 
 __all__ = [
     "OUTSIDE_SKULL",

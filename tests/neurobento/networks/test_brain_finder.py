@@ -8,7 +8,7 @@ import torch
 from neurobento.imaging.geometry import FINDER_SHAPE
 from neurobento.networks import build, network_class, task_function, task_of
 from neurobento.networks.brain_finder import BrainFinder
-from neurobento.preprocessing.brain import TISSUES
+from neurobento.preprocessing.tissues import TISSUES
 from neurobento.spec import MODEL_TASKS
 
 SHAPE = (16, 24, 32)

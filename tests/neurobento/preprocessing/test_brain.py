@@ -54,7 +54,7 @@ def finder(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 def test_the_network_sees_the_head_in_a_batch_of_one(finder: SimpleNamespace, phantom: Any) -> None:
     found = find_brain(phantom.image, phantom.affine)
-    (images,) = finder.images
+    images = finder.images[0]
     assert images.shape == (1, 1, *FINDER_SHAPE)
     assert images.dtype == np.float32
     assert (images.min(), images.max()) == (0, 1)
@@ -175,6 +175,35 @@ def test_neither_a_head_nor_nothing_is_a_brain(phantom: Any) -> None:
         shown_brain(np.zeros((20, 20, 20), np.float32), np.diag([5.0, 5.0, 5.0, 1.0]))
     with pytest.raises(NotABrain, match=r"found 8\d\d\d ml.*`full`|found 7\d\d\d ml.*`full`"):
         shown_brain(np.ones((40, 40, 40), np.float32), np.diag([5.0, 5.0, 5.0, 1.0]))
+
+
+def haloed(phantom: Any, brightest: int) -> Any:
+    """The phantom as a tool leaves it that blurs: faint noise over two thirds of the volume."""
+    halo = np.random.default_rng(3).integers(1, brightest + 1, phantom.shape)
+    edge = tuple(slice(n // 16, -(n // 16) or None) for n in phantom.shape)
+    array = np.zeros(phantom.shape, np.float32)
+    array[edge] = halo[edge]
+    return np.where(phantom.image > 0, phantom.image, array)
+
+
+@pytest.mark.parametrize("brightest", [1, 2, 3])
+def test_a_faint_halo_is_no_part_of_the_brain(
+    finder: SimpleNamespace, phantom: Any, brightest: int
+) -> None:
+    """It once was: the scan was too large for a brain, and the user was sent to `full`."""
+    known = shown_brain(phantom.image, phantom.affine)
+    image = haloed(phantom, brightest)
+    assert image.max() >= 20 * brightest
+    finder.share = (known.share / 255).astype(np.float32)
+    found = brain_of_stripped_scan(image, phantom.affine)
+    assert found.volume_ml == pytest.approx(known.volume_ml, rel=0.03)
+
+
+def test_a_brain_of_a_few_millilitres_is_sent_to_its_header() -> None:
+    array = np.zeros((60, 60, 60), np.float32)
+    array[10:50, 10:50, 10:50] = 5
+    with pytest.raises(NotABrain, match=r"found 64 ml.*voxel sizes in the header"):
+        shown_brain(array, np.eye(4))
 
 
 # --- the network of this repository ---

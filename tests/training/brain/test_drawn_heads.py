@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from neurobento.imaging.geometry import FINDER_SHAPE, FINDER_VOXEL_MM
-from neurobento.preprocessing.brain import TISSUES
+from neurobento.preprocessing.tissues import TISSUES
 from tests.training.brain.head_map import head_map, map_values
 from training.brain import drawn_heads
 from training.brain.drawn_heads import (

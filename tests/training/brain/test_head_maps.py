@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from neurobento.errors import ConfigError
-from neurobento.preprocessing.brain import TISSUES
+from neurobento.preprocessing.tissues import TISSUES
 from tests.training.brain.head_map import BRAINSTEM, FLUID, map_values
 from training.brain.drawn_heads import T1
 from training.brain.head_maps import (

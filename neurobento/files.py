@@ -1,20 +1,23 @@
-"""Write files whole or not at all, hash them, and say why one cannot be read."""
+"""Write files whole or not at all, hold folders, hash files, and say why one cannot be read."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import secrets
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from neurobento.errors import UnreadableScan
+from neurobento.errors import ConfigError, UnreadableScan
 
 __all__ = [
     "describe_read_failure",
     "file_sha256",
+    "hold_folder",
     "replacing",
     "require_regular_file",
     "write_atomically",
@@ -40,6 +43,43 @@ def replacing(path: Path) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def hold_folder(folder: Path, remedy: str = "", *, wait: bool = False) -> Iterator[None]:
+    """Hold a folder for this process until the block ends, or the process dies.
+
+    If another process holds it, wait for that one to end, or raise ConfigError with a remedy.
+    """
+    if sys.platform == "win32":
+        # which locks no folders
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        if not _lock(handle, wait):
+            raise ConfigError(
+                subject=str(folder),
+                expected="a folder that no other process is working in",
+                found="one that another process holds",
+                remedy=remedy,
+            )
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int, wait: bool) -> bool:
+    """Return whether the folder is locked now; true where the file system has no locks."""
+    import fcntl
+
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def require_regular_file(path: Path) -> None:

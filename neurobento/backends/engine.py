@@ -18,7 +18,7 @@ from pathlib import Path
 from neurobento.backends.cuda import Gpu
 from neurobento.environment import engines_folder
 from neurobento.errors import EngineMismatch
-from neurobento.files import describe_read_failure, write_atomically
+from neurobento.files import describe_read_failure, hold_folder, write_atomically
 from neurobento.registry import Model
 
 __all__ = [
@@ -120,10 +120,12 @@ def write_engine(model: Model, facts: EngineFacts, engine: bytes, root: Path | N
     """Write an engine and its sidecar to a private folder, and return the folder."""
     folder = private_folder(engine_folder(model, facts, root))
     facts = dataclasses.replace(facts, engine_sha256=hashlib.sha256(engine).hexdigest())
-    write_private(folder / ENGINE_FILE, engine)
     values = {"format": SIDECAR_FORMAT, "model": model.spec.name, **dataclasses.asdict(facts)}
-    # The sidecar comes last: an engine without one was not written to the end.
-    write_private(folder / SIDECAR_FILE, (json.dumps(values, indent=2) + "\n").encode())
+    # no two builds are the same: one must not put its engine beside the other's sidecar
+    with hold_folder(folder, wait=True):
+        write_private(folder / ENGINE_FILE, engine)
+        # The sidecar comes last: an engine without one was not written to the end.
+        write_private(folder / SIDECAR_FILE, (json.dumps(values, indent=2) + "\n").encode())
     return folder
 
 
@@ -183,8 +185,9 @@ def read_engine(folder: Path) -> bytes:
     """Return an engine's bytes if it is private and has the hash in its sidecar."""
     for path in (folder, folder / ENGINE_FILE, folder / SIDECAR_FILE):
         _require_private(path)
-    expected = read_facts(folder).engine_sha256
-    engine = (folder / ENGINE_FILE).read_bytes()
+    with hold_folder(folder, wait=True):
+        expected = read_facts(folder).engine_sha256
+        engine = (folder / ENGINE_FILE).read_bytes()
     found = hashlib.sha256(engine).hexdigest()
     if found != expected:
         raise EngineMismatch(

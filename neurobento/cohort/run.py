@@ -12,7 +12,7 @@ from neurobento.cohort.scans import CohortScan
 from neurobento.cohort.tables import Row, cohort_tsv, volumes_table_tsv
 from neurobento.cohort.worker import CohortOptions, Outcome, parcellate_scan
 from neurobento.errors import NeuroBentoError, WorkerLost
-from neurobento.files import write_atomically
+from neurobento.files import hold_folder, write_atomically
 
 if TYPE_CHECKING:
     from neurobento.cohort.cluster import ItemResult
@@ -30,11 +30,16 @@ def run_cohort(
     workers: int,
     scheduler: str | None = None,
 ) -> list[Row]:
-    """Parcellate scans in parallel; return a row for each, in order. Tables outlive an error."""
+    """Parcellate scans in parallel; return a row for each, in order. Tables outlive an error.
+
+    Raise ConfigError if another run is at work in the output folder.
+    """
     require_dask()
     output = output.resolve()
+    output.mkdir(parents=True, exist_ok=True)
     rows: dict[int, Row] = {}
-    with scratch_folder(output) as scratch:
+    remedy = "Wait until the other run ends, or choose another output folder."
+    with hold_folder(output, remedy), scratch_folder(output) as scratch:
         try:
             with open_cluster(workers, scheduler) as client:
                 for index, row in _parcellate_all(client, scans, output, scratch, options):

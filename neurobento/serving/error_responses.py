@@ -38,6 +38,7 @@ STATUS: dict[type[e.NeuroBentoError], int] = {
     e.PreprocessingError: HTTPStatus.UNPROCESSABLE_ENTITY,
     e.ModelNotFound: HTTPStatus.NOT_FOUND,
     e.ConfigError: HTTPStatus.BAD_REQUEST,
+    e.NotEnoughMemory: HTTPStatus.SERVICE_UNAVAILABLE,
     e.ServiceBusy: HTTPStatus.TOO_MANY_REQUESTS,
     e.ServiceUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     e.DeadlineExceeded: HTTPStatus.GATEWAY_TIMEOUT,

@@ -8,6 +8,7 @@ import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+from neurobento.cores import workers_for
 from neurobento.errors import ConfigError
 from neurobento.serving.request import RequestLimits
 
@@ -22,6 +23,9 @@ __all__ = [
 ]
 
 CORES = len(os.sched_getaffinity(0))
+
+SERVER_BYTES = 3 << 30
+"""Memory for the networks and for the labels of scans that have gone through them."""
 
 RUN_VARIABLE = "NEUROBENTO_RUN"
 """Set by the server's first process, to give its folder to the processes it starts."""
@@ -113,7 +117,8 @@ class Settings:
     precision: str = field(default_factory=lambda: _text("PRECISION", "auto"))
     # NEUROBENTO_THREADS, of one scan's preprocessing and of one runner; default all cores.
     threads: int = field(default_factory=lambda: _whole("THREADS", CORES, 1))
-    # NEUROBENTO_PREPROCESSING_PROCESSES: scans prepared in parallel; default cores / threads.
+    # NEUROBENTO_PREPROCESSING_PROCESSES: scans prepared in parallel; default cores / threads, or
+    # what the memory holds of the largest scans.
     processes: int = field(default=0)
     # NEUROBENTO_SLOTS (old name NEUROBENTO_PLACES, for one release): requests in progress at the
     # same time, waiting or worked on; the next is refused with 429. Default 16.
@@ -148,7 +153,7 @@ class Settings:
     otlp_endpoint: str = field(default_factory=lambda: _text("OTLP_ENDPOINT", ""))
 
     def __post_init__(self) -> None:
-        default = max(1, CORES // self.threads)
+        default = workers_for(self.threads, SERVER_BYTES)
         processes = _whole("PREPROCESSING_PROCESSES", default, 1)
         object.__setattr__(self, "processes", processes)
         object.__setattr__(self, "jobs_at_once", _whole("JOBS_AT_ONCE", processes))

@@ -150,6 +150,7 @@ def worker_died() -> ServiceUnavailable:
     return ServiceUnavailable(
         expected="a preprocessing process that answers",
         found="one that died",
-        remedy="It is being replaced; try again in a few seconds.",
+        remedy="It is being replaced; try again in a few seconds. If the same scan ends it again, "
+        "look into the server's log.",
         retry_after_s=5.0,
     )

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from neurobento.serving.batching import GIB, batch_limit
+from neurobento.cores import GIB
+from neurobento.serving.batching import batch_limit
 from neurobento.serving.settings import Settings
 from neurobento.spec import ModelSpec
 
@@ -29,7 +30,7 @@ def batch_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         gpu = None if gpu_gib is None else SimpleNamespace(memory_bytes=round(gpu_gib * GIB))
         with monkeypatch.context() as machine:
             machine.setattr(os, "sysconf", pages.__getitem__)
-            machine.setattr("neurobento.serving.batching.CGROUP", tmp_path)
+            machine.setattr("neurobento.cores.CGROUP", tmp_path)
             for name in ("MAX_BATCH", "DEVICE", "BACKEND"):
                 machine.delenv(f"NEUROBENTO_{name}", raising=False)
             for name, value in settings.items():

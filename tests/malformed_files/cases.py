@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import struct
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 
 from neurobento.errors import (
+    ConfigError,
     ConstantScan,
     CorruptCompression,
     EmptyScan,
@@ -29,6 +30,7 @@ from neurobento.errors import (
     UnknownFormat,
     UnsupportedDatatype,
     UnsupportedDimensions,
+    WrongKindOfImage,
 )
 from tests.malformed_files.foreign_files import CANARY, foreign_files
 from tests.malformed_files.header_faults import mgh_faults, nifti_faults
@@ -51,7 +53,7 @@ from tests.malformed_files.scan_bytes import (
     with_flag,
 )
 
-__all__ = ["Case", "damaged", "malformed"]
+__all__ = ["Case", "bad_requests", "damaged", "malformed"]
 
 Expected = tuple[type[NeuroBentoError], ...] | None
 
@@ -74,6 +76,11 @@ class Case:
     content: bytes
     expected: Expected
     file_name: str = "scan.nii.gz"
+    # Options of the request; what has others than `preprocessing` is for services alone.
+    options: Mapping[str, str] = field(default_factory=lambda: {"preprocessing": "none"})
+    # Content-Encoding of an HTTP request, and how much of its coded body is sent.
+    coding: str = ""
+    sent_share: float = 1.0
 
     @property
     def kind(self) -> str:
@@ -258,6 +265,48 @@ def _off_the_grid() -> Iterator[Case]:
     yield Case("network grid: blank, gzip", bomb, (EmptyScan, SuspiciousCompression))
 
 
+def _labels() -> Iterator[Case]:
+    """Masks and label maps where a scan is due, before any brain is looked for."""
+    blocks = np.random.default_rng(4).integers(0, 5, (6, 7, 6), np.uint8)
+    coarse = blocks.repeat(8, 0).repeat(8, 1).repeat(8, 2)
+    arrays = {
+        "mask": (coarse > 0).astype(np.uint8),
+        "mask of 255": 255 * (coarse > 0).astype(np.uint8),
+        "label map": coarse,
+        "label map of floats": coarse.astype(np.float32),
+        "large numbers": coarse.astype(np.int16) * 1000,
+    }
+    for name, array in arrays.items():
+        for carrier in ("NIfTI-1 gzip", "NIfTI-2"):
+            content = nifti(array, carrier=carrier)
+            stripped = {"preprocessing": "stripped"}
+            yield Case(
+                f"labels: {name} in {carrier}", content, (WrongKindOfImage,), options=stripped
+            )
+
+
+def bad_requests(over_http: bool) -> Iterator[Case]:
+    """Yield a good file in requests that a service must not understand otherwise than meant."""
+    good = network(carrier="NIfTI-1 gzip")
+    misspelt = ("preprocesing", "Preprocessing", "preproc", "spaces", "level", "threads")
+    for name in (*misspelt, "a" * 500, "JANE DOE", "preprocessing ", "préprocessing", "__proto__"):
+        options = {"preprocessing": "none", name: "none"}
+        yield Case(f"option: {name[:20]!r}", good, (ConfigError,), options=options)
+    for value in ("true", "0", "", "None", "null", "[]", "none,full"):
+        options = {"preprocessing": value}
+        yield Case(f"option: preprocessing={value!r}", good, (ConfigError,), options=options)
+    if not over_http:
+        return
+    for coding in ("gzip", "x-gzip", "deflate", "GZIP", "identity"):
+        yield Case(f"coding: {coding}", good, None, coding=coding)
+    for coding in ("br", "zstd", "compress", "gzip, gzip", "gzip;q=1", "x" * 300):
+        yield Case(f"unknown coding: {coding[:20]}", good, (), coding=coding)
+    for coding in ("gzip", "deflate"):
+        for share in (0.0, 0.01, 0.5, 0.999):
+            name = f"coding cut short: {coding} after {share:g}"
+            yield Case(name, good, (), coding=coding, sent_share=share)
+
+
 def _names() -> Iterator[Case]:
     """Good files on another grid, with names that try to reach other folders."""
     tmp = f"{tempfile.gettempdir()}/{CANARY}"
@@ -279,7 +328,7 @@ def _names() -> Iterator[Case]:
 
 
 NAMED: tuple[Callable[[], Iterator[Case]], ...] = (
-    *(_names, _voxels, _off_the_grid, _gzip, _bombs, _foreign, _truncated, _headers),
+    *(_names, _labels, _voxels, _off_the_grid, _gzip, _bombs, _foreign, _truncated, _headers),
 )
 
 

@@ -44,6 +44,7 @@ def nifti_faults(version: int) -> list[Fault]:
         *_dimension_faults(LARGEST[version]),
         *_datatype_faults(),
         *_size_faults(),
+        *_contradictions(),
         *_affine_faults(),
         *_scaling_faults(),
         *_offset_faults(version),
@@ -99,6 +100,22 @@ def _size_faults() -> list[Fault]:
         *(("pixdim", {**BY_QFORM, "pixdim": each}, (BadVoxelSize,)) for each in sizes),
         ("sform of zeros", rows, (BadVoxelSize,)),
         ("sform in metres", metres, (BadVoxelSize,)),
+    ]
+
+
+def _contradictions() -> list[Fault]:
+    """Sizes of voxels that the header states twice, and differently; the sform is 2, 2.5, 3 mm."""
+    refused, told = (BadVoxelSize,), None
+    factors = {0.4: refused, 0.49: refused, 0.6: told, 0.868: told, 1.3: told, 2.1: refused}
+    sizes = np.array([2, 2.5, 3])
+    return [
+        *(
+            ("contradiction", {"pixdim": [1, *(factor * sizes), 0, 0, 0, 0]}, expected)
+            for factor, expected in factors.items()
+        ),
+        # one axis alone, and two that are exchanged
+        ("contradiction", {"pixdim": [1, 2, 2.5, 6.9, 0, 0, 0, 0]}, refused),
+        ("contradiction", {"pixdim": [1, 3, 2.5, 2, 0, 0, 0, 0]}, told),
     ]
 
 

@@ -76,7 +76,7 @@ def _outcome(case: Case, path: Path) -> Outcome:
     start, start_cpu = time.perf_counter(), time.process_time()
     try:
         scan = read_scan(path)
-        prepare(scan, "none", REPORT_A_VERSION)
+        prepare(scan, case.options["preprocessing"], REPORT_A_VERSION)  # type: ignore[arg-type]
     except NeuroBentoError as refusal:
         error = refusal
     except BaseException:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import gzip
 import os
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain, zip_longest
@@ -17,7 +19,7 @@ import pytest
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
-from tests.malformed_files.cases import Case, malformed
+from tests.malformed_files.cases import Case, bad_requests, malformed
 from tests.malformed_files.foreign_files import CANARY
 from tests.malformed_files.process import memory_bytes, processor_s, reset_peak
 from tests.malformed_files.scan_bytes import SECRET, network
@@ -57,6 +59,8 @@ class Answer:
     text: str
 
 
+CODERS = {"gzip": gzip.compress, "x-gzip": gzip.compress, "deflate": zlib.compress}
+
 Sender = Callable[[Any, Case], Answer]
 
 
@@ -64,12 +68,20 @@ def over_http(server: Any, case: Case) -> Answer:
     """Send a file to `POST /v1/parcellation`, under its name to the byte."""
     name = case.file_name.encode("utf-8", "surrogatepass")
     parts = [
-        b'--part\r\nContent-Disposition: form-data; name="preprocessing"\r\n\r\nnone\r\n',
+        *(
+            f'--part\r\nContent-Disposition: form-data; name="{key}"\r\n\r\n{value}\r\n'.encode()
+            for key, value in case.options.items()
+        ),
         b'--part\r\nContent-Disposition: form-data; name="file"; filename="' + name + b'"\r\n',
         b"Content-Type: application/octet-stream\r\n\r\n" + case.content + b"\r\n--part--\r\n",
     ]
     headers = {"content-type": "multipart/form-data; boundary=part", "accept": "application/gzip"}
-    answer = server.client.post("/v1/parcellation", content=b"".join(parts), headers=headers)
+    content = b"".join(parts)
+    if case.coding:
+        headers["content-encoding"] = case.coding
+        coded = CODERS.get(case.coding.lower(), bytes)(content)
+        content = coded[: round(case.sent_share * len(coded))]
+    answer = server.client.post("/v1/parcellation", content=content, headers=headers)
     if answer.status_code == 200:
         return Answer(True, False, "", "")
     error = _error_of(answer)
@@ -96,7 +108,9 @@ def over_grpc(server: Any, case: Case) -> Answer:
         model_name="regions",
         inputs=[scan],
         outputs=[pb.ModelInferRequest.InferRequestedOutputTensor(name="dseg")],
-        parameters={"preprocessing": pb.InferParameter(string_param="none")},
+        parameters={
+            name: pb.InferParameter(string_param=value) for name, value in case.options.items()
+        },
     )
     with grpc.insecure_channel(server.grpc, [("grpc.max_receive_message_length", -1)]) as channel:
         try:
@@ -126,12 +140,12 @@ def contents() -> tuple[list[Case], list[Case]]:
 
 
 def sample(send: Sender) -> tuple[list[Case], int]:
-    """Every file name where there are any, and of all other kinds as many each.
+    """Every file name where there are any, every bad request, and as many of each other kind.
 
     And how many cases there are for this way in.
     """
     names, others = contents()
-    known = names if send is over_http else []
+    known = [*(names if send is over_http else []), *bad_requests(send is over_http)]
     return [*known, *others[:SAMPLE]], len(known) + len(others)
 
 
@@ -214,7 +228,11 @@ def test_no_malformed_file_makes_the_service_fail_and_each_is_refused_for_what_i
 
 def _right(case: Case) -> set[str]:
     """The names of the errors; a file name may also end its part of the form: no file then."""
-    form = {"BadRequest"} if case.kind == "file name" else set()
+    form = {"BadRequest"} if case.kind in ("file name", "option") else set()
+    if case.kind == "unknown coding":
+        form = {"UnsupportedContentEncoding"}
+    if case.kind == "coding cut short":
+        form = {"CorruptContentEncoding", "BadRequest"}
     return form | {kind.__name__ for kind in _leaves(case.expected or ())}
 
 

@@ -8,8 +8,8 @@ import os
 import secrets
 import stat
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from neurobento.errors import ConfigError, UnreadableScan
@@ -21,6 +21,7 @@ __all__ = [
     "replacing",
     "require_regular_file",
     "write_atomically",
+    "write_together",
 ]
 
 
@@ -28,6 +29,21 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Write a file whole or not at all, through a temporary file beside it."""
     with replacing(path) as part:
         part.write_bytes(content)
+
+
+def write_together(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files (name -> content) into a folder, or none of them, as when the disk is full.
+
+    Make the folder if there is none. The OSError of a failure names the folder.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            # they take their places when all of them are written
+            for name, content in files.items():
+                stack.enter_context(replacing(folder / name)).write_bytes(content)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(folder)) from None
 
 
 @contextmanager

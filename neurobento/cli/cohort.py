@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from neurobento.cli.each_file import require_writable
 from neurobento.cli.options import (
     Commands,
     add_file_options,
@@ -67,6 +68,7 @@ def _run(args: argparse.Namespace) -> int:
     from neurobento.cohort import find_scans, run_cohort
 
     scans = find_scans(args.file, args.output)
+    require_writable(args.output)
     options = _cohort_options(args, threads)
     rows = run_cohort(scans, args.output, options, workers=workers, scheduler=args.scheduler)
     counts = Counter(row.outcome.status for row in rows)

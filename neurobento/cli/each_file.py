@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -12,13 +13,14 @@ from pathlib import Path
 from neurobento.errors import (
     ConfigError,
     DeadlineExceeded,
+    NotEnoughMemory,
     PreprocessingError,
     RequestRefused,
     ScanError,
 )
 from neurobento.preprocessing.mode import Progress
 
-__all__ = ["OpenProcessor", "ProcessFile", "process_each_file"]
+__all__ = ["OpenProcessor", "ProcessFile", "process_each_file", "require_writable"]
 
 # Takes a file; returns its output files by name, and warnings about them
 ProcessFile = Callable[[Path], tuple[dict[str, bytes], list[str]]]
@@ -27,7 +29,12 @@ ProcessFile = Callable[[Path], tuple[dict[str, bytes], list[str]]]
 OpenProcessor = Callable[[argparse.Namespace, Progress], AbstractContextManager[ProcessFile]]
 
 # After these the next file is processed; any other error ends the command
-ERRORS_OF_ONE_FILE = (ScanError, PreprocessingError, RequestRefused, DeadlineExceeded)
+ERRORS_OF_ONE_FILE = (
+    *(ScanError, PreprocessingError, NotEnoughMemory, RequestRefused, DeadlineExceeded),
+)
+
+TRIAL_BYTES = 1 << 20
+"""Room that has to be there before the first scan: the outputs of one take a few hundred kB."""
 
 
 def process_each_file(
@@ -35,7 +42,7 @@ def process_each_file(
 ) -> int:
     """Write the outputs of every file and print each main output's path; return 1 if any failed."""
     _check_names(args.file)
-    _require_writable(args.output)
+    require_writable(args.output)
     with open_processor(args, _print_stage) as process_file:
         return max([_process(path, args, process_file, main_output) for path in args.file])
 
@@ -56,7 +63,7 @@ def _check_names(paths: Sequence[Path]) -> None:
         names.add(scan_name(path))
 
 
-def _require_writable(folder: Path) -> None:
+def require_writable(folder: Path) -> None:
     """Refuse, before all work, a folder for the outputs that cannot be made or written to."""
     if folder.name.lower().endswith((".nii", ".nii.gz", ".mgz")):
         raise ConfigError(
@@ -67,8 +74,11 @@ def _require_writable(folder: Path) -> None:
         )
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     try:
-        with tempfile.TemporaryFile(dir=existing):
-            pass
+        with tempfile.TemporaryFile(dir=existing) as trial:
+            trial.write(bytes(TRIAL_BYTES))
+            trial.flush()
+            # some file systems count the room only now
+            os.fsync(trial.fileno())
     except OSError as error:
         raise ConfigError(
             subject=f"-o {folder}",
@@ -81,7 +91,7 @@ def _require_writable(folder: Path) -> None:
 def _process(
     path: Path, args: argparse.Namespace, process_file: ProcessFile, main_output: str
 ) -> int:
-    from neurobento.files import require_regular_file, write_atomically
+    from neurobento.files import require_regular_file, write_together
     from neurobento.imaging.scan import scan_name
 
     if len(args.file) > 1:
@@ -89,14 +99,13 @@ def _process(
     try:
         require_regular_file(path)
         files, warnings = process_file(path)
-        args.output.mkdir(parents=True, exist_ok=True)
-        for file_name, content in files.items():
-            write_atomically(args.output / file_name, content)
+        write_together(args.output, files)
     except ERRORS_OF_ONE_FILE as error:
         _print_note(f"neurobento: {error if error.subject else error.about(str(path))}")
         return 1
     except OSError as error:
-        _print_note(f"neurobento: {path}: {error.strerror or error}")
+        at = f"{path}: " if error.filename in (None, str(path)) else f"{path}: {error.filename}: "
+        _print_note(f"neurobento: {at}{error.strerror or error}")
         return 1
     for warning in warnings:
         _print_note(f"warning: {warning}")

@@ -77,7 +77,7 @@ TURNS: dict[str, tuple[tuple[int, int, int], ...]] = {
     "lying on its back": ((1, 0, 0), (0, 0, 1), (0, -1, 0)),
     "lying on its face": ((1, 0, 0), (0, 0, -1), (0, 1, 0)),
 }
-"""What a wrong header makes of a head -> the turn in the world that mends it."""
+"""Position that a wrong header gives a head -> the turn in the world that mends it."""
 
 Array = NDArray[np.float32]
 Affine = NDArray[np.float64]
@@ -85,7 +85,7 @@ Affine = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class HeadView:
-    """What the brain finder saw: everything on its grid."""
+    """A head as the brain finder saw it, on its grid."""
 
     # In [0, 1].
     image: Array

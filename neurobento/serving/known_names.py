@@ -1,4 +1,4 @@
-"""Refuse options that the service does not know: a misspelt one would be dropped without a word."""
+"""Refuse options that the service does not know: a misspelt one would have no effect."""
 
 from __future__ import annotations
 

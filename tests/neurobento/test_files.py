@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from neurobento.errors import ConfigError
-from neurobento.files import hold_folder, replacing, write_atomically
+from neurobento.files import hold_folder, replacing, write_atomically, write_together
 
 HOLD = """
 import sys, time
@@ -43,6 +43,16 @@ def test_a_writer_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
         raise OSError("full")
     assert file.read_text() == "earlier"
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_files_that_belong_together_are_written_or_none_of_them(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "out"
+    write_together(folder, {"a": b"1", "b": b"2"})
+    with pytest.raises(OSError, match="Is a directory") as caught:
+        (folder / "c").mkdir()
+        write_together(folder, {"a": b"other", "c": b"other"})
+    assert caught.value.filename == str(folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["a", "b", "c"]
 
 
 def test_a_folder_that_another_process_holds_is_refused_until_it_dies(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ KEPT_FIELDS = (
 """The only fields kept from a header; the others may identify the patient."""
 
 GROUPS = ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence")
-"""Where enhanced files keep fields that others have at the top, the more specific one first."""
+"""Sequences in which enhanced files keep what others have at the top, the more specific first."""
 
 # Transfer syntaxes of DICOM PS3.6, table A-1; `JPEGS` are baseline JPEG and JPEG 2000.
 NATIVE = frozenset({"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"})

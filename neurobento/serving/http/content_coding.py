@@ -50,11 +50,11 @@ class Inflater:
         self._input = b""
         self._is_last = False
         self.has_more = False
-        """Whether `next_piece` can be called again before more is fed."""
+        """True if `next_piece` can be called again before more is fed."""
 
     @property
     def is_over(self) -> bool:
-        """Whether all of the body has been inflated; raise zlib.error if it is cut short."""
+        """True if all of the body has been inflated; raise zlib.error if it is cut short."""
         if not self._is_last or self.has_more:
             return False
         if self._stream is not None:

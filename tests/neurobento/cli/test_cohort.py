@@ -258,6 +258,16 @@ def test_impossible_options_are_refused_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_place_where_nothing_can_be_written_is_refused_before_the_first_scan(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    for output in ("labels.nii.gz", "file", "file/below"):
+        assert main(["cohort", str(dataset), "-o", str(tmp_path / output)]) == 1
+        assert "expected a folder" in capsys.readouterr().err
+    assert not (tmp_path / "labels.nii.gz").exists()
+
+
 @pytest.mark.usefixtures("in_this_process")
 def test_a_second_run_into_one_folder_is_refused_and_disturbs_nothing(
     cohort: Command, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
+import resource
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -173,6 +175,8 @@ def test_what_is_no_file_is_named_and_the_others_are_done(
         ("LABELS.NII", "the name of an image file"),
         ("file", "file: Not a directory"),
         ("file/below/it", "file: Not a directory"),
+        ("/dev/null", "null: Not a directory"),
+        ("/proc/labels", "proc: No such file or directory"),
     ],
 )
 def test_a_place_where_nothing_can_be_written_is_refused_before_the_first_scan(
@@ -184,10 +188,55 @@ def test_a_place_where_nothing_can_be_written_is_refused_before_the_first_scan(
     assert not (tmp_path / "labels.nii.gz").exists()
 
 
-def test_a_name_as_long_as_names_can_be_has_its_outputs(
-    parcellate: Command, scan: Path, tmp_path: Path
+def test_a_disk_without_room_is_refused_before_the_first_scan(
+    scan: Path, tmp_path: Path, refusal: CheckRefusal
 ) -> None:
-    name = "s" * (255 - len("_volumes.tsv"))
+    """With a limit on the size of files in place of a small disk, which needs an administrator."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        status = main(["parcellate", str(scan), "-o", str(tmp_path / "out"), "--models", "nowhere"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert refusal(status)[3].endswith("File too large")
+
+
+def test_a_disk_that_fills_up_leaves_no_half_of_the_outputs(
+    parcellate: Command,
+    scan: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_bytes = Path.write_bytes
+
+    def write(path: Path, content: bytes) -> int:
+        if len(list(path.parent.glob(".*.part"))) == 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return write_bytes(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", write)
+    assert parcellate(scan) == 1
+    assert f"{scan}: {tmp_path / 'out'}: No space left on device" in capsys.readouterr().err
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "s" * 243,
+        "ü" * 121,
+        "脳" * 81,
+        "T1 (2) & 'more'",
+        "-o",
+        ".hidden",
+        "sub-01.T1w",
+        "line\nend",
+    ],
+)
+def test_a_name_of_any_kind_and_as_long_as_names_can_be_has_its_outputs(
+    name: str, parcellate: Command, scan: Path, tmp_path: Path
+) -> None:
     longest = scan.rename(tmp_path / f"{name}.nii.gz")
     assert parcellate(longest) == 0
     assert (tmp_path / "out" / f"{name}_volumes.tsv").is_file()

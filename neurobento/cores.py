@@ -14,11 +14,14 @@ GIB = 1 << 30
 CGROUP, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 FILES = {
-    "": ("memory.max", "memory.current", "inactive_file"),
-    "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    "": ("memory.max", "memory.current", ""),
+    "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
 }
-"""Folder of a version of cgroups, 2 and 1 -> files with a group's limit and use of memory, and the
-row of `memory.stat` with what of it are files that the system can drop."""
+"""Folder of a version of cgroups, 2 and 1 -> files with a group's limit and use of memory, and how
+rows of `memory.stat` begin that count the groups inside of it too."""
+
+DROPPABLE = ("inactive_file", "active_file")
+"""Rows of `memory.stat`: files in memory, which the system drops when it needs the room."""
 
 MEMINFO = Path("/proc/meminfo")
 
@@ -75,10 +78,11 @@ def free_memory() -> int | None:
     with contextlib.suppress(OSError, ValueError, IndexError):
         (line,) = (row for row in MEMINFO.read_text().splitlines() if row.startswith("MemAvail"))
         free.append(1024 * int(line.split()[1]))
-    for group, (limit, usage, droppable) in _memory_groups():
+    for group, (limit, usage, prefix) in _memory_groups():
         with contextlib.suppress(OSError, ValueError, KeyError):
             rows = dict(row.split() for row in (group / "memory.stat").read_text().splitlines())
-            used = int((group / usage).read_text()) - int(rows[droppable])
+            droppable = sum(int(rows[f"{prefix}{row}"]) for row in DROPPABLE)
+            used = int((group / usage).read_text()) - droppable
             free.append(int((group / limit).read_text()) - used)
     return min(free, default=None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -41,6 +42,8 @@ def write_together(folder: Path, files: Mapping[str, bytes]) -> None:
         with ExitStack() as stack:
             # they take their places when all of them are written
             for name, content in files.items():
+                if (folder / name).is_dir():
+                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
                 stack.enter_context(replacing(folder / name)).write_bytes(content)
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), str(folder)) from None

@@ -72,7 +72,7 @@ def require_writable(folder: Path) -> None:
             found="the name of an image file",
             remedy="Name a folder; the files in it are named after the scans.",
         )
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    existing = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     try:
         with tempfile.TemporaryFile(dir=existing) as trial:
             trial.write(bytes(TRIAL_BYTES))

@@ -133,7 +133,7 @@ def _quoted(value: Any) -> Any:
         return value
     try:
         is_text = isinstance(json.loads(value), str)
-    except ValueError:
+    except (ValueError, RecursionError):
         is_text = False
     return value if is_text else json.dumps(value)
 

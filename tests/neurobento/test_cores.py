@@ -32,7 +32,10 @@ class Machine:
         names = cores.FILES["" if version == 2 else "memory"]
         (folder / names[0]).write_text(limit)
         (folder / names[1]).write_text(str(usage))
-        (folder / "memory.stat").write_text(f"anon 1\n{names[2]} {files}\n")
+        rows = {"anon": 1, f"{names[2]}inactive_file": files // 4}
+        rows[f"{names[2]}active_file"] = files - files // 4
+        text = "".join(f"{name} {size}\n" for name, size in rows.items())
+        (folder / "memory.stat").write_text(text)
 
 
 @pytest.fixture

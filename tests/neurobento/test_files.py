@@ -50,8 +50,9 @@ def test_files_that_belong_together_are_written_or_none_of_them(tmp_path: Path) 
     write_together(folder, {"a": b"1", "b": b"2"})
     with pytest.raises(OSError, match="Is a directory") as caught:
         (folder / "c").mkdir()
-        write_together(folder, {"a": b"other", "c": b"other"})
+        write_together(folder, {"c": b"other", "a": b"other", "d": b"other"})
     assert caught.value.filename == str(folder)
+    assert (folder / "a").read_bytes() == b"1"
     assert sorted(path.name for path in folder.iterdir()) == ["a", "b", "c"]
 
 

@@ -52,9 +52,16 @@ def needs_slot(path: str) -> bool:
 
 
 def path_with_other_slash(path: str) -> str | None:
-    """Return the path that the client meant who put a `/` at its end, or forgot it, else None."""
-    meant = path.removesuffix("/") if path.endswith("/") else f"{path}/"
-    return meant if meant != "/" and is_known_path(meant) else None
+    """Return the path that the client meant who put a `/` at its end, or forgot it, else None.
+
+    It is relative to the one given, so that it leads there behind a proxy with a prefix too.
+    """
+    has_slash = path.endswith("/")
+    meant = path.removesuffix("/") if has_slash else f"{path}/"
+    if meant == "/" or not is_known_path(meant):
+        return None
+    last = meant.rstrip("/").rpartition("/")[2]
+    return f"../{last}" if has_slash else f"{last}/"
 
 
 def require_known_query(path: str, query: bytes) -> None:

@@ -13,7 +13,13 @@ from typing import Protocol
 
 from anyio import to_thread
 
-from neurobento.errors import ClientGone, NeuroBentoError, ServiceBusy, ServiceUnavailable
+from neurobento.errors import (
+    ClientGone,
+    NeuroBentoError,
+    NotEnoughMemory,
+    ServiceBusy,
+    ServiceUnavailable,
+)
 from neurobento.serving.admission import Admission
 from neurobento.serving.error_responses import error_status
 from neurobento.serving.jobs.job import Attempt
@@ -176,10 +182,10 @@ class JobWorker:
             run.context = self._new_context(run.attempt)
             try:
                 return await self._try(run)
-            except (ServiceBusy, ServiceUnavailable) as error:
+            except (ServiceBusy, ServiceUnavailable, NotEnoughMemory) as error:
                 if run.unavailable >= MAX_UNAVAILABLE:
                     raise
-                pause_s = min(error.retry_after_s or 1.0, MAX_PAUSE_S)
+                pause_s = min(getattr(error, "retry_after_s", None) or 1.0, MAX_PAUSE_S)
             await self._pause(run, pause_s)
 
     async def _try(self, run: _Run) -> bytes:
@@ -190,7 +196,7 @@ class JobWorker:
             options = ParcellationOptions(job.model, job.preprocessing, job.space)
             try:
                 return await self._handler.outputs(scan, options, run.context)
-            except ServiceUnavailable:
+            except (ServiceUnavailable, NotEnoughMemory):
                 run.unavailable += 1
                 raise
 

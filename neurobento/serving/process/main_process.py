@@ -33,7 +33,8 @@ def hold_home(arguments: Sequence[str], home: Path) -> None:
     BentoML removes the metrics of the other one as it starts, after it has imported the service.
     """
     is_child = run_folder() is not None
-    if is_child or "serve" not in arguments[1:3]:
+    command = next((word for word in arguments[1:] if not word.startswith("-")), "")
+    if is_child or command != "serve":
         return
     home.mkdir(parents=True, exist_ok=True)
     try:

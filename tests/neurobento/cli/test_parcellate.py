@@ -168,9 +168,47 @@ def test_what_is_no_file_is_named_and_the_others_are_done(
     assert f"{gone}: No such file or directory" in captured.err
 
 
+def test_a_file_behind_a_descriptor_is_read_and_a_pipe_is_refused(
+    parcellate: Command, scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a shell gives them: `/dev/stdin`, and `<(zcat scan)`."""
+    with scan.open("rb") as file:
+        assert parcellate(Path(f"/dev/fd/{file.fileno()}")) == 0
+    reader, writer = os.pipe()
+    try:
+        assert parcellate(Path(f"/dev/fd/{reader}")) == 1
+    finally:
+        os.close(reader)
+        os.close(writer)
+    assert f"/dev/fd/{reader}: expected a regular file; found a pipe" in capsys.readouterr().err
+
+
+def test_a_scan_that_memory_does_not_hold_and_a_link_without_content_stop_no_other(
+    parcellate: Command,
+    scan: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    sizes = iter([1 << 20, 1 << 40])
+    monkeypatch.setattr("neurobento.imaging.scan.free_memory", lambda: next(sizes))
+    large, link = tmp_path / "large.nii.gz", tmp_path / "link.nii.gz"
+    large.write_bytes(scan.read_bytes())
+    link.symlink_to(tmp_path / "annex")
+    assert parcellate(large, further=[link, scan]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == f"{tmp_path / 'out' / 'sub-01_T1w_dseg.nii.gz'}\n"
+    assert f"{large}: expected 279 MiB of free memory for a scan of" in captured.err
+    assert "found 1 MiB" in captured.err
+    assert (
+        f"{link}: expected a regular file; found a link whose content is not here" in captured.err
+    )
+
+
 @pytest.mark.parametrize(
     ("output", "found"),
     [
+        ("link", "link: No such file or directory"),
         ("labels.nii.gz", "the name of an image file"),
         ("LABELS.NII", "the name of an image file"),
         ("file", "file: Not a directory"),
@@ -183,6 +221,7 @@ def test_a_place_where_nothing_can_be_written_is_refused_before_the_first_scan(
     output: str, found: str, scan: Path, tmp_path: Path, refusal: CheckRefusal
 ) -> None:
     (tmp_path / "file").write_text("a file")
+    (tmp_path / "link").symlink_to("/nowhere/at/all")
     status = main(["parcellate", str(scan), "-o", str(tmp_path / output), "--models", "nowhere"])
     assert refusal(status)[3].endswith(found)
     assert not (tmp_path / "labels.nii.gz").exists()

@@ -11,7 +11,7 @@ import pytest
 
 from neurobento.errors import NoBrainFound, WrongKindOfImage
 from neurobento.imaging.scan import Scan, read_scan
-from neurobento.preprocessing.image_kind import refuse_labels
+from neurobento.preprocessing.image_kind import refuse_labels, value_doubts
 from neurobento.preprocessing.pipeline import preprocess
 
 RANDOM = np.random.default_rng(7)
@@ -54,6 +54,10 @@ SCANS = {
     "5 bits": scan_of_levels(31),
     "16 bits": scan_of_levels(4000),
     "fractions": scan_of_levels(255) / 7,
+    "4 bits": scan_of_levels(15),
+    "a background of 100": scan_of_levels(255) + 100,
+    "a background of -1000": np.where(BOX > 0, scan_of_levels(255), -1000).astype(np.float32),
+    "no value below 1": np.maximum(scan_of_levels(255), 1),
     "shares of a mask": BOX * np.float32(0.5),
     "no values": np.zeros((48, 48, 48), np.float32),
     "one value": np.full((48, 48, 48), 9, np.float32),
@@ -106,6 +110,7 @@ TURNED = {
     "a head turned over": ("ixi2mm_Subj03", (1, -1, -1), "upside down and back to front"),
     "another upside down": ("dicom_adi_brain", (1, 1, -1), "upside down"),
     "a brain upside down": ("ds002748_sub-47", (1, 1, -1), "upside down"),
+    "a brain back to front": ("ds002748_sub-47", (1, -1, 1), "back to front"),
 }
 
 
@@ -113,7 +118,7 @@ TURNED = {
 @pytest.mark.parametrize("case", TURNED)
 def test_a_head_whose_header_turns_it_is_found_out(case: str, shared: Path) -> None:
     file, signs, name = TURNED[case]
-    preprocessing: Any = "stripped" if "brain upside" in case else "full"
+    preprocessing: Any = "stripped" if "a brain" in case else "full"
     scan = turned(read_scan(shared / "data/t1" / f"{file}.nii.gz"), *signs)
     brain = preprocess(scan, preprocessing, version=2).brain
     assert brain is not None
@@ -136,6 +141,13 @@ def test_what_is_no_head_at_all_is_refused_with_its_likely_cause(shared: Path) -
     for file in ("abdomen_mr", "macaque"):
         with pytest.raises(NoBrainFound, match="does not look like a human brain"):
             preprocess(read_scan(shared / "data/other" / f"{file}.nii.gz"), version=2)
+
+
+def test_a_background_of_minus_1000_is_no_air() -> None:
+    scan = np.where(BOX > 0, 1000 * BOX, -1000).astype(np.float32)
+    assert value_doubts(scan) == ()
+    noisy = (scan + RANDOM.normal(0, 8, scan.shape)).astype(np.float32)
+    assert value_doubts(noisy)[0].startswith("looks like a CT")
 
 
 # Means of a T2-weighted scan and Hounsfield units, for the values of the head maps

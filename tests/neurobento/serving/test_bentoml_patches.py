@@ -189,7 +189,9 @@ def test_an_option_of_predict_in_its_form_is_sent_to_the_query(serde: Any) -> No
     assert "/predict/?preprocessing=true" in message
 
 
-@pytest.mark.parametrize("value", ["true", "0", "1.5", "null", "[1]", "{}", "full", '"full'])
+@pytest.mark.parametrize(
+    "value", ["true", "0", "1.5", "null", "[1]", "{}", "full", '"full', "[" * 1000]
+)
 def test_a_field_arrives_as_the_text_that_was_sent(serde: Any, value: str) -> None:
     assert read(serde, SCAN, part("preprocessing", value))["preprocessing"] == value
 

@@ -16,6 +16,11 @@ from neurobento.serving.known_names import require_known_names
 
 __all__ = ["infer_response", "parse_request", "receive_message"]
 
+TRANSPORT_PARAMETERS = {"input": ("binary_data_size",), "output": ("binary_data",)}
+TRANSPORT_PARAMETER = "binary_data_output"
+"""Parameters that say how tensors lie in a message over HTTP; KServe's client sends them here too,
+where they have no meaning."""
+
 CONTENTS = {
     "BYTES": "bytes_contents",
     "UINT8": "uint_contents",
@@ -72,7 +77,8 @@ def parse_request(message: Any) -> InferRequest:
     for name, tensors in (("input", message.inputs), ("output", message.outputs)):
         for each in tensors:
             elsewhere = "Send options in the request's own `parameters`."
-            require_known_names(f"parameter of an {name}", each.parameters, (), elsewhere)
+            known = TRANSPORT_PARAMETERS[name]
+            require_known_names(f"parameter of an {name}", each.parameters, known, elsewhere)
     inputs = []
     for i, given in enumerate(message.inputs):
         if raw_contents:
@@ -89,6 +95,7 @@ def parse_request(message: Any) -> InferRequest:
         parameters={
             name: getattr(value, value.WhichOneof("parameter_choice") or "string_param")
             for name, value in message.parameters.items()
+            if name != TRANSPORT_PARAMETER
         },
     )
 

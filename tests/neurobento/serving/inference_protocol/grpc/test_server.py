@@ -598,3 +598,15 @@ def test_a_port_that_is_taken_is_an_error_that_names_it(serve: Any, served: Serv
         for port in (taken.getsockname()[1], served.port):
             with pytest.raises(ConfigError, match=f"port {port} on 127.0.0.1"):
                 serve(port=port)
+
+
+def test_what_kserves_client_says_about_its_tensors_is_no_option(served: Served) -> None:
+    """It says over gRPC too how many bytes a tensor would have behind JSON."""
+    size, wants = pb.InferParameter(int64_param=9), pb.InferParameter(bool_param=True)
+    message = request()
+    message.inputs[0].parameters["binary_data_size"].CopyFrom(size)
+    message.parameters["binary_data_output"].CopyFrom(wants)
+    output = message.outputs.add(name="dseg")
+    output.parameters["binary_data"].CopyFrom(wants)
+    answer = served.stub.ModelInfer(message, timeout=5)
+    assert [each.name for each in answer.outputs] == ["dseg"]

@@ -110,12 +110,16 @@ class HeadView:
 
     def gain_in_depth(self) -> float:
         """Return the brightness at depth over that near the surface, NaN if that is zero."""
-        from scipy.ndimage import distance_transform_edt
+        from scipy.ndimage import distance_transform_edt, find_objects
 
-        depth_mm = distance_transform_edt(self.is_brain) * FINDER_VOXEL_MM
+        box = find_objects(self.is_brain.astype(np.uint8))
+        if not box:
+            return float("nan")
+        # air around it, so that the brain's surface is one in the box too
+        depth_mm = distance_transform_edt(np.pad(self.is_brain[box[0]], 1)) * FINDER_VOXEL_MM
+        image = np.pad(self.image[box[0]], 1)
         near, deep = (
-            self.image[(depth_mm > least) & (depth_mm <= most)]
-            for least, most in (SURFACE_MM, DEPTH_MM)
+            image[(depth_mm > least) & (depth_mm <= most)] for least, most in (SURFACE_MM, DEPTH_MM)
         )
         if not len(deep) or np.median(near) <= 0:
             return float("nan")

@@ -8,7 +8,6 @@ import json
 import os
 import secrets
 import stat
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -70,35 +69,29 @@ def hold_folder(folder: Path, remedy: str = "", *, wait: bool = False) -> Iterat
 
     If another process holds it, wait for that one to end, or raise ConfigError with a remedy.
     """
-    if sys.platform == "win32":
-        # which locks no folders
+    try:
+        import fcntl
+    except ImportError:
+        # Windows locks no folders
         yield
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
-        if not _lock(handle, wait):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
             raise ConfigError(
                 subject=str(folder),
                 expected="a folder that no other process is working in",
                 found="one that another process holds",
                 remedy=remedy,
-            )
+            ) from None
+        except OSError:
+            # a file system without locks
+            pass
         yield
     finally:
         os.close(handle)
-
-
-def _lock(handle: int, wait: bool) -> bool:
-    """Return whether the folder is locked now; true where the file system has no locks."""
-    import fcntl
-
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-    return True
 
 
 def require_regular_file(path: Path) -> None:

@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 import stat
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -25,6 +26,10 @@ __all__ = [
 ]
 
 
+LONGEST_WRITE_S = 2.0
+"""Time that writing the files of one scan takes at most, on any disk but a broken one."""
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file whole or not at all, through a temporary file beside it."""
     with replacing(path) as part:
@@ -39,6 +44,7 @@ def write_together(folder: Path, files: Mapping[str, bytes]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
+            _hold_if_soon_free(stack, folder)
             # they take their places when all of them are written
             for name, content in files.items():
                 if (folder / name).is_dir():
@@ -46,6 +52,18 @@ def write_together(folder: Path, files: Mapping[str, bytes]) -> None:
                 stack.enter_context(replacing(folder / name)).write_bytes(content)
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), str(folder)) from None
+
+
+def _hold_if_soon_free(stack: ExitStack, folder: Path) -> None:
+    """Hold a folder against another writer of files that belong together; none takes long."""
+    end = time.monotonic() + LONGEST_WRITE_S
+    while time.monotonic() < end:
+        try:
+            stack.enter_context(hold_folder(folder))
+            return
+        # a cohort holds its folder for hours, and writes nowhere that one scan's files go
+        except ConfigError:
+            time.sleep(0.02)
 
 
 @contextmanager

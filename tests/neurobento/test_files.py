@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from neurobento import files
 from neurobento.errors import ConfigError
 from neurobento.files import hold_folder, replacing, write_atomically, write_together
 
@@ -54,6 +55,24 @@ def test_files_that_belong_together_are_written_or_none_of_them(tmp_path: Path) 
     assert caught.value.filename == str(folder)
     assert (folder / "a").read_bytes() == b"1"
     assert sorted(path.name for path in folder.iterdir()) == ["a", "b", "c"]
+
+
+def test_of_two_sets_of_files_at_once_one_is_there_whole(tmp_path: Path) -> None:
+    names = [f"scan_{n}" for n in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        for _ in range(20):
+            sets = [dict.fromkeys(names, bytes([n]) * 1000) for n in range(6)]
+            list(pool.map(lambda each: write_together(tmp_path, each), sets))
+            assert len({(tmp_path / name).read_bytes() for name in names}) == 1
+
+
+def test_files_are_written_into_a_folder_that_is_held_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "LONGEST_WRITE_S", 0.1)
+    with hold_folder(tmp_path):
+        write_together(tmp_path, {"a": b"1"})
+    assert (tmp_path / "a").read_bytes() == b"1"
 
 
 def test_a_folder_that_another_process_holds_is_refused_until_it_dies(tmp_path: Path) -> None:

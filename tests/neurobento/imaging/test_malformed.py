@@ -21,7 +21,8 @@ LEAST_REFUSED = 1000
 MAX_S, BUSY_MACHINE = 2.0, 5
 MAX_BYTES = 300_000_000
 
-pytestmark = pytest.mark.slow
+# alone: it bounds the time of the processor, which other tests on the same cores lengthen
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 
 @pytest.fixture(scope="module")

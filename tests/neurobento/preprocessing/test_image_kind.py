@@ -108,7 +108,6 @@ TURNED = {
     "a head upside down": ("ixi2mm_Subj03", (1, 1, -1), "upside down"),
     "a head back to front": ("ixi2mm_Subj03", (1, -1, 1), "back to front"),
     "a head turned over": ("ixi2mm_Subj03", (1, -1, -1), "upside down and back to front"),
-    "another upside down": ("dicom_adi_brain", (1, 1, -1), "upside down"),
     "a brain upside down": ("ds002748_sub-47", (1, 1, -1), "upside down"),
     "a brain back to front": ("ds002748_sub-47", (1, -1, 1), "back to front"),
 }

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-__all__ = ["free_memory", "usable_cores", "usable_memory", "workers_for"]
+__all__ = ["GIB", "free_memory", "usable_cores", "usable_memory", "workers_for"]
 
 GIB = 1 << 30
 

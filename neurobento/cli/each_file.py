@@ -30,7 +30,11 @@ OpenProcessor = Callable[[argparse.Namespace, Progress], AbstractContextManager[
 
 # After these the next file is processed; any other error ends the command
 ERRORS_OF_ONE_FILE = (
-    *(ScanError, PreprocessingError, NotEnoughMemory, RequestRefused, DeadlineExceeded),
+    ScanError,
+    PreprocessingError,
+    NotEnoughMemory,
+    RequestRefused,
+    DeadlineExceeded,
 )
 
 TRIAL_BYTES = 1 << 20

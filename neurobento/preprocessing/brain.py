@@ -155,14 +155,12 @@ def shown_brain(signal: Array, voxel_to_ras: Affine, found: Brain | None = None)
     size, or of that of the brain that the network found. Raise NotABrain if it is too small or too
     large for a brain.
     """
-    grid = finder_grid(signal, voxel_to_ras)
-    for least in (0.0, HALO * float(signal.max())):
-        share = resample((signal > least).astype(np.float32), voxel_to_ras, grid, FINDER_SHAPE)
-        brain = Brain(_one_part(share), grid)
-        if _plausible(brain) and (found is None or _recognised(found, brain)):
-            return brain
-        if not least:
-            whole = brain
+    whole = _shown_above(0.0, signal, voxel_to_ras)
+    if _plausible(whole) and (found is None or _recognised(found, whole)):
+        return whole
+    without_halo = _shown_above(HALO * float(signal.max()), signal, voxel_to_ras)
+    if _plausible(without_halo) and (found is None or _recognised(found, without_halo)):
+        return without_halo
     if _plausible(whole):
         return whole
     too_large = whole.volume_ml > BRAIN_RANGE_ML[1]
@@ -173,6 +171,12 @@ def shown_brain(signal: Array, voxel_to_ras: Affine, found: Brain | None = None)
         if too_large
         else "Check the voxel sizes in the header, and that the scan shows a whole brain.",
     )
+
+
+def _shown_above(least: float, signal: Array, voxel_to_ras: Affine) -> Brain:
+    grid = finder_grid(signal, voxel_to_ras)
+    share = resample((signal > least).astype(np.float32), voxel_to_ras, grid, FINDER_SHAPE)
+    return Brain(_one_part(share), grid)
 
 
 def _recognised(found: Brain, shown: Brain) -> bool:

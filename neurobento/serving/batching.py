@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from neurobento.backends.cuda import find_gpu
-from neurobento.cores import usable_memory
+from neurobento.cores import GIB, usable_memory
 from neurobento.serving.settings import SETTINGS
 from neurobento.spec import ModelSpec
 
 __all__ = ["batch_limit"]
-
-GIB = 1 << 30
 
 SCAN_GIB = {"compact": 1.0, "atlas_map": 0.5, "unet": 1.5, "highresnet": 2.5}
 """Memory of a network for one more scan in a batch, rounded up; others count as the largest."""
